@@ -1,0 +1,21 @@
+#pragma once
+
+#include <initializer_list>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace thaw {
+
+/// An eventfd: poll(2) finds it readable from signal_event_fd() to clear_event_fd(). Any thread.
+Result<UniqueFd> create_event_fd();
+void signal_event_fd(const UniqueFd& fd);
+void clear_event_fd(const UniqueFd& fd);
+
+/// Blocks the signals for this thread and those it starts, and returns a descriptor that is
+/// readable when one is pending. Call before starting threads.
+Result<UniqueFd> take_signals(std::initializer_list<int> signals);
+/// The next pending signal, or 0 when there is none.
+int next_signal(const UniqueFd& fd);
+
+}  // namespace thaw

@@ -1,0 +1,71 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/types.h"
+#include "base/unique_fd.h"
+
+namespace thaw {
+
+/// Files as values and Results; every call retries EINTR and finishes short reads and writes.
+/// Offsets and sizes are in bytes.
+
+/// Whose a socket or file that is made for a VMM shall be.
+struct FileOwner {
+  uid_t uid;
+  gid_t gid;
+};
+
+Result<UniqueFd> open_for_reading(const std::string& path);
+Result<ByteCount> file_size(const UniqueFd& file);
+
+/// Fills the whole span from `offset`; kTruncated if the file ends before.
+Result<void> read_at(const UniqueFd& file, MutableByteSpan to, std::uint64_t offset);
+/// Cuts the file or extends it with a hole.
+Result<void> resize_file(const UniqueFd& file, ByteCount size);
+Result<void> write_at(const UniqueFd& file, ByteSpan from, std::uint64_t offset);
+
+/// Start of the next data at or after `offset`, or nothing when only a hole is left (SEEK_DATA).
+/// A file system without holes answers `offset` itself.
+Result<std::optional<std::uint64_t>> next_data(const UniqueFd& file, std::uint64_t offset);
+
+/// Removes a name; one that is gone already is fine, any other failure too, since nothing could be
+/// done about it.
+void remove_file(const std::string& path);
+
+/// Whether a person watches this descriptor.
+bool is_terminal(int fd);
+
+Result<std::string> read_text_file(const std::string& path, std::size_t most_bytes);
+
+/// A file that appears under its name whole or not at all: written as NAME.partial (mode 0600,
+/// locked against a second writer), synced, then renamed. Destroyed before publish(), it is
+/// removed. One thread.
+class PartialFile {
+ public:
+  /// kBusy when another process is writing the same NAME.partial.
+  static Result<PartialFile> create(const std::string& path);
+  PartialFile(PartialFile&&) = default;
+  PartialFile& operator=(PartialFile&&) = delete;
+  ~PartialFile();
+
+  const UniqueFd& fd() const { return fd_; }
+  Result<void> give_to(FileOwner owner);
+  /// Makes the content durable and visible under its name.
+  Result<void> publish();
+
+ private:
+  PartialFile(std::string path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  std::string partial_path() const { return path_ + ".partial"; }
+
+  std::string path_;
+  UniqueFd fd_;
+};
+
+}  // namespace thaw

@@ -1,0 +1,56 @@
+#include "base/mapping.h"
+
+#include <linux/mman.h>
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <utility>
+
+namespace thaw {
+
+Mapping::Mapping(Mapping&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+
+Mapping& Mapping::operator=(Mapping&& other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+Mapping::~Mapping() {
+  if (!bytes_.empty()) ::munmap(bytes_.data(), bytes_.size());
+}
+
+HostAddress Mapping::address() const {
+  // SAFETY: an address as a number; it is compared and handed to the kernel, not dereferenced.
+  return {reinterpret_cast<std::uint64_t>(bytes_.data())};
+}
+
+namespace {
+
+Result<MutableByteSpan> map_anonymous(ByteCount size, int flags) {
+  if (size.value == 0) return fail(ErrorCode::kInvalidArgument, "cannot map 0 bytes");
+  void* const at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+  if (at == MAP_FAILED) {
+    const int error_number = (flags & MAP_HUGETLB) != 0 && errno == ENOMEM ? ENOSPC : errno;
+    return fail_errno(fmt::format("map {} bytes of memory", size.value), error_number);
+  }
+  // SAFETY: the kernel returned a fresh mapping of exactly this size.
+  return MutableByteSpan(static_cast<std::byte*>(at), size.value);
+}
+
+}  // namespace
+
+Result<Mapping> Mapping::anonymous(ByteCount size) {
+  Mapping mapping(TRY(map_anonymous(size, 0)));
+  if (::madvise(mapping.bytes_.data(), mapping.bytes_.size(), MADV_NOHUGEPAGE) != 0 &&
+      errno != EINVAL) {  // EINVAL: a kernel built without transparent huge pages
+    return fail_errno("madvise MADV_NOHUGEPAGE");
+  }
+  return mapping;
+}
+
+Result<Mapping> Mapping::anonymous_huge(ByteCount size) {
+  return Mapping(TRY(map_anonymous(size, MAP_HUGETLB | MAP_HUGE_2MB)));
+}
+
+}  // namespace thaw

@@ -1,0 +1,187 @@
+#include "base/socket.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+
+#include "base/limits.h"
+
+namespace thaw {
+
+namespace {
+
+const sockaddr* as_sockaddr(const sockaddr_storage& storage) {
+  // SAFETY: sockaddr_storage exists to be passed as sockaddr.
+  return reinterpret_cast<const sockaddr*>(&storage);
+}
+
+Result<void> wait_until_ready(const UniqueFd& socket, short events, Deadline deadline) {
+  while (true) {
+    pollfd request{.fd = socket.get(), .events = events, .revents = 0};
+    const int n = ::poll(&request, 1, deadline.milliseconds_left());
+    if (n > 0) return {};
+    if (n < 0 && errno != EINTR) return fail_errno("poll");
+    if (deadline.passed()) return fail(ErrorCode::kTimeout, "the peer did not answer in time");
+  }
+}
+
+/// Finishes a non-blocking connect.
+Result<void> finish_connect(const UniqueFd& socket, Deadline deadline) {
+  if (auto ready = wait_until_ready(socket, POLLOUT, deadline); !ready) return ready;
+  int error_number = 0;
+  socklen_t length = sizeof(error_number);
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error_number, &length) != 0) {
+    return fail_errno("getsockopt SO_ERROR");
+  }
+  if (error_number != 0) return fail_errno("connect", error_number);
+  return {};
+}
+
+}  // namespace
+
+bool TcpAddress::is_loopback() const {
+  if (storage.ss_family == AF_INET) {
+    // SAFETY: the family says which sockaddr this is.
+    const auto& v4 = reinterpret_cast<const sockaddr_in&>(storage);
+    return (ntohl(v4.sin_addr.s_addr) >> 24) == 127;
+  }
+  // SAFETY: resolve_tcp yields no other family.
+  const auto& v6 = reinterpret_cast<const sockaddr_in6&>(storage);
+  return IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr);
+}
+
+std::string TcpAddress::text() const {
+  std::array<char, NI_MAXHOST> host;
+  std::array<char, NI_MAXSERV> port;
+  if (::getnameinfo(as_sockaddr(storage), length, host.data(), host.size(), port.data(),
+                    port.size(), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+    return "(no address)";
+  }
+  const bool v6 = storage.ss_family == AF_INET6;
+  return fmt::format("{}{}{}:{}", v6 ? "[" : "", host.data(), v6 ? "]" : "", port.data());
+}
+
+Result<TcpAddress> resolve_tcp(const std::string& host_and_port) {
+  const std::size_t colon = host_and_port.rfind(':');
+  if (colon == std::string::npos || colon == 0 || colon + 1 == host_and_port.size()) {
+    return fail(ErrorCode::kInvalidArgument, "\"{}\" is not HOST:PORT", host_and_port);
+  }
+  std::string host = host_and_port.substr(0, colon);
+  if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  const std::string port = host_and_port.substr(colon + 1);
+
+  const addrinfo hints{.ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG,
+                       .ai_family = AF_UNSPEC,
+                       .ai_socktype = SOCK_STREAM,
+                       .ai_protocol = 0,
+                       .ai_addrlen = 0,
+                       .ai_addr = nullptr,
+                       .ai_canonname = nullptr,
+                       .ai_next = nullptr};
+  addrinfo* found = nullptr;
+  const int status = ::getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
+  if (status != 0) {
+    return fail(ErrorCode::kUnavailable, "{}: {}", host_and_port, ::gai_strerror(status));
+  }
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, &::freeaddrinfo);
+  TcpAddress address;
+  address.length = found->ai_addrlen;
+  std::memcpy(&address.storage, found->ai_addr, found->ai_addrlen);
+  return address;
+}
+
+Result<UniqueFd> create_tcp_socket(const TcpAddress& address) {
+  UniqueFd socket(
+      ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return fail_errno("socket");
+  const int on = 1;
+  if (::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0 ||
+      ::setsockopt(socket.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) != 0) {
+    return fail_errno("setsockopt");
+  }
+  return socket;
+}
+
+Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline) {
+  UniqueFd socket = TRY(create_tcp_socket(address));
+  if (::connect(socket.get(), as_sockaddr(address.storage), address.length) != 0) {
+    if (errno != EINPROGRESS) return fail_errno(fmt::format("connect to {}", address.text()));
+    TRY(finish_connect(socket, deadline));
+  }
+  return socket;
+}
+
+Result<void> send_all(const UniqueFd& socket, ByteSpan bytes, Deadline deadline) {
+  return send_all(socket, std::span(&bytes, 1), deadline);
+}
+
+Result<void> send_all(const UniqueFd& socket, std::span<const ByteSpan> pieces,
+                      Deadline deadline) {
+  std::vector<iovec> vectors;
+  for (const ByteSpan piece : pieces) {
+    // SAFETY: sendmsg only reads through iov_base.
+    vectors.push_back({const_cast<std::byte*>(piece.data()), piece.size()});
+  }
+  std::span<iovec> rest(vectors);
+  while (true) {
+    while (!rest.empty() && rest.front().iov_len == 0) rest = rest.subspan(1);
+    if (rest.empty()) return {};
+    msghdr message{};
+    message.msg_iov = rest.data();
+    message.msg_iovlen = std::min<std::size_t>(rest.size(), IOV_MAX);
+    const ssize_t n = ::sendmsg(socket.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno == EAGAIN) {
+      TRY(wait_until_ready(socket, POLLOUT, deadline));
+      continue;
+    }
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return fail_errno("send");
+    auto sent = static_cast<std::size_t>(n);
+    for (iovec& vector : rest) {
+      const std::size_t step = std::min(sent, vector.iov_len);
+      vector.iov_base = static_cast<std::byte*>(vector.iov_base) + step;
+      vector.iov_len -= step;
+      sent -= step;
+      if (sent == 0) break;
+    }
+  }
+}
+
+Result<std::size_t> receive_some(const UniqueFd& socket, MutableByteSpan to, Deadline deadline) {
+  while (true) {
+    const ssize_t n = ::recv(socket.get(), to.data(), to.size(), MSG_DONTWAIT);
+    if (n >= 0) return static_cast<std::size_t>(n);
+    if (errno == EAGAIN) {
+      TRY(wait_until_ready(socket, POLLIN, deadline));
+    } else if (errno != EINTR) {
+      return fail_errno("receive");
+    }
+  }
+}
+
+Result<void> receive_all(const UniqueFd& socket, MutableByteSpan to, Deadline deadline) {
+  std::size_t filled = 0;
+  while (filled < to.size()) {
+    const std::size_t n = TRY(receive_some(socket, to.subspan(filled), deadline));
+    if (n == 0) {
+      const ErrorCode code = filled == 0 ? ErrorCode::kUnavailable : ErrorCode::kTruncated;
+      return fail(code, "the peer closed the connection");
+    }
+    filled += n;
+  }
+  return {};
+}
+
+void shut_down(const UniqueFd& socket) {
+  if (socket.valid()) ::shutdown(socket.get(), SHUT_RDWR);
+}
+
+}  // namespace thaw

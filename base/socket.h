@@ -1,0 +1,89 @@
+#pragma once
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/file.h"
+#include "base/unique_fd.h"
+
+namespace thaw {
+
+/// Blocking work on sockets, each call with a deadline. One thread per socket at a time. Sockets
+/// are close-on-exec; those of UNIX domain are for one host, those of TCP have TCP_NODELAY.
+
+/// A resolved TCP address.
+struct TcpAddress {
+  sockaddr_storage storage{};
+  socklen_t length = 0;
+
+  bool is_loopback() const;
+  /// "192.0.2.1:7777" or "[2001:db8::1]:7777".
+  std::string text() const;
+};
+
+/// Resolves "HOST:PORT" or "[IPV6]:PORT"; the first address of a name wins. kInvalidArgument for
+/// text of another form, kUnavailable when the name does not resolve.
+Result<TcpAddress> resolve_tcp(const std::string& host_and_port);
+
+Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline);
+
+/// A non-blocking TCP socket with the options above, for whoever connects it by io_uring.
+Result<UniqueFd> create_tcp_socket(const TcpAddress& address);
+
+/// Binds and listens at `path` with mode 0600, non-blocking, owned by `owner` if one is given. A socket file that nobody listens on
+/// any more is replaced; one that is in use, or a path that is no socket, is kAlreadyExists.
+Result<UniqueFd> listen_unix(const std::string& path, std::optional<FileOwner> owner);
+Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline);
+/// kTimeout when nobody connects in time.
+Result<UniqueFd> accept_unix(const UniqueFd& listener, Deadline deadline);
+
+/// Sends everything, or fails. The peer's going away is kUnavailable, never SIGPIPE.
+Result<void> send_all(const UniqueFd& socket, ByteSpan bytes, Deadline deadline);
+/// The same for several pieces in one write where the kernel allows.
+Result<void> send_all(const UniqueFd& socket, std::span<const ByteSpan> pieces, Deadline deadline);
+/// Fills the whole span. kUnavailable when the peer closes before its first byte, kTruncated when
+/// it closes in the middle, kTimeout at the deadline.
+Result<void> receive_all(const UniqueFd& socket, MutableByteSpan to, Deadline deadline);
+
+/// Waits for some bytes and returns how many came; 0 when the peer has closed.
+Result<std::size_t> receive_some(const UniqueFd& socket, MutableByteSpan to, Deadline deadline);
+
+/// Ends both directions; operations that wait on the socket return. The descriptor stays open.
+void shut_down(const UniqueFd& socket);
+
+/// Sends bytes and descriptors in one message (SCM_RIGHTS). The descriptors stay the caller's.
+Result<void> send_with_descriptors(const UniqueFd& socket, ByteSpan bytes,
+                                   std::span<const int> descriptors, Deadline deadline);
+
+struct Received {
+  std::size_t bytes = 0;  // 0: the peer has closed
+  std::vector<UniqueFd> descriptors;
+};
+/// Receives what is there without waiting, descriptors close-on-exec; nothing when there is
+/// nothing yet. kSurplusDescriptor when more came than limits::kMaxDescriptorsPerMessage.
+Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
+                                                         MutableByteSpan to);
+
+/// The process at the other end of a UNIX socket, as it was when it connected.
+struct PeerProcess {
+  pid_t pid;
+  /// Refers to that very process even if its pid is used again (SO_PEERPIDFD, else pidfd_open).
+  UniqueFd pidfd;
+};
+Result<PeerProcess> peer_process(const UniqueFd& socket);
+
+/// SIGKILL through a pidfd. A process that is gone already is success.
+Result<void> kill_process(const UniqueFd& pidfd);
+/// Waits until the process has exited.
+Result<void> wait_for_exit(const UniqueFd& pidfd, Deadline deadline);
+
+}  // namespace thaw

@@ -1,0 +1,203 @@
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <csignal>
+
+#include "base/check.h"
+#include "base/limits.h"
+#include "base/socket.h"
+
+#ifndef SO_PEERPIDFD
+#define SO_PEERPIDFD 77  // include/uapi/asm-generic/socket.h, Linux 6.5
+#endif
+
+namespace thaw {
+
+namespace {
+
+Result<sockaddr_un> unix_address(const std::string& path) {
+  if (path.empty() || path.size() > limits::kMaxSocketPath) {
+    return fail(ErrorCode::kInvalidArgument, "a socket path has 1 to {} bytes, not {}",
+                limits::kMaxSocketPath, path.size());
+  }
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, path.size());
+  return address;
+}
+
+const sockaddr* as_sockaddr(const sockaddr_un& address) {
+  // SAFETY: bind and connect take every family's address as sockaddr.
+  return reinterpret_cast<const sockaddr*>(&address);
+}
+
+Result<UniqueFd> create_unix_socket() {
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return fail_errno("socket");
+  return socket;
+}
+
+/// Makes room at `path`: removes a socket whose listener has died.
+Result<void> remove_stale_socket(const std::string& path, const sockaddr_un& address) {
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0) {
+    if (errno == ENOENT) return {};
+    return fail_errno(path);
+  }
+  if (!S_ISSOCK(status.st_mode)) {
+    return fail(ErrorCode::kAlreadyExists, "{} exists and is no socket", path);
+  }
+  const UniqueFd probe = TRY(create_unix_socket());
+  if (::connect(probe.get(), as_sockaddr(address), sizeof(address)) == 0 ||
+      errno != ECONNREFUSED) {
+    return fail(ErrorCode::kAlreadyExists, "{} is in use by another process", path);
+  }
+  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return fail_errno(path);
+  return {};
+}
+
+}  // namespace
+
+Result<UniqueFd> listen_unix(const std::string& path, std::optional<FileOwner> owner) {
+  const sockaddr_un address = TRY(unix_address(path));
+  TRY(remove_stale_socket(path, address));
+  UniqueFd socket = TRY(create_unix_socket());
+  // The socket file gets the descriptor's mode when it is bound, so there is no moment at which
+  // others may connect.
+  if (::fchmod(socket.get(), 0600) != 0) return fail_errno("fchmod of a socket");
+  if (::bind(socket.get(), as_sockaddr(address), sizeof(address)) != 0) {
+    return fail_errno(fmt::format("bind {}", path));
+  }
+  if ((owner && ::lchown(path.c_str(), owner->uid, owner->gid) != 0) ||
+      ::listen(socket.get(), SOMAXCONN) != 0) {
+    const int error_number = errno;
+    ::unlink(path.c_str());
+    return fail_errno(fmt::format("listen on {}", path), error_number);
+  }
+  return socket;
+}
+
+Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline) {
+  const sockaddr_un address = TRY(unix_address(path));
+  UniqueFd socket = TRY(create_unix_socket());
+  while (::connect(socket.get(), as_sockaddr(address), sizeof(address)) != 0) {
+    // EAGAIN: the listener's backlog is full, which poll cannot wait for.
+    if (errno != EAGAIN && errno != EINTR) return fail_errno(fmt::format("connect to {}", path));
+    if (deadline.passed()) return fail(ErrorCode::kTimeout, "connect to {}", path);
+    ::poll(nullptr, 0, 1);
+  }
+  return socket;
+}
+
+Result<UniqueFd> accept_unix(const UniqueFd& listener, Deadline deadline) {
+  while (true) {
+    UniqueFd socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+    if (socket.valid()) return socket;
+    if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) return fail_errno("accept");
+    pollfd request{.fd = listener.get(), .events = POLLIN, .revents = 0};
+    ::poll(&request, 1, deadline.milliseconds_left());
+    if (deadline.passed()) return fail(ErrorCode::kTimeout, "nobody connected");
+  }
+}
+
+Result<void> send_with_descriptors(const UniqueFd& socket, ByteSpan bytes,
+                                   std::span<const int> descriptors, Deadline deadline) {
+  CHECK(!bytes.empty() && descriptors.size() <= limits::kMaxDescriptorsPerMessage);
+  // SAFETY: sendmsg only reads through iov_base.
+  iovec vector{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * limits::kMaxDescriptorsPerMessage)>
+      control{};
+  msghdr message{};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  if (!descriptors.empty()) {
+    message.msg_control = control.data();
+    message.msg_controllen = CMSG_SPACE(descriptors.size_bytes());
+    cmsghdr* const header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(descriptors.size_bytes());
+    std::memcpy(CMSG_DATA(header), descriptors.data(), descriptors.size_bytes());
+  }
+  while (true) {
+    const ssize_t n = ::sendmsg(socket.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    // The descriptors went with the first byte; the rest is plain data.
+    if (n >= 0) return send_all(socket, bytes.subspan(static_cast<std::size_t>(n)), deadline);
+    if (errno != EAGAIN && errno != EINTR) return fail_errno("sendmsg");
+    if (deadline.passed()) return fail(ErrorCode::kTimeout, "the peer does not read");
+    pollfd request{.fd = socket.get(), .events = POLLOUT, .revents = 0};
+    ::poll(&request, 1, deadline.milliseconds_left());
+  }
+}
+
+Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
+                                                         MutableByteSpan to) {
+  iovec vector{to.data(), to.size()};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * limits::kMaxDescriptorsPerMessage)>
+      control{};
+  msghdr message{};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const ssize_t n = ::recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return std::optional<Received>();
+  if (n < 0) return fail_errno("recvmsg");
+
+  Received received{.bytes = static_cast<std::size_t>(n), .descriptors = {}};
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
+    const std::size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
+      received.descriptors.emplace_back(fd);
+    }
+  }
+  // The kernel has closed those that did not fit.
+  if ((message.msg_flags & MSG_CTRUNC) != 0) {
+    return fail(ErrorCode::kSurplusDescriptor, "more than {} descriptors in one message",
+                limits::kMaxDescriptorsPerMessage);
+  }
+  return std::optional(std::move(received));
+}
+
+Result<PeerProcess> peer_process(const UniqueFd& socket) {
+  ucred credentials{};
+  socklen_t length = sizeof(credentials);
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
+    return fail_errno("SO_PEERCRED");
+  }
+  int fd = -1;
+  length = sizeof(fd);
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERPIDFD, &fd, &length) == 0) {
+    return PeerProcess{credentials.pid, UniqueFd(fd)};
+  }
+  fd = static_cast<int>(::syscall(SYS_pidfd_open, credentials.pid, 0));
+  if (fd < 0) return fail_errno(fmt::format("pidfd_open of process {}", credentials.pid));
+  return PeerProcess{credentials.pid, UniqueFd(fd)};
+}
+
+Result<void> kill_process(const UniqueFd& pidfd) {
+  if (::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
+    return fail_errno("pidfd_send_signal");
+  }
+  return {};
+}
+
+Result<void> wait_for_exit(const UniqueFd& pidfd, Deadline deadline) {
+  while (true) {
+    pollfd request{.fd = pidfd.get(), .events = POLLIN, .revents = 0};
+    if (::poll(&request, 1, deadline.milliseconds_left()) > 0) return {};
+    if (deadline.passed()) return fail(ErrorCode::kTimeout, "the process did not exit");
+  }
+}
+
+}  // namespace thaw

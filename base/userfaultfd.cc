@@ -1,0 +1,178 @@
+#include "base/userfaultfd.h"
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <charconv>
+#include <filesystem>
+#include <string_view>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/limits.h"
+#include "base/userfaultfd_abi.h"
+
+namespace thaw {
+
+namespace {
+
+constexpr std::uint64_t kFeatures = UFFD_FEATURE_EVENT_REMOVE;
+
+Result<UniqueFd> open_userfaultfd() {
+  const UniqueFd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
+  if (device.valid()) {
+    // SAFETY: takes flags by value and returns a new descriptor.
+    UniqueFd fd(::ioctl(device.get(), USERFAULTFD_IOC_NEW, O_CLOEXEC | O_NONBLOCK));
+    if (fd.valid()) return fd;
+  }
+  UniqueFd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  if (!fd.valid()) {
+    return fail_errno("userfaultfd (needs root, access to /dev/userfaultfd, or "
+                      "vm.unprivileged_userfaultfd=1)");
+  }
+  return fd;
+}
+
+FillResult fill_result(int status, std::int64_t moved, ByteCount wanted) {
+  const ByteCount done{moved > 0 ? static_cast<std::uint64_t>(moved) : 0};
+  if (status == 0) return {FillOutcome::kFilled, wanted};
+  switch (errno) {
+    // After a partial copy the kernel says EAGAIN and how far it came; the next attempt at the
+    // rest tells what stopped it.
+    case EAGAIN: return {FillOutcome::kRemoving, done};
+    case EEXIST: return {FillOutcome::kExists, done};
+    case ENOENT: return {FillOutcome::kRangeGone, done};
+    case ESRCH: return {FillOutcome::kProcessGone, done};
+    default: return {FillOutcome::kFailed, done, errno};
+  }
+}
+
+/// Repeats `attempt(done)` on the rest of the range while partial fills make progress.
+template <typename Attempt>
+FillResult fill_all(ByteCount length, Attempt attempt) {
+  ByteCount done{0};
+  while (true) {
+    FillResult result = attempt(done);
+    done += result.done;
+    const bool partial = result.outcome == FillOutcome::kRemoving && result.done.value > 0;
+    if (partial && done < length) continue;
+    result.done = done;
+    return result;
+  }
+}
+
+}  // namespace
+
+Result<UniqueFd> create_userfaultfd() {
+  UniqueFd fd = TRY(open_userfaultfd());
+  uffdio_api api{.api = UFFD_API, .features = kFeatures, .ioctls = 0};
+  // SAFETY: api is a live uffdio_api for the duration of the call.
+  if (::ioctl(fd.get(), UFFDIO_API, &api) != 0) return fail_errno("UFFDIO_API with EVENT_REMOVE");
+  return fd;
+}
+
+Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length) {
+  uffdio_register request{.range = {.start = start.value, .len = length.value},
+                          .mode = UFFDIO_REGISTER_MODE_MISSING,
+                          .ioctls = 0};
+  // SAFETY: request is live for the call; registering changes no memory content.
+  if (::ioctl(uffd.get(), UFFDIO_REGISTER, &request) != 0) {
+    return fail_errno(fmt::format("UFFDIO_REGISTER of {} bytes", length.value));
+  }
+  return {};
+}
+
+Result<void> check_userfaultfd(const UniqueFd& uffd) {
+  std::error_code ignored;
+  const auto target =
+      std::filesystem::read_symlink(fmt::format("/proc/self/fd/{}", uffd.get()), ignored);
+  if (target != "anon_inode:[userfaultfd]") {
+    return fail(ErrorCode::kNotUserfaultfd, "the descriptor is {}", target.string());
+  }
+  const std::string info =
+      TRY(read_text_file(fmt::format("/proc/self/fdinfo/{}", uffd.get()), 4096));
+  // "API:\t<api>:<features enabled>:<features known>", all hexadecimal. UFFDIO_API itself cannot
+  // be asked a second time.
+  std::uint64_t features = 0;
+  const std::size_t line = info.find("API:\t");
+  const std::size_t colon = line == std::string::npos ? line : info.find(':', line + 5);
+  if (colon != std::string::npos) {
+    std::from_chars(info.data() + colon + 1, info.data() + info.size(), features, 16);
+  }
+  if ((features & UFFD_FEATURE_EVENT_REMOVE) == 0) {
+    return fail(ErrorCode::kNoRemoveEvents,
+                "the userfaultfd reports no removed pages (features {:#x})", features);
+  }
+  return {};
+}
+
+Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& to) {
+  std::array<uffd_msg, limits::kUserfaultfdEventsPerRead> messages;
+  const ssize_t n = ::read(uffd.get(), messages.data(), sizeof(messages));
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return std::size_t{0};
+  if (n < 0) return fail_errno("read userfaultfd");
+  const std::size_t count = static_cast<std::size_t>(n) / sizeof(uffd_msg);
+  for (const uffd_msg& message : std::span(messages).first(count)) {
+    switch (message.event) {
+      case UFFD_EVENT_PAGEFAULT:
+        to.push_back(FaultEvent{{message.arg.pagefault.address}});
+        break;
+      case UFFD_EVENT_REMOVE:
+        to.push_back(RemoveEvent{{message.arg.remove.start},
+                                 {message.arg.remove.end - message.arg.remove.start}});
+        break;
+      case UFFD_EVENT_UNMAP:
+        to.push_back(UnmapEvent{{message.arg.remove.start},
+                                {message.arg.remove.end - message.arg.remove.start}});
+        break;
+      case UFFD_EVENT_REMAP:
+        to.push_back(RemapEvent{{message.arg.remap.from},
+                                {message.arg.remap.to},
+                                {message.arg.remap.len}});
+        break;
+      case UFFD_EVENT_FORK:
+        to.push_back(ForkEvent{UniqueFd(static_cast<int>(message.arg.fork.ufd))});
+        break;
+      default:
+        return fail(ErrorCode::kUnsupported, "userfaultfd event {:#x}", message.event);
+    }
+  }
+  return count;
+}
+
+FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from) {
+  return fill_all({from.size()}, [&](ByteCount done) {
+    const ByteSpan rest = from.subspan(done.value);
+    // SAFETY: the source is readable for its whole length; the kernel checks the destination and
+    // never overwrites a present page.
+    uffdio_copy request{.dst = (to + done).value,
+                        .src = reinterpret_cast<std::uint64_t>(rest.data()),
+                        .len = rest.size(),
+                        .mode = 0,
+                        .copy = 0};
+    const int status = ::ioctl(uffd.get(), UFFDIO_COPY, &request);
+    return fill_result(status, request.copy, {rest.size()});
+  });
+}
+
+FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length) {
+  return fill_all(length, [&](ByteCount done) {
+    const ByteCount rest = length - done;
+    // SAFETY: the kernel checks the range and never overwrites a present page.
+    uffdio_zeropage request{
+        .range = {.start = (to + done).value, .len = rest.value}, .mode = 0, .zeropage = 0};
+    const int status = ::ioctl(uffd.get(), UFFDIO_ZEROPAGE, &request);
+    return fill_result(status, request.zeropage, rest);
+  });
+}
+
+void wake_pages(const UniqueFd& uffd, HostAddress start, ByteCount length) {
+  uffdio_range range{.start = start.value, .len = length.value};
+  // SAFETY: waking changes no memory. It fails only for a range outside any address space.
+  CHECK(::ioctl(uffd.get(), UFFDIO_WAKE, &range) == 0 || errno == EINVAL || errno == ESRCH);
+}
+
+}  // namespace thaw

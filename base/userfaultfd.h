@@ -1,0 +1,81 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/types.h"
+#include "base/unique_fd.h"
+
+namespace thaw {
+
+/// userfaultfd(2) with every outcome named. Addresses are those of the process whose memory is
+/// registered; lengths are multiples of that memory's page size. Safe from any thread: the kernel
+/// serialises.
+
+struct FaultEvent {
+  HostAddress address;  // page-aligned unless the kernel was asked for exact addresses
+};
+struct RemoveEvent {
+  HostAddress start;
+  ByteCount length;
+};
+struct UnmapEvent {
+  HostAddress start;
+  ByteCount length;
+};
+struct RemapEvent {
+  HostAddress from;
+  HostAddress to;
+  ByteCount length;
+};
+/// The process forked with its userfaultfd; the new descriptor is owned by the event.
+struct ForkEvent {
+  UniqueFd child;
+};
+using MemoryEvent = std::variant<FaultEvent, RemoveEvent, UnmapEvent, RemapEvent, ForkEvent>;
+
+/// What became of a copy or a zero page.
+enum class FillOutcome {
+  kFilled,       // all of it is present now and its waiters were woken
+  kExists,       // a page was present already; `done` bytes before it were filled
+  kRemoving,     // a REMOVE is unread or not through yet (EAGAIN): read events, then try again
+  kRangeGone,    // no registered memory there any more (ENOENT)
+  kProcessGone,  // the process has exited (ESRCH)
+  kFailed,       // anything else: `error_number` says what
+};
+struct FillResult {
+  FillOutcome outcome;
+  ByteCount done;        // bytes filled from the start of the range
+  int error_number = 0;  // for kFailed
+};
+
+/// Creates a userfaultfd with REMOVE events: /dev/userfaultfd where it may be opened, else the
+/// system call. Non-blocking, close-on-exec, UFFDIO_API done.
+Result<UniqueFd> create_userfaultfd();
+
+/// Registers [start, start + length) for MISSING faults.
+Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length);
+
+/// Refuses descriptors that are no userfaultfd (kNotUserfaultfd) and userfaultfds on which
+/// UFFDIO_API was not done with REMOVE events (kNoRemoveEvents). Reads /proc/self/fdinfo, whose
+/// "API:" line is written by userfaultfd_show_fdinfo() in fs/userfaultfd.c.
+Result<void> check_userfaultfd(const UniqueFd& uffd);
+
+/// Appends what is queued, up to limits::kUserfaultfdEventsPerRead events, and returns how many
+/// were read: 0 when the queue is empty.
+Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& to);
+
+/// Fills missing pages with a copy of `from` and wakes their waiters.
+FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from);
+/// Fills missing pages with zeros and wakes their waiters. Not for hugetlbfs memory.
+FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length);
+/// Wakes waiters; those whose page is still missing raise their fault again.
+void wake_pages(const UniqueFd& uffd, HostAddress start, ByteCount length);
+
+}  // namespace thaw

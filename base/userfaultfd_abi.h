@@ -1,0 +1,14 @@
+#pragma once
+
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
+
+/// Constants of newer kernels than Debian 12's headers describe (include/uapi/linux/userfaultfd.h
+/// of Linux 6.6 and later). They are probed at run time before they are relied on.
+
+#ifndef USERFAULTFD_IOC
+#define USERFAULTFD_IOC 0xAA
+#endif
+#ifndef USERFAULTFD_IOC_NEW
+#define USERFAULTFD_IOC_NEW _IO(USERFAULTFD_IOC, 0x00)
+#endif

@@ -1,0 +1,75 @@
+#include "cli/output.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <ctime>
+
+namespace thaw {
+
+void print_table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      line += row[i];
+      if (i + 1 < row.size()) line.append(widths[i] - row[i].size() + 2, ' ');
+    }
+    std::puts(line.c_str());
+  }
+}
+
+std::string human_bytes(std::uint64_t bytes) {
+  constexpr std::array<const char*, 5> kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  while (value >= 1024 && unit + 1 < kUnits.size()) {
+    value /= 1024;
+    ++unit;
+  }
+  return fmt::format(fmt::runtime(unit == 0 || value >= 100 ? "{:.0f} {}" : "{:.1f} {}"), value,
+                     kUnits[unit]);
+}
+
+std::string human_time(std::uint64_t unix_ms) {
+  const auto seconds = static_cast<std::time_t>(unix_ms / 1000);
+  std::tm broken_down{};
+  std::array<char, 32> text{};
+  if (gmtime_r(&seconds, &broken_down) == nullptr ||
+      std::strftime(text.data(), text.size(), "%Y-%m-%d %H:%M:%S", &broken_down) == 0) {
+    return "-";
+  }
+  return text.data();
+}
+
+std::string advice_for(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kUnavailable:
+      return "Check that the daemon runs and that --server or --control names it.";
+    case ErrorCode::kNotFound: return "`thaw ls` and `thaw ps` show what there is.";
+    case ErrorCode::kAlreadyExists: return "Choose another name, or remove the old one first.";
+    case ErrorCode::kNoSpace: return "Free space on that disk, then run the same command again.";
+    case ErrorCode::kBusy: return "Wait until it is done; `thaw stop --kill` ends a VM as well.";
+    case ErrorCode::kTimeout: return "Run the same command again; what was sent is kept.";
+    case ErrorCode::kBadVersion: return "Use programs of the same version on both sides.";
+    case ErrorCode::kPermission: return "Run it as root or as the owner of the socket or file.";
+    default: return {};
+  }
+}
+
+int exit_code_for(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::kNotFound: return 3;
+    case ErrorCode::kUnavailable:
+    case ErrorCode::kTimeout: return 4;
+    case ErrorCode::kAlreadyExists:
+    case ErrorCode::kBusy: return 5;
+    default: return 1;
+  }
+}
+
+}  // namespace thaw

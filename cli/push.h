@@ -1,0 +1,33 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/socket.h"
+#include "format/manifest.h"
+
+namespace thaw {
+
+struct PushOptions {
+  TcpAddress server;
+  std::string name_space;
+  std::string name;
+  std::string memory_path;  // raw image of guest memory: whole 4 KiB pages, holes are zeros
+  std::string state_path;   // empty: none
+  std::vector<RegionShape> regions;
+  std::vector<Label> labels;
+};
+
+struct PushResult {
+  Manifest manifest;
+  std::uint64_t uploaded_bytes = 0;
+  unsigned reconnects = 0;
+};
+
+/// Pushes a snapshot. When the connection is lost it starts over on a new one, a bounded number of
+/// times: pages that had arrived are found by their hash and not sent again.
+Result<PushResult> push_snapshot(const PushOptions& options);
+
+}  // namespace thaw

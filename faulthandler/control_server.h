@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+#include "faulthandler/daemon.h"
+
+namespace thaw {
+
+/// Answers the control socket on threads of its own, one exchange a connection, so that neither a
+/// slow page server nor a client that stalls can hold up a fault. Removes the socket on stop.
+class ControlServer {
+ public:
+  /// kAlreadyExists when another fault handler listens at `path`.
+  static Result<std::unique_ptr<ControlServer>> start(const std::string& path, Daemon& daemon);
+  ~ControlServer();
+
+ private:
+  ControlServer(std::string path, UniqueFd listener, Daemon& daemon);
+  void serve(const std::stop_token& stop);
+  void answer(const UniqueFd& connection);
+
+  const std::string path_;
+  const UniqueFd listener_;
+  Daemon& daemon_;
+  std::vector<std::jthread> threads_;
+};
+
+}  // namespace thaw

@@ -1,0 +1,87 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "base/error.h"
+#include "faulthandler/demand_link.h"
+#include "faulthandler/loop.h"
+#include "faulthandler/session.h"
+#include "faulthandler/snapshot_source.h"
+#include "format/control.h"
+
+namespace thaw {
+
+/// Tasks that other threads hand to the loop's thread: a bounded queue, and an eventfd that the
+/// loop polls. Locks itself; no lock is held while a task runs.
+class TaskQueue {
+ public:
+  static Result<std::unique_ptr<TaskQueue>> create();
+
+  /// kLimitExceeded when the queue is full.
+  Result<void> post(std::function<void()> task);
+  const UniqueFd& wakeup() const { return wakeup_; }
+  /// Runs what was posted. On the loop's thread, when wakeup() is readable.
+  void run_all();
+
+ private:
+  explicit TaskQueue(UniqueFd wakeup) : wakeup_(std::move(wakeup)) {}
+
+  const UniqueFd wakeup_;
+  std::mutex mutex_;
+  std::deque<std::function<void()>> tasks_;  // guarded by mutex_
+};
+
+struct DaemonOptions {
+  TcpAddress server;
+  std::string name_space;
+};
+
+/// The fault handler: its sessions, its links to the page server, and what control commands do
+/// with them. handle() may be called from any thread and does its network and file work there;
+/// everything else happens on the loop's thread.
+class Daemon {
+ public:
+  Daemon(Loop& loop, TaskQueue& tasks, DaemonOptions options);
+  ~Daemon();
+
+  /// Carries out one control request and waits for its result.
+  ControlReply handle(const ControlRequest& request);
+
+  /// On the loop's thread. Runs until all sessions have ended after request_stop().
+  void run();
+  /// The first time: no new sessions, and an end when the last VM has exited. The second time: the
+  /// VMs are killed, since without their handler they would hang. On the loop's thread.
+  void request_stop();
+
+ private:
+  ControlReply prepare(const control::Prepare& request);
+  Result<std::uint64_t> add_session(SessionOptions options, const std::string& name_space);
+  std::vector<SessionReport> list() const;
+  Result<void> stop_session(const control::Stop& request);
+  DemandLink& link(const std::string& name_space);
+  /// Forgets sessions that have ended, and stops the loop when the last one has.
+  void after_turn();
+  void watch_tasks(int result);
+
+  /// Runs `task` on the loop's thread and returns its result, or kTimeout.
+  template <typename T>
+  Result<T> on_loop(std::function<Result<T>()> task);
+
+  Loop& loop_;
+  TaskQueue& tasks_;
+  const DaemonOptions options_;
+  SnapshotSource source_;
+  std::map<std::string, std::unique_ptr<DemandLink>> links_;  // by namespace
+  std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
+  std::deque<SessionReport> ended_;
+  std::uint64_t next_session_ = 1;
+  bool stopping_ = false;
+  Operation task_watch_;
+};
+
+}  // namespace thaw

@@ -1,0 +1,293 @@
+#include "faulthandler/demand_link.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/log.h"
+#include "format/limits.h"
+
+namespace thaw {
+
+namespace {
+
+/// Replies on this connection have a short header; anything else is not ours.
+constexpr std::size_t kMaxReplyHeaderBytes = 4096;
+constexpr std::size_t kMaxReplyBytes =
+    kWireHeadBytes + kMaxReplyHeaderBytes + limits::kMaxBatchPages * kMaxChunkBytes;
+constexpr std::chrono::seconds kAwayLogInterval{10};
+
+}  // namespace
+
+DemandLink::DemandLink(Loop& loop, TcpAddress server, std::string name_space)
+    : loop_(loop), server_(server), name_space_(std::move(name_space)), buffer_(kMaxReplyBytes) {
+  for (Batch& batch : batches_) batch.pages.reserve(limits::kMaxBatchPages);
+}
+
+std::size_t DemandLink::request(ChunkSink& sink, std::span<const WantedPage> pages) {
+  std::size_t taken = 0;
+  while (taken < pages.size()) {
+    Batch* const batch = free_batch();
+    if (batch == nullptr) break;
+    const auto some =
+        pages.subspan(taken, std::min(pages.size() - taken, limits::kMaxBatchPages));
+    batch->sink = &sink;
+    batch->pages.assign(some.begin(), some.end());
+    batch->request_id = next_request_++;
+    if (state_ == State::kReady) send_batch(*batch);
+    taken += some.size();
+  }
+  if (state_ == State::kReady) {
+    flush();
+    arm_timer(limits::kDemandTimeout / 5);
+  }
+  if (state_ == State::kAway && !timer_.active() && taken > 0) connect();
+  return taken;
+}
+
+void DemandLink::add(ChunkSink& sink) {
+  sinks_.push_back(&sink);
+  if (state_ == State::kAway && !timer_.active()) connect();
+}
+
+void DemandLink::forget(const ChunkSink& sink) {
+  std::erase(sinks_, &sink);
+  for (Batch& batch : batches_) {
+    if (batch.sink == &sink) batch.sink = nullptr;
+  }
+}
+
+DemandLink::Batch* DemandLink::free_batch() {
+  const auto found = std::ranges::find(batches_, std::uint64_t{0}, &Batch::request_id);
+  return found == batches_.end() ? nullptr : &*found;
+}
+
+std::size_t DemandLink::outstanding() const {
+  std::size_t pages = 0;
+  for (const Batch& batch : batches_) {
+    if (batch.request_id != 0) pages += batch.pages.size();
+  }
+  return pages;
+}
+
+void DemandLink::connect() {
+  auto socket = create_tcp_socket(server_);
+  if (!socket) return lose(socket.error().message());
+  socket_ = *std::move(socket);
+  state_ = State::kConnecting;
+  filled_ = 0;
+  unsent_.clear();
+  loop_.connect(socket_, server_, connecting_);
+  arm_timer(limits::kDemandTimeout);
+}
+
+void DemandLink::on_connected(int result) {
+  if (state_ == State::kClosing) return finish_losing();
+  if (result < 0) return lose(std::strerror(-result));
+  state_ = State::kGreeting;
+  send_hello();
+  loop_.receive(socket_, buffer_, receiving_);
+}
+
+void DemandLink::send_hello() {
+  encode_message(message::Hello{.version = message::kVersion,
+                                .role = message::Role::kDemand,
+                                .name_space = name_space_},
+                 0, 0, unsent_);
+  flush();
+}
+
+void DemandLink::send_batch(Batch& batch) {
+  message::GetChunks get;
+  get.ids.reserve(batch.pages.size());
+  for (const WantedPage& wanted : batch.pages) get.ids.push_back(wanted.chunk);
+  encode_message(get, batch.request_id, 0, unsent_);
+  batch.sent = Clock::now();
+}
+
+void DemandLink::flush() {
+  if (sending_operation_.active() || unsent_.empty()) return;
+  std::swap(sending_, unsent_);
+  unsent_.clear();
+  sent_bytes_ = 0;
+  loop_.send(socket_, sending_, sending_operation_);
+}
+
+void DemandLink::on_sent(int result) {
+  if (state_ == State::kClosing) return finish_losing();
+  if (result < 0) return lose(std::strerror(-result));
+  sent_bytes_ += static_cast<std::size_t>(result);
+  if (sent_bytes_ < sending_.size()) {
+    loop_.send(socket_, ByteSpan(sending_).subspan(sent_bytes_), sending_operation_);
+    return;
+  }
+  flush();
+}
+
+void DemandLink::on_received(int result) {
+  if (state_ == State::kClosing) return finish_losing();
+  if (result <= 0) return lose(result == 0 ? "it closed the connection" : std::strerror(-result));
+  filled_ += static_cast<std::size_t>(result);
+  if (const auto taken = take_messages(); !taken) return lose(taken.error().message());
+  loop_.receive(socket_, MutableByteSpan(buffer_).subspan(filled_), receiving_);
+  flush();
+  // Callbacks may add and drop sinks, so the list is walked by index.
+  for (std::size_t i = 0; i < sinks_.size(); ++i) sinks_[i]->on_room();
+}
+
+Result<void> DemandLink::take_messages() {
+  std::size_t start = 0;
+  while (filled_ - start >= kWireHeadBytes) {
+    const ByteSpan rest = ByteSpan(buffer_).subspan(start, filled_ - start);
+    const WireHead head = TRY(decode_wire_head(rest.first<kWireHeadBytes>()));
+    const std::size_t size = kWireHeadBytes + head.header_bytes + head.body_bytes;
+    if (head.header_bytes > kMaxReplyHeaderBytes || size > kMaxReplyBytes) {
+      return fail(ErrorCode::kTooLarge, "a reply of {} bytes", size);
+    }
+    if (rest.size() < size) break;
+    const ByteSpan header = rest.subspan(kWireHeadBytes, head.header_bytes);
+    header_.assign(header.begin(), header.end());
+    Envelope envelope = TRY(decode_message(header_));
+    TRY(take_message(std::move(envelope),
+                     rest.subspan(kWireHeadBytes + head.header_bytes, head.body_bytes)));
+    start += size;
+  }
+  std::memmove(buffer_.data(), buffer_.data() + start, filled_ - start);
+  filled_ -= start;
+  return {};
+}
+
+Result<void> DemandLink::take_message(Envelope envelope, ByteSpan body) {
+  const auto* const error = std::get_if<message::ErrorReply>(&envelope.message);
+  if (state_ == State::kGreeting) {
+    if (error != nullptr) return std::unexpected(from_reply(*error));
+    const auto* const welcome = std::get_if<message::Welcome>(&envelope.message);
+    if (welcome == nullptr || welcome->version != message::kVersion) {
+      return fail(ErrorCode::kBadVersion, "no welcome of version {}", message::kVersion);
+    }
+    state_ = State::kReady;
+    backoff_ = limits::kReconnectFirst;
+    if (away_since_ != Clock::time_point{}) {
+      log_warning("page server {} is back", server_.text());
+      away_since_ = {};
+    }
+    for (Batch& batch : batches_) {
+      if (batch.request_id != 0) send_batch(batch);
+    }
+    return {};
+  }
+  const auto batch = std::ranges::find(batches_, envelope.request_id, &Batch::request_id);
+  if (envelope.request_id == 0 || batch == batches_.end()) {
+    return fail(ErrorCode::kProtocol, "a reply to request {}, which is not outstanding",
+                envelope.request_id);
+  }
+  if (error != nullptr) {
+    take_refusal(*batch, from_reply(*error));
+    return {};
+  }
+  const auto* const chunks = std::get_if<message::Chunks>(&envelope.message);
+  if (chunks == nullptr) return fail(ErrorCode::kProtocol, "a reply that is no chunks");
+  return take_chunks(*batch, *chunks, body);
+}
+
+Result<void> DemandLink::take_chunks(Batch& batch, const message::Chunks& chunks, ByteSpan body) {
+  if (chunks.count != batch.pages.size()) {
+    return fail(ErrorCode::kProtocol, "{} chunks where {} were asked for", chunks.count,
+                batch.pages.size());
+  }
+  // The whole reply is looked over before any of it is used: it answers the batch or it does not.
+  std::array<std::size_t, limits::kMaxBatchPages> sizes;
+  ByteSpan rest = body;
+  for (std::size_t i = 0; i < chunks.count; ++i) {
+    sizes[i] = TRY(chunk_size(rest));
+    rest = rest.subspan(sizes[i]);
+  }
+  if (!rest.empty()) return fail(ErrorCode::kMalformed, "bytes after the last chunk");
+  for (std::size_t i = 0; i < chunks.count; ++i) {
+    if (batch.sink != nullptr) batch.sink->on_chunk(batch.pages[i], body.first(sizes[i]));
+    body = body.subspan(sizes[i]);
+  }
+  batch.request_id = 0;
+  return {};
+}
+
+void DemandLink::take_refusal(Batch& batch, const Error& error) {
+  ChunkSink* const sink = batch.sink;
+  const std::vector<WantedPage> pages = batch.pages;
+  batch.request_id = 0;
+  if (sink == nullptr) return;
+  // One bad chunk fails a whole batch, so each page of it is judged by a request of its own.
+  for (WantedPage wanted : pages) {
+    if (pages.size() == 1) ++wanted.attempts;
+    const bool again = wanted.attempts < limits::kMaxPageAttempts;
+    if (!again || request(*sink, std::span(&wanted, 1)) == 0) sink->on_refused(wanted, error);
+  }
+}
+
+void DemandLink::lose(const std::string& reason) {
+  if (!closed_) {
+    const auto now = Clock::now();
+    if (away_since_ == Clock::time_point{}) away_since_ = now;
+    if (now - away_logged_ > kAwayLogInterval) {
+      away_logged_ = now;
+      log_error("page server {} is away: {}; {} pages wait for it", server_.text(), reason,
+                outstanding());
+    }
+  }
+  state_ = State::kClosing;
+  // Wakes operations on the socket; a connect that hangs is cancelled.
+  shut_down(socket_);
+  loop_.cancel(connecting_);
+  loop_.cancel(sending_operation_);
+  loop_.cancel(receiving_);
+  loop_.cancel(timer_);
+  finish_losing();
+}
+
+void DemandLink::finish_losing() {
+  if (connecting_.active() || sending_operation_.active() || receiving_.active() ||
+      timer_.active()) {
+    return;
+  }
+  socket_.reset();
+  state_ = State::kAway;
+  if (closed_) return;
+  arm_timer(backoff_);
+  backoff_ = std::min<Nanoseconds>(backoff_ * 2, limits::kReconnectMost);
+}
+
+void DemandLink::arm_timer(Nanoseconds duration) {
+  if (!timer_.active()) loop_.wait(duration, timer_);
+}
+
+void DemandLink::on_timer() {
+  switch (state_) {
+    case State::kClosing: return finish_losing();
+    case State::kAway:
+      if (!closed_ && outstanding() > 0) connect();
+      return;
+    case State::kConnecting:
+    case State::kGreeting: return lose("it does not answer");
+    case State::kReady: break;
+  }
+  if (outstanding() == 0) return;
+  const auto now = Clock::now();
+  for (const Batch& batch : batches_) {
+    if (batch.request_id != 0 && now - batch.sent > limits::kDemandTimeout) {
+      return lose("a request went unanswered");
+    }
+  }
+  arm_timer(limits::kDemandTimeout / 5);
+}
+
+void DemandLink::close() {
+  closed_ = true;
+  lose("the fault handler stops");
+}
+
+bool DemandLink::idle() const {
+  return !connecting_.active() && !sending_operation_.active() && !receiving_.active() &&
+         !timer_.active();
+}
+
+}  // namespace thaw

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/socket.h"
+#include "faulthandler/limits.h"
+#include "faulthandler/loop.h"
+#include "format/chunk.h"
+#include "format/wire.h"
+
+namespace thaw {
+
+/// A page that a vCPU waits for.
+struct WantedPage {
+  PageIndex page;
+  ChunkId chunk;
+  Clock::time_point since;    // when its fault was read
+  unsigned attempts = 0;      // replies to it that were no good
+};
+
+/// Who asked for pages, and is told of each exactly once unless it is forgotten before.
+class ChunkSink {
+ public:
+  /// The stored form of the page's chunk, unverified; valid during the call.
+  virtual void on_chunk(const WantedPage& wanted, ByteSpan chunk) = 0;
+  /// The page server answers, but not with this chunk; `attempts` counts such answers.
+  virtual void on_refused(const WantedPage& wanted, const Error& error) = 0;
+  /// There is room for requests again.
+  virtual void on_room() = 0;
+
+ protected:
+  ~ChunkSink() = default;
+};
+
+/// The demand connection to one page server for one namespace, shared by the sessions of a loop.
+/// Connects when first needed; when the server goes away, it reconnects with backoff for ever and
+/// asks again for everything that is outstanding, so that guests wait and lose nothing. One thread.
+class DemandLink {
+ public:
+  DemandLink(Loop& loop, TcpAddress server, std::string name_space);
+
+  /// Asks for pages and returns how many of them, from the front, it had room for.
+  std::size_t request(ChunkSink& sink, std::span<const WantedPage> pages);
+  /// Drops what the sink has asked for; it must also not be called from the sink's own callbacks.
+  void forget(const ChunkSink& sink);
+  /// Announces a sink and connects, so that its first fault finds the connection made.
+  void add(ChunkSink& sink);
+
+  /// Ends it; may be destroyed once idle().
+  void close();
+  bool idle() const;
+
+ private:
+  enum class State { kAway, kConnecting, kGreeting, kReady, kClosing };
+  struct Batch {
+    ChunkSink* sink = nullptr;  // nullptr: nobody waits for it any more
+    std::vector<WantedPage> pages;
+    std::uint64_t request_id = 0;  // 0: free
+    Clock::time_point sent;
+  };
+
+  void connect();
+  void on_connected(int result);
+  void on_sent(int result);
+  void on_received(int result);
+  void on_timer();
+  /// Tears the connection down and comes back after the backoff.
+  void lose(const std::string& reason);
+  void finish_losing();
+  void arm_timer(Nanoseconds duration);
+
+  void send_hello();
+  void send_batch(Batch& batch);
+  void flush();
+  /// Handles the complete messages in the buffer; false when the connection was lost.
+  Result<void> take_messages();
+  Result<void> take_message(Envelope envelope, ByteSpan body);
+  Result<void> take_chunks(Batch& batch, const message::Chunks& chunks, ByteSpan body);
+  void take_refusal(Batch& batch, const Error& error);
+  Batch* free_batch();
+  std::size_t outstanding() const;
+
+  Loop& loop_;
+  const TcpAddress server_;
+  const std::string name_space_;
+  State state_ = State::kAway;
+  UniqueFd socket_;
+  std::vector<ChunkSink*> sinks_;
+  std::array<Batch, limits::kMaxBatches> batches_;
+  std::uint64_t next_request_ = 1;
+  Bytes unsent_;   // encoded, not yet given to the kernel
+  Bytes sending_;  // being sent
+  std::size_t sent_bytes_ = 0;
+  Bytes buffer_;  // being received
+  std::size_t filled_ = 0;
+  Bytes header_;  // the message being decoded, aligned
+  Nanoseconds backoff_{limits::kReconnectFirst};
+  Clock::time_point away_since_;
+  Clock::time_point away_logged_;
+  bool closed_ = false;
+
+  Operation connecting_{[this](int result) { on_connected(result); }};
+  Operation sending_operation_{[this](int result) { on_sent(result); }};
+  Operation receiving_{[this](int result) { on_received(result); }};
+  Operation timer_{[this](int) { on_timer(); }};
+};
+
+}  // namespace thaw

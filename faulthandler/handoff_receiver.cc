@@ -1,0 +1,48 @@
+#include "faulthandler/handoff_receiver.h"
+
+#include <algorithm>
+
+#include "base/userfaultfd.h"
+#include "format/limits.h"
+
+namespace thaw {
+
+Result<std::optional<HandoffReceiver::Handoff>> HandoffReceiver::receive(const UniqueFd& socket) {
+  std::array<std::byte, 16384> piece;
+  while (true) {
+    auto received = TRY(receive_with_descriptors(socket, piece));
+    if (!received) return std::optional<Handoff>();
+    std::ranges::move(received->descriptors, std::back_inserter(descriptors_));
+    if (descriptors_.size() > limits::kMaxHandoffDescriptors) {
+      return fail(ErrorCode::kSurplusDescriptor, "{} descriptors came with the handoff",
+                  descriptors_.size());
+    }
+    if (received->bytes == 0) {
+      return fail(ErrorCode::kTruncated, "the VMM closed after {} bytes of its handoff",
+                  text_.size());
+    }
+    const ByteSpan bytes = ByteSpan(piece).first(received->bytes);
+    if (text_.size() + bytes.size() > limits::kMaxHandoffBytes) {
+      return fail(ErrorCode::kTooLarge, "a handoff of more than {} bytes",
+                  limits::kMaxHandoffBytes);
+    }
+    text_.append(as_text(bytes));
+    if (TRY(scanner_.feed(bytes))) return std::optional(TRY(complete()));
+  }
+}
+
+bool HandoffReceiver::has_userfaultfd() const {
+  return std::ranges::any_of(descriptors_,
+                             [](const UniqueFd& fd) { return check_userfaultfd(fd).has_value(); });
+}
+
+Result<HandoffReceiver::Handoff> HandoffReceiver::complete() {
+  if (descriptors_.empty()) return fail(ErrorCode::kNoDescriptor, "no userfaultfd was passed");
+  // A second descriptor is the VMM's memfd, which private restores have no use for.
+  TRY(check_userfaultfd(descriptors_.front()));
+  Handoff handoff{TRY(decode_handoff(text_)), std::move(descriptors_.front())};
+  descriptors_.clear();
+  return handoff;
+}
+
+}  // namespace thaw

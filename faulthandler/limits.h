@@ -1,0 +1,30 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+
+namespace thaw::limits {
+
+inline constexpr std::size_t kMaxSessions = 1024;
+inline constexpr std::size_t kMaxEndedReports = 64;   // sessions that `list` still remembers
+inline constexpr std::size_t kMaxEventReads = 16;     // system calls in one drain of a userfaultfd
+inline constexpr std::size_t kMaxDelayedFills = 256;  // pages kept while a REMOVE is under way
+inline constexpr std::size_t kMaxPostedTasks = 1024;  // from control threads to the loop
+
+// Demand requests of one link: batches under way, and pages in one.
+inline constexpr std::size_t kMaxBatches = 64;
+inline constexpr std::size_t kMaxBatchPages = 64;
+/// Replies to a page that may be bad (damaged, refused) before it counts as unservable.
+inline constexpr unsigned kMaxPageAttempts = 3;
+
+inline constexpr std::chrono::seconds kAcceptTimeout{600};  // from prepare to the VMM's connect
+inline constexpr std::chrono::seconds kHandoffTimeout{10};  // from connect to the whole handoff
+inline constexpr std::chrono::seconds kDemandTimeout{5};    // a reply; then the link is redone
+inline constexpr std::chrono::seconds kUnservableRetry{5};  // policy wait: until the next attempt
+inline constexpr std::chrono::seconds kControlTimeout{10};  // one exchange with the loop
+inline constexpr std::chrono::milliseconds kReconnectFirst{10};
+inline constexpr std::chrono::milliseconds kReconnectMost{1000};
+inline constexpr std::chrono::microseconds kDelayedFirst{50};
+inline constexpr std::chrono::microseconds kDelayedMost{10'000};
+
+}  // namespace thaw::limits

@@ -1,0 +1,70 @@
+#include <poll.h>
+
+#include <csignal>
+#include <cstdio>
+
+#include "base/command_line.h"
+#include "base/event_fd.h"
+#include "base/log.h"
+#include "faulthandler/control_server.h"
+#include "faulthandler/daemon.h"
+#include "faulthandler/sys/uring_loop.h"
+
+namespace {
+
+struct Options {
+  std::string control = "/run/thaw/control.sock";
+  std::string server = "127.0.0.1:7433";
+  std::string name_space = "default";
+  bool verbose = false;
+};
+
+thaw::Result<void> run(const Options& options) {
+  const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
+  const thaw::TcpAddress server = TRY(thaw::resolve_tcp(options.server));
+  const auto loop = TRY(thaw::create_uring_loop());
+  const auto tasks = TRY(thaw::TaskQueue::create());
+  thaw::Daemon daemon(*loop, *tasks, {.server = server, .name_space = options.name_space});
+
+  std::function<void(int)> watch_signals;
+  thaw::Operation signal_watch([&](int result) { watch_signals(result); });
+  watch_signals = [&](int result) {
+    if (result < 0) return;
+    while (const int signal = thaw::next_signal(signals)) {
+      thaw::log_info("signal {}: stopping", signal);
+      daemon.request_stop();
+    }
+    loop->poll(signals, POLLIN, signal_watch);
+  };
+  watch_signals(0);
+
+  const auto control = TRY(thaw::ControlServer::start(options.control, daemon));
+  std::printf("ready on %s\n", options.control.c_str());
+  std::fflush(stdout);
+  daemon.run();
+  return {};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Serves the missing pages of restored VMs on this host from a page server.");
+  app.add_option("--control", options.control, "Socket for `thaw prepare`, `ps` and `stop`")
+      ->capture_default_str();
+  app.add_option("--server", options.server, "HOST:PORT of the page server")
+      ->capture_default_str();
+  app.add_option("--namespace", options.name_space, "Namespace where `prepare` names none")
+      ->capture_default_str();
+  app.add_flag("--verbose", options.verbose, "Log details");
+  thaw::add_configuration(app);
+  if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
+
+  thaw::start_logging("thaw-faulthandler",
+                      options.verbose ? thaw::LogLevel::kDebug : thaw::LogLevel::kInfo);
+  if (const auto result = run(options); !result) {
+    thaw::log_error("{}", result.error().message());
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/socket.h"
+#include "format/manifest.h"
+#include "format/page_map.h"
+
+namespace thaw {
+
+/// What a session needs of a snapshot before its first fault. Immutable, shared by all sessions of
+/// the snapshot on this host.
+struct SnapshotImage {
+  Manifest manifest;
+  PageMap map;
+};
+
+/// Brings manifests, page maps and state files from a page server. Keeps an image as long as some
+/// session uses it. Locks itself; no lock is held while it talks to the server.
+class SnapshotSource {
+ public:
+  explicit SnapshotSource(TcpAddress server) : server_(server) {}
+
+  /// The image, and the VMM state written to `state_out` unless that is empty. kNotFound,
+  /// kUnavailable and whatever the page client or the file says.
+  Result<std::shared_ptr<const SnapshotImage>> prepare(const std::string& name_space,
+                                                       const std::string& snapshot,
+                                                       const std::string& state_out,
+                                                       std::optional<FileOwner> owner);
+  const TcpAddress& server() const { return server_; }
+
+ private:
+  /// Ids are never reused inside a namespace, so an image is known by them.
+  using Key = std::pair<std::string, SnapshotId>;
+
+  const TcpAddress server_;
+  std::mutex mutex_;
+  std::map<Key, std::weak_ptr<const SnapshotImage>> images_;  // guarded by mutex_
+};
+
+}  // namespace thaw

@@ -1,0 +1,262 @@
+#include "format/control.h"
+
+#include <initializer_list>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+namespace thaw {
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::pair<SessionState, const char*> kStates[] = {
+    {SessionState::kPrepared, "prepared"},
+    {SessionState::kServing, "serving"},
+    {SessionState::kEnded, "ended"},
+};
+
+const char* policy_name(UnservablePolicy policy) {
+  return policy == UnservablePolicy::kWait ? "wait" : "kill";
+}
+
+/// Describes the members of each struct once, for both directions: `visit` is called with the
+/// member's name and a reference to it.
+
+void members(auto& object, auto visit)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          FaultCounters>
+{
+  visit("total", object.total);
+  visit("fetched", object.fetched);
+  visit("coalesced", object.coalesced);
+  visit("zero", object.zero);
+  visit("removed", object.removed);
+  visit("present", object.present);
+}
+
+void members(auto& object, auto visit)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          RegionShape>
+{
+  visit("size", object.size);
+  visit("offset", object.offset);
+  visit("page_size", object.page_size);
+}
+
+void members(auto& object, auto visit)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          control::Prepare>
+{
+  visit("snapshot", object.snapshot);
+  visit("socket", object.socket);
+  visit("state_out", object.state_out);
+  visit("namespace", object.name_space);
+  visit("owner_uid", object.owner_uid);
+  visit("owner_gid", object.owner_gid);
+  visit("on_unservable", object.on_unservable);
+}
+
+void members(auto& object, auto visit)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          control::Stop>
+{
+  visit("session", object.session);
+  visit("kill", object.mode);
+}
+
+void members(auto& object, auto visit)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          control::Prepared>
+{
+  visit("session", object.session);
+  visit("socket", object.socket);
+  visit("memory_bytes", object.memory);
+  visit("state_bytes", object.state);
+  visit("regions", object.regions);
+}
+
+void members(auto& object, auto visit)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          SessionReport>
+{
+  visit("session", object.session);
+  visit("snapshot", object.snapshot);
+  visit("socket", object.socket);
+  visit("state", object.state);
+  visit("outcome", object.outcome);
+  visit("vmm_pid", object.vmm_pid);
+  visit("memory_bytes", object.memory);
+  visit("present_pages", object.present_pages);
+  visit("faults", object.faults);
+  visit("removed_pages", object.removed_pages);
+  visit("redundant_fills", object.redundant_fills);
+  visit("gone_fills", object.gone_fills);
+  visit("delayed_fills", object.delayed_fills);
+  visit("damaged_chunks", object.damaged_chunks);
+  visit("waiting_pages", object.waiting_pages);
+  visit("bytes_received", object.bytes_received);
+  visit("latency_us_p50", object.latency_us_p50);
+  visit("latency_us_p99", object.latency_us_p99);
+  visit("latency_us_max", object.latency_us_max);
+}
+
+// To JSON.
+
+template <typename T>
+Json to_json(const T& value) {
+  if constexpr (std::is_same_v<T, ByteCount> || std::is_same_v<T, ImageOffset>) {
+    return value.value;
+  } else if constexpr (std::is_same_v<T, SessionState>) {
+    return session_state_name(value);
+  } else if constexpr (std::is_same_v<T, UnservablePolicy>) {
+    return policy_name(value);
+  } else if constexpr (std::is_same_v<T, control::StopMode>) {
+    return value == control::StopMode::kKill;
+  } else if constexpr (requires { value.has_value(); }) {
+    return value ? Json(*value) : Json();
+  } else if constexpr (requires(T t) { members(t, [](const char*, auto&) {}); }) {
+    Json object = Json::object();
+    members(value, [&](const char* name, const auto& member) { object[name] = to_json(member); });
+    return object;
+  } else if constexpr (requires { typename T::value_type; } && !std::is_same_v<T, std::string>) {
+    Json array = Json::array();
+    for (const auto& element : value) array.push_back(to_json(element));
+    return array;
+  } else {
+    return value;
+  }
+}
+
+// From JSON. A type mismatch throws nlohmann's exception, caught at the edge below.
+
+template <typename T>
+void from_json_to(const Json& json, T& value) {
+  if constexpr (std::is_same_v<T, ByteCount> || std::is_same_v<T, ImageOffset>) {
+    from_json_to(json, value.value);
+  } else if constexpr (std::is_same_v<T, SessionState>) {
+    for (const auto& [state, name] : kStates) {
+      if (json.get<std::string>() == name) value = state;
+    }
+  } else if constexpr (std::is_same_v<T, UnservablePolicy>) {
+    const auto name = json.get<std::string>();
+    if (name != "wait" && name != "kill") throw Json::other_error::create(0, name, &json);
+    value = name == "wait" ? UnservablePolicy::kWait : UnservablePolicy::kKill;
+  } else if constexpr (std::is_same_v<T, control::StopMode>) {
+    value = json.get<bool>() ? control::StopMode::kKill : control::StopMode::kRefuseIfAlive;
+  } else if constexpr (requires { value.has_value(); }) {
+    if (!json.is_null()) from_json_to(json, value.emplace());
+  } else if constexpr (requires { members(value, [](const char*, auto&) {}); }) {
+    std::size_t known = 0;
+    members(value, [&](const char* name, auto& member) {
+      const auto found = json.find(name);
+      if (found == json.end()) return;
+      ++known;
+      from_json_to(*found, member);
+    });
+    if (!json.is_object() || known != json.size()) {
+      throw Json::other_error::create(0, "not an object of the known fields", &json);
+    }
+  } else if constexpr (requires { typename T::value_type; } && !std::is_same_v<T, std::string>) {
+    if (!json.is_array()) throw Json::other_error::create(0, "not an array", &json);
+    for (const Json& element : json) from_json_to(element, value.emplace_back());
+  } else if constexpr (std::is_unsigned_v<T>) {
+    // get<unsigned>() would wrap a negative or too large number.
+    if (!json.is_number_unsigned() || json.get<std::uint64_t>() > std::numeric_limits<T>::max()) {
+      throw Json::other_error::create(0, "not an unsigned number in range", &json);
+    }
+    value = json.get<T>();
+  } else {
+    value = json.get<T>();
+  }
+}
+
+template <typename T>
+T from_json_as(const Json& json) {
+  T value;
+  from_json_to(json, value);
+  return value;
+}
+
+Result<ControlRequest> decode_request(const Json& json) {
+  const auto command = json.at("command").get<std::string>();
+  const Json& arguments = json.at("arguments");
+  if (command == "prepare") return from_json_as<control::Prepare>(arguments);
+  if (command == "list") return control::List{};
+  if (command == "stop") return from_json_as<control::Stop>(arguments);
+  return fail(ErrorCode::kUnsupported, "there is no control command \"{}\"", command);
+}
+
+Result<ControlReply> decode_reply(const Json& json) {
+  if (const auto error = json.find("error"); error != json.end()) {
+    const auto code = error_code_from_number(error->at("number").get<std::uint16_t>());
+    return ControlReply(Error(code, error->at("text").get<std::string>()));
+  }
+  if (const auto sessions = json.find("sessions"); sessions != json.end()) {
+    return from_json_as<std::vector<SessionReport>>(*sessions);
+  }
+  if (json.contains("stopped")) return Stopped{};
+  return from_json_as<control::Prepared>(json.at("prepared"));
+}
+
+/// The edge to the JSON library, which reports by exceptions.
+template <typename Decode>
+auto guard_json(std::string_view line, Decode decode) -> decltype(decode(Json())) {
+  try {
+    return decode(Json::parse(line));
+  } catch (const Json::exception& exception) {
+    return fail(ErrorCode::kMalformed, "control message: {}", exception.what());
+  }
+}
+
+/// A line of JSON. Text that is no UTF-8, such as a file name, is replaced rather than thrown on.
+std::string line_of(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace
+
+std::string_view session_state_name(SessionState state) {
+  for (const auto& [known, name] : kStates) {
+    if (known == state) return name;
+  }
+  return "unknown";
+}
+
+std::string encode_control_request(const ControlRequest& request) {
+  Json json;
+  if (const auto* prepare = std::get_if<control::Prepare>(&request)) {
+    json = {{"command", "prepare"}, {"arguments", to_json(*prepare)}};
+  } else if (const auto* stop = std::get_if<control::Stop>(&request)) {
+    json = {{"command", "stop"}, {"arguments", to_json(*stop)}};
+  } else {
+    json = {{"command", "list"}, {"arguments", Json::object()}};
+  }
+  return line_of(json);
+}
+
+std::string encode_control_reply(const ControlReply& reply) {
+  Json json;
+  if (const auto* error = std::get_if<Error>(&reply)) {
+    json["error"] = {{"number", static_cast<std::uint16_t>(error->code())},
+                     {"code", error_name(error->code())},
+                     {"text", error->context()}};
+  } else if (const auto* prepared = std::get_if<control::Prepared>(&reply)) {
+    json["prepared"] = to_json(*prepared);
+  } else if (const auto* sessions = std::get_if<std::vector<SessionReport>>(&reply)) {
+    json["sessions"] = to_json(*sessions);
+  } else {
+    json["stopped"] = true;
+  }
+  return line_of(json);
+}
+
+Result<ControlRequest> decode_control_request(std::string_view line) {
+  return guard_json(line, decode_request);
+}
+
+Result<ControlReply> decode_control_reply(std::string_view line) {
+  return guard_json(line, decode_reply);
+}
+
+}  // namespace thaw

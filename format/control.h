@@ -1,0 +1,116 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "base/error.h"
+#include "base/types.h"
+#include "format/manifest.h"
+
+namespace thaw {
+
+/// What is said on a fault handler's control socket: one JSON object and a newline each way, one
+/// exchange a connection. FORMAT.md has the fields.
+
+/// What happens to a VM whose page cannot be had: a server that answers says there is no such
+/// chunk, or every copy of it is damaged. A server that is away is always waited for.
+enum class UnservablePolicy { kKill, kWait };
+
+namespace control {
+
+struct Prepare {
+  std::string snapshot;
+  std::string socket;       // where the VMM will connect
+  std::string state_out;    // file to write the VMM state to; empty: none
+  std::string name_space;   // empty: the handler's default
+  std::optional<std::uint32_t> owner_uid;  // of the socket and the state file; both or neither
+  std::optional<std::uint32_t> owner_gid;
+  UnservablePolicy on_unservable = UnservablePolicy::kKill;
+  friend bool operator==(const Prepare&, const Prepare&) = default;
+};
+struct List {
+  friend bool operator==(const List&, const List&) = default;
+};
+/// Ends a session. One whose VMM still lives is kBusy unless `kill`: without its handler the VM
+/// would hang at its next missing page.
+enum class StopMode { kRefuseIfAlive, kKill };
+struct Stop {
+  std::uint64_t session = 0;
+  StopMode mode = StopMode::kRefuseIfAlive;
+  friend bool operator==(const Stop&, const Stop&) = default;
+};
+
+struct Prepared {
+  std::uint64_t session = 0;
+  std::string socket;
+  ByteCount memory;
+  ByteCount state;
+  std::vector<RegionShape> regions;
+  friend bool operator==(const Prepared&, const Prepared&) = default;
+};
+
+}  // namespace control
+
+enum class SessionState {
+  kPrepared,  // waiting for its VMM
+  kServing,   // attached to a VM
+  kEnded,     // the VMM has exited, or the session was stopped
+};
+std::string_view session_state_name(SessionState state);
+
+/// Counters of one session. Each fault is counted once, under what resolved it.
+struct FaultCounters {
+  std::uint64_t total = 0;
+  std::uint64_t fetched = 0;    // asked the page server
+  std::uint64_t coalesced = 0;  // the page was in flight already
+  std::uint64_t zero = 0;       // zero in the snapshot
+  std::uint64_t removed = 0;    // zero because the guest gave the page back
+  std::uint64_t present = 0;    // there already when the event was read
+  friend bool operator==(const FaultCounters&, const FaultCounters&) = default;
+};
+
+struct SessionReport {
+  std::uint64_t session = 0;
+  std::string snapshot;
+  std::string socket;
+  SessionState state = SessionState::kPrepared;
+  std::string outcome;  // why it ended; empty until then
+  std::int64_t vmm_pid = 0;
+  ByteCount memory;
+  std::uint64_t present_pages = 0;
+  FaultCounters faults;
+  std::uint64_t removed_pages = 0;    // pages named by REMOVE events
+  std::uint64_t redundant_fills = 0;  // copies and zeros that met a present page (EEXIST)
+  std::uint64_t gone_fills = 0;       // that met no memory any more (ENOENT)
+  std::uint64_t delayed_fills = 0;    // that had to wait for a REMOVE (EAGAIN)
+  std::uint64_t damaged_chunks = 0;   // replies refused by their checksum
+  std::uint64_t waiting_pages = 0;    // that a vCPU waits for now
+  std::uint64_t bytes_received = 0;   // chunks, as they came from the page server
+  // From reading a fault's event to the end of its copy, in microseconds.
+  double latency_us_p50 = 0;
+  double latency_us_p99 = 0;
+  double latency_us_max = 0;
+  friend bool operator==(const SessionReport&, const SessionReport&) = default;
+};
+
+using ControlRequest = std::variant<control::Prepare, control::List, control::Stop>;
+struct Stopped {
+  friend bool operator==(const Stopped&, const Stopped&) = default;
+};
+using ControlReply =
+    std::variant<Error, control::Prepared, std::vector<SessionReport>, Stopped>;
+
+/// Each ends in a newline.
+std::string encode_control_request(const ControlRequest& request);
+std::string encode_control_reply(const ControlReply& reply);
+/// kMalformed for text that is no such object; fields that are not known are refused, so that a
+/// misspelt one is never ignored.
+Result<ControlRequest> decode_control_request(std::string_view line);
+/// An error reply decodes to a ControlReply that holds the Error.
+Result<ControlReply> decode_control_reply(std::string_view line);
+
+}  // namespace thaw

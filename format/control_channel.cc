@@ -1,0 +1,35 @@
+#include "format/control_channel.h"
+
+#include "base/socket.h"
+#include "format/limits.h"
+
+namespace thaw {
+
+Result<std::string> receive_control_line(const UniqueFd& socket, Deadline deadline) {
+  std::string line;
+  std::array<std::byte, 4096> piece;
+  while (line.size() <= limits::kMaxControlBytes) {
+    const std::size_t n = TRY(receive_some(socket, piece, deadline));
+    if (n == 0) return fail(ErrorCode::kTruncated, "the peer closed within a control message");
+    line.append(as_text(ByteSpan(piece).first(n)));
+    if (line.back() == '\n') {
+      line.pop_back();
+      return line;
+    }
+  }
+  return fail(ErrorCode::kTooLarge, "a control message of more than {} bytes",
+              limits::kMaxControlBytes);
+}
+
+Result<ControlReply> ask_fault_handler(const std::string& socket_path,
+                                       const ControlRequest& request) {
+  const Deadline deadline = Deadline::after(limits::kCommitTimeout);
+  const UniqueFd socket = TRY(connect_unix(socket_path, deadline));
+  TRY(send_all(socket, as_bytes(encode_control_request(request)), deadline));
+  const std::string line = TRY(receive_control_line(socket, deadline));
+  ControlReply reply = TRY(decode_control_reply(line));
+  if (auto* const error = std::get_if<Error>(&reply)) return std::unexpected(std::move(*error));
+  return reply;
+}
+
+}  // namespace thaw

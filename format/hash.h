@@ -1,0 +1,43 @@
+#pragma once
+
+#include <memory>
+
+#include "base/bytes.h"
+#include "base/types.h"
+#include "format/chunk.h"
+#include "format/manifest.h"
+
+namespace thaw {
+
+/// SHA-256 through OpenSSL, fetched once and with its context reused. One thread at a time.
+class Hasher {
+ public:
+  Hasher();
+  ~Hasher();
+  Hasher(Hasher&&) noexcept;
+
+  Sha256 hash(ByteSpan bytes);
+
+ private:
+  friend class ContentHash;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// The SHA-256 of 4,096 zero bytes.
+const Sha256& zero_page_hash();
+
+/// Accumulates a snapshot's identity from the hashes of its pages in order.
+class ContentHash {
+ public:
+  ContentHash();
+  void add(const Sha256& page);
+  void add_zero_pages(PageCount count);
+  /// The identity. Call once, last.
+  Sha256 finish();
+
+ private:
+  Hasher hasher_;
+};
+
+}  // namespace thaw

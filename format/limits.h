@@ -1,0 +1,54 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/types.h"
+
+/// Every bound on what Thaw stores, sends and accepts. A peer that exceeds one is refused with
+/// kTooLarge or kLimitExceeded; nothing is allocated before the check.
+namespace thaw::limits {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+// Snapshots.
+inline constexpr std::uint64_t kMaxImagePages = 1u << 28;  // 1 TiB of guest memory
+inline constexpr std::uint64_t kMaxStatePages = 1u << 16;  // 256 MiB of VMM state
+inline constexpr std::size_t kMaxRegions = 1024;
+inline constexpr std::size_t kMaxNameBytes = 255;
+inline constexpr std::size_t kMaxLabels = 64;
+inline constexpr std::size_t kMaxLabelBytes = 1024;
+inline constexpr std::size_t kMaxSnapshotsPerListing = 1024;
+
+// Page maps: one segment describes up to this many pages, so that a map of any size is moved,
+// stored and decoded in bounded pieces.
+inline constexpr std::uint64_t kSegmentPages = 1u << 16;
+/// A run of one page costs at most 4 bytes of length and 10 of chunk id.
+inline constexpr std::size_t kMaxSegmentBytes = 64 + kSegmentPages * 14;
+
+// Wire.
+inline constexpr std::size_t kMaxHeaderBytes = 256u << 10;  // Cap'n Proto part of a message
+inline constexpr std::size_t kMaxBodyBytes = 2u << 20;      // raw part of a message
+inline constexpr std::size_t kMaxChunksPerRequest = 256;
+inline constexpr std::size_t kMaxOfferPages = 4096;  // 16 MiB of image
+inline constexpr std::size_t kMaxErrorTextBytes = 512;
+
+// Handoff and control.
+inline constexpr std::size_t kMaxHandoffBytes = 512u << 10;
+inline constexpr std::size_t kMaxHandoffDescriptors = 2;  // [userfaultfd, memfd]
+inline constexpr std::size_t kMaxControlBytes = 1u << 20;
+
+// Times.
+inline constexpr seconds kRequestTimeout{30};  // a reply to one request, except a commit
+inline constexpr seconds kCommitTimeout{120};  // the store syncs all that a push wrote
+inline constexpr seconds kPartialMessageTimeout{10};  // from a message's first byte to its last
+inline constexpr seconds kIdlePushTimeout{60};        // between two messages of a push
+
+static_assert(kMaxSegmentBytes <= kMaxBodyBytes);
+static_assert(kMaxOfferPages * 32 <= kMaxBodyBytes, "an offer's hashes fit one body");
+static_assert(kMaxChunksPerRequest * (kPageBytes + 16) <= kMaxBodyBytes, "so do raw chunks");
+static_assert(kMaxChunksPerRequest * 8 <= kMaxHeaderBytes / 2);
+
+}  // namespace thaw::limits

@@ -1,0 +1,247 @@
+#include "format/page_client.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/limits.h"
+#include "format/limits.h"
+
+namespace thaw {
+
+namespace {
+
+/// Requests that fetch_pages() keeps outstanding, so that the server works while this side
+/// decompresses.
+constexpr std::size_t kFetchWindow = 8;
+
+}  // namespace
+
+Result<PageClient> PageClient::connect(const TcpAddress& address, const std::string& name_space) {
+  PageClient client(TRY(connect_tcp(address, Deadline::after(limits::kConnectTimeout))));
+  const auto welcome = TRY(client.ask<message::Welcome>(message::Hello{
+      .version = message::kVersion, .role = message::Role::kControl, .name_space = name_space}));
+  if (welcome.version != message::kVersion) {
+    return fail(ErrorCode::kBadVersion, "the page server speaks version {}, this build {}",
+                welcome.version, message::kVersion);
+  }
+  return client;
+}
+
+Result<void> PageClient::send(const Message& request, std::span<const ByteSpan> body,
+                              Deadline deadline) {
+  std::size_t body_bytes = 0;
+  for (const ByteSpan piece : body) body_bytes += piece.size();
+  Bytes head;
+  encode_message(request, next_request_, body_bytes, head);
+  std::vector<ByteSpan> pieces{head};
+  pieces.insert(pieces.end(), body.begin(), body.end());
+  outstanding_.push_back(next_request_++);
+  return send_all(socket_, pieces, deadline);
+}
+
+Result<Message> PageClient::receive(Deadline deadline) {
+  CHECK(!outstanding_.empty());
+  std::array<std::byte, kWireHeadBytes> prefix;
+  TRY(receive_all(socket_, prefix, deadline));
+  const WireHead head = TRY(decode_wire_head(prefix));
+  head_.resize(head.header_bytes);
+  TRY(receive_all(socket_, head_, deadline));
+  Envelope envelope = TRY(decode_message(head_));
+  body_.resize(head.body_bytes);
+  TRY(receive_all(socket_, body_, deadline));
+  bytes_received_ += kWireHeadBytes + head.header_bytes + head.body_bytes;
+  if (envelope.request_id != outstanding_.front()) {
+    return fail(ErrorCode::kProtocol, "a reply to request {} where {} was due",
+                envelope.request_id, outstanding_.front());
+  }
+  outstanding_.pop_front();
+  if (const auto* error = std::get_if<message::ErrorReply>(&envelope.message)) {
+    return std::unexpected(from_reply(*error));
+  }
+  return std::move(envelope.message);
+}
+
+Result<Message> PageClient::call(const Message& request, ByteSpan body, Nanoseconds timeout) {
+  const Deadline deadline = Deadline::after(timeout);
+  TRY(send(request, std::span(&body, 1), deadline));
+  return receive(deadline);
+}
+
+template <typename Reply>
+Result<Reply> PageClient::ask(const Message& request, ByteSpan body, Nanoseconds timeout) {
+  Message reply = TRY(call(request, body, timeout));
+  if (Reply* const wanted = std::get_if<Reply>(&reply)) return std::move(*wanted);
+  return fail(ErrorCode::kProtocol, "the page server answered with another kind of message");
+}
+
+Result<void> PageClient::begin_push(const SnapshotSpec& spec) {
+  TRY(ask<message::Done>(message::BeginPush{spec}));
+  return {};
+}
+
+Result<Bytes> PageClient::offer(const message::Offer& offer, std::span<const Sha256> hashes) {
+  auto needed = TRY(ask<message::Needed>(offer, std::as_bytes(hashes)));
+  if (needed.missing_bitmap.size() != empty_bitmap(hashes.size()).size()) {
+    return fail(ErrorCode::kProtocol, "a bitmap of {} bytes for {} hashes",
+                needed.missing_bitmap.size(), hashes.size());
+  }
+  return std::move(needed.missing_bitmap);
+}
+
+Result<void> PageClient::upload(std::uint32_t count, ByteSpan chunks) {
+  TRY(ask<message::Done>(message::Upload{count}, chunks));
+  return {};
+}
+
+Result<Manifest> PageClient::commit() {
+  TRY(ask<message::ManifestReply>(message::Commit{}, {}, limits::kCommitTimeout));
+  return decode_manifest(body_);
+}
+
+Result<std::vector<Manifest>> PageClient::list() {
+  std::vector<Manifest> all;
+  while (true) {
+    const auto reply = TRY(
+        ask<message::Snapshots>(message::ListSnapshots{all.empty() ? "" : all.back().spec.name}));
+    ByteSpan rest = body_;
+    for (const std::uint32_t size : reply.manifest_bytes) {
+      if (size > rest.size()) return fail(ErrorCode::kTruncated, "a listing ends in a manifest");
+      all.push_back(TRY(decode_manifest(rest.first(size))));
+      rest = rest.subspan(size);
+    }
+    if (!reply.more) return all;
+    if (reply.manifest_bytes.empty()) {
+      return fail(ErrorCode::kProtocol, "an empty part of a listing that is to go on");
+    }
+  }
+}
+
+Result<Manifest> PageClient::show(const std::string& name) {
+  TRY(ask<message::ManifestReply>(message::ShowSnapshot{name}));
+  return decode_manifest(body_);
+}
+
+Result<void> PageClient::remove(const std::string& name) {
+  TRY(ask<message::Done>(message::DeleteSnapshot{name}));
+  return {};
+}
+
+Result<message::Statistics> PageClient::statistics() {
+  return ask<message::Statistics>(message::GetStatistics{});
+}
+
+Result<PageMap> PageClient::page_map(const Manifest& manifest) {
+  const PageCount pages = manifest.spec.image_pages();
+  PageMap map;
+  for (std::uint32_t segment = 0; map.size() < pages; ++segment) {
+    TRY(ask<message::PageMapSegment>(message::GetPageMap{manifest.snapshot, segment}));
+    TRY(map.append_segment(body_, pages - map.size()));
+    if (map.size() < pages && map.size().value % limits::kSegmentPages != 0) {
+      return fail(ErrorCode::kMalformed, "a page map of {} pages, wanted {}", map.size().value,
+                  pages.value);
+    }
+  }
+  return map;
+}
+
+Result<void> PageClient::request_chunks(std::vector<ChunkId> ids) {
+  return send(message::GetChunks{std::move(ids)}, {}, Deadline::after(limits::kRequestTimeout));
+}
+
+Result<ByteSpan> PageClient::receive_chunks() {
+  const Message reply = TRY(receive(Deadline::after(limits::kRequestTimeout)));
+  if (!std::holds_alternative<message::Chunks>(reply)) {
+    return fail(ErrorCode::kProtocol, "the page server answered with another kind of message");
+  }
+  return ByteSpan(body_);
+}
+
+namespace {
+
+/// Up to limits::kMaxChunksPerRequest pages that are not zero, in page order.
+struct Batch {
+  std::vector<PageIndex> pages;
+  std::vector<ChunkId> ids;
+};
+
+/// Takes the next batch from [next, end) and moves `next` behind it.
+Batch take_batch(const PageMap& map, PageIndex& next, PageIndex end) {
+  Batch batch;
+  while (next < end && batch.ids.size() < limits::kMaxChunksPerRequest) {
+    const PageMap::Run run = map.find(next);
+    const std::uint64_t length = std::min(run.length, end - next).value;
+    const std::uint64_t room = limits::kMaxChunksPerRequest - batch.ids.size();
+    const std::uint64_t taken = run.zero() ? length : std::min(length, room);
+    for (std::uint64_t i = 0; i < taken && !run.zero(); ++i) {
+      batch.pages.push_back(next + PageCount{i});
+      batch.ids.push_back({run.chunk.value + i});
+    }
+    next += PageCount{taken};
+  }
+  return batch;
+}
+
+Result<void> deliver(const Batch& batch, ByteSpan chunks, ChunkCodec& codec, Bytes& plain,
+                     const PageSink& sink) {
+  plain.resize(batch.ids.size() * kPageBytes);
+  for (std::size_t i = 0; i < batch.ids.size(); ++i) {
+    const std::size_t size = TRY(chunk_size(chunks));
+    const MutablePageSpan page(plain.data() + i * kPageBytes, kPageBytes);
+    TRY(codec.decode(chunks.first(size), batch.ids[i], page));
+    chunks = chunks.subspan(size);
+  }
+  if (!chunks.empty()) return fail(ErrorCode::kProtocol, "more chunks than were asked for");
+  for (std::size_t i = 0; i < batch.pages.size();) {
+    std::size_t end = i + 1;
+    while (end < batch.pages.size() && batch.pages[end].value == batch.pages[end - 1].value + 1) {
+      ++end;
+    }
+    TRY(sink(batch.pages[i], ByteSpan(plain).subspan(i * kPageBytes, (end - i) * kPageBytes)));
+    i = end;
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<void> fetch_pages(PageClient& client, const PageMap& map, PageIndex first, PageCount count,
+                         const PageSink& sink) {
+  CHECK(within(first.value, count.value, map.size().value));
+  const PageIndex end = first + count;
+  ChunkCodec codec;
+  Bytes plain;
+  std::deque<Batch> window;
+  while (true) {
+    while (first < end && window.size() < kFetchWindow) {
+      Batch batch = take_batch(map, first, end);
+      if (batch.ids.empty()) continue;
+      TRY(client.request_chunks(batch.ids));
+      window.push_back(std::move(batch));
+    }
+    if (window.empty()) return {};
+    const ByteSpan chunks = TRY(client.receive_chunks());
+    TRY(deliver(window.front(), chunks, codec, plain, sink));
+    window.pop_front();
+  }
+}
+
+Result<void> write_state_pages(const UniqueFd& file, ByteCount state_size, PageCount first,
+                               ByteSpan pages) {
+  const std::uint64_t offset = bytes_of(first).value;
+  const std::uint64_t length = std::min<std::uint64_t>(pages.size(), state_size.value - offset);
+  return write_at(file, pages.first(length), offset);
+}
+
+Result<void> fetch_state(PageClient& client, const Manifest& manifest, const PageMap& map,
+                         const UniqueFd& file) {
+  const SnapshotSpec& spec = manifest.spec;
+  const PageIndex start{spec.memory_pages().value};
+  TRY(resize_file(file, spec.state));
+  return fetch_pages(client, map, start, spec.state_pages(),
+                     [&](PageIndex first, ByteSpan pages) {
+                       return write_state_pages(file, spec.state, first - start, pages);
+                     });
+}
+
+}  // namespace thaw

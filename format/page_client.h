@@ -1,0 +1,85 @@
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/socket.h"
+#include "format/limits.h"
+#include "format/page_map.h"
+#include "format/wire.h"
+
+namespace thaw {
+
+/// A page server as a blocking client sees it: every call sends a request and waits for its reply
+/// until a deadline of its own (format/limits.h). For the CLI and for preparing sessions; demand
+/// faults have their own connection. After kUnavailable, kTimeout or a decoding error the
+/// connection is of no further use. One thread.
+class PageClient {
+ public:
+  /// Connects and says hello. kUnavailable, kTimeout, kBadVersion, kWrongNamespace.
+  static Result<PageClient> connect(const TcpAddress& address, const std::string& name_space);
+
+  // Pushing: begin_push, then for all pages in order offer and uploads, then commit.
+  Result<void> begin_push(const SnapshotSpec& spec);
+  /// Returns which of the hashes are missing, a bit each. REQUIRES: at most
+  /// limits::kMaxOfferPages pages, and a hash for each that is not zero.
+  Result<Bytes> offer(const message::Offer& offer, std::span<const Sha256> hashes);
+  /// `chunks` are `count` concatenated chunks sealed for kNoChunk, at most
+  /// limits::kMaxChunksPerRequest.
+  Result<void> upload(std::uint32_t count, ByteSpan chunks);
+  Result<Manifest> commit();
+
+  Result<std::vector<Manifest>> list();
+  Result<Manifest> show(const std::string& name);
+  Result<void> remove(const std::string& name);
+  Result<message::Statistics> statistics();
+  Result<PageMap> page_map(const Manifest& manifest);
+
+  /// Asks for chunks without waiting; receive_chunks() answers in the same order.
+  Result<void> request_chunks(std::vector<ChunkId> ids);
+  /// The body of the oldest outstanding reply, valid until the next call.
+  Result<ByteSpan> receive_chunks();
+
+  /// All bytes received so far, heads included.
+  std::uint64_t bytes_received() const { return bytes_received_; }
+
+ private:
+  explicit PageClient(UniqueFd socket) : socket_(std::move(socket)) {}
+
+  Result<void> send(const Message& request, std::span<const ByteSpan> body, Deadline deadline);
+  /// Receives the reply to the oldest outstanding request; its body is in body_.
+  Result<Message> receive(Deadline deadline);
+  Result<Message> call(const Message& request, ByteSpan body, Nanoseconds timeout);
+  /// call() for a request whose reply has to be of type `Reply`.
+  template <typename Reply>
+  Result<Reply> ask(const Message& request, ByteSpan body = {},
+                    Nanoseconds timeout = limits::kRequestTimeout);
+
+  UniqueFd socket_;
+  std::uint64_t next_request_ = 1;
+  std::deque<std::uint64_t> outstanding_;
+  Bytes head_;
+  Bytes body_;
+  std::uint64_t bytes_received_ = 0;
+};
+
+/// Called with consecutive pages from `first` on, as plain bytes; whole pages.
+using PageSink = std::function<Result<void>(PageIndex first, ByteSpan pages)>;
+
+/// Fetches the pages [first, first + count) that are not zero, verifies each, and gives them to
+/// `sink` in order. Requests are pipelined; memory use is bounded whatever the count.
+Result<void> fetch_pages(PageClient& client, const PageMap& map, PageIndex first, PageCount count,
+                         const PageSink& sink);
+
+/// Writes pages of the state from page `first` of it on, without the padding of its last page.
+Result<void> write_state_pages(const UniqueFd& file, ByteCount state_size, PageCount first,
+                               ByteSpan pages);
+
+/// Fetches a snapshot's VMM state file, which lies behind the memory in the image, into `file`.
+Result<void> fetch_state(PageClient& client, const Manifest& manifest, const PageMap& map,
+                         const UniqueFd& file);
+
+}  // namespace thaw

@@ -1,0 +1,133 @@
+@0xd4c1b7a3e9f05216;
+
+# Messages between page servers and their peers, and the stored manifest. FORMAT.md says how they
+# are framed and what each answers. A field is never renumbered or reused.
+
+using Cxx = import "/capnp/c++.capnp";
+$Cxx.namespace("thaw::schema");
+
+struct Message {
+  requestId @0 :UInt64;
+
+  union {
+    # Requests.
+    hello @1 :Hello;
+    beginPush @2 :BeginPush;
+    offer @3 :Offer;
+    upload @4 :Upload;
+    commit @5 :Void;
+    listSnapshots @6 :ListSnapshots;
+    showSnapshot @7 :Text;
+    deleteSnapshot @8 :Text;
+    getPageMap @9 :GetPageMap;
+    getChunks @10 :List(UInt64);
+    getStatistics @11 :Void;
+
+    # Replies.
+    error @12 :ErrorReply;
+    welcome @13 :Welcome;
+    done @14 :Void;
+    needed @15 :Needed;
+    manifest @16 :Void;
+    snapshots @17 :Snapshots;
+    pageMapSegment @18 :Void;
+    chunks @19 :UInt32;
+    statistics @20 :Statistics;
+  }
+}
+
+enum Role {
+  control @0;
+  demand @1;
+}
+
+struct Hello {
+  version @0 :UInt16;
+  role @1 :Role;
+  namespace @2 :Text;
+}
+
+struct Welcome {
+  version @0 :UInt16;
+}
+
+struct ErrorReply {
+  code @0 :UInt16;
+  text @1 :Text;
+}
+
+struct Region {
+  sizeBytes @0 :UInt64;
+  offset @1 :UInt64;
+  pageBytes @2 :UInt64;
+}
+
+struct Label {
+  key @0 :Text;
+  value @1 :Text;
+}
+
+struct BeginPush {
+  name @0 :Text;
+  memoryBytes @1 :UInt64;
+  stateBytes @2 :UInt64;
+  regions @3 :List(Region);
+  labels @4 :List(Label);
+  cpuVendor @5 :Text;
+}
+
+struct Offer {
+  firstPage @0 :UInt64;
+  pageCount @1 :UInt32;
+  zeroBitmap @2 :Data;  # bit i: page firstPage + i is zero
+}
+
+struct Needed {
+  missingBitmap @0 :Data;  # bit i: the i-th offered hash must be uploaded
+}
+
+struct Upload {
+  count @0 :UInt32;
+}
+
+struct ListSnapshots {
+  after @0 :Text;
+}
+
+struct Snapshots {
+  manifestBytes @0 :List(UInt32);
+  more @1 :Bool;
+}
+
+struct GetPageMap {
+  snapshot @0 :UInt64;
+  segment @1 :UInt32;
+}
+
+struct Statistics {
+  snapshots @0 :UInt64;
+  logicalBytes @1 :UInt64;
+  zeroBytes @2 :UInt64;
+  chunks @3 :UInt64;
+  chunkBytes @4 :UInt64;
+  connections @5 :UInt64;
+  chunksServed @6 :UInt64;
+  uptimeSeconds @7 :UInt64;
+}
+
+struct Manifest {
+  name @0 :Text;
+  snapshot @1 :UInt64;
+  parent @2 :UInt64;
+  createdUnixMs @3 :UInt64;
+  memoryBytes @4 :UInt64;
+  stateBytes @5 :UInt64;
+  regions @6 :List(Region);
+  labels @7 :List(Label);
+  cpuVendor @8 :Text;
+  contentHash @9 :Data;
+  zeroPages @10 :UInt64;
+  duplicatePages @11 :UInt64;
+  newPages @12 :UInt64;
+  newChunkBytes @13 :UInt64;
+}

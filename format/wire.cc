@@ -1,0 +1,238 @@
+#include "format/wire.h"
+
+#include <capnp/message.h>
+#include <capnp/serialize.h>
+
+#include "base/check.h"
+#include "format/limits.h"
+#include "format/schema_codec.h"
+
+namespace thaw {
+
+namespace {
+
+constexpr std::uint32_t kMagic = 0x31'52'57'54;  // "TWR1"
+
+using Builder = schema::Message::Builder;
+using Reader = schema::Message::Reader;
+
+// One overload a message: a new message does not compile without its encoder.
+
+void write(const message::Hello& from, Builder to) {
+  auto hello = to.initHello();
+  hello.setVersion(from.version);
+  hello.setRole(from.role == message::Role::kDemand ? schema::Role::DEMAND
+                                                    : schema::Role::CONTROL);
+  hello.setNamespace(from.name_space);
+}
+void write(const message::BeginPush& from, Builder to) {
+  write_spec(from.spec, to.initBeginPush());
+}
+void write(const message::Offer& from, Builder to) {
+  auto offer = to.initOffer();
+  offer.setFirstPage(from.first.value);
+  offer.setPageCount(static_cast<std::uint32_t>(from.count.value));
+  offer.setZeroBitmap(to_data(from.zero_bitmap));
+}
+void write(const message::Upload& from, Builder to) { to.initUpload().setCount(from.count); }
+void write(const message::Commit&, Builder to) { to.setCommit(); }
+void write(const message::ListSnapshots& from, Builder to) {
+  to.initListSnapshots().setAfter(from.after);
+}
+void write(const message::ShowSnapshot& from, Builder to) { to.setShowSnapshot(from.name); }
+void write(const message::DeleteSnapshot& from, Builder to) { to.setDeleteSnapshot(from.name); }
+void write(const message::GetPageMap& from, Builder to) {
+  auto get = to.initGetPageMap();
+  get.setSnapshot(from.snapshot.value);
+  get.setSegment(from.segment);
+}
+void write(const message::GetChunks& from, Builder to) {
+  auto ids = to.initGetChunks(static_cast<unsigned>(from.ids.size()));
+  for (unsigned i = 0; i < ids.size(); ++i) ids.set(i, from.ids[i].value);
+}
+void write(const message::GetStatistics&, Builder to) { to.setGetStatistics(); }
+void write(const message::ErrorReply& from, Builder to) {
+  auto error = to.initError();
+  error.setCode(static_cast<std::uint16_t>(from.code));
+  error.setText(from.text);
+}
+void write(const message::Welcome& from, Builder to) { to.initWelcome().setVersion(from.version); }
+void write(const message::Done&, Builder to) { to.setDone(); }
+void write(const message::Needed& from, Builder to) {
+  to.initNeeded().setMissingBitmap(to_data(from.missing_bitmap));
+}
+void write(const message::ManifestReply&, Builder to) { to.setManifest(); }
+void write(const message::Snapshots& from, Builder to) {
+  auto snapshots = to.initSnapshots();
+  snapshots.setMore(from.more);
+  auto sizes = snapshots.initManifestBytes(static_cast<unsigned>(from.manifest_bytes.size()));
+  for (unsigned i = 0; i < sizes.size(); ++i) sizes.set(i, from.manifest_bytes[i]);
+}
+void write(const message::PageMapSegment&, Builder to) { to.setPageMapSegment(); }
+void write(const message::Chunks& from, Builder to) { to.setChunks(from.count); }
+void write(const message::Statistics& from, Builder to) {
+  auto statistics = to.initStatistics();
+  statistics.setSnapshots(from.snapshots);
+  statistics.setLogicalBytes(from.logical_bytes);
+  statistics.setZeroBytes(from.zero_bytes);
+  statistics.setChunks(from.chunks);
+  statistics.setChunkBytes(from.chunk_bytes);
+  statistics.setConnections(from.connections);
+  statistics.setChunksServed(from.chunks_served);
+  statistics.setUptimeSeconds(from.uptime_seconds);
+}
+
+Result<Message> read_offer(schema::Offer::Reader from) {
+  const message::Offer offer{.first = {from.getFirstPage()},
+                             .count = {from.getPageCount()},
+                             .zero_bitmap = to_bytes(from.getZeroBitmap())};
+  if (offer.count.value > limits::kMaxOfferPages) {
+    return fail(ErrorCode::kTooLarge, "an offer of {} pages", offer.count.value);
+  }
+  if (offer.count.value == 0 || offer.zero_bitmap.size() != (offer.count.value + 7) / 8) {
+    return fail(ErrorCode::kMalformed, "an offer of {} pages with a bitmap of {} bytes",
+                offer.count.value, offer.zero_bitmap.size());
+  }
+  return offer;
+}
+
+Result<Message> read_chunk_ids(capnp::List<std::uint64_t>::Reader from) {
+  if (from.size() > limits::kMaxChunksPerRequest) {
+    return fail(ErrorCode::kTooLarge, "a request for {} chunks", from.size());
+  }
+  message::GetChunks get;
+  get.ids.reserve(from.size());
+  for (const std::uint64_t id : from) get.ids.push_back({id});
+  return get;
+}
+
+Result<Message> read_snapshots(schema::Snapshots::Reader from) {
+  const auto sizes = from.getManifestBytes();
+  if (sizes.size() > limits::kMaxSnapshotsPerListing) {
+    return fail(ErrorCode::kTooLarge, "a listing of {} snapshots", sizes.size());
+  }
+  message::Snapshots snapshots{.manifest_bytes = {}, .more = from.getMore()};
+  for (const std::uint32_t size : sizes) snapshots.manifest_bytes.push_back(size);
+  return snapshots;
+}
+
+Result<Message> read_error(schema::ErrorReply::Reader from) {
+  if (from.getText().size() > limits::kMaxErrorTextBytes) {
+    return fail(ErrorCode::kTooLarge, "an error text of {} bytes", from.getText().size());
+  }
+  return message::ErrorReply{error_code_from_number(from.getCode()), to_string(from.getText())};
+}
+
+message::Statistics read_statistics(schema::Statistics::Reader from) {
+  return {.snapshots = from.getSnapshots(),
+          .logical_bytes = from.getLogicalBytes(),
+          .zero_bytes = from.getZeroBytes(),
+          .chunks = from.getChunks(),
+          .chunk_bytes = from.getChunkBytes(),
+          .connections = from.getConnections(),
+          .chunks_served = from.getChunksServed(),
+          .uptime_seconds = from.getUptimeSeconds()};
+}
+
+Result<Message> read(Reader from) {
+  switch (from.which()) {
+    case schema::Message::HELLO: {
+      const auto hello = from.getHello();
+      const auto role = hello.getRole() == schema::Role::DEMAND ? message::Role::kDemand
+                                                                : message::Role::kControl;
+      return message::Hello{hello.getVersion(), role, to_string(hello.getNamespace())};
+    }
+    case schema::Message::BEGIN_PUSH:
+      return message::BeginPush{TRY(read_spec(from.getBeginPush()))};
+    case schema::Message::OFFER: return read_offer(from.getOffer());
+    case schema::Message::UPLOAD: return message::Upload{from.getUpload().getCount()};
+    case schema::Message::COMMIT: return message::Commit{};
+    case schema::Message::LIST_SNAPSHOTS:
+      return message::ListSnapshots{to_string(from.getListSnapshots().getAfter())};
+    case schema::Message::SHOW_SNAPSHOT:
+      return message::ShowSnapshot{to_string(from.getShowSnapshot())};
+    case schema::Message::DELETE_SNAPSHOT:
+      return message::DeleteSnapshot{to_string(from.getDeleteSnapshot())};
+    case schema::Message::GET_PAGE_MAP:
+      return message::GetPageMap{{from.getGetPageMap().getSnapshot()},
+                                 from.getGetPageMap().getSegment()};
+    case schema::Message::GET_CHUNKS: return read_chunk_ids(from.getGetChunks());
+    case schema::Message::GET_STATISTICS: return message::GetStatistics{};
+    case schema::Message::ERROR: return read_error(from.getError());
+    case schema::Message::WELCOME: return message::Welcome{from.getWelcome().getVersion()};
+    case schema::Message::DONE: return message::Done{};
+    case schema::Message::NEEDED:
+      return message::Needed{to_bytes(from.getNeeded().getMissingBitmap())};
+    case schema::Message::MANIFEST: return message::ManifestReply{};
+    case schema::Message::SNAPSHOTS: return read_snapshots(from.getSnapshots());
+    case schema::Message::PAGE_MAP_SEGMENT: return message::PageMapSegment{};
+    case schema::Message::CHUNKS: return message::Chunks{from.getChunks()};
+    case schema::Message::STATISTICS: return read_statistics(from.getStatistics());
+  }
+  return fail(ErrorCode::kUnsupported, "a message of unknown kind {}",
+              static_cast<unsigned>(from.which()));
+}
+
+Result<Envelope> decode(ByteSpan bytes) {
+  capnp::FlatArrayMessageReader reader(TRY(as_words(bytes)), reader_options(bytes.size()));
+  const auto from = reader.getRoot<schema::Message>();
+  return Envelope{from.getRequestId(), TRY(read(from))};
+}
+
+}  // namespace
+
+Result<WireHead> decode_wire_head(std::span<const std::byte, kWireHeadBytes> bytes) {
+  if (load_le<std::uint32_t>(bytes.data()) != kMagic) {
+    return fail(ErrorCode::kBadMagic, "the peer does not speak Thaw's protocol");
+  }
+  const WireHead head{.header_bytes = load_le<std::uint32_t>(bytes.data() + 4),
+                      .body_bytes = load_le<std::uint32_t>(bytes.data() + 8)};
+  if (head.header_bytes > limits::kMaxHeaderBytes || head.body_bytes > limits::kMaxBodyBytes) {
+    return fail(ErrorCode::kTooLarge, "a message of {} + {} bytes", head.header_bytes,
+                head.body_bytes);
+  }
+  if (head.header_bytes == 0 || head.header_bytes % 8 != 0 ||
+      load_le<std::uint32_t>(bytes.data() + 12) != 0) {
+    return fail(ErrorCode::kMalformed, "a message head with {} header bytes", head.header_bytes);
+  }
+  return head;
+}
+
+void encode_message(const Message& message, std::uint64_t request_id, std::size_t body_bytes,
+                    Bytes& to) {
+  // Enough for every message of the fault path, so that those do not allocate here.
+  capnp::word scratch[256] = {};
+  capnp::MallocMessageBuilder builder(kj::arrayPtr(scratch, std::size(scratch)));
+  auto root = builder.initRoot<schema::Message>();
+  root.setRequestId(request_id);
+  std::visit([&](const auto& value) { write(value, root); }, message);
+
+  const std::size_t header_bytes = capnp::computeSerializedSizeInWords(builder) * 8;
+  CHECK(header_bytes <= limits::kMaxHeaderBytes && body_bytes <= limits::kMaxBodyBytes);
+  const std::size_t start = to.size();
+  to.resize(start + kWireHeadBytes + header_bytes);
+  std::byte* const head = to.data() + start;
+  store_le(head, kMagic);
+  store_le(head + 4, static_cast<std::uint32_t>(header_bytes));
+  store_le(head + 8, static_cast<std::uint32_t>(body_bytes));
+  store_le(head + 12, std::uint32_t{0});
+  // SAFETY: unsigned char may alias any object, and the span has the computed size.
+  kj::ArrayOutputStream stream(kj::arrayPtr(
+      reinterpret_cast<unsigned char*>(head) + kWireHeadBytes, header_bytes));
+  capnp::writeMessage(stream, builder);
+}
+
+Result<Envelope> decode_message(ByteSpan bytes) {
+  return guard_schema("message", [&] { return decode(bytes); });
+}
+
+message::ErrorReply to_reply(const Error& error) {
+  std::string text = error.context();
+  if (error.error_number() != 0) text += fmt::format(" ({})", std::strerror(error.error_number()));
+  if (text.size() > limits::kMaxErrorTextBytes) text.resize(limits::kMaxErrorTextBytes);
+  return {error.code(), std::move(text)};
+}
+
+Error from_reply(const message::ErrorReply& reply) { return {reply.code, reply.text}; }
+
+}  // namespace thaw

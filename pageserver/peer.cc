@@ -1,0 +1,173 @@
+#include "pageserver/peer.h"
+
+#include <chrono>
+
+#include "format/limits.h"
+
+namespace thaw {
+
+namespace {
+
+bool writes(const Message& message) {
+  return std::holds_alternative<message::BeginPush>(message) ||
+         std::holds_alternative<message::Upload>(message) ||
+         std::holds_alternative<message::Commit>(message) ||
+         std::holds_alternative<message::DeleteSnapshot>(message);
+}
+
+Reply with_body(Message message, Bytes body) {
+  return {.message = std::move(message), .owned = std::move(body), .pieces = {}, .pin = {}};
+}
+
+Reply done() { return with_body(message::Done{}, {}); }
+
+}  // namespace
+
+Result<Reply> Peer::hello(const Message& message) {
+  const auto* const hello = std::get_if<message::Hello>(&message);
+  if (hello == nullptr) return fail(ErrorCode::kProtocol, "the first message was no hello");
+  if (hello->version != message::kVersion) {
+    return fail(ErrorCode::kBadVersion, "this server speaks version {}, the peer {}",
+                message::kVersion, hello->version);
+  }
+  TRY(check_name(hello->name_space, "namespace"));
+  role_ = hello->role;
+  name_space_name_ = hello->name_space;
+  return with_body(message::Welcome{}, {});
+}
+
+Result<NamespaceId> Peer::name_space() {
+  if (!name_space_) name_space_ = TRY(store_.find_namespace(name_space_name_));
+  if (!name_space_) {
+    return fail(ErrorCode::kNotFound, "there is no namespace \"{}\"", name_space_name_);
+  }
+  return *name_space_;
+}
+
+Result<Push*> Peer::push() {
+  if (push_ == nullptr) return fail(ErrorCode::kProtocol, "no push has begun");
+  return push_.get();
+}
+
+Result<std::variant<Reply, Peer::NeedsWriter>> Peer::handle(const Message& message,
+                                                            ByteSpan body) {
+  if (!writes(message)) return TRY(read(message, body));
+  if (const auto* upload = std::get_if<message::Upload>(&message)) {
+    Push* const current = TRY(push());
+    TRY(current->check_upload(upload->count, body));
+  }
+  return NeedsWriter{};
+}
+
+Result<Reply> Peer::read(const Message& message, ByteSpan body) {
+  if (const auto* get = std::get_if<message::GetChunks>(&message)) return chunks(*get);
+  if (const auto* offer = std::get_if<message::Offer>(&message)) {
+    Push* const current = TRY(push());
+    return with_body(TRY(current->offer(*offer, body)), {});
+  }
+  if (const auto* get = std::get_if<message::GetPageMap>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    return with_body(message::PageMapSegment{},
+                     TRY(store_.page_map_segment(in, get->snapshot, get->segment)));
+  }
+  if (const auto* show = std::get_if<message::ShowSnapshot>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    return with_body(message::ManifestReply{}, TRY(store_.manifest(in, show->name)));
+  }
+  if (const auto* list_request = std::get_if<message::ListSnapshots>(&message)) {
+    return list(*list_request);
+  }
+  if (std::holds_alternative<message::GetStatistics>(message)) return statistics();
+  return fail(ErrorCode::kProtocol, "a message that is no request");
+}
+
+Result<Reply> Peer::finish_write(const Message& message) {
+  if (const auto* begin = std::get_if<message::BeginPush>(&message)) {
+    name_space_ = TRY(store_.open_namespace(name_space_name_));
+    if (auto existing = store_.manifest(*name_space_, begin->spec.name);
+        existing || existing.error().code() != ErrorCode::kNotFound) {
+      if (!existing) return std::unexpected(existing.error());
+      return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already",
+                  begin->spec.name);
+    }
+    push_ = std::make_unique<Push>(store_, *name_space_, begin->spec);
+    return done();
+  }
+  if (const auto* removal = std::get_if<message::DeleteSnapshot>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    TRY(store_.remove(in, removal->name));
+    return done();
+  }
+  Push* const current = TRY(push());
+  if (std::holds_alternative<message::Upload>(message)) {
+    TRY(current->store_upload());
+    return done();
+  }
+  const Manifest manifest = TRY(current->commit());
+  push_.reset();
+  return with_body(message::ManifestReply{}, encode_manifest(manifest));
+}
+
+Result<Reply> Peer::chunks(const message::GetChunks& request) {
+  const NamespaceId in = TRY(name_space());
+  for (const ChunkId id : request.ids) {
+    if (id.name_space() != in.value) {
+      return fail(ErrorCode::kWrongNamespace, "chunk {:#x} is not of namespace \"{}\"", id.value,
+                  name_space_name_);
+    }
+  }
+  ChunkRead read = TRY(store_.read_chunks(request.ids));
+  counters_.chunks_served.fetch_add(request.ids.size(), std::memory_order_relaxed);
+  return Reply{.message = message::Chunks{static_cast<std::uint32_t>(read.chunks.size())},
+               .owned = {},
+               .pieces = std::move(read.chunks),
+               .pin = std::move(read.pin)};
+}
+
+Result<Reply> Peer::list(const message::ListSnapshots& request) {
+  const auto in = name_space();
+  if (!in) return with_body(message::Snapshots{}, {});
+  const std::vector<Bytes> manifests =
+      TRY(store_.manifests(*in, request.after, limits::kMaxSnapshotsPerListing));
+  message::Snapshots snapshots;
+  Bytes body;
+  for (const Bytes& manifest : manifests) {
+    if (body.size() + manifest.size() > limits::kMaxBodyBytes) break;
+    snapshots.manifest_bytes.push_back(static_cast<std::uint32_t>(manifest.size()));
+    body.insert(body.end(), manifest.begin(), manifest.end());
+  }
+  snapshots.more = snapshots.manifest_bytes.size() < manifests.size() ||
+                   manifests.size() == limits::kMaxSnapshotsPerListing;
+  if (snapshots.manifest_bytes.empty()) snapshots.more = false;
+  return with_body(std::move(snapshots), std::move(body));
+}
+
+Result<Reply> Peer::statistics() {
+  message::Statistics total{
+      .connections = counters_.connections.load(std::memory_order_relaxed),
+      .chunks_served = counters_.chunks_served.load(std::memory_order_relaxed),
+      .uptime_seconds =
+          static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(
+                                         Clock::now() - counters_.started)
+                                         .count())};
+  const auto in = name_space();
+  if (!in) return with_body(total, {});
+  const NamespaceTotals totals = TRY(store_.totals(*in));
+  total.chunks = totals.chunks;
+  total.chunk_bytes = totals.chunk_bytes;
+  std::string after;
+  while (true) {
+    const auto manifests =
+        TRY(store_.manifests(*in, after, limits::kMaxSnapshotsPerListing));
+    for (const Bytes& sealed : manifests) {
+      const Manifest manifest = TRY(decode_manifest(sealed));
+      ++total.snapshots;
+      total.logical_bytes += manifest.spec.memory.value + manifest.spec.state.value;
+      total.zero_bytes += manifest.statistics.zero_pages * kPageBytes;
+      after = manifest.spec.name;
+    }
+    if (manifests.size() < limits::kMaxSnapshotsPerListing) return with_body(total, {});
+  }
+}
+
+}  // namespace thaw

@@ -1,0 +1,15 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "pageserver/store.h"
+
+namespace thaw {
+
+/// The store on RocksDB, in a directory of its own. FORMAT.md has the keys of each column family.
+/// Threads as Store says. Another process that has the directory open makes open() fail (kBusy); a
+/// store of a newer version is refused (kBadVersion).
+Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory);
+
+}  // namespace thaw

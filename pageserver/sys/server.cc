@@ -1,0 +1,317 @@
+#include "pageserver/sys/server.h"
+
+#include <boost/asio.hpp>
+#include <list>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "base/log.h"
+#include "format/limits.h"
+#include "pageserver/peer.h"
+
+namespace thaw {
+
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+using Strand = asio::strand<asio::io_context::executor_type>;
+using Socket = asio::basic_stream_socket<tcp, Strand>;
+
+constexpr auto kUseAwaitable = asio::as_tuple(asio::use_awaitable);
+/// Threads for sockets and demand requests, and for bulk work.
+constexpr unsigned kDemandThreads = 2;
+constexpr unsigned kBulkThreads = 2;
+
+/// Where the work of all connections runs.
+struct Executors {
+  asio::thread_pool bulk{kBulkThreads};
+  /// The store takes writes from one thread at a time.
+  asio::strand<asio::thread_pool::executor_type> writer{asio::make_strand(bulk)};
+};
+
+/// One peer's socket. Lives as long as one of its two coroutines. On its strand, but for the
+/// requests that serve() takes to the bulk threads, during which nothing else touches them.
+class Connection : public std::enable_shared_from_this<Connection> {
+ public:
+  Connection(Socket socket, std::string remote, Store& store, ServerCounters& counters,
+             Executors& executors)
+      : socket_(std::move(socket)),
+        remote_(std::move(remote)),
+        watchdog_(socket_.get_executor()),
+        peer_(store, counters),
+        counters_(counters),
+        executors_(executors) {
+    counters_.connections.fetch_add(1, std::memory_order_relaxed);
+  }
+  ~Connection() { counters_.connections.fetch_sub(1, std::memory_order_relaxed); }
+
+  void start() {
+    asio::co_spawn(socket_.get_executor(), serve(shared_from_this()), asio::detached);
+    asio::co_spawn(socket_.get_executor(), watch(shared_from_this()), asio::detached);
+  }
+
+  /// Closes now if no request is under way, else after its reply. Any thread.
+  void stop() {
+    asio::post(socket_.get_executor(), [self = shared_from_this()] {
+      self->stopping_ = true;
+      if (self->idle_) self->close();
+    });
+  }
+
+ private:
+  struct Request {
+    std::uint64_t id = 0;
+    Message message;
+    Bytes body;
+  };
+
+  asio::awaitable<void> serve([[maybe_unused]] std::shared_ptr<Connection> self) {
+    bool greeted = false;
+    while (!stopping_) {
+      Result<Request> request = co_await receive(greeted);
+      if (!request) {
+        // A peer that has gone needs no answer; one that speaks badly gets it and is left.
+        if (request.error().code() != ErrorCode::kUnavailable) {
+          log_warning("refused {}: {}", remote_, request.error().message());
+          co_await send(0, error_reply(request.error()));
+        }
+        break;
+      }
+      Result<Reply> reply = co_await answer(*request, greeted);
+      const bool fatal = !greeted && !reply;
+      greeted = greeted || reply.has_value();
+      const bool sent =
+          co_await send(request->id, reply ? *std::move(reply) : error_reply(reply.error()));
+      if (!sent || fatal) break;
+    }
+    close();
+  }
+
+  asio::awaitable<Result<Reply>> answer(const Request& request, bool greeted) {
+    if (!greeted) co_return peer_.hello(request.message);
+    if (peer_.role() == message::Role::kDemand) {
+      if (!std::holds_alternative<message::GetChunks>(request.message)) {
+        co_return fail(ErrorCode::kProtocol, "a demand connection asks for chunks alone");
+      }
+      auto step = peer_.handle(request.message, request.body);
+      if (!step) co_return std::unexpected(step.error());
+      co_return std::get<Reply>(*std::move(step));
+    }
+    co_await asio::post(asio::bind_executor(executors_.bulk, asio::use_awaitable));
+    auto step = peer_.handle(request.message, request.body);
+    Result<Reply> reply = fail(ErrorCode::kIo, "no reply");
+    if (!step) {
+      reply = std::unexpected(step.error());
+    } else if (std::holds_alternative<Peer::NeedsWriter>(*step)) {
+      co_await asio::post(asio::bind_executor(executors_.writer, asio::use_awaitable));
+      reply = peer_.finish_write(request.message);
+    } else {
+      reply = std::get<Reply>(*std::move(step));
+    }
+    co_await asio::post(asio::bind_executor(socket_.get_executor(), asio::use_awaitable));
+    co_return reply;
+  }
+
+  asio::awaitable<Result<Request>> receive(bool greeted) {
+    // A demand connection may be silent for as long as its guests are content.
+    const bool may_rest = greeted && peer_.role() == message::Role::kDemand;
+    std::array<std::byte, kWireHeadBytes> prefix;
+    idle_ = true;
+    arm(may_rest ? Nanoseconds::max() : Nanoseconds(limits::kIdlePushTimeout));
+    Result<void> first = co_await fill(asio::buffer(prefix.data(), 1));
+    idle_ = false;
+    if (!first) co_return fail(ErrorCode::kUnavailable, "the peer has gone");
+    arm(limits::kPartialMessageTimeout);
+    Result<void> filled = co_await fill(asio::buffer(prefix) + 1);
+    if (!filled) co_return std::unexpected(filled.error());
+    const auto head = decode_wire_head(prefix);
+    if (!head) co_return std::unexpected(head.error());
+    Bytes header(head->header_bytes);
+    Request request;
+    request.body.resize(head->body_bytes);
+    filled = co_await fill(asio::buffer(header));
+    if (filled) filled = co_await fill(asio::buffer(request.body));
+    if (!filled) co_return std::unexpected(filled.error());
+    arm(Nanoseconds::max());
+    auto envelope = decode_message(header);
+    if (!envelope) co_return std::unexpected(envelope.error());
+    request.id = envelope->request_id;
+    request.message = std::move(envelope->message);
+    co_return request;
+  }
+
+  asio::awaitable<Result<void>> fill(asio::mutable_buffer buffer) {
+    const auto [error, n] = co_await asio::async_read(socket_, buffer, kUseAwaitable);
+    if (!error) co_return Result<void>();
+    if (timed_out_) co_return fail(ErrorCode::kTimeout, "a message stopped after {} bytes", n);
+    co_return fail(ErrorCode::kTruncated, "a message ended early: {}", error.message());
+  }
+
+  /// Head and body in one write; the body goes out of the store's memory.
+  asio::awaitable<bool> send(std::uint64_t request_id, Reply reply) {
+    if (!reply.owned.empty()) reply.pieces.push_back(reply.owned);
+    std::size_t body_bytes = 0;
+    for (const ByteSpan piece : reply.pieces) body_bytes += piece.size();
+    Bytes head;
+    encode_message(reply.message, request_id, body_bytes, head);
+    std::vector<asio::const_buffer> buffers{asio::buffer(head)};
+    for (const ByteSpan piece : reply.pieces) buffers.emplace_back(piece.data(), piece.size());
+    arm(limits::kRequestTimeout);
+    const auto [error, n] = co_await asio::async_write(socket_, buffers, kUseAwaitable);
+    arm(Nanoseconds::max());
+    co_return !error;
+  }
+
+  static Reply error_reply(const Error& error) {
+    return {.message = to_reply(error), .owned = {}, .pieces = {}, .pin = {}};
+  }
+
+  /// The peer has this long for its next step.
+  void arm(Nanoseconds patience) {
+    deadline_ = patience == Nanoseconds::max() ? Clock::time_point::max() : Clock::now() + patience;
+    watchdog_.expires_at(deadline_);
+  }
+
+  asio::awaitable<void> watch([[maybe_unused]] std::shared_ptr<Connection> self) {
+    while (socket_.is_open()) {
+      co_await watchdog_.async_wait(kUseAwaitable);
+      if (Clock::now() < deadline_) continue;
+      timed_out_ = true;
+      error_code ignored;
+      socket_.shutdown(tcp::socket::shutdown_both, ignored);
+      socket_.cancel(ignored);
+      deadline_ = Clock::time_point::max();
+      watchdog_.expires_at(deadline_);
+    }
+  }
+
+  void close() {
+    error_code ignored;
+    socket_.close(ignored);
+    watchdog_.cancel();
+  }
+
+  Socket socket_;
+  const std::string remote_;
+  asio::steady_timer watchdog_;
+  Clock::time_point deadline_ = Clock::time_point::max();
+  bool timed_out_ = false;
+  bool idle_ = false;
+  bool stopping_ = false;
+  Peer peer_;
+  ServerCounters& counters_;
+  Executors& executors_;
+};
+
+/// Accepts connections and remembers them weakly, for the stop. On one strand.
+class Acceptor {
+ public:
+  Acceptor(asio::io_context& context, Store& store, const ServerOptions& options)
+      : strand_(asio::make_strand(context)),
+        acceptor_(strand_),
+        context_(context),
+        store_(store),
+        options_(options) {}
+
+  Result<std::string> listen() {
+    error_code error;
+    tcp::endpoint endpoint;
+    std::memcpy(endpoint.data(), &options_.listen.storage, options_.listen.length);
+    endpoint.resize(options_.listen.length);
+    acceptor_.open(endpoint.protocol(), error);
+    if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
+    if (!error) acceptor_.bind(endpoint, error);
+    if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
+    if (error) {
+      return fail(ErrorCode::kUnavailable, "listen on {}: {}", options_.listen.text(),
+                  error.message());
+    }
+    TcpAddress bound;
+    const tcp::endpoint local = acceptor_.local_endpoint();
+    bound.length = static_cast<socklen_t>(local.size());
+    std::memcpy(&bound.storage, local.data(), local.size());
+    return bound.text();
+  }
+
+  void start() { asio::co_spawn(strand_, accept(), asio::detached); }
+
+  void stop() {
+    asio::post(strand_, [this] {
+      error_code ignored;
+      acceptor_.close(ignored);
+      for (const auto& weak : connections_) {
+        if (const auto connection = weak.lock()) connection->stop();
+      }
+    });
+  }
+
+  asio::thread_pool& bulk() { return executors_.bulk; }
+
+ private:
+  asio::awaitable<void> accept() {
+    while (acceptor_.is_open()) {
+      auto [error, socket] =
+          co_await acceptor_.async_accept(asio::make_strand(context_), kUseAwaitable);
+      if (error == asio::error::operation_aborted) co_return;
+      if (error) {
+        // Out of descriptors, mostly: the peers that are here go on, new ones wait.
+        log_warning("accept: {}", error.message());
+        asio::steady_timer pause(strand_, limits::milliseconds(100));
+        co_await pause.async_wait(kUseAwaitable);
+        continue;
+      }
+      std::erase_if(connections_, [](const auto& weak) { return weak.expired(); });
+      if (connections_.size() >= options_.max_connections) {
+        log_warning("refused a peer: {} connections are the limit", options_.max_connections);
+        continue;
+      }
+      error_code ignored;
+      socket.set_option(tcp::no_delay(true), ignored);
+      socket.set_option(asio::socket_base::keep_alive(true), ignored);
+      const tcp::endpoint remote = socket.remote_endpoint(ignored);
+      auto connection = std::make_shared<Connection>(
+          std::move(socket), fmt::format("{}:{}", remote.address().to_string(), remote.port()),
+          store_, counters_, executors_);
+      connections_.push_back(connection);
+      connection->start();
+    }
+  }
+
+  Strand strand_;
+  asio::basic_socket_acceptor<tcp, Strand> acceptor_;
+  asio::io_context& context_;
+  Store& store_;
+  const ServerOptions options_;
+  ServerCounters counters_;
+  Executors executors_;
+  std::list<std::weak_ptr<Connection>> connections_;
+};
+
+}  // namespace
+
+Result<void> run_server(Store& store, const ServerOptions& options,
+                        const std::function<void(const std::string& address)>& ready) {
+  asio::io_context context;
+  Acceptor acceptor(context, store, options);
+  const std::string address = TRY(acceptor.listen());
+  asio::signal_set signals(context, SIGTERM, SIGINT);
+  signals.async_wait([&](const error_code& error, int signal) {
+    if (error) return;
+    log_info("signal {}: finishing what is under way", signal);
+    acceptor.stop();
+  });
+  acceptor.start();
+  ready(address);
+  {
+    std::vector<std::jthread> threads;
+    for (unsigned i = 1; i < kDemandThreads; ++i) threads.emplace_back([&] { context.run(); });
+    context.run();
+  }
+  acceptor.bulk().join();
+  return {};
+}
+
+}  // namespace thaw

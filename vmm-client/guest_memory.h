@@ -1,0 +1,96 @@
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/mapping.h"
+#include "base/types.h"
+#include "base/unique_fd.h"
+#include "format/handoff.h"
+
+namespace thaw {
+
+/// The VMM's side of a restore. Guest memory is mapped empty, its pages are registered as missing
+/// with a userfaultfd, and the userfaultfd goes to a fault handler, which fills the pages. From the
+/// registration on, whoever touches a missing page waits until a handler fills it: touch nothing
+/// before hand_over() has succeeded. The handler does not reply; one that refuses the handoff says
+/// so in its own log and acts on this process by the session's policy.
+
+/// Memory that is mapped already: multiples of `page_size`, which is 4096 or 2 MiB.
+struct MappedRegion {
+  HostAddress base;
+  ByteCount size;
+  ByteCount page_size;
+};
+
+/// Memory registered as missing, mapped and unmapped by somebody else. Keeps a copy of the
+/// userfaultfd, so that no handler's death closes it (missing pages would then read as zeros), and
+/// of the socket, whose closing tells the handler that this process has exited.
+/// REQUIRES: the memory is unmapped, or untouched for good, before this object is destroyed.
+/// One thread; the memory itself is for any thread.
+class MissingMemory {
+ public:
+  /// Registers the regions, in the order in which they follow one another in the memory image.
+  /// They are also kept from forked children, who would read zeros, and from core dumps.
+  /// kInvalidArgument: no region, an empty one, or another page size. kRegionUnaligned.
+  /// kTooLarge: beyond limits::kMaxRegions or limits::kMaxImagePages. kPermission: this process may
+  /// not use userfaultfd.
+  static Result<MissingMemory> register_regions(std::span<const MappedRegion> regions);
+  MissingMemory(MissingMemory&&) = default;
+  MissingMemory& operator=(MissingMemory&&) = delete;
+
+  /// Connects to the handler's UNIX socket and sends regions and userfaultfd. After a failure the
+  /// memory is as before and another attempt may be made. kNotFound or kUnavailable: nobody
+  /// listens there. kInvalidArgument: no possible socket path. kAlreadyExists: was handed over.
+  Result<void> hand_over(const std::string& socket_path, Deadline deadline);
+
+ private:
+  MissingMemory(UniqueFd uffd, std::vector<HandoffRegion> regions)
+      : uffd_(std::move(uffd)), regions_(std::move(regions)) {}
+
+  // Members are destroyed from the last to the first: the handler sees the exit at the very end.
+  UniqueFd socket_;
+  UniqueFd uffd_;
+  std::vector<HandoffRegion> regions_;
+};
+
+/// One region of guest memory to map: a multiple of `page_size`, which is 4096 or 2 MiB.
+struct RegionShape {
+  ByteCount size;
+  ByteCount page_size;
+};
+
+/// Private anonymous guest memory, mapped, registered and owned.
+/// REQUIRES: no thread touches the memory when it is destroyed.
+/// One thread; the memory itself is for any thread.
+class GuestMemory {
+ public:
+  /// Maps and registers; the errors are those of MissingMemory and Mapping.
+  static Result<GuestMemory> create(std::span<const RegionShape> shapes);
+  GuestMemory(GuestMemory&&) = default;
+  GuestMemory& operator=(GuestMemory&&) = delete;
+
+  /// See MissingMemory::hand_over().
+  Result<void> hand_over(const std::string& socket_path, Deadline deadline) {
+    return registered_.hand_over(socket_path, deadline);
+  }
+
+  std::size_t region_count() const { return mappings_.size(); }
+  /// REQUIRES: index < region_count().
+  MutableByteSpan region(std::size_t index) const;
+
+ private:
+  GuestMemory(MissingMemory registered, std::vector<Mapping> mappings)
+      : registered_(std::move(registered)), mappings_(std::move(mappings)) {}
+
+  // The mappings go first, so that memory is never there without its userfaultfd.
+  MissingMemory registered_;
+  std::vector<Mapping> mappings_;
+};
+
+}  // namespace thaw

@@ -1,0 +1,84 @@
+#pragma once
+
+/*
+ * libthaw: guest memory for a VMM that restores a snapshot before its memory has arrived.
+ *
+ * The VMM names its regions and the UNIX socket of a session that thaw-handler has prepared, and
+ * gets memory which it may use at once. A page is empty until it is touched; whoever touches it,
+ * a vCPU in KVM included, waits until the fault handler has filled it.
+ *
+ * Units: every size is in bytes.
+ *
+ * Errors: a function that fails says so by its return value and leaves a name (stable, for
+ * programs) and a text (one line, for people) with the calling thread. Running out of heap
+ * terminates the process.
+ *
+ * Threads: every function may be called from any thread, on one thaw_memory by one thread at a
+ * time; thaw_memory_address() by any number. The memory itself may be used by any thread.
+ *
+ * Processes: the memory is not inherited by forked children and stands in no core dump.
+ *
+ * The process needs userfaultfd for faults of the kernel, KVM's among them: it is root, or may open
+ * /dev/userfaultfd, or vm.unprivileged_userfaultfd is 1.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One contiguous region of guest memory. */
+typedef struct thaw_region {
+  uint64_t size;      /* a multiple of page_size, more than 0 */
+  uint64_t page_size; /* 4096, or 2097152 for memory from the 2 MiB hugetlbfs pool */
+} thaw_region;
+
+/* Guest memory with what keeps it served: mappings, userfaultfd and the handler's socket. */
+typedef struct thaw_memory thaw_memory;
+
+/*
+ * Maps private memory for `region_count` regions, in the order in which they follow one another in
+ * the snapshot's memory image, and hands it over to the handler that listens at `socket_path`.
+ * The regions must be those of the snapshot. The handler does not reply: it refuses other regions
+ * by the policy of the session.
+ *
+ * Returns 0 and stores in *out what the caller has to give to thaw_memory_close(), or returns -1
+ * and stores NULL. Waits at most 10 seconds for the handler. Errors by name:
+ *   invalid_argument   a null pointer, no region, an empty region, another page size, a socket path
+ *                      of 0 or more than 107 bytes
+ *   region_unaligned   a size that is no multiple of its page size
+ *   too_large          more than 1024 regions or 1 TiB
+ *   permission         userfaultfd or the socket is not for this process
+ *   not_found          there is no socket of that name
+ *   unavailable        nobody listens at the socket
+ *   timeout            the handler took no connection in time
+ *   no_space           too few 2 MiB pages
+ *   io                 anything else; the text says what
+ */
+int thaw_memory_restore(const thaw_region* regions, size_t region_count, const char* socket_path,
+                        thaw_memory** out);
+
+/*
+ * The address of a region, aligned to 4096 bytes or to its page size; NULL if there is no such
+ * region. Valid until thaw_memory_close().
+ */
+void* thaw_memory_address(const thaw_memory* memory, size_t index);
+
+/*
+ * Unmaps the memory and ends the session: to the handler this is the VMM's exit. No thread and no
+ * VM may use the memory any more. NULL is ignored.
+ */
+void thaw_memory_close(thaw_memory* memory);
+
+/*
+ * Name and text of the calling thread's last failure; empty before the first. Never NULL. Valid
+ * until the thread's next failure or end.
+ */
+const char* thaw_last_error_name(void);
+const char* thaw_last_error_text(void);
+
+#ifdef __cplusplus
+}
+#endif
