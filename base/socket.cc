@@ -34,14 +34,15 @@ Result<void> wait_until_ready(const UniqueFd& socket, short events, Deadline dea
 }
 
 /// Finishes a non-blocking connect.
-Result<void> finish_connect(const UniqueFd& socket, Deadline deadline) {
+Result<void> finish_connect(const UniqueFd& socket, const TcpAddress& address,
+                            Deadline deadline) {
   if (auto ready = wait_until_ready(socket, POLLOUT, deadline); !ready) return ready;
   int error_number = 0;
   socklen_t length = sizeof(error_number);
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &error_number, &length) != 0) {
     return fail_errno("getsockopt SO_ERROR");
   }
-  if (error_number != 0) return fail_errno("connect", error_number);
+  if (error_number != 0) return fail_errno("connect to " + address.text(), error_number);
   return {};
 }
 
@@ -114,7 +115,7 @@ Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline) {
   UniqueFd socket = TRY(create_tcp_socket(address));
   if (::connect(socket.get(), as_sockaddr(address.storage), address.length) != 0) {
     if (errno != EINPROGRESS) return fail_errno(fmt::format("connect to {}", address.text()));
-    TRY(finish_connect(socket, deadline));
+    TRY(finish_connect(socket, address, deadline));
   }
   return socket;
 }

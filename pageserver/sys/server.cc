@@ -76,15 +76,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
         // A peer that has gone needs no answer; one that speaks badly gets it and is left.
         if (request.error().code() != ErrorCode::kUnavailable) {
           log_warning("refused {}: {}", remote_, request.error().message());
-          co_await send(0, error_reply(request.error()));
+          Reply refusal = error_reply(request.error());
+          co_await send(0, refusal);
         }
         break;
       }
       Result<Reply> reply = co_await answer(*request, greeted);
       const bool fatal = !greeted && !reply;
       greeted = greeted || reply.has_value();
-      const bool sent =
-          co_await send(request->id, reply ? *std::move(reply) : error_reply(reply.error()));
+      if (!reply) reply = error_reply(reply.error());
+      const bool sent = co_await send(request->id, *reply);
       if (!sent || fatal) break;
     }
     close();
@@ -151,7 +152,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
 
   /// Head and body in one write; the body goes out of the store's memory.
-  asio::awaitable<bool> send(std::uint64_t request_id, Reply reply) {
+  asio::awaitable<bool> send(std::uint64_t request_id, Reply& reply) {
     if (!reply.owned.empty()) reply.pieces.push_back(reply.owned);
     std::size_t body_bytes = 0;
     for (const ByteSpan piece : reply.pieces) body_bytes += piece.size();

@@ -1,0 +1,74 @@
+"""Two hosts on one machine: network namespaces joined by a veth pair."""
+
+import os
+import subprocess
+from pathlib import Path
+
+RATE = "1gbit"
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                   stderr=subprocess.PIPE, text=True)
+
+
+class Host:
+    """One namespace with one interface."""
+
+    def __init__(self, name: str, interface: str, address: str) -> None:
+        self.name = name
+        self.interface = interface
+        self.address = address
+
+    @property
+    def prefix(self) -> list[str]:
+        """What to put before a command so that it runs on this host."""
+        return ["ip", "netns", "exec", self.name]
+
+    def bytes_over_network(self) -> int:
+        """All bytes that its interface has moved, both ways."""
+        base = f"/sys/class/net/{self.interface}/statistics"
+        text = subprocess.run([*self.prefix, "cat", f"{base}/rx_bytes", f"{base}/tx_bytes"],
+                              check=True, text=True, stdout=subprocess.PIPE).stdout
+        return sum(int(line) for line in text.split())
+
+
+class Network:
+    """Hosts A and B and the link between them; removed on exit."""
+
+    def __init__(self) -> None:
+        tag = f"{os.getpid()}"
+        self.a = Host(f"thaw-a-{tag}", f"tha{tag}"[:15], "10.73.0.1")
+        self.b = Host(f"thaw-b-{tag}", f"thb{tag}"[:15], "10.73.0.2")
+        self.shaped = False
+
+    def __enter__(self) -> "Network":
+        try:
+            self._create()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for host in (self.a, self.b):
+            if Path("/run/netns", host.name).exists():
+                _run("ip", "netns", "delete", host.name)
+
+    def _create(self) -> None:
+        for host in (self.a, self.b):
+            _run("ip", "netns", "add", host.name)
+        _run("ip", "link", "add", self.a.interface, "netns", self.a.name, "type", "veth",
+             "peer", "name", self.b.interface, "netns", self.b.name)
+        for host in (self.a, self.b):
+            _run("ip", "-n", host.name, "link", "set", "lo", "up")
+            _run("ip", "-n", host.name, "address", "add", f"{host.address}/30", "dev",
+                 host.interface)
+            _run("ip", "-n", host.name, "link", "set", host.interface, "up")
+        try:
+            for host in (self.a, self.b):
+                _run("tc", "-n", host.name, "qdisc", "add", "dev", host.interface, "root", "tbf",
+                     "rate", RATE, "burst", "256kb", "latency", "50ms")
+            self.shaped = True
+        except (subprocess.CalledProcessError, FileNotFoundError):
+            self.shaped = False  # a kernel without tbf: the link is as fast as memory
