@@ -8,4 +8,7 @@ target_link_libraries(vmm_client_test PRIVATE
 add_dependencies(vmm_client_test thaw_qemu map_file)
 target_compile_definitions(vmm_client_test PRIVATE
   THAW_QEMU_OBJECT="$<TARGET_FILE:thaw_qemu>" MAP_FILE_PROGRAM="$<TARGET_FILE:map_file>")
+if(THAW_SANITIZE)
+  target_compile_definitions(vmm_client_test PRIVATE THAW_SANITIZED)
+endif()
 gtest_discover_tests(vmm_client_test)
