@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <sstream>
+
 #include <toml++/toml.h>
 
 namespace thaw {
@@ -33,8 +34,7 @@ class TomlConfig : public CLI::Config {
 
  private:
   static void collect(const toml::table& table, const CLI::App& app,
-                      const std::vector<std::string>& parents,
-                      std::vector<CLI::ConfigItem>& to) {
+                      const std::vector<std::string>& parents, std::vector<CLI::ConfigItem>& to) {
     for (const auto& [key, node] : table) {
       const std::string name(key.str());
       if (const toml::table* inner = node.as_table()) {

@@ -1,7 +1,8 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <optional>
+
+#include <CLI/CLI.hpp>
 
 namespace thaw {
 

@@ -46,20 +46,28 @@ constexpr Name kNames[] = {
 
 ErrorCode code_from_errno(int error_number) {
   switch (error_number) {
-    case ENOENT: return ErrorCode::kNotFound;
-    case EEXIST: return ErrorCode::kAlreadyExists;
+    case ENOENT:
+      return ErrorCode::kNotFound;
+    case EEXIST:
+      return ErrorCode::kAlreadyExists;
     case ENOSPC:
-    case EDQUOT: return ErrorCode::kNoSpace;
+    case EDQUOT:
+      return ErrorCode::kNoSpace;
     case EACCES:
-    case EPERM: return ErrorCode::kPermission;
-    case ETIMEDOUT: return ErrorCode::kTimeout;
+    case EPERM:
+      return ErrorCode::kPermission;
+    case ETIMEDOUT:
+      return ErrorCode::kTimeout;
     case ECONNREFUSED:
     case ECONNRESET:
     case EPIPE:
     case EHOSTUNREACH:
-    case ENETUNREACH: return ErrorCode::kUnavailable;
-    case EINVAL: return ErrorCode::kInvalidArgument;
-    default: return ErrorCode::kIo;
+    case ENETUNREACH:
+      return ErrorCode::kUnavailable;
+    case EINVAL:
+      return ErrorCode::kInvalidArgument;
+    default:
+      return ErrorCode::kIo;
   }
 }
 

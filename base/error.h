@@ -1,12 +1,12 @@
 #pragma once
 
-#include <fmt/core.h>
-
 #include <cstdint>
 #include <expected>
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include <fmt/core.h>
 
 namespace thaw {
 
@@ -102,9 +102,9 @@ std::unexpected<Error> fail_errno(std::string context, int error_number);
 
 /// Evaluates a Result; returns its error from the enclosing function, else yields its value.
 /// Not for coroutines (it returns) and not nested in itself (it would shadow).
-#define TRY(...)                                                                   \
-  ({                                                                               \
-    auto try_result_ = (__VA_ARGS__);                                              \
-    if (!try_result_) return std::unexpected(std::move(try_result_).error());      \
-    *std::move(try_result_);                                                       \
+#define TRY(...)                                                              \
+  ({                                                                          \
+    auto try_result_ = (__VA_ARGS__);                                         \
+    if (!try_result_) return std::unexpected(std::move(try_result_).error()); \
+    *std::move(try_result_);                                                  \
   })

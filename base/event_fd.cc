@@ -1,11 +1,11 @@
 #include "base/event_fd.h"
 
+#include <csignal>
+#include <cstdint>
+
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
-
-#include <csignal>
-#include <cstdint>
 
 #include "base/check.h"
 

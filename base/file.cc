@@ -1,12 +1,12 @@
 #include "base/file.h"
 
+#include <cerrno>
+#include <filesystem>
+
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#include <cerrno>
-#include <filesystem>
 
 namespace thaw {
 
@@ -17,7 +17,7 @@ Result<UniqueFd> open_for_reading(const std::string& path) {
 }
 
 Result<ByteCount> file_size(const UniqueFd& file) {
-  struct stat status {};
+  struct stat status{};
   if (::fstat(file.get(), &status) != 0) return fail_errno("fstat");
   return ByteCount{static_cast<std::uint64_t>(status.st_size)};
 }

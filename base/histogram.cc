@@ -34,7 +34,8 @@ Nanoseconds LatencyHistogram::quantile(double q) const {
   for (unsigned bucket = 0; bucket < kBuckets; ++bucket) {
     seen += buckets_[bucket];
     if (seen >= wanted) {
-      return Nanoseconds(std::min<std::int64_t>(static_cast<std::int64_t>(upper_end(bucket)), max_));
+      return Nanoseconds(
+          std::min<std::int64_t>(static_cast<std::int64_t>(upper_end(bucket)), max_));
     }
   }
   return Nanoseconds(0);

@@ -1,10 +1,10 @@
 #include "base/mapping.h"
 
-#include <linux/mman.h>
-#include <sys/mman.h>
-
 #include <cerrno>
 #include <utility>
+
+#include <linux/mman.h>
+#include <sys/mman.h>
 
 namespace thaw {
 
@@ -29,7 +29,7 @@ namespace {
 Result<MutableByteSpan> map_anonymous(ByteCount size, int flags) {
   if (size.value == 0) return fail(ErrorCode::kInvalidArgument, "cannot map 0 bytes");
   void* const at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | flags, -1, 0);
+                          MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
   if (at == MAP_FAILED) {
     const int error_number = (flags & MAP_HUGETLB) != 0 && errno == ENOMEM ? ENOSPC : errno;
     return fail_errno(fmt::format("map {} bytes of memory", size.value), error_number);
@@ -41,7 +41,7 @@ Result<MutableByteSpan> map_anonymous(ByteCount size, int flags) {
 }  // namespace
 
 Result<Mapping> Mapping::anonymous(ByteCount size) {
-  Mapping mapping(TRY(map_anonymous(size, 0)));
+  Mapping mapping(TRY(map_anonymous(size, MAP_NORESERVE)));
   if (::madvise(mapping.bytes_.data(), mapping.bytes_.size(), MADV_NOHUGEPAGE) != 0 &&
       errno != EINVAL) {  // EINVAL: a kernel built without transparent huge pages
     return fail_errno("madvise MADV_NOHUGEPAGE");
@@ -51,6 +51,17 @@ Result<Mapping> Mapping::anonymous(ByteCount size) {
 
 Result<Mapping> Mapping::anonymous_huge(ByteCount size) {
   return Mapping(TRY(map_anonymous(size, MAP_HUGETLB | MAP_HUGE_2MB)));
+}
+
+Result<void> keep_to_this_process(HostAddress start, ByteCount size) {
+  // SAFETY: the advice concerns children and core dumps; it changes no content of this process.
+  void* const at = reinterpret_cast<void*>(start.value);
+  for (const int advice : {MADV_DONTFORK, MADV_DONTDUMP}) {
+    if (::madvise(at, size.value, advice) != 0) {
+      return fail_errno(fmt::format("madvise {} on guest memory", advice));
+    }
+  }
+  return {};
 }
 
 }  // namespace thaw

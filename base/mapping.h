@@ -31,4 +31,8 @@ class Mapping {
   MutableByteSpan bytes_;
 };
 
+/// Keeps mapped memory out of forked children, which would read zeros where pages are missing, and
+/// out of core dumps.
+Result<void> keep_to_this_process(HostAddress start, ByteCount size);
+
 }  // namespace thaw

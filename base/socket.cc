@@ -1,16 +1,16 @@
 #include "base/socket.h"
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <memory>
+
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <unistd.h>
-
-#include <algorithm>
-#include <array>
-#include <cerrno>
-#include <memory>
 
 #include "base/limits.h"
 
@@ -34,8 +34,7 @@ Result<void> wait_until_ready(const UniqueFd& socket, short events, Deadline dea
 }
 
 /// Finishes a non-blocking connect.
-Result<void> finish_connect(const UniqueFd& socket, const TcpAddress& address,
-                            Deadline deadline) {
+Result<void> finish_connect(const UniqueFd& socket, const TcpAddress& address, Deadline deadline) {
   if (auto ready = wait_until_ready(socket, POLLOUT, deadline); !ready) return ready;
   int error_number = 0;
   socklen_t length = sizeof(error_number);
@@ -124,8 +123,7 @@ Result<void> send_all(const UniqueFd& socket, ByteSpan bytes, Deadline deadline)
   return send_all(socket, std::span(&bytes, 1), deadline);
 }
 
-Result<void> send_all(const UniqueFd& socket, std::span<const ByteSpan> pieces,
-                      Deadline deadline) {
+Result<void> send_all(const UniqueFd& socket, std::span<const ByteSpan> pieces, Deadline deadline) {
   std::vector<iovec> vectors;
   for (const ByteSpan piece : pieces) {
     // SAFETY: sendmsg only reads through iov_base.

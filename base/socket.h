@@ -1,13 +1,13 @@
 #pragma once
 
-#include <netinet/in.h>
-#include <sys/socket.h>
-
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
+
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -39,8 +39,9 @@ Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline);
 /// A non-blocking TCP socket with the options above, for whoever connects it by io_uring.
 Result<UniqueFd> create_tcp_socket(const TcpAddress& address);
 
-/// Binds and listens at `path` with mode 0600, non-blocking, owned by `owner` if one is given. A socket file that nobody listens on
-/// any more is replaced; one that is in use, or a path that is no socket, is kAlreadyExists.
+/// Binds and listens at `path` with mode 0600, non-blocking, owned by `owner` if one is given. A
+/// socket file that nobody listens on any more is replaced; one that is in use, or a path that is
+/// no socket, is kAlreadyExists.
 Result<UniqueFd> listen_unix(const std::string& path, std::optional<FileOwner> owner);
 Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline);
 /// kTimeout when nobody connects in time.

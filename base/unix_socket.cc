@@ -1,13 +1,13 @@
+#include <array>
+#include <cerrno>
+#include <csignal>
+
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
-
-#include <array>
-#include <cerrno>
-#include <csignal>
 
 #include "base/check.h"
 #include "base/limits.h"
@@ -45,7 +45,7 @@ Result<UniqueFd> create_unix_socket() {
 
 /// Makes room at `path`: removes a socket whose listener has died.
 Result<void> remove_stale_socket(const std::string& path, const sockaddr_un& address) {
-  struct stat status {};
+  struct stat status{};
   if (::lstat(path.c_str(), &status) != 0) {
     if (errno == ENOENT) return {};
     return fail_errno(path);
@@ -54,8 +54,7 @@ Result<void> remove_stale_socket(const std::string& path, const sockaddr_un& add
     return fail(ErrorCode::kAlreadyExists, "{} exists and is no socket", path);
   }
   const UniqueFd probe = TRY(create_unix_socket());
-  if (::connect(probe.get(), as_sockaddr(address), sizeof(address)) == 0 ||
-      errno != ECONNREFUSED) {
+  if (::connect(probe.get(), as_sockaddr(address), sizeof(address)) == 0 || errno != ECONNREFUSED) {
     return fail(ErrorCode::kAlreadyExists, "{} is in use by another process", path);
   }
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) return fail_errno(path);

@@ -1,14 +1,14 @@
 #include "base/userfaultfd.h"
 
-#include <fcntl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <array>
 #include <cerrno>
 #include <charconv>
 #include <filesystem>
 #include <string_view>
+
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "base/file.h"
@@ -30,8 +30,9 @@ Result<UniqueFd> open_userfaultfd() {
   }
   UniqueFd fd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
   if (!fd.valid()) {
-    return fail_errno("userfaultfd (needs root, access to /dev/userfaultfd, or "
-                      "vm.unprivileged_userfaultfd=1)");
+    return fail_errno(
+        "userfaultfd (needs root, access to /dev/userfaultfd, or "
+        "vm.unprivileged_userfaultfd=1)");
   }
   return fd;
 }
@@ -42,11 +43,16 @@ FillResult fill_result(int status, std::int64_t moved, ByteCount wanted) {
   switch (errno) {
     // After a partial copy the kernel says EAGAIN and how far it came; the next attempt at the
     // rest tells what stopped it.
-    case EAGAIN: return {FillOutcome::kRemoving, done};
-    case EEXIST: return {FillOutcome::kExists, done};
-    case ENOENT: return {FillOutcome::kRangeGone, done};
-    case ESRCH: return {FillOutcome::kProcessGone, done};
-    default: return {FillOutcome::kFailed, done, errno};
+    case EAGAIN:
+      return {FillOutcome::kRemoving, done};
+    case EEXIST:
+      return {FillOutcome::kExists, done};
+    case ENOENT:
+      return {FillOutcome::kRangeGone, done};
+    case ESRCH:
+      return {FillOutcome::kProcessGone, done};
+    default:
+      return {FillOutcome::kFailed, done, errno};
   }
 }
 
@@ -129,9 +135,8 @@ Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& 
                                 {message.arg.remove.end - message.arg.remove.start}});
         break;
       case UFFD_EVENT_REMAP:
-        to.push_back(RemapEvent{{message.arg.remap.from},
-                                {message.arg.remap.to},
-                                {message.arg.remap.len}});
+        to.push_back(
+            RemapEvent{{message.arg.remap.from}, {message.arg.remap.to}, {message.arg.remap.len}});
         break;
       case UFFD_EVENT_FORK:
         to.push_back(ForkEvent{UniqueFd(static_cast<int>(message.arg.fork.ufd))});

@@ -50,25 +50,37 @@ std::string advice_for(ErrorCode code) {
   switch (code) {
     case ErrorCode::kUnavailable:
       return "Check that the daemon runs and that --server or --control names it.";
-    case ErrorCode::kNotFound: return "`thaw ls` and `thaw ps` show what there is.";
-    case ErrorCode::kAlreadyExists: return "Choose another name, or remove the old one first.";
-    case ErrorCode::kNoSpace: return "Free space on that disk, then run the same command again.";
-    case ErrorCode::kBusy: return "Wait until it is done; `thaw stop --kill` ends a VM as well.";
-    case ErrorCode::kTimeout: return "Run the same command again; what was sent is kept.";
-    case ErrorCode::kBadVersion: return "Use programs of the same version on both sides.";
-    case ErrorCode::kPermission: return "Run it as root or as the owner of the socket or file.";
-    default: return {};
+    case ErrorCode::kNotFound:
+      return "`thaw ls` and `thaw ps` show what there is.";
+    case ErrorCode::kAlreadyExists:
+      return "Choose another name, or remove the old one first.";
+    case ErrorCode::kNoSpace:
+      return "Free space on that disk, then run the same command again.";
+    case ErrorCode::kBusy:
+      return "Wait until it is done; `thaw stop --kill` ends a VM as well.";
+    case ErrorCode::kTimeout:
+      return "Run the same command again; what was sent is kept.";
+    case ErrorCode::kBadVersion:
+      return "Use programs of the same version on both sides.";
+    case ErrorCode::kPermission:
+      return "Run it as root or as the owner of the socket or file.";
+    default:
+      return {};
   }
 }
 
 int exit_code_for(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kNotFound: return 3;
+    case ErrorCode::kNotFound:
+      return 3;
     case ErrorCode::kUnavailable:
-    case ErrorCode::kTimeout: return 4;
+    case ErrorCode::kTimeout:
+      return 4;
     case ErrorCode::kAlreadyExists:
-    case ErrorCode::kBusy: return 5;
-    default: return 1;
+    case ErrorCode::kBusy:
+      return 5;
+    default:
+      return 1;
   }
 }
 

@@ -150,8 +150,8 @@ struct Memory {
   std::optional<Sha256> committed;
 };
 
-Result<Manifest> attempt(const PushOptions& options, ImageReader& reader,
-                         const SnapshotSpec& spec, Memory& memory) {
+Result<Manifest> attempt(const PushOptions& options, ImageReader& reader, const SnapshotSpec& spec,
+                         Memory& memory) {
   PageClient client = TRY(PageClient::connect(options.server, options.name_space));
   if (memory.committed) {
     const auto existing = client.show(spec.name);

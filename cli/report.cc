@@ -1,6 +1,7 @@
 #include "cli/report.h"
 
 #include <cstdio>
+
 #include <nlohmann/json.hpp>
 
 #include "base/bytes.h"
@@ -114,9 +115,9 @@ void print_snapshot(const Manifest& snapshot, OutputForm form) {
       {"content", "sha256 " + to_hex(snapshot.content_hash)},
       {"labels", labels_text(snapshot.spec.labels)}};
   for (const RegionShape& region : snapshot.spec.regions) {
-    rows.push_back({"region", fmt::format("{} at offset {:#x}, pages of {}",
-                                          human_bytes(region.size.value), region.offset.value,
-                                          human_bytes(region.page_size.value))});
+    rows.push_back(
+        {"region", fmt::format("{} at offset {:#x}, pages of {}", human_bytes(region.size.value),
+                               region.offset.value, human_bytes(region.page_size.value))});
   }
   print_table(rows);
 }
@@ -132,14 +133,14 @@ void print_statistics(const message::Statistics& statistics, OutputForm form) {
                        {"chunks_served", statistics.chunks_served},
                        {"uptime_seconds", statistics.uptime_seconds}});
   }
-  print_table({{"snapshots", std::to_string(statistics.snapshots)},
-               {"logical", human_bytes(statistics.logical_bytes)},
-               {"zero", human_bytes(statistics.zero_bytes)},
-               {"chunks", fmt::format("{} in {}", statistics.chunks,
-                                      human_bytes(statistics.chunk_bytes))},
-               {"connections", std::to_string(statistics.connections)},
-               {"chunks served", std::to_string(statistics.chunks_served)},
-               {"uptime", fmt::format("{} s", statistics.uptime_seconds)}});
+  print_table(
+      {{"snapshots", std::to_string(statistics.snapshots)},
+       {"logical", human_bytes(statistics.logical_bytes)},
+       {"zero", human_bytes(statistics.zero_bytes)},
+       {"chunks", fmt::format("{} in {}", statistics.chunks, human_bytes(statistics.chunk_bytes))},
+       {"connections", std::to_string(statistics.connections)},
+       {"chunks served", std::to_string(statistics.chunks_served)},
+       {"uptime", fmt::format("{} s", statistics.uptime_seconds)}});
 }
 
 void print_prepared(const control::Prepared& prepared, OutputForm form) {

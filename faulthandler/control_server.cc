@@ -40,8 +40,7 @@ void ControlServer::serve(const std::stop_token& stop) {
 }
 
 void ControlServer::answer(const UniqueFd& connection) {
-  const auto line =
-      receive_control_line(connection, Deadline::after(limits::kControlTimeout));
+  const auto line = receive_control_line(connection, Deadline::after(limits::kControlTimeout));
   if (!line) return log_warning("control socket: {}", line.error().message());
   const auto request = decode_control_request(*line);
   const ControlReply reply = request ? daemon_.handle(*request) : ControlReply(request.error());

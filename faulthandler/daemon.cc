@@ -1,8 +1,8 @@
 #include "faulthandler/daemon.h"
 
-#include <poll.h>
-
 #include <future>
+
+#include <poll.h>
 
 #include "base/event_fd.h"
 #include "base/log.h"
@@ -60,8 +60,7 @@ Result<T> Daemon::on_loop(std::function<Result<T>()> task) {
 ControlReply Daemon::handle(const ControlRequest& request) {
   if (const auto* wanted = std::get_if<control::Prepare>(&request)) return prepare(*wanted);
   if (const auto* wanted = std::get_if<control::Stop>(&request)) {
-    const auto stopped =
-        on_loop<void>([this, request = *wanted] { return stop_session(request); });
+    const auto stopped = on_loop<void>([this, request = *wanted] { return stop_session(request); });
     if (!stopped) return stopped.error();
     return Stopped{};
   }
@@ -84,12 +83,12 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   if (!image) return image.error();
   auto listener = listen_unix(request.socket, owner);
   if (!listener) return listener.error();
-  auto options = std::make_shared<SessionOptions>(
-      SessionOptions{.id = 0,
-                     .socket_path = request.socket,
-                     .listener = *std::move(listener),
-                     .image = *image,
-                     .on_unservable = request.on_unservable});
+  auto options =
+      std::make_shared<SessionOptions>(SessionOptions{.id = 0,
+                                                      .socket_path = request.socket,
+                                                      .listener = *std::move(listener),
+                                                      .image = *image,
+                                                      .on_unservable = request.on_unservable});
   const auto session = on_loop<std::uint64_t>(
       [this, options, name_space] { return add_session(std::move(*options), name_space); });
   if (!session) {
@@ -162,8 +161,7 @@ void Daemon::after_turn() {
 }
 
 void Daemon::request_stop() {
-  const auto mode =
-      stopping_ ? control::StopMode::kKill : control::StopMode::kRefuseIfAlive;
+  const auto mode = stopping_ ? control::StopMode::kKill : control::StopMode::kRefuseIfAlive;
   for (const auto& [id, session] : sessions_) {
     if (const auto stopped = session->stop(mode); !stopped) {
       log_warning("stopping when it has exited: {}; a second signal kills it",

@@ -29,8 +29,7 @@ std::size_t DemandLink::request(ChunkSink& sink, std::span<const WantedPage> pag
   while (taken < pages.size()) {
     Batch* const batch = free_batch();
     if (batch == nullptr) break;
-    const auto some =
-        pages.subspan(taken, std::min(pages.size() - taken, limits::kMaxBatchPages));
+    const auto some = pages.subspan(taken, std::min(pages.size() - taken, limits::kMaxBatchPages));
     batch->sink = &sink;
     batch->pages.assign(some.begin(), some.end());
     batch->request_id = next_request_++;
@@ -90,10 +89,10 @@ void DemandLink::on_connected(int result) {
 }
 
 void DemandLink::send_hello() {
-  encode_message(message::Hello{.version = message::kVersion,
-                                .role = message::Role::kDemand,
-                                .name_space = name_space_},
-                 0, 0, unsent_);
+  encode_message(
+      message::Hello{
+          .version = message::kVersion, .role = message::Role::kDemand, .name_space = name_space_},
+      0, 0, unsent_);
   flush();
 }
 
@@ -262,13 +261,16 @@ void DemandLink::arm_timer(Nanoseconds duration) {
 
 void DemandLink::on_timer() {
   switch (state_) {
-    case State::kClosing: return finish_losing();
+    case State::kClosing:
+      return finish_losing();
     case State::kAway:
       if (!closed_ && outstanding() > 0) connect();
       return;
     case State::kConnecting:
-    case State::kGreeting: return lose("it does not answer");
-    case State::kReady: break;
+    case State::kGreeting:
+      return lose("it does not answer");
+    case State::kReady:
+      break;
   }
   if (outstanding() == 0) return;
   const auto now = Clock::now();

@@ -19,8 +19,8 @@ namespace thaw {
 struct WantedPage {
   PageIndex page;
   ChunkId chunk;
-  Clock::time_point since;    // when its fault was read
-  unsigned attempts = 0;      // replies to it that were no good
+  Clock::time_point since;  // when its fault was read
+  unsigned attempts = 0;    // replies to it that were no good
 };
 
 /// Who asked for pages, and is told of each exactly once unless it is forgotten before.

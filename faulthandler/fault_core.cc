@@ -8,10 +8,17 @@ FaultCore::Need FaultCore::on_fault(PageIndex page) {
   CHECK(page.value < states_.size());
   ++faults_.total;
   switch (states_[page.value]) {
-    case PageState::kRemoved: ++faults_.removed; return Need::kZero;
-    case PageState::kPresent: ++faults_.present; return Need::kWake;
-    case PageState::kWanted: ++faults_.coalesced; return Need::kWait;
-    case PageState::kMissing: break;
+    case PageState::kRemoved:
+      ++faults_.removed;
+      return Need::kZero;
+    case PageState::kPresent:
+      ++faults_.present;
+      return Need::kWake;
+    case PageState::kWanted:
+      ++faults_.coalesced;
+      return Need::kWait;
+    case PageState::kMissing:
+      break;
   }
   if (!map_.chunk_of(page).valid()) {
     ++faults_.zero;

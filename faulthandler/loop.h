@@ -55,8 +55,7 @@ class Loop {
   virtual void poll(const UniqueFd& fd, short events, Operation& operation) = 0;
   virtual void receive(const UniqueFd& socket, MutableByteSpan to, Operation& operation) = 0;
   virtual void send(const UniqueFd& socket, ByteSpan from, Operation& operation) = 0;
-  virtual void connect(const UniqueFd& socket, const TcpAddress& address,
-                       Operation& operation) = 0;
+  virtual void connect(const UniqueFd& socket, const TcpAddress& address, Operation& operation) = 0;
   /// Completes with -ETIME after the duration.
   virtual void wait(Nanoseconds duration, Operation& operation) = 0;
   /// Makes the operation under way complete soon, with -ECANCELED unless it already has a result.

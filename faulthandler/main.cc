@@ -1,7 +1,8 @@
-#include <poll.h>
-
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
+
+#include <poll.h>
 
 #include "base/command_line.h"
 #include "base/event_fd.h"
@@ -38,6 +39,10 @@ thaw::Result<void> run(const Options& options) {
   };
   watch_signals(0);
 
+  const std::filesystem::path directory = std::filesystem::path(options.control).parent_path();
+  std::error_code failed;
+  if (!directory.empty()) std::filesystem::create_directories(directory, failed);
+  if (failed) return thaw::fail_errno("create " + directory.string(), failed.value());
   const auto control = TRY(thaw::ControlServer::start(options.control, daemon));
   std::printf("ready on %s\n", options.control.c_str());
   std::fflush(stdout);
@@ -52,8 +57,7 @@ int main(int argc, char** argv) {
   CLI::App app("Serves the missing pages of restored VMs on this host from a page server.");
   app.add_option("--control", options.control, "Socket for `thaw prepare`, `ps` and `stop`")
       ->capture_default_str();
-  app.add_option("--server", options.server, "HOST:PORT of the page server")
-      ->capture_default_str();
+  app.add_option("--server", options.server, "HOST:PORT of the page server")->capture_default_str();
   app.add_option("--namespace", options.name_space, "Namespace where `prepare` names none")
       ->capture_default_str();
   app.add_flag("--verbose", options.verbose, "Log details");

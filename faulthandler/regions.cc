@@ -14,12 +14,12 @@ Result<void> check_addresses(std::vector<HandoffRegion> regions) {
   HostAddress end{0};
   for (const HandoffRegion& region : regions) {
     if (region.base.value % region.page_size.value != 0) {
-      return fail(ErrorCode::kRegionUnaligned, "host address {:#x}, pages of {}",
-                  region.base.value, region.page_size.value);
+      return fail(ErrorCode::kRegionUnaligned, "host address {:#x}, pages of {}", region.base.value,
+                  region.page_size.value);
     }
     if (region.size.value > std::numeric_limits<std::uint64_t>::max() - region.base.value) {
-      return fail(ErrorCode::kRegionMismatch, "host address {:#x} with {} bytes",
-                  region.base.value, region.size.value);
+      return fail(ErrorCode::kRegionMismatch, "host address {:#x} with {} bytes", region.base.value,
+                  region.size.value);
     }
     if (region.base < end) {
       return fail(ErrorCode::kRegionOverlap, "host address {:#x} is in the region before",

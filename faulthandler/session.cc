@@ -1,9 +1,9 @@
 #include "faulthandler/session.h"
 
-#include <poll.h>
-
 #include <algorithm>
 #include <cerrno>
+
+#include <poll.h>
 
 #include "base/file.h"
 #include "base/log.h"
@@ -72,8 +72,8 @@ Result<void> Session::attach(HandoffReceiver::Handoff handoff) {
   state_ = SessionState::kServing;
   loop_.cancel(patience_);
   remove_file(options_.socket_path);
-  log_info("session {}: serving {} to process {}", options_.id,
-           options_.image->manifest.spec.name, vmm_.pid);
+  log_info("session {}: serving {} to process {}", options_.id, options_.image->manifest.spec.name,
+           vmm_.pid);
   loop_.poll(vmm_.pidfd, POLLIN, exiting_);
   loop_.poll(userfaultfd_, POLLIN, reading_);
   return {};
@@ -82,14 +82,23 @@ Result<void> Session::attach(HandoffReceiver::Handoff handoff) {
 void Session::refuse_handoff(const Error& error) {
   log_error("session {}: refused the handoff of process {}: {}", options_.id, vmm_.pid,
             error.message());
-  const bool waits_for_memory =
-      userfaultfd_.valid() || (receiver_ != nullptr && receiver_->has_userfaultfd());
-  if (waits_for_memory && options_.on_unservable == UnservablePolicy::kKill) {
-    // Its vCPUs would hang at their first page.
-    if (auto killed = kill_process(vmm_.pidfd); !killed) log_error("{}", killed.error().message());
+  if (!userfaultfd_.valid() && (receiver_ == nullptr || !receiver_->has_userfaultfd())) {
+    return end(error.message());
   }
-  // Nothing was served, so nothing is lost with the descriptor; a VMM keeps its own copy.
-  end(error.message());
+  // The peer has guest memory. It hangs at its first missing page unless it is killed, but it must
+  // not read zeros there, so the descriptor is kept until it has exited.
+  state_ = SessionState::kRefused;
+  outcome_ = error.message();
+  remove_file(options_.socket_path);
+  loop_.cancel(patience_);
+  loop_.poll(vmm_.pidfd, POLLIN, exiting_);
+  if (options_.on_unservable == UnservablePolicy::kKill) kill_vmm();
+}
+
+void Session::kill_vmm() {
+  if (auto killed = kill_process(vmm_.pidfd); !killed) {
+    log_error("session {}: {}", options_.id, killed.error().message());
+  }
 }
 
 void Session::on_events(int result) {
@@ -143,16 +152,21 @@ void Session::answer_faults() {
     const auto* const fault = std::get_if<FaultEvent>(&event);
     if (fault == nullptr) continue;
     const auto page = regions_.page_at(fault->address);
-    if (!page) return give_up(fmt::format("a fault at {:#x}, outside all regions",
-                                          fault->address.value));
+    if (!page)
+      return give_up(fmt::format("a fault at {:#x}, outside all regions", fault->address.value));
     const WantedPage wanted{.page = *page, .chunk = core_.chunk_of(*page), .since = now};
     switch (core_.on_fault(*page)) {
-      case FaultCore::Need::kFetch: wanted_.push_back(wanted); break;
-      case FaultCore::Need::kZero: fill(wanted, nullptr); break;
+      case FaultCore::Need::kFetch:
+        wanted_.push_back(wanted);
+        break;
+      case FaultCore::Need::kZero:
+        fill(wanted, nullptr);
+        break;
       case FaultCore::Need::kWake:
         wake_pages(userfaultfd_, regions_.address_of(*page), {kPageBytes});
         break;
-      case FaultCore::Need::kWait: break;
+      case FaultCore::Need::kWait:
+        break;
     }
     if (state_ != SessionState::kServing) return;
   }
@@ -199,9 +213,8 @@ void Session::on_refused(const WantedPage& wanted, const Error& error) {
 void Session::fill(const WantedPage& wanted, const PlainPage* content) {
   const HostAddress address = regions_.address_of(wanted.page);
   if (!core_.takes_content(wanted.page)) content = nullptr;
-  const FillResult result = content == nullptr
-                                ? zero_pages(userfaultfd_, address, {kPageBytes})
-                                : copy_pages(userfaultfd_, address, *content);
+  const FillResult result = content == nullptr ? zero_pages(userfaultfd_, address, {kPageBytes})
+                                               : copy_pages(userfaultfd_, address, *content);
   switch (result.outcome) {
     case FillOutcome::kExists:
       ++redundant_fills_;
@@ -211,9 +224,13 @@ void Session::fill(const WantedPage& wanted, const PlainPage* content) {
       core_.on_filled(wanted.page);
       latency_.record(Clock::now() - wanted.since);
       return;
-    case FillOutcome::kRemoving: return delay(wanted, content);
-    case FillOutcome::kRangeGone: ++gone_fills_; return;
-    case FillOutcome::kProcessGone: return;  // the pidfd tells
+    case FillOutcome::kRemoving:
+      return delay(wanted, content);
+    case FillOutcome::kRangeGone:
+      ++gone_fills_;
+      return;
+    case FillOutcome::kProcessGone:
+      return;  // the pidfd tells
     case FillOutcome::kFailed:
       return give_up(fmt::format("filling page {} failed with errno {}", wanted.page.value,
                                  result.error_number));
@@ -274,6 +291,7 @@ void Session::on_stuck_timer(int) {
 }
 
 void Session::give_up(const std::string& reason) {
+  if (!outcome_.empty()) return;  // said and done; a hostile VM may repeat its reason
   log_error("session {}: {}", options_.id, reason);
   outcome_ = reason;
   if (options_.on_unservable == UnservablePolicy::kWait) {
@@ -281,16 +299,23 @@ void Session::give_up(const std::string& reason) {
               vmm_.pid);
     return;
   }
-  if (auto killed = kill_process(vmm_.pidfd); !killed) log_error("{}", killed.error().message());
+  kill_vmm();
 }
 
-void Session::on_vmm_exit(int) {
-  if (state_ != SessionState::kServing) return;
+void Session::on_vmm_exit(int result) {
+  if (result < 0 || state_ == SessionState::kEnded) return;
   end(outcome_.empty() ? "the VMM exited" : outcome_);
 }
 
 Result<void> Session::stop(control::StopMode mode) {
-  if (state_ == SessionState::kPrepared) end("stopped");
+  if (state_ == SessionState::kPrepared) {
+    if (receiver_ == nullptr || !receiver_->has_userfaultfd()) {
+      end("stopped");
+    } else {
+      refuse_handoff(Error(ErrorCode::kStopped, "stopped in the middle of the handoff"));
+    }
+    return {};
+  }
   if (state_ == SessionState::kEnded) return {};
   if (mode == control::StopMode::kRefuseIfAlive) {
     return fail(ErrorCode::kBusy, "process {} still runs on session {}", vmm_.pid, options_.id);
@@ -312,16 +337,16 @@ void Session::end(std::string outcome) {
 }
 
 void Session::cancel_all() {
-  for (Operation* operation : {&accepting_, &receiving_, &patience_, &reading_, &exiting_,
-                               &retrying_, &unsticking_}) {
+  for (Operation* operation :
+       {&accepting_, &receiving_, &patience_, &reading_, &exiting_, &retrying_, &unsticking_}) {
     loop_.cancel(*operation);
   }
 }
 
 bool Session::finished() const {
   return state_ == SessionState::kEnded && !accepting_.active() && !receiving_.active() &&
-         !patience_.active() && !reading_.active() && !exiting_.active() &&
-         !retrying_.active() && !unsticking_.active();
+         !patience_.active() && !reading_.active() && !exiting_.active() && !retrying_.active() &&
+         !unsticking_.active();
 }
 
 SessionReport Session::report() const {

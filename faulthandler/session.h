@@ -58,6 +58,7 @@ class Session final : public ChunkSink {
   void on_handoff(int result);
   void on_patience_over(int result);
   Result<void> attach(HandoffReceiver::Handoff handoff);
+  /// Ends the session, or if a VM depends on it, keeps what it holds until the VM has gone.
   void refuse_handoff(const Error& error);
 
   // While serving.
@@ -86,6 +87,7 @@ class Session final : public ChunkSink {
   void unservable(const WantedPage& wanted, const std::string& reason);
   void on_stuck_timer(int result);
 
+  void kill_vmm();
   /// Stops the VM for good reason, as its policy says, and remembers why.
   void give_up(const std::string& reason);
   void end(std::string outcome);

@@ -61,8 +61,9 @@ Result<std::size_t> chunk_size(ByteSpan bytes) {
   const std::size_t payload = load_le<std::uint16_t>(at + 6);
   const bool raw = codec == static_cast<std::uint8_t>(Codec::kRaw);
   const bool zstd = codec == static_cast<std::uint8_t>(Codec::kZstd);
-  if ((!raw && !zstd) || load_le<std::uint8_t>(at + 3) != 0 || load_le<std::uint16_t>(at + 4) != 0 ||
-      payload > kPageBytes || payload == 0 || (raw && payload != kPageBytes)) {
+  if ((!raw && !zstd) || load_le<std::uint8_t>(at + 3) != 0 ||
+      load_le<std::uint16_t>(at + 4) != 0 || payload > kPageBytes || payload == 0 ||
+      (raw && payload != kPageBytes)) {
     return fail(ErrorCode::kMalformed, "chunk header with codec {} and {} bytes", codec, payload);
   }
   if (payload > bytes.size() - kChunkHeaderBytes) {
@@ -77,9 +78,9 @@ void ChunkCodec::encode(PageSpan page, ChunkId id, Bytes& to) {
   to.resize(start + kChunkHeaderBytes + ZSTD_COMPRESSBOUND(kPageBytes));
   std::byte* const header = to.data() + start;
   std::byte* const payload = header + kChunkHeaderBytes;
-  std::size_t size = ZSTD_compressCCtx(contexts_->compress.get(), payload,
-                                       ZSTD_COMPRESSBOUND(kPageBytes), page.data(), page.size(),
-                                       kLevel);
+  std::size_t size =
+      ZSTD_compressCCtx(contexts_->compress.get(), payload, ZSTD_COMPRESSBOUND(kPageBytes),
+                        page.data(), page.size(), kLevel);
   Codec codec = Codec::kZstd;
   if (ZSTD_isError(size) != 0 || size > kWorthwhileBytes) {
     codec = Codec::kRaw;

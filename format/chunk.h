@@ -22,7 +22,8 @@ struct ChunkId {
   static constexpr unsigned kSequenceBits = 40;
   static constexpr std::uint64_t kMaxSequence = (std::uint64_t{1} << kSequenceBits) - 1;
 
-  static constexpr ChunkId of(std::uint16_t name_space, std::uint8_t writer, std::uint64_t sequence) {
+  static constexpr ChunkId of(std::uint16_t name_space, std::uint8_t writer,
+                              std::uint64_t sequence) {
     return {std::uint64_t{name_space} << 48 | std::uint64_t{writer} << kSequenceBits | sequence};
   }
   constexpr std::uint16_t name_space() const { return static_cast<std::uint16_t>(value >> 48); }

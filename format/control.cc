@@ -1,8 +1,9 @@
 #include "format/control.h"
 
 #include <initializer_list>
-#include <nlohmann/json.hpp>
 #include <utility>
+
+#include <nlohmann/json.hpp>
 
 namespace thaw {
 
@@ -13,6 +14,7 @@ using Json = nlohmann::json;
 constexpr std::pair<SessionState, const char*> kStates[] = {
     {SessionState::kPrepared, "prepared"},
     {SessionState::kServing, "serving"},
+    {SessionState::kRefused, "refused"},
     {SessionState::kEnded, "ended"},
 };
 

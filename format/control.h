@@ -24,9 +24,9 @@ namespace control {
 
 struct Prepare {
   std::string snapshot;
-  std::string socket;       // where the VMM will connect
-  std::string state_out;    // file to write the VMM state to; empty: none
-  std::string name_space;   // empty: the handler's default
+  std::string socket;                      // where the VMM will connect
+  std::string state_out;                   // file to write the VMM state to; empty: none
+  std::string name_space;                  // empty: the handler's default
   std::optional<std::uint32_t> owner_uid;  // of the socket and the state file; both or neither
   std::optional<std::uint32_t> owner_gid;
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
@@ -58,6 +58,7 @@ struct Prepared {
 enum class SessionState {
   kPrepared,  // waiting for its VMM
   kServing,   // attached to a VM
+  kRefused,   // its handoff was refused; holds the userfaultfd until the VMM has exited
   kEnded,     // the VMM has exited, or the session was stopped
 };
 std::string_view session_state_name(SessionState state);
@@ -101,8 +102,7 @@ using ControlRequest = std::variant<control::Prepare, control::List, control::St
 struct Stopped {
   friend bool operator==(const Stopped&, const Stopped&) = default;
 };
-using ControlReply =
-    std::variant<Error, control::Prepared, std::vector<SessionReport>, Stopped>;
+using ControlReply = std::variant<Error, control::Prepared, std::vector<SessionReport>, Stopped>;
 
 /// Each ends in a newline.
 std::string encode_control_request(const ControlRequest& request);

@@ -24,9 +24,13 @@ Result<std::string> receive_control_line(const UniqueFd& socket, Deadline deadli
 Result<ControlReply> ask_fault_handler(const std::string& socket_path,
                                        const ControlRequest& request) {
   const Deadline deadline = Deadline::after(limits::kCommitTimeout);
-  const UniqueFd socket = TRY(connect_unix(socket_path, deadline));
-  TRY(send_all(socket, as_bytes(encode_control_request(request)), deadline));
-  const std::string line = TRY(receive_control_line(socket, deadline));
+  const auto socket = connect_unix(socket_path, deadline);
+  if (!socket) {
+    if (socket.error().code() != ErrorCode::kNotFound) return std::unexpected(socket.error());
+    return fail(ErrorCode::kUnavailable, "no fault handler listens at {}", socket_path);
+  }
+  TRY(send_all(*socket, as_bytes(encode_control_request(request)), deadline));
+  const std::string line = TRY(receive_control_line(*socket, deadline));
   ControlReply reply = TRY(decode_control_reply(line));
   if (auto* const error = std::get_if<Error>(&reply)) return std::unexpected(std::move(*error));
   return reply;

@@ -55,8 +55,7 @@ Result<Bytes> open_envelope(const EnvelopeKind& kind, ByteSpan sealed) {
     return fail(ErrorCode::kMalformed, "{}: its header contradicts its size", kind.name);
   }
   Bytes plain(plain_bytes);
-  const std::size_t n =
-      ZSTD_decompress(plain.data(), plain.size(), payload.data(), payload.size());
+  const std::size_t n = ZSTD_decompress(plain.data(), plain.size(), payload.data(), payload.size());
   if (ZSTD_isError(n) != 0 || n != plain_bytes) {
     return fail(ErrorCode::kMalformed, "{}: does not decompress to {} bytes", kind.name,
                 plain_bytes);

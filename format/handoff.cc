@@ -66,6 +66,10 @@ Result<bool> HandoffScanner::feed(ByteSpan piece) {
 }
 
 Result<std::vector<HandoffRegion>> decode_handoff(std::string_view json) {
+  // The parser would take a zero byte for the end of the text.
+  if (json.find('\0') != json.npos) {
+    return fail(ErrorCode::kMalformed, "handoff: a zero byte");
+  }
   const Json array = Json::parse(json, nullptr, /*allow_exceptions=*/false);
   if (!array.is_array()) return fail(ErrorCode::kMalformed, "handoff: not a JSON array");
   if (array.size() > limits::kMaxRegions) {

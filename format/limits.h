@@ -41,8 +41,8 @@ inline constexpr std::size_t kMaxHandoffDescriptors = 2;  // [userfaultfd, memfd
 inline constexpr std::size_t kMaxControlBytes = 1u << 20;
 
 // Times.
-inline constexpr seconds kRequestTimeout{30};  // a reply to one request, except a commit
-inline constexpr seconds kCommitTimeout{120};  // the store syncs all that a push wrote
+inline constexpr seconds kRequestTimeout{30};         // a reply to one request, except a commit
+inline constexpr seconds kCommitTimeout{120};         // the store syncs all that a push wrote
 inline constexpr seconds kPartialMessageTimeout{10};  // from a message's first byte to its last
 inline constexpr seconds kIdlePushTimeout{60};        // between two messages of a push
 

@@ -1,9 +1,9 @@
 #include "format/manifest.h"
 
+#include <algorithm>
+
 #include <capnp/message.h>
 #include <capnp/serialize.h>
-
-#include <algorithm>
 
 #include "format/envelope.h"
 #include "format/schema_codec.h"
@@ -47,8 +47,8 @@ Result<void> check_name(const std::string& name, const char* what) {
   const bool printable =
       std::ranges::all_of(name, [](char c) { return c > ' ' && c < 0x7f && c != '/'; });
   if (!printable) {
-    return fail(ErrorCode::kInvalidArgument, "a {} has no spaces, slashes or unprintable characters",
-                what);
+    return fail(ErrorCode::kInvalidArgument,
+                "a {} has no spaces, slashes or unprintable characters", what);
   }
   return {};
 }
@@ -60,7 +60,8 @@ Result<void> check_regions(const std::vector<RegionShape>& regions, ByteCount me
     if (page != kPageBytes && page != kHugePageBytes) {
       return fail(ErrorCode::kRegionMismatch, "page size {} is neither 4096 nor 2097152", page);
     }
-    if (region.size.value == 0 || region.size.value % page != 0 || region.offset.value % page != 0) {
+    if (region.size.value == 0 || region.size.value % page != 0 ||
+        region.offset.value % page != 0) {
       return fail(ErrorCode::kRegionUnaligned, "region of {} bytes at offset {}, pages of {}",
                   region.size.value, region.offset.value, page);
     }

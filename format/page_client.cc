@@ -52,8 +52,8 @@ Result<Message> PageClient::receive(Deadline deadline) {
   TRY(receive_all(socket_, body_, deadline));
   bytes_received_ += kWireHeadBytes + head.header_bytes + head.body_bytes;
   if (envelope.request_id != outstanding_.front()) {
-    return fail(ErrorCode::kProtocol, "a reply to request {} where {} was due",
-                envelope.request_id, outstanding_.front());
+    return fail(ErrorCode::kProtocol, "a reply to request {} where {} was due", envelope.request_id,
+                outstanding_.front());
   }
   outstanding_.pop_front();
   if (const auto* error = std::get_if<message::ErrorReply>(&envelope.message)) {
@@ -238,10 +238,9 @@ Result<void> fetch_state(PageClient& client, const Manifest& manifest, const Pag
   const SnapshotSpec& spec = manifest.spec;
   const PageIndex start{spec.memory_pages().value};
   TRY(resize_file(file, spec.state));
-  return fetch_pages(client, map, start, spec.state_pages(),
-                     [&](PageIndex first, ByteSpan pages) {
-                       return write_state_pages(file, spec.state, first - start, pages);
-                     });
+  return fetch_pages(client, map, start, spec.state_pages(), [&](PageIndex first, ByteSpan pages) {
+    return write_state_pages(file, spec.state, first - start, pages);
+  });
 }
 
 }  // namespace thaw

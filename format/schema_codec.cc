@@ -21,6 +21,8 @@ Result<kj::ArrayPtr<const capnp::word>> as_words(ByteSpan bytes) {
 
 std::string to_string(capnp::Text::Reader text) { return {text.begin(), text.size()}; }
 
+capnp::Text::Reader to_text(const std::string& text) { return {text.c_str(), text.size()}; }
+
 Bytes to_bytes(capnp::Data::Reader data) {
   const auto bytes = std::as_bytes(std::span(data.begin(), data.size()));
   return {bytes.begin(), bytes.end()};

@@ -1,9 +1,9 @@
 #pragma once
 
+#include <string>
+
 #include <capnp/message.h>
 #include <kj/exception.h>
-
-#include <string>
 
 #include "base/error.h"
 #include "format/manifest.h"
@@ -33,16 +33,18 @@ capnp::ReaderOptions reader_options(std::size_t bytes);
 Result<kj::ArrayPtr<const capnp::word>> as_words(ByteSpan bytes);
 
 std::string to_string(capnp::Text::Reader text);
+/// All of `text`; Cap'n Proto's own conversion stops at the first zero byte.
+capnp::Text::Reader to_text(const std::string& text);
 Bytes to_bytes(capnp::Data::Reader data);
 capnp::Data::Reader to_data(ByteSpan bytes);
 
 /// The part that BeginPush and Manifest have in common, under the same field names.
 template <typename Builder>
 void write_spec(const SnapshotSpec& spec, Builder to) {
-  to.setName(spec.name);
+  to.setName(to_text(spec.name));
   to.setMemoryBytes(spec.memory.value);
   to.setStateBytes(spec.state.value);
-  to.setCpuVendor(spec.cpu_vendor);
+  to.setCpuVendor(to_text(spec.cpu_vendor));
   auto regions = to.initRegions(static_cast<unsigned>(spec.regions.size()));
   for (unsigned i = 0; i < regions.size(); ++i) {
     regions[i].setSizeBytes(spec.regions[i].size.value);
@@ -51,8 +53,8 @@ void write_spec(const SnapshotSpec& spec, Builder to) {
   }
   auto labels = to.initLabels(static_cast<unsigned>(spec.labels.size()));
   for (unsigned i = 0; i < labels.size(); ++i) {
-    labels[i].setKey(spec.labels[i].key);
-    labels[i].setValue(spec.labels[i].value);
+    labels[i].setKey(to_text(spec.labels[i].key));
+    labels[i].setValue(to_text(spec.labels[i].value));
   }
 }
 

@@ -21,9 +21,8 @@ using Reader = schema::Message::Reader;
 void write(const message::Hello& from, Builder to) {
   auto hello = to.initHello();
   hello.setVersion(from.version);
-  hello.setRole(from.role == message::Role::kDemand ? schema::Role::DEMAND
-                                                    : schema::Role::CONTROL);
-  hello.setNamespace(from.name_space);
+  hello.setRole(from.role == message::Role::kDemand ? schema::Role::DEMAND : schema::Role::CONTROL);
+  hello.setNamespace(to_text(from.name_space));
 }
 void write(const message::BeginPush& from, Builder to) {
   write_spec(from.spec, to.initBeginPush());
@@ -37,10 +36,10 @@ void write(const message::Offer& from, Builder to) {
 void write(const message::Upload& from, Builder to) { to.initUpload().setCount(from.count); }
 void write(const message::Commit&, Builder to) { to.setCommit(); }
 void write(const message::ListSnapshots& from, Builder to) {
-  to.initListSnapshots().setAfter(from.after);
+  to.initListSnapshots().setAfter(to_text(from.after));
 }
-void write(const message::ShowSnapshot& from, Builder to) { to.setShowSnapshot(from.name); }
-void write(const message::DeleteSnapshot& from, Builder to) { to.setDeleteSnapshot(from.name); }
+void write(const message::ShowSnapshot& from, Builder to) { to.setShowSnapshot(to_text(from.name)); }
+void write(const message::DeleteSnapshot& from, Builder to) { to.setDeleteSnapshot(to_text(from.name)); }
 void write(const message::GetPageMap& from, Builder to) {
   auto get = to.initGetPageMap();
   get.setSnapshot(from.snapshot.value);
@@ -54,7 +53,7 @@ void write(const message::GetStatistics&, Builder to) { to.setGetStatistics(); }
 void write(const message::ErrorReply& from, Builder to) {
   auto error = to.initError();
   error.setCode(static_cast<std::uint16_t>(from.code));
-  error.setText(from.text);
+  error.setText(to_text(from.text));
 }
 void write(const message::Welcome& from, Builder to) { to.initWelcome().setVersion(from.version); }
 void write(const message::Done&, Builder to) { to.setDone(); }
@@ -144,9 +143,12 @@ Result<Message> read(Reader from) {
     }
     case schema::Message::BEGIN_PUSH:
       return message::BeginPush{TRY(read_spec(from.getBeginPush()))};
-    case schema::Message::OFFER: return read_offer(from.getOffer());
-    case schema::Message::UPLOAD: return message::Upload{from.getUpload().getCount()};
-    case schema::Message::COMMIT: return message::Commit{};
+    case schema::Message::OFFER:
+      return read_offer(from.getOffer());
+    case schema::Message::UPLOAD:
+      return message::Upload{from.getUpload().getCount()};
+    case schema::Message::COMMIT:
+      return message::Commit{};
     case schema::Message::LIST_SNAPSHOTS:
       return message::ListSnapshots{to_string(from.getListSnapshots().getAfter())};
     case schema::Message::SHOW_SNAPSHOT:
@@ -156,18 +158,28 @@ Result<Message> read(Reader from) {
     case schema::Message::GET_PAGE_MAP:
       return message::GetPageMap{{from.getGetPageMap().getSnapshot()},
                                  from.getGetPageMap().getSegment()};
-    case schema::Message::GET_CHUNKS: return read_chunk_ids(from.getGetChunks());
-    case schema::Message::GET_STATISTICS: return message::GetStatistics{};
-    case schema::Message::ERROR: return read_error(from.getError());
-    case schema::Message::WELCOME: return message::Welcome{from.getWelcome().getVersion()};
-    case schema::Message::DONE: return message::Done{};
+    case schema::Message::GET_CHUNKS:
+      return read_chunk_ids(from.getGetChunks());
+    case schema::Message::GET_STATISTICS:
+      return message::GetStatistics{};
+    case schema::Message::ERROR:
+      return read_error(from.getError());
+    case schema::Message::WELCOME:
+      return message::Welcome{from.getWelcome().getVersion()};
+    case schema::Message::DONE:
+      return message::Done{};
     case schema::Message::NEEDED:
       return message::Needed{to_bytes(from.getNeeded().getMissingBitmap())};
-    case schema::Message::MANIFEST: return message::ManifestReply{};
-    case schema::Message::SNAPSHOTS: return read_snapshots(from.getSnapshots());
-    case schema::Message::PAGE_MAP_SEGMENT: return message::PageMapSegment{};
-    case schema::Message::CHUNKS: return message::Chunks{from.getChunks()};
-    case schema::Message::STATISTICS: return read_statistics(from.getStatistics());
+    case schema::Message::MANIFEST:
+      return message::ManifestReply{};
+    case schema::Message::SNAPSHOTS:
+      return read_snapshots(from.getSnapshots());
+    case schema::Message::PAGE_MAP_SEGMENT:
+      return message::PageMapSegment{};
+    case schema::Message::CHUNKS:
+      return message::Chunks{from.getChunks()};
+    case schema::Message::STATISTICS:
+      return read_statistics(from.getStatistics());
   }
   return fail(ErrorCode::kUnsupported, "a message of unknown kind {}",
               static_cast<unsigned>(from.which()));
@@ -217,8 +229,8 @@ void encode_message(const Message& message, std::uint64_t request_id, std::size_
   store_le(head + 8, static_cast<std::uint32_t>(body_bytes));
   store_le(head + 12, std::uint32_t{0});
   // SAFETY: unsigned char may alias any object, and the span has the computed size.
-  kj::ArrayOutputStream stream(kj::arrayPtr(
-      reinterpret_cast<unsigned char*>(head) + kWireHeadBytes, header_bytes));
+  kj::ArrayOutputStream stream(
+      kj::arrayPtr(reinterpret_cast<unsigned char*>(head) + kWireHeadBytes, header_bytes));
   capnp::writeMessage(stream, builder);
 }
 

@@ -49,8 +49,7 @@ Result<Push*> Peer::push() {
   return push_.get();
 }
 
-Result<std::variant<Reply, Peer::NeedsWriter>> Peer::handle(const Message& message,
-                                                            ByteSpan body) {
+Result<std::variant<Reply, Peer::NeedsWriter>> Peer::handle(const Message& message, ByteSpan body) {
   if (!writes(message)) return TRY(read(message, body));
   if (const auto* upload = std::get_if<message::Upload>(&message)) {
     Push* const current = TRY(push());
@@ -146,10 +145,9 @@ Result<Reply> Peer::statistics() {
   message::Statistics total{
       .connections = counters_.connections.load(std::memory_order_relaxed),
       .chunks_served = counters_.chunks_served.load(std::memory_order_relaxed),
-      .uptime_seconds =
-          static_cast<std::uint64_t>(std::chrono::duration_cast<std::chrono::seconds>(
-                                         Clock::now() - counters_.started)
-                                         .count())};
+      .uptime_seconds = static_cast<std::uint64_t>(
+          std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - counters_.started)
+              .count())};
   const auto in = name_space();
   if (!in) return with_body(total, {});
   const NamespaceTotals totals = TRY(store_.totals(*in));
@@ -157,8 +155,7 @@ Result<Reply> Peer::statistics() {
   total.chunk_bytes = totals.chunk_bytes;
   std::string after;
   while (true) {
-    const auto manifests =
-        TRY(store_.manifests(*in, after, limits::kMaxSnapshotsPerListing));
+    const auto manifests = TRY(store_.manifests(*in, after, limits::kMaxSnapshotsPerListing));
     for (const Bytes& sealed : manifests) {
       const Manifest manifest = TRY(decode_manifest(sealed));
       ++total.snapshots;

@@ -23,7 +23,7 @@ struct ServerCounters {
 /// An answer: the message and the pieces of its body, kept alive by `owned` and `pin`.
 struct Reply {
   Message message;
-  Bytes owned;                  // a body made for this reply; empty when `pieces` has one
+  Bytes owned;                   // a body made for this reply; empty when `pieces` has one
   std::vector<ByteSpan> pieces;  // a body that lies in the store's memory
   std::shared_ptr<const void> pin;
 };

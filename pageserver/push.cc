@@ -31,8 +31,7 @@ Result<message::Needed> Push::offer(const message::Offer& offer, ByteSpan hashes
   if (offer.first.value != map_.size().value ||
       !within(offer.first.value, offer.count.value, spec_.image_pages().value)) {
     return fail(ErrorCode::kProtocol, "an offer of {} pages from {}, where page {} of {} is next",
-                offer.count.value, offer.first.value, map_.size().value,
-                spec_.image_pages().value);
+                offer.count.value, offer.first.value, map_.size().value, spec_.image_pages().value);
   }
   Pending pending;
   for (std::uint64_t i = 0; i < offer.count.value; ++i) {
@@ -115,8 +114,7 @@ Result<Manifest> Push::commit() {
     return fail(ErrorCode::kProtocol, "a commit after {} of {} pages", map_.size().value,
                 spec_.image_pages().value);
   }
-  statistics_.duplicate_pages =
-      map_.size().value - statistics_.zero_pages - statistics_.new_pages;
+  statistics_.duplicate_pages = map_.size().value - statistics_.zero_pages - statistics_.new_pages;
   return store_.publish(name_space_,
                         Manifest{.snapshot = {},
                                  .parent = {},

@@ -37,12 +37,12 @@ class Push {
  private:
   /// The pages of the last offer, until the last of them has a chunk.
   struct Pending {
-    std::vector<bool> zero;                 // by page
-    std::vector<Sha256> hashes;             // by page that is not zero
-    std::vector<ChunkId> chunks;            // by hash; kNoChunk while not known
-    std::vector<std::size_t> same_as;       // by hash: the first hash equal to it
-    std::vector<std::size_t> missing;       // indices into hashes, in order
-    std::size_t uploaded = 0;               // how many of `missing` are stored
+    std::vector<bool> zero;            // by page
+    std::vector<Sha256> hashes;        // by page that is not zero
+    std::vector<ChunkId> chunks;       // by hash; kNoChunk while not known
+    std::vector<std::size_t> same_as;  // by hash: the first hash equal to it
+    std::vector<std::size_t> missing;  // indices into hashes, in order
+    std::size_t uploaded = 0;          // how many of `missing` are stored
   };
   void apply_pending();
   bool waiting_for_uploads() const { return pending_.uploaded < pending_.missing.size(); }

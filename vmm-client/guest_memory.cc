@@ -3,8 +3,6 @@
 #include <array>
 #include <utility>
 
-#include <sys/mman.h>
-
 #include "base/check.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
@@ -60,18 +58,6 @@ Result<void> check_regions(std::span<const MappedRegion> regions) {
   }
   return {};
 }
-
-Result<void> keep_inside_process(const MappedRegion& region) {
-  // SAFETY: the advice concerns children and core dumps; it changes no content of this process.
-  void* const at = reinterpret_cast<void*>(region.base.value);
-  for (const int advice : {MADV_DONTFORK, MADV_DONTDUMP}) {
-    if (::madvise(at, region.size.value, advice) != 0) {
-      return fail_errno(fmt::format("madvise {} on guest memory", advice));
-    }
-  }
-  return {};
-}
-
 Result<Mapping> map_region(const RegionShape& shape) {
   if (shape.page_size.value == kHugePageBytes) return Mapping::anonymous_huge(shape.size);
   return Mapping::anonymous(shape.size);
@@ -86,7 +72,7 @@ Result<MissingMemory> MissingMemory::register_regions(std::span<const MappedRegi
   described.reserve(regions.size());
   ImageOffset offset;
   for (const MappedRegion& region : regions) {
-    TRY(keep_inside_process(region));
+    TRY(keep_to_this_process(region.base, region.size));
     TRY(register_missing(uffd, region.base, region.size));
     described.push_back({region.base, region.size, offset, region.page_size});
     offset += region.size;

@@ -3,9 +3,9 @@
 /*
  * libthaw: guest memory for a VMM that restores a snapshot before its memory has arrived.
  *
- * The VMM names its regions and the UNIX socket of a session that thaw-handler has prepared, and
- * gets memory which it may use at once. A page is empty until it is touched; whoever touches it,
- * a vCPU in KVM included, waits until the fault handler has filled it.
+ * The VMM names its regions and the UNIX socket of a session that thaw-faulthandler has prepared,
+ * and gets memory which it may use at once. A page is missing until it is touched or prefetched;
+ * whoever touches it, a vCPU in KVM included, waits until the fault handler has filled it.
  *
  * Units: every size is in bytes.
  *

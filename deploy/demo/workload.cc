@@ -1,16 +1,14 @@
-// The demo guest's main program. It fills a buffer from a seeded generator and from the files in the guest's file
-// system, then prints one line every 100 ms:
+// The demo guest's main program. It fills a buffer from a seeded generator and from the files in
+// the guest's file system, then prints one line every 100 ms:
 //
 //   tick N checksum XXXXXXXXXXXXXXXX
 //
-// N counts from 1 without gaps; the checksum is computed anew over the whole buffer for every line, so a page that comes
-// back wrong after a restore changes it, and a page that does not come back stops the counter.
+// N counts from 1 without gaps; the checksum is computed anew over the whole buffer for every line,
+// so a page that comes back wrong after a restore changes it, and a page that does not come back
+// stops the counter.
 //
 // Settings arrive in the environment (the kernel hands unknown `name=value` parameters to init):
 // workload_seed, workload_mib.
-
-#include <time.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstdint>
@@ -21,6 +19,9 @@
 #include <span>
 #include <system_error>
 #include <vector>
+
+#include <time.h>
+#include <unistd.h>
 
 namespace {
 
@@ -87,8 +88,8 @@ std::uint64_t setting(const char* name, std::uint64_t fallback) {
   return text == nullptr ? fallback : std::strtoull(text, nullptr, 0);
 }
 
-// Three pages in four hold file content and one in four noise, about what does not compress in a real guest plus a
-// margin: the demo must not look better than a guest would.
+// Three pages in four hold file content and one in four noise, about what does not compress in a
+// real guest plus a margin: the demo must not look better than a guest would.
 void fill(std::span<std::uint64_t> buffer, Generator& generator, FileContent& files) {
   for (std::size_t offset = 0; offset < buffer.size(); offset += kPageWords) {
     const auto page = buffer.subspan(offset, kPageWords);
@@ -96,7 +97,8 @@ void fill(std::span<std::uint64_t> buffer, Generator& generator, FileContent& fi
     for (std::uint64_t& word : page) {
       if (noise) word = generator.next();
     }
-    // No two pages of the buffer are equal, so none of them is a duplicate of a page of the guest's page cache.
+    // No two pages of the buffer are equal, so none of them is a duplicate of a page of the guest's
+    // page cache.
     page.front() = generator.next();
   }
 }
@@ -120,8 +122,8 @@ bool is_before(const timespec& left, const timespec& right) {
   return left.tv_sec != right.tv_sec ? left.tv_sec < right.tv_sec : left.tv_nsec < right.tv_nsec;
 }
 
-// Waits for the end of the period that began at `start`. A tick that comes late starts a new period instead of being
-// followed by a burst that would hide it.
+// Waits for the end of the period that began at `start`. A tick that comes late starts a new period
+// instead of being followed by a burst that would hide it.
 timespec wait_for_next_period(const timespec& start) {
   const timespec due = later(start, kPeriodNs);
   timespec now{};

@@ -1,8 +1,8 @@
 #include "faulthandler/sys/uring_loop.h"
 
-#include <liburing.h>
-
 #include <cerrno>
+
+#include <liburing.h>
 
 #include "base/log.h"
 

@@ -1,15 +1,15 @@
 #include "pageserver/sys/rocks_store.h"
 
+#include <algorithm>
+#include <array>
+#include <map>
+#include <numeric>
+
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_batch.h>
-
-#include <algorithm>
-#include <array>
-#include <map>
-#include <numeric>
 
 #include "base/bytes.h"
 #include "base/check.h"
@@ -231,8 +231,7 @@ class RocksStore final : public Store {
     return NamespaceId{static_cast<std::uint16_t>(next)};
   }
 
-  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in,
-                                              std::span<NewChunk> chunks) override {
+  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in, std::span<NewChunk> chunks) override {
     std::vector<Sha256> hashes;
     for (const NewChunk& chunk : chunks) hashes.push_back(chunk.hash);
     const std::vector<ChunkId> known = TRY(find_chunks(in, hashes));
@@ -268,11 +267,9 @@ class RocksStore final : public Store {
     WriteBatch batch;
     put(batch, kMeta, counter, number(manifest.snapshot.value));
     for (std::uint32_t i = 0; i < map.segment_count(); ++i) {
-      put(batch, kSnapshot, segment_key(in, manifest.snapshot, i),
-          as_text(map.encode_segment(i)));
+      put(batch, kSnapshot, segment_key(in, manifest.snapshot, i), as_text(map.encode_segment(i)));
     }
-    put(batch, kSnapshot, manifest_key(in, manifest.snapshot),
-        as_text(encode_manifest(manifest)));
+    put(batch, kSnapshot, manifest_key(in, manifest.snapshot), as_text(encode_manifest(manifest)));
     put(batch, kSnapshot, name_key(in, name), number(manifest.snapshot.value));
     // RocksDB syncs every log that is not synced yet, so all chunks put before are durable too.
     TRY(write(batch, /*sync=*/true));
@@ -414,9 +411,11 @@ class RocksStore final : public Store {
 
 Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory) {
   const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes);
-  const std::array<std::pair<const char*, Family>, kFamilies> names{
-      {{"default", kDefault}, {"chunk", kChunk}, {"hash", kHash}, {"snapshot", kSnapshot},
-       {"meta", kMeta}}};
+  const std::array<std::pair<const char*, Family>, kFamilies> names{{{"default", kDefault},
+                                                                     {"chunk", kChunk},
+                                                                     {"hash", kHash},
+                                                                     {"snapshot", kSnapshot},
+                                                                     {"meta", kMeta}}};
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
   for (const auto& [name, family] : names) {
     descriptors.emplace_back(name, family_options(family, cache));

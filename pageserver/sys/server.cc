@@ -1,10 +1,11 @@
 #include "pageserver/sys/server.h"
 
-#include <boost/asio.hpp>
 #include <list>
 #include <memory>
 #include <thread>
 #include <vector>
+
+#include <boost/asio.hpp>
 
 #include "base/log.h"
 #include "format/limits.h"

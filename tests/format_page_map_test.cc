@@ -1,0 +1,204 @@
+#include "format/page_map.h"
+
+#include <algorithm>
+
+#include "format/envelope.h"
+#include "format/limits.h"
+#include "tests/support/test_support.h"
+
+namespace thaw {
+namespace {
+
+using test::code_of;
+using test::pick;
+using test::succeeded;
+
+constexpr PageCount kSegment{limits::kSegmentPages};
+
+/// As FORMAT.md has it, to seal hostile content.
+constexpr EnvelopeKind kSegmentKind{.magic = 0x31'4d'50'54,
+                                    .version = 1,
+                                    .most_plain_bytes = limits::kMaxSegmentBytes - 4096,
+                                    .name = "page map segment"};
+
+constexpr std::uint64_t zero_run(std::uint64_t length) { return length << 1; }
+constexpr std::uint64_t chunk_run(std::uint64_t length) { return length << 1 | 1; }
+/// The zigzag form of a difference that is not negative.
+constexpr std::uint64_t up(std::uint64_t difference) { return difference << 1; }
+
+Bytes sealed_varints(std::initializer_list<std::uint64_t> values) {
+  Bytes plain;
+  for (const std::uint64_t value : values) append_varint(plain, value);
+  return seal_envelope(kSegmentKind, plain);
+}
+
+std::optional<ErrorCode> appending(ByteSpan sealed, PageCount most = kSegment) {
+  PageMap map;
+  const auto code = code_of(map.append_segment(sealed, most));
+  if (code) {
+    EXPECT_EQ(map.size(), PageCount{0}) << "unchanged on an error";
+  }
+  return code;
+}
+
+Result<PageMap> copy_by_segments(const PageMap& map) {
+  PageMap copy;
+  for (std::size_t i = 0; i < map.segment_count(); ++i) {
+    TRY(copy.append_segment(map.encode_segment(i), map.size() - copy.size()));
+  }
+  return copy;
+}
+
+/// A map and, page by page, what it has to say.
+struct Model {
+  PageMap map;
+  std::vector<std::uint64_t> pages;
+
+  void append(ChunkId first, std::uint64_t count) {
+    first == kNoChunk ? map.append_zero({count}) : map.append_chunks(first, {count});
+    for (std::uint64_t i = 0; i < count; ++i) {
+      pages.push_back(first == kNoChunk ? 0 : first.value + i);
+    }
+  }
+};
+
+Model random_model(std::mt19937_64& generator, std::uint64_t longest_run) {
+  Model model;
+  ChunkId next = ChunkId::of(1, 0, 1);
+  for (std::uint64_t runs = 1 + pick(generator, 200); runs > 0; --runs) {
+    const std::uint64_t length = pick(generator, longest_run);
+    switch (pick(generator, 4)) {
+      case 0: model.append(kNoChunk, length); break;
+      case 1: next = ChunkId::of(1, 0, 1 + (generator() >> 25)); [[fallthrough]];
+      default: model.append(next, length); next.value += length;
+    }
+  }
+  return model;
+}
+
+void expect_same(const PageMap& map, const std::vector<std::uint64_t>& pages) {
+  ASSERT_EQ(map.size().value, pages.size());
+  for (std::uint64_t i = 0; i < pages.size(); ++i) {
+    ASSERT_EQ(map.chunk_of({i}).value, pages[i]) << "page " << i;
+  }
+  PageIndex next{0};
+  for (std::size_t i = 0; i < map.run_count(); ++i) {
+    const PageMap::Run run = map.run(i);
+    ASSERT_EQ(run.first, next);
+    ASSERT_GT(run.length.value, 0u);
+    ASSERT_EQ(run.chunk.value, pages[next.value]);
+    next += run.length;
+  }
+  ASSERT_EQ(next.value, pages.size());
+}
+
+TEST(PageMap, AgreesWithAPlainVector) {
+  auto generator = test::seeded_generator();
+  for (int round = 0; round < 30; ++round) {
+    const Model model = random_model(generator, 40);
+    expect_same(model.map, model.pages);
+    const auto copy = copy_by_segments(model.map);
+    ASSERT_TRUE(succeeded(copy));
+    expect_same(*copy, model.pages);
+    EXPECT_EQ(copy->run_count(), model.map.run_count());
+  }
+}
+
+TEST(PageMap, SegmentsJoinToTheSameRuns) {
+  auto generator = test::seeded_generator();
+  const Model model = random_model(generator, 9000);
+  const auto copy = copy_by_segments(model.map);
+  ASSERT_TRUE(succeeded(copy));
+  expect_same(*copy, model.pages);
+  EXPECT_EQ(copy->run_count(), model.map.run_count());
+}
+
+TEST(PageMap, NeighboursMergeIntoOneRun) {
+  PageMap map;
+  map.append_zero({3});
+  map.append_zero({4});
+  map.append_chunks(ChunkId::of(1, 0, 10), {2});
+  map.append_chunks(ChunkId::of(1, 0, 12), {2});
+  map.append_chunks(ChunkId::of(1, 0, 13), {1});
+  map.append_zero({0});
+  EXPECT_EQ(map.run_count(), 3u);
+  const PageMap::Run rest = map.find({8});
+  EXPECT_EQ(rest.first, PageIndex{8});
+  EXPECT_EQ(rest.length, PageCount{3});
+  EXPECT_EQ(rest.chunk, ChunkId::of(1, 0, 11));
+}
+
+TEST(PageMap, SegmentsHaveAFixedSizeButTheLast) {
+  PageMap map;
+  map.append_chunks(ChunkId::of(1, 0, 1), kSegment + kSegment + PageCount{1});
+  EXPECT_EQ(map.segment_count(), 3u);
+  const auto copy = copy_by_segments(map);
+  ASSERT_TRUE(succeeded(copy));
+  EXPECT_EQ(copy->run_count(), 1u);
+  EXPECT_EQ(copy->size(), map.size());
+  EXPECT_EQ(PageMap().segment_count(), 0u);
+}
+
+TEST(PageMap, WorstSegmentFitsItsLimit) {
+  PageMap map;
+  for (std::uint64_t i = 0; i < kSegment.value; ++i) {
+    const bool low = i % 2 == 0;
+    map.append_chunks(low ? ChunkId::of(0, 0, 1) : ChunkId::of(0xffff, 0xff, 1), {1});
+  }
+  const Bytes sealed = map.encode_segment(0);
+  EXPECT_LE(sealed.size(), limits::kMaxSegmentBytes);
+  EXPECT_EQ(appending(sealed), std::nullopt);
+}
+
+TEST(PageMap, SegmentOutOfOrderOrTooLongIsMalformed) {
+  PageMap map;
+  map.append_zero(kSegment + PageCount{5});
+  EXPECT_EQ(appending(map.encode_segment(1)), ErrorCode::kMalformed);
+  EXPECT_EQ(appending(map.encode_segment(0), kSegment - PageCount{1}), ErrorCode::kMalformed);
+}
+
+TEST(PageMap, HostileSegmentsAreRefusedByName) {
+  const std::uint64_t id = ChunkId::of(1, 0, 7).value;
+  const std::uint64_t last = ChunkId::of(1, 0, ChunkId::kMaxSequence).value;
+  EXPECT_EQ(appending(sealed_varints({0, 2, chunk_run(2), up(id)})), std::nullopt);
+  EXPECT_EQ(appending(sealed_varints({0, 1, chunk_run(1), up(last)})), std::nullopt);
+  const std::pair<const char*, Bytes> malformed[] = {
+      {"no pages", sealed_varints({0, 0})},
+      {"too many pages", sealed_varints({0, kSegment.value + 1, zero_run(kSegment.value + 1)})},
+      {"run of no pages", sealed_varints({0, 1, zero_run(0), zero_run(1)})},
+      {"run too long", sealed_varints({0, 4, zero_run(5)})},
+      {"run of nearly 2^63 pages", sealed_varints({0, 4, ~std::uint64_t{0} - 1})},
+      {"chunk 0", sealed_varints({0, 1, chunk_run(1), up(0)})},
+      {"sequence 0", sealed_varints({0, 1, chunk_run(1), up(ChunkId::of(1, 0, 0).value)})},
+      {"ids past the last sequence", sealed_varints({0, 2, chunk_run(2), up(last)})},
+      {"bytes after the last run", sealed_varints({0, 1, zero_run(1), 0})},
+  };
+  for (const auto& [what, sealed] : malformed) {
+    EXPECT_EQ(appending(sealed), ErrorCode::kMalformed) << what;
+  }
+  const std::pair<const char*, Bytes> truncated[] = {
+      {"nothing", sealed_varints({})},
+      {"no count", sealed_varints({0})},
+      {"no runs", sealed_varints({0, 1})},
+      {"no id", sealed_varints({0, 1, chunk_run(1)})},
+  };
+  for (const auto& [what, sealed] : truncated) {
+    EXPECT_EQ(appending(sealed), ErrorCode::kTruncated) << what;
+  }
+  EXPECT_EQ(appending(as_bytes("no envelope at all, but long enough")), ErrorCode::kBadMagic);
+}
+
+TEST(PageMap, RandomBytesNeverCrash) {
+  auto generator = test::seeded_generator();
+  for (int round = 0; round < 20'000; ++round) {
+    Bytes plain{std::byte{0}, static_cast<std::byte>(1 + pick(generator, 100))};
+    const Bytes noise = test::random_bytes(generator, pick(generator, 30));
+    plain.insert(plain.end(), noise.begin(), noise.end());
+    PageMap map;
+    if (!map.append_segment(seal_envelope(kSegmentKind, plain), kSegment)) continue;
+    EXPECT_EQ(map.size().value, std::to_integer<std::uint64_t>(plain[1]));
+  }
+}
+
+}  // namespace
+}  // namespace thaw

@@ -1,0 +1,107 @@
+"""Checks what the compiler does not: the arrows between folders, who may use which library, that
+every header compiles alone, and a few rules of STYLE.md."""
+
+import concurrent.futures
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(sys.argv[1])
+BUILD = Path(sys.argv[2])
+
+ALLOWED = {
+    "base": {"base"},
+    "format": {"base", "format"},
+    "pageserver": {"base", "format", "pageserver"},
+    "faulthandler": {"base", "format", "faulthandler"},
+    "vmm-client": {"base", "format", "vmm-client"},
+    "cli": {"base", "format", "cli"},
+}
+FOLDERS = [*ALLOWED, "tests", "bench", "deploy"]
+INCLUDE = re.compile(r'^\s*#include\s+([<"])([^>"]+)[>"]', re.MULTILINE)
+SYSTEM_CALLS = re.compile(r"^(unistd|fcntl|poll|liburing|netdb|dlfcn)\.h$|^sys/|^arpa/|^netinet/")
+# Types and constants that signatures and flags need; calls are found by the headers above.
+HARMLESS = {"sys/types.h", "poll.h"}
+HEAVY = re.compile(r"^(boost/|CLI/|nlohmann/|toml\+\+|rocksdb/|spdlog/)")
+LONGEST_LINE = 100
+
+errors: list[str] = []
+
+
+def sources() -> list[Path]:
+    return sorted(path for folder in FOLDERS for pattern in ("*.h", "*.cc")
+                  for path in (ROOT / folder).rglob(pattern))
+
+
+def check_includes(path: Path) -> None:
+    name = path.relative_to(ROOT)
+    folder = name.parts[0]
+    text = path.read_text()
+    in_sys = "sys" in name.parts or folder in ("base", "tests", "bench", "deploy") or \
+        name == Path("vmm-client/qemu_preload.cc")
+    for quote, target in INCLUDE.findall(text):
+        top = target.split("/")[0]
+        if quote == '"' and folder in ALLOWED and top not in ALLOWED[folder]:
+            errors.append(f"{name} includes {target}: {folder} must not know {top}")
+        if quote != "<":
+            continue
+        if re.match(r"^(capnp|kj)/|^zstd\.h$", target) and folder != "format":
+            errors.append(f"{name} includes {target}: only format/ may")
+        if target.startswith("rocksdb/") and name.parts[:2] not in (("pageserver", "sys"),) and \
+                folder != "tests":
+            errors.append(f"{name} includes {target}: only the store adapter may")
+        if SYSTEM_CALLS.match(target) and target not in HARMLESS and not in_sys:
+            errors.append(f"{name} includes {target}: system calls stand in base/ and sys/")
+        if HEAVY.match(target) and path.suffix == ".h" and name != Path("base/command_line.h"):
+            errors.append(f"{name} includes {target}: too heavy for a header")
+
+
+def check_text(path: Path) -> None:
+    name = path.relative_to(ROOT)
+    lines = path.read_text().splitlines()
+    if path.suffix == ".h" and "#pragma once" not in lines:
+        errors.append(f"{name} has no #pragma once")
+    for number, line in enumerate(lines, 1):
+        if len(line) > LONGEST_LINE:
+            errors.append(f"{name}:{number} has {len(line)} columns")
+        if re.search(r"\b(TODO|FIXME|XXX)\b", line):
+            errors.append(f"{name}:{number} leaves work behind")
+
+
+def check_compiles_alone(path: Path, command: list[str]) -> None:
+    result = subprocess.run([*command, "-fsyntax-only", "-x", "c++", str(path)],
+                            capture_output=True, text=True)
+    # A header given as the main file warns about its own #pragma once.
+    if result.returncode != 0:
+        errors.append(f"{path.relative_to(ROOT)} does not compile alone:\n{result.stderr[:600]}")
+
+
+def header_command() -> list[str]:
+    """The compiler's command for a file that sees all include directories."""
+    entries = json.loads((BUILD / "compile_commands.json").read_text())
+    entry = next(e for e in entries if e["file"].endswith("format/wire.cc"))
+    words = shlex.split(entry["command"])
+    kept = [word for word in words[:words.index("-o")] if word not in ("-O2", "-g", "-Werror")]
+    return [word for word in kept if not word.startswith(("-MD", "-MT", "-MF"))] + ["-w"]
+
+
+def main() -> int:
+    files = sources()
+    for path in files:
+        check_includes(path)
+        check_text(path)
+    headers = [path for path in files if path.suffix == ".h"]
+    command = header_command()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda path: check_compiles_alone(path, command), headers))
+    for error in errors:
+        print(error)
+    print(f"{len(files)} files, {len(headers)} headers, {len(errors)} errors")
+    return 1 if errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

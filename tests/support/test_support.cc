@@ -1,0 +1,35 @@
+#include "tests/support/test_support.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "base/check.h"
+
+namespace thaw::test {
+
+ScratchDirectory::ScratchDirectory() {
+  std::string name = (std::filesystem::temp_directory_path() / "thaw-test-XXXXXX").string();
+  CHECK(::mkdtemp(name.data()) != nullptr);
+  root_ = name;
+}
+
+ScratchDirectory::~ScratchDirectory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(root_, ignored);
+}
+
+std::mt19937_64 seeded_generator() {
+  const char* const wanted = std::getenv("THAW_TEST_SEED");
+  const std::uint64_t seed =
+      wanted != nullptr ? std::strtoull(wanted, nullptr, 10) : std::random_device()();
+  std::printf("THAW_TEST_SEED=%llu\n", static_cast<unsigned long long>(seed));
+  return std::mt19937_64(seed);
+}
+
+Bytes random_bytes(std::mt19937_64& generator, std::size_t size) {
+  Bytes bytes(size);
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(generator());
+  return bytes;
+}
+
+}  // namespace thaw::test

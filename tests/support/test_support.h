@@ -1,0 +1,62 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <optional>
+#include <ostream>
+#include <random>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/error.h"
+
+namespace thaw {
+
+/// How gtest prints a code.
+inline void PrintTo(ErrorCode code, std::ostream* to) { *to << error_name(code); }
+
+}  // namespace thaw
+
+namespace thaw::test {
+
+/// The code of a failure; nothing for a success.
+template <typename T>
+std::optional<ErrorCode> code_of(const Result<T>& result) {
+  if (result) return std::nullopt;
+  return result.error().code();
+}
+
+/// Turns a failure into a test failure with its text.
+template <typename T>
+testing::AssertionResult succeeded(const Result<T>& result) {
+  if (result) return testing::AssertionSuccess();
+  return testing::AssertionFailure() << result.error().message();
+}
+
+/// A fresh directory, removed with all that is in it. One thread.
+class ScratchDirectory {
+ public:
+  ScratchDirectory();
+  ScratchDirectory(const ScratchDirectory&) = delete;
+  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
+  ~ScratchDirectory();
+
+  std::string path(const std::string& name) const { return (root_ / name).string(); }
+
+ private:
+  std::filesystem::path root_;
+};
+
+/// A generator for one test. Its seed is new at every run, printed, and set again by the
+/// environment variable THAW_TEST_SEED.
+std::mt19937_64 seeded_generator();
+
+/// A number in [0, below).
+inline std::uint64_t pick(std::mt19937_64& generator, std::uint64_t below) {
+  return std::uniform_int_distribution<std::uint64_t>(0, below - 1)(generator);
+}
+
+Bytes random_bytes(std::mt19937_64& generator, std::size_t size);
+
+}  // namespace thaw::test
