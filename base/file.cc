@@ -83,12 +83,28 @@ Result<std::string> read_text_file(const std::string& path, std::size_t most_byt
   return text;
 }
 
+namespace {
+
+/// Whether `path` is the file that `fd` has open. Between the open and the lock its writer may have
+/// renamed it: truncating it then would destroy what was published.
+bool still_names(const std::string& path, const UniqueFd& fd) {
+  struct stat named{};
+  struct stat opened{};
+  return ::lstat(path.c_str(), &named) == 0 && ::fstat(fd.get(), &opened) == 0 &&
+         named.st_dev == opened.st_dev && named.st_ino == opened.st_ino;
+}
+
+}  // namespace
+
 Result<PartialFile> PartialFile::create(const std::string& path) {
   const std::string partial = path + ".partial";
   UniqueFd fd(::open(partial.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!fd.valid()) return fail_errno(fmt::format("create {}", partial));
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     return fail(ErrorCode::kBusy, "{} is being written by another process", partial);
+  }
+  if (!still_names(partial, fd)) {
+    return fail(ErrorCode::kBusy, "{} was just published or removed by its writer", partial);
   }
   if (::ftruncate(fd.get(), 0) != 0) return fail_errno(fmt::format("truncate {}", partial));
   return PartialFile(path, std::move(fd));

@@ -1,6 +1,8 @@
 #include "format/control.h"
 
+#include <algorithm>
 #include <initializer_list>
+#include <limits>
 #include <utility>
 
 #include <nlohmann/json.hpp>
@@ -11,7 +13,14 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr std::pair<SessionState, const char*> kStates[] = {
+constexpr std::uint64_t kMaxSigned = std::numeric_limits<std::int64_t>::max();
+
+struct StateName {
+  SessionState state;
+  std::string_view name;
+};
+
+constexpr StateName kStates[] = {
     {SessionState::kPrepared, "prepared"},
     {SessionState::kServing, "serving"},
     {SessionState::kRefused, "refused"},
@@ -57,6 +66,13 @@ void members(auto& object, auto visit)
   visit("owner_uid", object.owner_uid);
   visit("owner_gid", object.owner_gid);
   visit("on_unservable", object.on_unservable);
+}
+
+void members(auto& object, auto)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          control::List>
+{
+  static_cast<void>(object);
 }
 
 void members(auto& object, auto visit)
@@ -137,9 +153,10 @@ void from_json_to(const Json& json, T& value) {
   if constexpr (std::is_same_v<T, ByteCount> || std::is_same_v<T, ImageOffset>) {
     from_json_to(json, value.value);
   } else if constexpr (std::is_same_v<T, SessionState>) {
-    for (const auto& [state, name] : kStates) {
-      if (json.get<std::string>() == name) value = state;
-    }
+    const auto wanted = json.get<std::string>();
+    const auto* const found = std::ranges::find(kStates, wanted, &StateName::name);
+    if (found == std::end(kStates)) throw Json::other_error::create(0, wanted, &json);
+    value = found->state;
   } else if constexpr (std::is_same_v<T, UnservablePolicy>) {
     const auto name = json.get<std::string>();
     if (name != "wait" && name != "kill") throw Json::other_error::create(0, name, &json);
@@ -168,6 +185,12 @@ void from_json_to(const Json& json, T& value) {
       throw Json::other_error::create(0, "not an unsigned number in range", &json);
     }
     value = json.get<T>();
+  } else if constexpr (std::is_same_v<T, std::int64_t>) {
+    const bool too_large = json.is_number_unsigned() && json.get<std::uint64_t>() > kMaxSigned;
+    if (!json.is_number_integer() || too_large) {
+      throw Json::other_error::create(0, "not a whole number in range", &json);
+    }
+    value = json.get<T>();
   } else {
     value = json.get<T>();
   }
@@ -183,27 +206,33 @@ T from_json_as(const Json& json) {
 Result<ControlRequest> decode_request(const Json& json) {
   const auto command = json.at("command").get<std::string>();
   const Json& arguments = json.at("arguments");
+  if (json.size() != 2) return fail(ErrorCode::kMalformed, "control request with other fields");
   if (command == "prepare") return from_json_as<control::Prepare>(arguments);
-  if (command == "list") return control::List{};
+  if (command == "list") return from_json_as<control::List>(arguments);
   if (command == "stop") return from_json_as<control::Stop>(arguments);
   return fail(ErrorCode::kUnsupported, "there is no control command \"{}\"", command);
 }
 
 Result<ControlReply> decode_reply(const Json& json) {
   if (const auto error = json.find("error"); error != json.end()) {
-    const auto code = error_code_from_number(error->at("number").get<std::uint16_t>());
-    return ControlReply(Error(code, error->at("text").get<std::string>()));
+    const auto number = from_json_as<std::uint16_t>(error->at("number"));
+    return ControlReply(
+        Error(error_code_from_number(number), error->at("text").get<std::string>()));
   }
   if (const auto sessions = json.find("sessions"); sessions != json.end()) {
     return from_json_as<std::vector<SessionReport>>(*sessions);
   }
-  if (json.contains("stopped")) return Stopped{};
+  if (json.value("stopped", false)) return Stopped{};
   return from_json_as<control::Prepared>(json.at("prepared"));
 }
 
 /// The edge to the JSON library, which reports by exceptions.
 template <typename Decode>
 auto guard_json(std::string_view line, Decode decode) -> decltype(decode(Json())) {
+  // The parser would take a zero byte for the end of the text.
+  if (line.find('\0') != line.npos) {
+    return fail(ErrorCode::kMalformed, "control message: a zero byte");
+  }
   try {
     return decode(Json::parse(line));
   } catch (const Json::exception& exception) {

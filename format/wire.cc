@@ -38,8 +38,12 @@ void write(const message::Commit&, Builder to) { to.setCommit(); }
 void write(const message::ListSnapshots& from, Builder to) {
   to.initListSnapshots().setAfter(to_text(from.after));
 }
-void write(const message::ShowSnapshot& from, Builder to) { to.setShowSnapshot(to_text(from.name)); }
-void write(const message::DeleteSnapshot& from, Builder to) { to.setDeleteSnapshot(to_text(from.name)); }
+void write(const message::ShowSnapshot& from, Builder to) {
+  to.setShowSnapshot(to_text(from.name));
+}
+void write(const message::DeleteSnapshot& from, Builder to) {
+  to.setDeleteSnapshot(to_text(from.name));
+}
 void write(const message::GetPageMap& from, Builder to) {
   auto get = to.initGetPageMap();
   get.setSnapshot(from.snapshot.value);
@@ -82,9 +86,9 @@ void write(const message::Statistics& from, Builder to) {
 }
 
 Result<Message> read_offer(schema::Offer::Reader from) {
-  const message::Offer offer{.first = {from.getFirstPage()},
-                             .count = {from.getPageCount()},
-                             .zero_bitmap = to_bytes(from.getZeroBitmap())};
+  message::Offer offer{.first = {from.getFirstPage()},
+                       .count = {from.getPageCount()},
+                       .zero_bitmap = to_bytes(from.getZeroBitmap())};
   if (offer.count.value > limits::kMaxOfferPages) {
     return fail(ErrorCode::kTooLarge, "an offer of {} pages", offer.count.value);
   }

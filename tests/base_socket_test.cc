@@ -1,14 +1,14 @@
-#include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <array>
 #include <cstring>
 #include <fstream>
 #include <thread>
 #include <utility>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/limits.h"
 #include "base/socket.h"
@@ -40,7 +40,7 @@ TEST(ListenUnix, AnswersAndIsPrivate) {
   const std::string path = scratch.path("s");
   const auto listener = listen_unix(path, std::nullopt);
   ASSERT_TRUE(succeeded(listener));
-  struct stat status {};
+  struct stat status{};
   ASSERT_EQ(::stat(path.c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
 

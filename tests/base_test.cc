@@ -43,7 +43,12 @@ TEST(Varint, RoundTripsAtEveryLength) {
 }
 
 TEST(Varint, SignedRoundTripsAndStaysShort) {
-  const std::int64_t values[] = {0, -1, 1, -64, 63, std::numeric_limits<std::int64_t>::min(),
+  const std::int64_t values[] = {0,
+                                 -1,
+                                 1,
+                                 -64,
+                                 63,
+                                 std::numeric_limits<std::int64_t>::min(),
                                  std::numeric_limits<std::int64_t>::max()};
   Bytes bytes;
   for (const std::int64_t value : values) append_signed_varint(bytes, value);
@@ -57,10 +62,10 @@ TEST(Varint, SignedRoundTripsAndStaysShort) {
 }
 
 TEST(Varint, RefusesEndsAndOverlongForms) {
-  for (const Bytes& bytes : {
-           Bytes{}, bytes_from({0x80}),
-           bytes_from({0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02}),
-           bytes_from({0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x80, 0x00})}) {
+  for (const Bytes& bytes :
+       {Bytes{}, bytes_from({0x80}),
+        bytes_from({0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02}),
+        bytes_from({0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x80, 0x00})}) {
     VarintReader reader(bytes);
     EXPECT_EQ(reader.next(), 0u);
     EXPECT_FALSE(reader.ok());
@@ -101,12 +106,15 @@ TEST(Error, MessageNamesCodeContextAndErrno) {
 }
 
 TEST(Error, ErrnoPicksTheCode) {
-  const std::pair<int, ErrorCode> cases[] = {
-      {ENOENT, ErrorCode::kNotFound},       {EEXIST, ErrorCode::kAlreadyExists},
-      {ENOSPC, ErrorCode::kNoSpace},        {EDQUOT, ErrorCode::kNoSpace},
-      {EACCES, ErrorCode::kPermission},     {ETIMEDOUT, ErrorCode::kTimeout},
-      {ECONNRESET, ErrorCode::kUnavailable}, {EINVAL, ErrorCode::kInvalidArgument},
-      {EIO, ErrorCode::kIo}};
+  const std::pair<int, ErrorCode> cases[] = {{ENOENT, ErrorCode::kNotFound},
+                                             {EEXIST, ErrorCode::kAlreadyExists},
+                                             {ENOSPC, ErrorCode::kNoSpace},
+                                             {EDQUOT, ErrorCode::kNoSpace},
+                                             {EACCES, ErrorCode::kPermission},
+                                             {ETIMEDOUT, ErrorCode::kTimeout},
+                                             {ECONNRESET, ErrorCode::kUnavailable},
+                                             {EINVAL, ErrorCode::kInvalidArgument},
+                                             {EIO, ErrorCode::kIo}};
   for (const auto& [number, code] : cases) {
     EXPECT_EQ(fail_errno("x", number).error().code(), code) << number;
     EXPECT_EQ(fail_errno("x", number).error().error_number(), number);

@@ -1,7 +1,6 @@
-#include "format/chunk.h"
-
 #include <algorithm>
 
+#include "format/chunk.h"
 #include "format/envelope.h"
 #include "format/hash.h"
 #include "tests/support/test_support.h"
@@ -162,8 +161,8 @@ constexpr EnvelopeKind kTestKind{
 
 TEST(Envelope, RoundTripsEverySizeUpToItsLimit) {
   auto generator = test::seeded_generator();
-  for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{999},
-                                 std::size_t{1000}}) {
+  for (const std::size_t size :
+       {std::size_t{0}, std::size_t{1}, std::size_t{999}, std::size_t{1000}}) {
     const Bytes plain = test::random_bytes(generator, size);
     const auto opened = open_envelope(kTestKind, seal_envelope(kTestKind, plain));
     ASSERT_TRUE(succeeded(opened));
@@ -187,8 +186,7 @@ TEST(Envelope, RefusalsByName) {
   EXPECT_EQ(opening(15, 1), ErrorCode::kTruncated);
   EXPECT_EQ(opening(16, std::to_integer<int>(good[16]) ^ 1), ErrorCode::kChecksumMismatch);
   for (std::size_t size = 0; size < good.size(); ++size) {
-    EXPECT_EQ(code_of(open_envelope(kTestKind, ByteSpan(good).first(size))),
-              ErrorCode::kTruncated);
+    EXPECT_EQ(code_of(open_envelope(kTestKind, ByteSpan(good).first(size))), ErrorCode::kTruncated);
   }
 }
 

@@ -1,5 +1,4 @@
 #include "format/control.h"
-
 #include "tests/support/test_support.h"
 
 namespace thaw {
@@ -19,26 +18,26 @@ control::Prepare full_prepare() {
 }
 
 SessionReport full_report() {
-  return {.session = 5,
-          .snapshot = "web",
-          .socket = "/s",
-          .state = SessionState::kEnded,
-          .outcome = "the VMM exited",
-          .vmm_pid = 4242,
-          .memory = {1u << 30},
-          .present_pages = 10,
-          .faults = {.total = 6, .fetched = 1, .coalesced = 1, .zero = 1, .removed = 1,
-                     .present = 2},
-          .removed_pages = 1,
-          .redundant_fills = 2,
-          .gone_fills = 3,
-          .delayed_fills = 4,
-          .damaged_chunks = 5,
-          .waiting_pages = 6,
-          .bytes_received = 7,
-          .latency_us_p50 = 1.5,
-          .latency_us_p99 = 0.1,
-          .latency_us_max = 1e6};
+  return {
+      .session = 5,
+      .snapshot = "web",
+      .socket = "/s",
+      .state = SessionState::kEnded,
+      .outcome = "the VMM exited",
+      .vmm_pid = 4242,
+      .memory = {1u << 30},
+      .present_pages = 10,
+      .faults = {.total = 6, .fetched = 1, .coalesced = 1, .zero = 1, .removed = 1, .present = 2},
+      .removed_pages = 1,
+      .redundant_fills = 2,
+      .gone_fills = 3,
+      .delayed_fills = 4,
+      .damaged_chunks = 5,
+      .waiting_pages = 6,
+      .bytes_received = 7,
+      .latency_us_p50 = 1.5,
+      .latency_us_p99 = 0.1,
+      .latency_us_max = 1e6};
 }
 
 void expect_round_trip(const ControlRequest& request) {
@@ -68,8 +67,8 @@ TEST(ControlRequest, EveryCommandRoundTrips) {
   expect_round_trip(full_prepare());
   expect_round_trip(control::List{});
   expect_round_trip(control::Stop{.session = 7, .mode = control::StopMode::kKill});
-  expect_round_trip(control::Stop{.session = ~std::uint64_t{0},
-                                  .mode = control::StopMode::kRefuseIfAlive});
+  expect_round_trip(
+      control::Stop{.session = ~std::uint64_t{0}, .mode = control::StopMode::kRefuseIfAlive});
 }
 
 TEST(ControlRequest, AbsentArgumentsAreDefaults) {
@@ -84,16 +83,23 @@ TEST(ControlRequest, RefusalsByName) {
   EXPECT_EQ(code_of(decode_control_request(R"({"command":"dance","arguments":{}})")),
             ErrorCode::kUnsupported);
   for (const std::string& line :
-       {std::string(), std::string("null"), std::string("[]"), std::string("{}"),
-        std::string(R"({"command":"list"})"), std::string(R"({"command":1,"arguments":{}})"),
+       {std::string(),
+        std::string("null"),
+        std::string("[]"),
+        std::string("{}"),
+        std::string(R"({"command":"list"})"),
+        std::string(R"({"command":1,"arguments":{}})"),
         std::string(R"({"command":"list","arguments":{}} trailing)"),
         std::string(R"({"command":"list","arguments":{}})") + std::string("\0x", 2),
         std::string(R"({"command":"list","arguments":{"all":true}})"),
         std::string(R"({"command":"list","arguments":{},"argument":{}})"),
         std::string(R"({"command":"prepare","arguments":[]})"),
-        prepare_with(R"("snapshoot":"misspelt")"), prepare_with(R"("snapshot":1)"),
-        prepare_with(R"("owner_uid":-1)"), prepare_with(R"("owner_uid":4294967296)"),
-        prepare_with(R"("owner_uid":1.0)"), prepare_with(R"("on_unservable":"poison")"),
+        prepare_with(R"("snapshoot":"misspelt")"),
+        prepare_with(R"("snapshot":1)"),
+        prepare_with(R"("owner_uid":-1)"),
+        prepare_with(R"("owner_uid":4294967296)"),
+        prepare_with(R"("owner_uid":1.0)"),
+        prepare_with(R"("on_unservable":"poison")"),
         prepare_with("\"snapshot\":\"\xff\""),
         std::string(R"({"command":"stop","arguments":{"session":1,"kill":1}})"),
         std::string(R"({"command":"stop","arguments":{"session":"1"}})")}) {
@@ -105,17 +111,17 @@ TEST(ControlReply, EveryKindRoundTrips) {
   expect_round_trip_of_reply(Stopped{});
   expect_round_trip_of_reply(std::vector<SessionReport>());
   expect_round_trip_of_reply(std::vector<SessionReport>{SessionReport{}, full_report()});
-  expect_round_trip_of_reply(control::Prepared{
-      .session = 1,
-      .socket = "/s",
-      .memory = {8192},
-      .state = {77},
-      .regions = {{{4096}, {0}, {4096}}, {{4096}, {4096}, {4096}}}});
+  expect_round_trip_of_reply(
+      control::Prepared{.session = 1,
+                        .socket = "/s",
+                        .memory = {8192},
+                        .state = {77},
+                        .regions = {{{4096}, {0}, {4096}}, {{4096}, {4096}, {4096}}}});
 }
 
 TEST(ControlReply, ErrorsKeepTheirCode) {
-  const auto reply = decode_control_reply(
-      encode_control_reply(Error(ErrorCode::kBusy, "its VMM lives \"\n\"")));
+  const auto reply =
+      decode_control_reply(encode_control_reply(Error(ErrorCode::kBusy, "its VMM lives \"\n\"")));
   ASSERT_TRUE(succeeded(reply));
   const Error& error = std::get<Error>(*reply);
   EXPECT_EQ(error.code(), ErrorCode::kBusy);

@@ -1,7 +1,6 @@
-#include "format/handoff.h"
-
 #include <fmt/core.h>
 
+#include "format/handoff.h"
 #include "format/limits.h"
 #include "tests/support/test_support.h"
 
@@ -59,15 +58,26 @@ TEST(Handoff, PageSizeRules) {
 }
 
 TEST(Handoff, HostileTextIsMalformed) {
-  for (const std::string& text :
-       {std::string(), std::string("{}"), std::string("null"), std::string("[1]"),
-        std::string("[{}]"), std::string("[[]]"), std::string("["), std::string("[{]}"),
-        std::string(R"([{"size":1,"offset":0}])"), one_region(R"(,"size":-1)"),
-        one_region(R"(,"page_size":"4096")"), one_region(R"(,"page_size":4096.5)"),
-        one_region(R"(,"page_size":-4096)"), one_region(R"(,"offset":18446744073709551616)"),
-        one_region(R"(,"page_size":null)"), one_region("") + "]", one_region("") + "x",
-        one_region("") + std::string("\0x", 2), std::string(100'000, '['),
-        std::string("[\"\xff\xfe\"]")}) {
+  for (const std::string& text : {std::string(),
+                                  std::string("{}"),
+                                  std::string("null"),
+                                  std::string("[1]"),
+                                  std::string("[{}]"),
+                                  std::string("[[]]"),
+                                  std::string("["),
+                                  std::string("[{]}"),
+                                  std::string(R"([{"size":1,"offset":0}])"),
+                                  one_region(R"(,"size":-1)"),
+                                  one_region(R"(,"page_size":"4096")"),
+                                  one_region(R"(,"page_size":4096.5)"),
+                                  one_region(R"(,"page_size":-4096)"),
+                                  one_region(R"(,"offset":18446744073709551616)"),
+                                  one_region(R"(,"page_size":null)"),
+                                  one_region("") + "]",
+                                  one_region("") + "x",
+                                  one_region("") + std::string("\0x", 2),
+                                  std::string(100'000, '['),
+                                  std::string("[\"\xff\xfe\"]")}) {
     EXPECT_EQ(code_of(decode_handoff(text)), ErrorCode::kMalformed) << text.substr(0, 100);
   }
 }

@@ -1,7 +1,6 @@
-#include "format/manifest.h"
-
 #include <algorithm>
 
+#include "format/manifest.h"
 #include "tests/support/test_support.h"
 
 namespace thaw {
@@ -23,15 +22,13 @@ SnapshotSpec good_spec() {
 }
 
 Manifest good_manifest() {
-  Manifest manifest{.snapshot = {7},
-                    .parent = {3},
-                    .created_unix_ms = 1'700'000'000'123,
-                    .spec = good_spec(),
-                    .content_hash = {},
-                    .statistics = {.zero_pages = 1,
-                                   .duplicate_pages = 2,
-                                   .new_pages = 3,
-                                   .new_chunk_bytes = 4}};
+  Manifest manifest{
+      .snapshot = {7},
+      .parent = {3},
+      .created_unix_ms = 1'700'000'000'123,
+      .spec = good_spec(),
+      .content_hash = {},
+      .statistics = {.zero_pages = 1, .duplicate_pages = 2, .new_pages = 3, .new_chunk_bytes = 4}};
   manifest.content_hash.fill(std::byte{0xab});
   return manifest;
 }
@@ -52,7 +49,11 @@ TEST(Manifest, RoundTrips) {
 
 TEST(Manifest, RoundTripsWithNothingOptional) {
   Manifest manifest;
-  manifest.spec = {.name = "x", .memory = {kPageBytes}, .state = {}, .regions = {}, .labels = {},
+  manifest.spec = {.name = "x",
+                   .memory = {kPageBytes},
+                   .state = {},
+                   .regions = {},
+                   .labels = {},
                    .cpu_vendor = ""};
   const auto back = decode_manifest(encode_manifest(manifest));
   ASSERT_TRUE(succeeded(back));
@@ -99,8 +100,7 @@ TEST(Spec, PageCountsRoundTheStateUp) {
 
 TEST(Spec, NamesArePrintableAndShort) {
   EXPECT_EQ(after([](auto&) {}), std::nullopt);
-  EXPECT_EQ(after([](auto& s) { s.name = std::string(limits::kMaxNameBytes, 'n'); }),
-            std::nullopt);
+  EXPECT_EQ(after([](auto& s) { s.name = std::string(limits::kMaxNameBytes, 'n'); }), std::nullopt);
   for (const std::string& name :
        {std::string(), std::string(limits::kMaxNameBytes + 1, 'n'), std::string("a b"),
         std::string("a/b"), std::string("a\n"), std::string("a\x7f"), std::string("\xc3\xa4"),
@@ -162,8 +162,7 @@ TEST(Regions, MustTileTheMemoryInOrder) {
             ErrorCode::kRegionMismatch)
       << "wraps around";
   EXPECT_EQ(checking({with(low, [](auto& r) { r.size = {0}; })}), ErrorCode::kRegionUnaligned);
-  EXPECT_EQ(checking({with(low, [](auto& r) { r.size.value += 1; })}),
-            ErrorCode::kRegionUnaligned);
+  EXPECT_EQ(checking({with(low, [](auto& r) { r.size.value += 1; })}), ErrorCode::kRegionUnaligned);
   EXPECT_EQ(checking({low, with(high, [](auto& r) { r.offset.value += 1; })}),
             ErrorCode::kRegionUnaligned);
   for (const std::uint64_t page_size : {0u, 1u, 8192u, 1u << 30}) {

@@ -1,9 +1,8 @@
-#include "format/page_map.h"
-
 #include <algorithm>
 
 #include "format/envelope.h"
 #include "format/limits.h"
+#include "format/page_map.h"
 #include "tests/support/test_support.h"
 
 namespace thaw {
@@ -68,9 +67,15 @@ Model random_model(std::mt19937_64& generator, std::uint64_t longest_run) {
   for (std::uint64_t runs = 1 + pick(generator, 200); runs > 0; --runs) {
     const std::uint64_t length = pick(generator, longest_run);
     switch (pick(generator, 4)) {
-      case 0: model.append(kNoChunk, length); break;
-      case 1: next = ChunkId::of(1, 0, 1 + (generator() >> 25)); [[fallthrough]];
-      default: model.append(next, length); next.value += length;
+      case 0:
+        model.append(kNoChunk, length);
+        break;
+      case 1:
+        next = ChunkId::of(1, 0, 1 + (generator() >> 25));
+        [[fallthrough]];
+      default:
+        model.append(next, length);
+        next.value += length;
     }
   }
   return model;

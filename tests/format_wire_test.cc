@@ -1,9 +1,8 @@
-#include "format/wire.h"
-
 #include <array>
 #include <cerrno>
 
 #include "format/limits.h"
+#include "format/wire.h"
 #include "tests/support/test_support.h"
 
 namespace thaw {

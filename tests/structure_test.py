@@ -26,6 +26,8 @@ SYSTEM_CALLS = re.compile(r"^(unistd|fcntl|poll|liburing|netdb|dlfcn)\.h$|^sys/|
 # Types and constants that signatures and flags need; calls are found by the headers above.
 HARMLESS = {"sys/types.h", "poll.h"}
 HEAVY = re.compile(r"^(boost/|CLI/|nlohmann/|toml\+\+|rocksdb/|spdlog/)")
+# They show Cap'n Proto to whoever includes them.
+PRIVATE_TO_FORMAT = {"format/wire.capnp.h", "format/schema_codec.h", "format/kj_clang.h"}
 LONGEST_LINE = 100
 
 errors: list[str] = []
@@ -46,9 +48,11 @@ def check_includes(path: Path) -> None:
         top = target.split("/")[0]
         if quote == '"' and folder in ALLOWED and top not in ALLOWED[folder]:
             errors.append(f"{name} includes {target}: {folder} must not know {top}")
+        if target in PRIVATE_TO_FORMAT and folder != "format":
+            errors.append(f"{name} includes {target}: only format/ may")
         if quote != "<":
             continue
-        if re.match(r"^(capnp|kj)/|^zstd\.h$", target) and folder != "format":
+        if re.match(r"^(capnp|kj)/|^(zstd|xxhash)\.h$", target) and folder != "format":
             errors.append(f"{name} includes {target}: only format/ may")
         if target.startswith("rocksdb/") and name.parts[:2] not in (("pageserver", "sys"),) and \
                 folder != "tests":

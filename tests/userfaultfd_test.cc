@@ -1,5 +1,10 @@
 #include "base/userfaultfd.h"
 
+#include <array>
+#include <atomic>
+#include <optional>
+#include <thread>
+
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
@@ -9,11 +14,6 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#include <array>
-#include <atomic>
-#include <optional>
-#include <thread>
 
 #include "base/mapping.h"
 #include "base/socket.h"
@@ -147,7 +147,9 @@ TEST_F(Userfaultfd, PendingRemoveHoldsFillsBackUntilItIsRead) {
 
 TEST_F(Userfaultfd, UnmappedRangeIsGone) {
   const HostAddress at = memory_.address();
-  { const Mapping unmapped = std::move(memory_); }
+  {
+    const Mapping unmapped = std::move(memory_);
+  }
   EXPECT_EQ(copy_pages(uffd_, at, full_page_).outcome, FillOutcome::kRangeGone);
   EXPECT_EQ(zero_pages(uffd_, at, {kPageBytes}).outcome, FillOutcome::kRangeGone);
   wake_pages(uffd_, at, {kPageBytes});
@@ -179,11 +181,10 @@ TEST_F(Userfaultfd, ExitedProcessIsGone) {
     if (!uffd || !memory) ::_exit(1);
     const std::uint64_t address = memory->address().value;
     const int sent[] = {uffd->get()};
-    const bool done =
-        register_missing(*uffd, memory->address(), memory->size()).has_value() &&
-        send_with_descriptors(theirs, std::as_bytes(std::span(&address, 1)), sent,
-                              Deadline::after(std::chrono::seconds(10)))
-            .has_value();
+    const bool done = register_missing(*uffd, memory->address(), memory->size()).has_value() &&
+                      send_with_descriptors(theirs, std::as_bytes(std::span(&address, 1)), sent,
+                                            Deadline::after(std::chrono::seconds(10)))
+                          .has_value();
     ::_exit(done ? 0 : 1);
   }
   int status = -1;

@@ -36,8 +36,8 @@ class Archive:
     def _add(self, name: str, mode: int, content: bytes, device: tuple[int, int] = (0, 0)) -> None:
         self._inode += 1
         encoded = name.encode() + b"\0"
-        # inode, mode, uid, gid, links, mtime, size, device, special device, name size, unused check.
-        # The time is always 0: equal input gives equal archives.
+        # inode, mode, uid, gid, links, mtime, size, device, special device, name size, unused
+        # check. The time is always 0: equal input gives equal archives.
         fields = (self._inode, mode, 0, 0, 1, 0, len(content), 0, 0, *device, len(encoded), 0)
         header = b"070701" + b"".join(b"%08x" % field for field in fields)
         self._write_padded(header + encoded)

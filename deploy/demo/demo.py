@@ -2,7 +2,6 @@
 with downloading the snapshot first. Exits non-zero if the guest did not go on where it stopped."""
 
 import argparse
-import contextlib
 import hashlib
 import json
 import os
@@ -14,22 +13,27 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Mapping, Sequence
 
 import guest as guests
-from hosts import RATE, Host, Network
-from qemu import MEMORY_MIB, GuestError, Qemu, Tick
+from console import ConsoleError, Tick
+from hosts import Host, Network
+from programs import ProgramError, daemon, run
+from qemu import Qemu, QemuError, boot_arguments, restore_arguments
 
-_PORT = 7433
+# Guest memory has to be on tmpfs: there it is memory, and userfaultfd works on it.
+_TMPFS = Path("/dev/shm")
+_TMPFS_MIB = 1024
 _TICKS_BEFORE = 10
 _TICKS_AFTER = 10
-_BOOT_SECONDS = 60
+_BOOT_SECONDS = 90
 _RESTORE_SECONDS = 60
 _MIB = 1 << 20
+_PAGE_BYTES = 4096
 
 
 class DemoError(RuntimeError):
-    """The demo did not show what it is there to show."""
+    """The demo did not show what it is there to show, or cannot run here."""
 
 
 @dataclass(frozen=True)
@@ -42,44 +46,16 @@ class Saved:
 
 @dataclass(frozen=True)
 class Restore:
-    """The figures of one way to restore."""
+    """The figures of one way to restore; bytes and pages count until _TICKS_AFTER lines."""
 
     first_line_seconds: float
     network_bytes: int
     pages: int
+    report: str = ""
 
 
 def say(text: str) -> None:
     print(f"== {text}", flush=True)
-
-
-def run(*command: str) -> str:
-    result = subprocess.run(command, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, timeout=120)
-    if result.returncode != 0:
-        raise DemoError(f"{' '.join(command[:8])} failed: {result.stderr.strip()[-400:]}")
-    return result.stdout
-
-
-@contextlib.contextmanager
-def daemon(command: Sequence[str], ready: str, log: Path) -> Iterator[None]:
-    """A daemon from its first line of output to its end by SIGTERM."""
-    with log.open("wb") as errors:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                   stderr=errors)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline().decode()
-        if not line.startswith(ready):
-            raise DemoError(f"{command[0]} did not start: {log.read_text()[-400:]}")
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def sha256(path: Path) -> str:
@@ -87,130 +63,141 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def ram_file(directory: Path, name: str) -> Path:
-    """A fresh sparse file that QEMU maps as guest memory."""
-    path = directory / name
-    with path.open("wb") as file:
-        file.truncate(MEMORY_MIB * _MIB)
-    return path
-
-
-def check_continuity(saved: Saved, ticks: Sequence[Tick]) -> None:
-    expected = list(range(saved.last.number + 1, saved.last.number + 1 + len(ticks)))
+def check_order(first_number: int, checksum: str, ticks: Sequence[Tick]) -> None:
     numbers = [tick.number for tick in ticks]
-    if numbers != expected:
-        raise DemoError(f"the counter stood at {saved.last.number} and went on as {numbers}")
-    if any(tick.checksum != saved.last.checksum for tick in ticks):
-        raise DemoError("the checksum of the guest's data has changed")
+    if numbers != list(range(first_number, first_number + len(ticks))):
+        raise DemoError(f"the counter should go on with {first_number} and went on as {numbers}")
+    for tick in ticks:
+        if tick.checksum != checksum:
+            raise DemoError(f"the guest's checksum was {checksum} and is {tick.checksum} "
+                            f"at tick {tick.number}")
 
 
 class Demo:
-    def __init__(self, arguments: argparse.Namespace, work: Path, network: Network) -> None:
-        self._bin = arguments.bin.resolve()
+    def __init__(self, guest: guests.Guest, programs: Path, work: Path, ram: Path,
+                 network: Network) -> None:
+        """`work` is for sockets, logs and the store; `ram`, on tmpfs, for guest memory."""
+        self._guest = guest
+        self._programs = programs
         self._work = work
+        self._ram = ram
         self._network = network
-        self._guest = guests.build(arguments.cache.resolve())
-        self._server = f"{network.a.address}:{_PORT}"
+        self._server = ""
 
-    def thaw(self, host: Host, *arguments: str) -> Any:
-        output = run(*host.prefix, str(self._bin / "thaw"), "--json", "--server", self._server,
-                     "--control", str(self._work / "control.sock"), *arguments)
-        return json.loads(output)
+    def run(self, compare: bool) -> None:
+        server = [*self._network.a.prefix, str(self._programs / "thaw-pageserver"), "--insecure",
+                  "--store", str(self._work / "store"), "--listen", f"{self._network.a.address}:0"]
+        with daemon(server, "listening on", self._work / "pageserver.log") as self._server:
+            saved = self._snapshot()
+            self._push()
+            say(f"restoring it on another host, over {self._network.link}")
+            lazy = self._restore_lazily(saved)
+            say(f"it went on with tick {saved.last.number + 1} and the same checksum "
+                f"{lazy.first_line_seconds:.2f} s after the command; {lazy.report}")
+            if compare:
+                say("restoring it once more, by downloading it first")
+                print_comparison(lazy, self._restore_by_download(saved))
 
-    def snapshot(self) -> Saved:
+    def _thaw(self, host: Host, *arguments: str) -> Any:
+        return json.loads(run([*host.prefix, str(self._programs / "thaw"), "--json", "--server",
+                               self._server, "--control", self._control, *arguments]))
+
+    @property
+    def _control(self) -> str:
+        return str(self._work / "control.sock")
+
+    def _new_memory(self, name: str) -> Path:
+        """A sparse file for QEMU to map as guest memory."""
+        path = self._ram / name
+        with path.open("xb") as file:
+            file.truncate(self._guest.memory_mib * _MIB)
+        return path
+
+    def _snapshot(self) -> Saved:
         """Boots the guest, lets it work, and leaves its memory and state in files."""
-        say(f"booting a {MEMORY_MIB} MiB Linux guest")
-        vm = Qemu(self._guest, ram_file(self._work, "memory"), self._work, "original")
+        say(f"booting a Linux guest with {self._guest.memory_mib} MiB of memory")
+        vm = Qemu(self._new_memory("memory"), self._work / "original.log",
+                  boot_arguments(self._guest), self._network.a.prefix)
         try:
+            # The guest sleeps after a line, so this stops it between two.
             vm.console.wait_for_ticks(_TICKS_BEFORE, _BOOT_SECONDS)
-            vm.save(self._work / "state")
-            time.sleep(0.1)  # what the guest wrote before it stopped is on its way through a pipe
-            saved = Saved(vm.console.ticks()[-1], vm.console.unfinished_line)
+            vm.save(self._ram / "state")
+            ticks, unfinished_line = vm.console.finish(_RESTORE_SECONDS)
         finally:
             vm.close()
-        say(f"stopped it at tick {saved.last.number}, checksum {saved.last.checksum}")
-        return saved
+        check_order(1, ticks[0].checksum, ticks)
+        say(f"stopped it at tick {ticks[-1].number}, checksum {ticks[-1].checksum}")
+        return Saved(ticks[-1], unfinished_line)
 
-    def push(self) -> None:
-        memory, state = self._work / "memory", self._work / "state"
+    def _push(self) -> None:
+        memory, state = self._ram / "memory", self._ram / "state"
         started = time.monotonic()
-        pushed = self.thaw(self._network.a, "push", "demo", "--memory", str(memory), "--state",
-                           str(state), "--label", "made-by=demo")
-        seconds = time.monotonic() - started
-        say(f"pushed it in {seconds:.1f} s: {pushed['new_pages']} pages stored in "
-            f"{pushed['new_chunk_bytes'] / _MIB:.0f} MiB, {pushed['zero_pages']} zero, "
+        pushed = self._thaw(self._network.a, "push", "demo", "--memory", str(memory), "--state",
+                            str(state), "--label", "made-by=demo")
+        say(f"pushed it in {time.monotonic() - started:.1f} s: {pushed['new_pages']} pages stored "
+            f"in {pushed['new_chunk_bytes'] / _MIB:.0f} MiB, {pushed['zero_pages']} zero, "
             f"{pushed['duplicate_pages']} duplicate")
-        copy, state_copy = self._work / "memory.pulled", self._work / "state.pulled"
-        self.thaw(self._network.a, "pull", "demo", "--memory", str(copy), "--state",
-                  str(state_copy))
+        memory_copy, state_copy = self._ram / "memory.pulled", self._ram / "state.pulled"
+        self._thaw(self._network.a, "pull", "demo", "--memory", str(memory_copy), "--state",
+                   str(state_copy))
         digest = sha256(memory)
-        if sha256(copy) != digest or sha256(state_copy) != sha256(state):
+        if sha256(memory_copy) != digest or sha256(state_copy) != sha256(state):
             raise DemoError("the pulled snapshot is not the one that was pushed")
-        say(f"pulled it back byte-identical (sha256 {digest[:16]}...), deleting all local copies")
-        for path in (memory, state, copy, state_copy):
+        say(f"pulled it back byte-identical (sha256 {digest[:16]}...); deleting all local copies")
+        for path in (memory, state, memory_copy, state_copy):
             path.unlink()
 
-    def restore_lazily(self, saved: Saved) -> Restore:
+    def _restore_lazily(self, saved: Saved) -> Restore:
         host = self._network.b
-        handler = [*host.prefix, str(self._bin / "thaw-faulthandler"), "--server", self._server,
-                   "--control", str(self._work / "control.sock")]
+        handler = [*host.prefix, str(self._programs / "thaw-faulthandler"), "--server",
+                   self._server, "--control", self._control]
         with daemon(handler, "ready on", self._work / "faulthandler.log"):
-            before = host.bytes_over_network()
-            started = time.monotonic()
-            memory, state = ram_file(self._work, "lazy"), self._work / "lazy.state"
+            memory, state = self._new_memory("lazy"), self._ram / "lazy.state"
             session = self._work / "vm.sock"
-            self.thaw(host, "prepare", "demo", "--socket", str(session), "--state-out", str(state))
-            environment = os.environ | {"LD_PRELOAD": str(self._bin / "thaw-qemu.so"),
-                                        "THAW_QEMU_MEMORY": str(memory),
-                                        "THAW_QEMU_SOCKET": str(session)}
-            vm, ticks = self._run_restored(saved, "lazy", memory, state, environment)
+            bytes_before = host.bytes_over_network()
+            started = time.monotonic()
+            self._thaw(host, "prepare", "demo", "--socket", str(session), "--state-out",
+                       str(state))
+            vm = self._restoring_qemu(memory, saved, {
+                "LD_PRELOAD": str(self._programs / "thaw-qemu.so"),
+                "THAW_QEMU_MEMORY": str(memory), "THAW_QEMU_SOCKET": str(session)})
             try:
-                [report] = self.thaw(host, "ps")["sessions"]
-                moved = host.bytes_over_network() - before
+                first = self._go_on(vm, state, saved)
+                network_bytes = host.bytes_over_network() - bytes_before
+                [served] = self._thaw(host, "ps")["sessions"]
             finally:
                 vm.close()
-        return Restore(ticks[0].seconds - started, moved, report["faults"]["fetched"])
+        faults = served["faults"]
+        report = (f"{faults['total']} faults, {faults['zero']} of them zero pages; answered in "
+                  f"{served['latency_us_p50']:.0f} us (median), "
+                  f"{served['latency_us_p99']:.0f} us (99 %)")
+        return Restore(first.seconds - started, network_bytes, faults["fetched"], report)
 
-    def restore_by_download(self, saved: Saved) -> Restore:
+    def _restore_by_download(self, saved: Saved) -> Restore:
         host = self._network.b
-        before = host.bytes_over_network()
+        memory, state = self._ram / "downloaded", self._ram / "downloaded.state"
+        bytes_before = host.bytes_over_network()
         started = time.monotonic()
-        memory, state = self._work / "downloaded", self._work / "downloaded.state"
-        pulled = self.thaw(host, "pull", "demo", "--memory", str(memory), "--state", str(state))
-        vm, ticks = self._run_restored(saved, "downloaded", memory, state, dict(os.environ))
-        vm.close()
-        moved = host.bytes_over_network() - before
-        pages = MEMORY_MIB * _MIB // 4096 - pulled["zero_pages"]
-        return Restore(ticks[0].seconds - started, moved, pages)
-
-    def _run_restored(self, saved: Saved, name: str, memory: Path, state: Path,
-                      environment: dict[str, str]) -> tuple[Qemu, list[Tick]]:
-        vm = Qemu(self._guest, memory, self._work, name, arguments=["-incoming", "defer"],
-                  prefix=self._network.b.prefix, environment=environment,
-                  unfinished_line=saved.unfinished_line)
+        pulled = self._thaw(host, "pull", "demo", "--memory", str(memory), "--state", str(state))
+        vm = self._restoring_qemu(memory, saved, {})
         try:
-            vm.restore(state)
-            ticks = vm.console.wait_for_ticks(_TICKS_AFTER, _RESTORE_SECONDS)
-            check_continuity(saved, ticks)
-        except BaseException:
+            first = self._go_on(vm, state, saved)
+            network_bytes = host.bytes_over_network() - bytes_before
+        finally:
             vm.close()
-            raise
-        return vm, ticks
+        pages = self._guest.memory_mib * _MIB // _PAGE_BYTES - pulled["zero_pages"]
+        return Restore(first.seconds - started, network_bytes, pages)
 
-    def run(self, quick: bool) -> None:
-        server = [*self._network.a.prefix, str(self._bin / "thaw-pageserver"), "--insecure",
-                  "--store", str(self._work / "store"), "--listen", self._server]
-        with daemon(server, "listening on", self._work / "pageserver.log"):
-            saved = self.snapshot()
-            self.push()
-            link = f"shaped to {RATE}" if self._network.shaped else "unshaped"
-            say(f"restoring it on another host, over a link {link}")
-            lazy = self.restore_lazily(saved)
-            say(f"it went on at tick {saved.last.number + 1} with the same checksum")
-            if quick:
-                return
-            say("restoring it again, by downloading it first")
-            print_comparison(lazy, self.restore_by_download(saved))
+    def _restoring_qemu(self, memory: Path, saved: Saved, environment: Mapping[str, str]) -> Qemu:
+        return Qemu(memory, self._work / f"{memory.name}.log", restore_arguments(),
+                    self._network.b.prefix, environment, saved.unfinished_line)
+
+    def _go_on(self, vm: Qemu, state: Path, saved: Saved) -> Tick:
+        """Lets the restored guest run for some lines and returns the first."""
+        vm.restore(state)
+        ticks = vm.console.wait_for_ticks(_TICKS_AFTER, _RESTORE_SECONDS)
+        check_order(saved.last.number + 1, saved.last.checksum, ticks)
+        return ticks[0]
 
 
 def print_comparison(lazy: Restore, download: Restore) -> None:
@@ -224,35 +211,62 @@ def print_comparison(lazy: Restore, download: Restore) -> None:
         print(f"   {heading:<24}{left:>14}{right:>18}", flush=True)
 
 
+def check_machine(programs: Path) -> None:
+    if os.geteuid() != 0:
+        raise DemoError("network namespaces and userfaultfd need root")
+    for name in ("thaw", "thaw-pageserver", "thaw-faulthandler", "thaw-qemu.so"):
+        if not (programs / name).exists():
+            raise DemoError(f"{programs / name} is not there; run ./x build")
+    if shutil.disk_usage(_TMPFS).free < _TMPFS_MIB * _MIB:
+        raise DemoError(f"{_TMPFS} has less than {_TMPFS_MIB} MiB to spare for guest memory")
+
+
+def show(arguments: argparse.Namespace) -> None:
+    programs = arguments.bin.resolve()
+    check_machine(programs)
+    guest = guests.build(arguments.cache.resolve(), small=arguments.quick)
+    work = Path(tempfile.mkdtemp(prefix="thaw-demo-"))
+    ram = Path(tempfile.mkdtemp(prefix="thaw-demo-", dir=_TMPFS))
+    try:
+        with Network() as network:
+            Demo(guest, programs, work, ram, network).run(compare=not arguments.quick)
+    finally:
+        shutil.rmtree(ram, ignore_errors=True)
+        if arguments.keep:
+            say(f"logs and store are in {work}")
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def interrupt(*_: Any) -> None:
+    """Once only: a second signal must not interrupt the clean-up after the first."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./x demo", description=__doc__)
     parser.add_argument("--bin", type=Path, required=True, help="directory of the built programs")
     parser.add_argument("--cache", type=Path, required=True, help="where the guest is kept")
-    parser.add_argument("--quick", action="store_true", help="leave the comparison out")
+    parser.add_argument("--quick", action="store_true", help="a smaller guest and no comparison")
     parser.add_argument("--keep", action="store_true", help="leave logs and the store behind")
     return parser.parse_args()
 
 
 def main() -> int:
     arguments = parse_arguments()
-    # Ends like Ctrl-C, so that everything is cleaned up.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    work = Path(tempfile.mkdtemp(prefix="thaw-demo-", dir="/dev/shm"))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
     try:
-        with Network() as network:
-            Demo(arguments, work, network).run(arguments.quick)
-    except (DemoError, GuestError, subprocess.SubprocessError, OSError) as error:
-        detail = getattr(error, "stderr", None) or ""
-        print(f"demo failed: {error} {detail}".strip(), file=sys.stderr)
-        return 1
+        show(arguments)
     except KeyboardInterrupt:
         print("demo interrupted", file=sys.stderr)
         return 130
-    finally:
-        if arguments.keep:
-            say(f"logs and store are in {work}")
-        else:
-            shutil.rmtree(work, ignore_errors=True)
+    except (DemoError, ConsoleError, QemuError, ProgramError, guests.GuestBuildError, OSError,
+            subprocess.SubprocessError) as error:
+        print("demo failed:", " ".join(str(error).split()), file=sys.stderr)
+        return 1
     return 0
 
 

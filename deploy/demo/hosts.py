@@ -4,12 +4,12 @@ import os
 import subprocess
 from pathlib import Path
 
-RATE = "1gbit"
+_RATE = "1gbit"
 
 
 def _run(*command: str) -> None:
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.PIPE, text=True)
+                   stderr=subprocess.PIPE, text=True, timeout=20)
 
 
 class Host:
@@ -22,14 +22,15 @@ class Host:
 
     @property
     def prefix(self) -> list[str]:
-        """What to put before a command so that it runs on this host."""
-        return ["ip", "netns", "exec", self.name]
+        """What to put before a command so that it runs on this host. The process stays the one
+        that was started, and does not outlive this program even if that is killed."""
+        return ["setpriv", "--pdeathsig", "KILL", "ip", "netns", "exec", self.name]
 
     def bytes_over_network(self) -> int:
         """All bytes that its interface has moved, both ways."""
         base = f"/sys/class/net/{self.interface}/statistics"
         text = subprocess.run([*self.prefix, "cat", f"{base}/rx_bytes", f"{base}/tx_bytes"],
-                              check=True, text=True, stdout=subprocess.PIPE).stdout
+                              check=True, text=True, stdout=subprocess.PIPE, timeout=20).stdout
         return sum(int(line) for line in text.split())
 
 
@@ -40,7 +41,7 @@ class Network:
         tag = f"{os.getpid()}"
         self.a = Host(f"thaw-a-{tag}", f"tha{tag}"[:15], "10.73.0.1")
         self.b = Host(f"thaw-b-{tag}", f"thb{tag}"[:15], "10.73.0.2")
-        self.shaped = False
+        self._shaped = False
 
     def __enter__(self) -> "Network":
         try:
@@ -53,7 +54,11 @@ class Network:
     def __exit__(self, *_: object) -> None:
         for host in (self.a, self.b):
             if Path("/run/netns", host.name).exists():
-                _run("ip", "netns", "delete", host.name)
+                subprocess.run(["ip", "netns", "delete", host.name], check=False)
+
+    @property
+    def link(self) -> str:
+        return "a link shaped to 1 Gbit/s" if self._shaped else "an unshaped link (no tbf here)"
 
     def _create(self) -> None:
         for host in (self.a, self.b):
@@ -65,10 +70,13 @@ class Network:
             _run("ip", "-n", host.name, "address", "add", f"{host.address}/30", "dev",
                  host.interface)
             _run("ip", "-n", host.name, "link", "set", host.interface, "up")
+        self._shape()
+
+    def _shape(self) -> None:
         try:
             for host in (self.a, self.b):
                 _run("tc", "-n", host.name, "qdisc", "add", "dev", host.interface, "root", "tbf",
-                     "rate", RATE, "burst", "256kb", "latency", "50ms")
-            self.shaped = True
+                     "rate", _RATE, "burst", "256kb", "latency", "50ms")
+            self._shaped = True
         except (subprocess.CalledProcessError, FileNotFoundError):
-            self.shaped = False  # a kernel without tbf: the link is as fast as memory
+            self._shaped = False  # a kernel without tbf

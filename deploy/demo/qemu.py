@@ -1,174 +1,109 @@
-"""Runs the demo's guest in QEMU under TCG, saves it and restores it."""
+"""Runs the demo's guest in QEMU, saves it and restores it.
 
-import json
+Guest memory is a file that QEMU maps shared. With x-ignore-shared a migration leaves such memory
+out, so what is saved besides the file is the state of the devices, about half a megabyte.
+"""
+
 import socket
 import subprocess
-import threading
-import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Mapping, Sequence
 
+from console import Console
 from guest import Guest
+from qmp import Qmp, QmpError
 
-MEMORY_MIB = 512
 _EXIT_SECONDS = 20
+_START_SECONDS = 20
+_MIGRATION_SECONDS = 60
 
 
-class GuestError(RuntimeError):
-    """QEMU or the guest did not do what was asked in time."""
+class QemuError(RuntimeError):
+    """QEMU failed; the text ends with what it said."""
 
 
-@dataclass(frozen=True)
-class Tick:
-    """One line of the workload."""
-
-    number: int
-    checksum: str
-    seconds: float  # time.monotonic() when its end arrived
+def boot_arguments(guest: Guest) -> list[str]:
+    return ["-kernel", str(guest.kernel), "-initrd", str(guest.initramfs), "-append",
+            guest.arguments]
 
 
-class Console:
-    """Collects a guest's serial output in a thread of its own and finds the ticks in it."""
-
-    def __init__(self, stream: Any, unfinished_line: str = "") -> None:
-        self._changed = threading.Condition()
-        self._ticks: list[Tick] = []
-        self._line = unfinished_line
-        self._ended = False
-        threading.Thread(target=self._collect, args=(stream,), daemon=True).start()
-
-    @property
-    def unfinished_line(self) -> str:
-        """What the guest had printed of a line when it was stopped."""
-        return self._line
-
-    def ticks(self) -> list[Tick]:
-        with self._changed:
-            return list(self._ticks)
-
-    def wait_for_ticks(self, count: int, seconds: float) -> list[Tick]:
-        with self._changed:
-            self._changed.wait_for(lambda: len(self._ticks) >= count or self._ended, seconds)
-            if len(self._ticks) < count:
-                raise GuestError(f"the guest printed {len(self._ticks)} of {count} lines "
-                                 f"within {seconds:.0f} s")
-            return list(self._ticks)
-
-    def _collect(self, stream: Any) -> None:
-        while chunk := stream.read1(4096):
-            now = time.monotonic()
-            with self._changed:
-                *lines, self._line = (self._line + chunk.decode(errors="replace")).split("\n")
-                for line in lines:
-                    words = line.split()
-                    if len(words) == 4 and words[0] == "tick" and words[2] == "checksum":
-                        self._ticks.append(Tick(int(words[1]), words[3], now))
-                self._changed.notify_all()
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+def restore_arguments() -> list[str]:
+    """No kernel and no initramfs: a host that restores needs nothing of the guest's."""
+    return ["-incoming", "defer"]
 
 
 class Qemu:
-    """One QEMU process, stopped and waited for by close()."""
+    """One QEMU process; close() ends it whatever its state."""
 
-    def __init__(self, guest: Guest, memory: Path, work: Path, name: str,
-                 arguments: Sequence[str] = (), prefix: Sequence[str] = (),
-                 environment: Mapping[str, str] | None = None, unfinished_line: str = "") -> None:
-        """`memory` is the file that QEMU maps shared as the guest's RAM."""
-        self._qmp_path = work / f"{name}.qmp"
-        self._log = (work / f"{name}.log").open("wb")
-        backend = f"memory-backend-file,id=ram,size={MEMORY_MIB}M,mem-path={memory},share=on"
+    def __init__(self, memory: Path, log: Path, arguments: Sequence[str],
+                 prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None,
+                 unfinished_line: str = "") -> None:
+        """`memory` is the file of the guest's memory and gives its size."""
+        size = memory.stat().st_size
+        ours, theirs = socket.socketpair()
+        set_environment = [f"{name}={value}" for name, value in (environment or {}).items()]
         command = [
-            *prefix, "qemu-system-x86_64", "-accel", "tcg", "-machine", "pc,memory-backend=ram",
-            "-m", str(MEMORY_MIB), "-object", backend, "-nodefaults", "-no-user-config",
-            "-display", "none", "-serial", "stdio", "-qmp",
-            f"unix:{self._qmp_path},server=on,wait=off", "-kernel", str(guest.kernel),
-            "-initrd", str(guest.initramfs), "-append", "console=ttyS0 quiet", *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                        stderr=self._log, env=environment)
-        self.console = Console(self.process.stdout, unfinished_line)
-        self._qmp: socket.socket | None = None
-
-    def command(self, execute: str, seconds: float = 30, **arguments: Any) -> Any:
-        """One QMP command and its result."""
-        if self._qmp is None:
-            self._connect(seconds)
-        self._send({"execute": execute, "arguments": arguments})
-        return self._receive("return", seconds)
+            *prefix, "env", *set_environment, "qemu-system-x86_64", "-accel", "tcg", "-machine",
+            "pc,memory-backend=ram", "-m", f"{size >> 20}", "-object",
+            f"memory-backend-file,id=ram,size={size},mem-path={memory},share=on", "-nodefaults",
+            "-no-user-config", "-display", "none", "-serial", "stdio", "-chardev",
+            f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control", *arguments]
+        self._log = log
+        with theirs, log.open("wb") as errors:
+            # In a session of its own: a Ctrl-C reaches the demo only, which then ends things in
+            # their order.
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+                pass_fds=[theirs.fileno()], start_new_session=True)
+        self.console = Console(self._process.stdout, unfinished_line)
+        self._qmp = Qmp(ours)
 
     def save(self, state: Path) -> None:
-        """Stops the guest and writes all but its memory, which lies in its file, to `state`."""
-        self.command("stop")
-        self._ignore_shared_memory()
-        self.command("migrate", uri=f"exec:cat > {state}")
-        self._wait_for_migration()
+        """Stops the guest, writes its state, and ends QEMU."""
+        self._connect()
+        try:
+            self._qmp.command("stop")
+            self._migrate("migrate", state, "wb")
+            self._qmp.command("quit")
+            self._process.wait(_EXIT_SECONDS)
+        except (QmpError, subprocess.TimeoutExpired) as error:
+            raise self._failure(error) from error
 
     def restore(self, state: Path) -> None:
-        """Loads `state` into a QEMU that was started with -incoming defer, and lets it run."""
-        self._ignore_shared_memory()
-        self.command("migrate-incoming", uri=f"exec:cat {state}")
-        self._wait_for_migration()
-        self.command("cont")
+        """Loads `state` into a QEMU that was started to restore, and lets the guest run."""
+        self._connect()
+        try:
+            self._migrate("migrate-incoming", state, "rb")
+            self._qmp.command("cont")
+        except QmpError as error:
+            raise self._failure(error) from error
 
     def close(self) -> None:
-        if self._qmp is not None:
-            self._qmp.close()
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(_EXIT_SECONDS)
-        self._log.close()
+        self._qmp.close()
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait(_EXIT_SECONDS)
 
-    def _ignore_shared_memory(self) -> None:
-        self.command("migrate-set-capabilities",
-                     capabilities=[{"capability": "x-ignore-shared", "state": True}])
+    def _connect(self) -> None:
+        try:
+            self._qmp.greet(_START_SECONDS)
+        except QmpError as error:
+            raise self._failure(error) from error
 
-    def _wait_for_migration(self, seconds: float = 60) -> None:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            status = self.command("query-migrate").get("status")
-            if status == "completed":
-                return
-            if status in ("failed", "cancelled"):
-                break
-            time.sleep(0.002)
-        raise GuestError(f"the migration did not complete: {status}")
+    def _migrate(self, command: str, state: Path, mode: str) -> None:
+        """To or from an open file, so that QEMU, whose memory may be served, never forks."""
+        capabilities = [{"capability": name, "state": True}
+                        for name in ("x-ignore-shared", "events")]
+        self._qmp.command("migrate-set-capabilities", capabilities=capabilities)
+        with state.open(mode) as file:
+            self._qmp.command("getfd", descriptor=file.fileno(), fdname="state")
+        self._qmp.command(command, uri="fd:state")
+        status = ""
+        while status != "completed":
+            status = self._qmp.wait_for_event("MIGRATION", _MIGRATION_SECONDS)["status"]
+            if status == "failed":
+                raise QmpError(f"{command} failed")
 
-    def _connect(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while True:
-            connection = socket.socket(socket.AF_UNIX)
-            connection.settimeout(seconds)
-            try:
-                connection.connect(str(self._qmp_path))
-                break
-            except OSError as error:
-                connection.close()
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    raise GuestError(f"QEMU does not answer: {self._log_text()}") from error
-                time.sleep(0.002)
-        self._qmp = connection
-        self._lines = connection.makefile("rb")
-        self._receive("QMP", seconds)
-        self._send({"execute": "qmp_capabilities"})
-        self._receive("return", seconds)
-
-    def _send(self, message: Mapping[str, Any]) -> None:
-        assert self._qmp is not None
-        self._qmp.sendall(json.dumps(message).encode() + b"\n")
-
-    def _receive(self, key: str, seconds: float) -> Any:
-        """The next message with this key; events in between are passed over."""
-        assert self._qmp is not None
-        self._qmp.settimeout(seconds)
-        while line := self._lines.readline():
-            message = json.loads(line)
-            if "error" in message:
-                raise GuestError(f"QEMU refused a command: {message['error']['desc']}")
-            if key in message:
-                return message[key]
-        raise GuestError(f"QEMU ended: {self._log_text()}")
-
-    def _log_text(self) -> str:
-        return Path(self._log.name).read_text(errors="replace").strip()[-500:] or "(no message)"
+    def _failure(self, error: Exception) -> QemuError:
+        said = self._log.read_text(errors="replace").strip()[-400:]
+        return QemuError(f"{error}; QEMU said: {said or 'nothing'}")

@@ -1,12 +1,12 @@
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <filesystem>
 #include <optional>
 #include <ostream>
 #include <random>
 #include <string>
+
+#include <gtest/gtest.h>
 
 #include "base/bytes.h"
 #include "base/error.h"

@@ -1,0 +1,172 @@
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <string>
+
+#include "format/chunk.h"
+#include "format/control.h"
+#include "format/handoff.h"
+#include "format/manifest.h"
+#include "format/page_map.h"
+#include "format/wire.h"
+#include "tests/fuzz/input.h"
+
+// Writes the seeds of the kept corpus: make_seeds tests/fuzz/corpus
+
+namespace thaw {
+namespace {
+
+class Corpus {
+ public:
+  explicit Corpus(std::filesystem::path root) : root_(std::move(root)) {}
+
+  void add(const std::string& target, const std::string& name, ByteSpan bytes) const {
+    std::filesystem::create_directories(root_ / target);
+    std::ofstream(root_ / target / name, std::ios::binary) << as_text(bytes);
+  }
+  /// Both forms of an envelope.
+  void add_envelope(const std::string& target, const std::string& name, const EnvelopeKind& kind,
+                    ByteSpan sealed) const {
+    const auto with_form = [](fuzz::Form form, ByteSpan rest) {
+      Bytes input{static_cast<std::byte>(form)};
+      input.insert(input.end(), rest.begin(), rest.end());
+      return input;
+    };
+    add(target, name + ".sealed", with_form(fuzz::Form::kSealed, sealed));
+    add(target, name + ".plain",
+        with_form(fuzz::Form::kPlain, open_envelope(kind, sealed).value()));
+  }
+
+ private:
+  std::filesystem::path root_;
+};
+
+SnapshotSpec some_spec() {
+  return {.name = "vm",
+          .memory = {4u << 20},
+          .state = {5000},
+          .regions = {{{2u << 20}, {0}, {kPageBytes}}, {{2u << 20}, {2u << 20}, {kHugePageBytes}}},
+          .labels = {{"team", "runtime"}},
+          .cpu_vendor = "GenuineIntel"};
+}
+
+void add_chunks(const Corpus& corpus) {
+  constexpr ChunkId kId = ChunkId::of(1, 0, 7);
+  PlainPage page;
+  for (std::size_t i = 0; i < page.size(); ++i) page[i] = static_cast<std::byte>(i / 64);
+  Bytes zstd;
+  ChunkCodec().encode(page, kId, zstd);
+  corpus.add("chunk", "zstd", zstd);
+  for (std::size_t i = 0, x = 1; i < page.size(); ++i, x = x * 6364136223846793005u + 1) {
+    page[i] = static_cast<std::byte>(x >> 56);
+  }
+  Bytes raw;
+  ChunkCodec().encode(page, kId, raw);
+  corpus.add("chunk", "raw", raw);
+}
+
+void add_page_maps(const Corpus& corpus) {
+  PageMap map;
+  map.append_zero({100});
+  map.append_chunks(ChunkId::of(1, 0, 1000), {50});
+  map.append_chunks(ChunkId::of(1, 0, 20), {1});
+  map.append_zero({3});
+  map.append_chunks(ChunkId::of(1, 0, 1050), {8});
+  corpus.add_envelope("page_map", "runs", fuzz::kSegment, map.encode_segment(0));
+  PageMap zero;
+  zero.append_zero({limits::kSegmentPages});
+  corpus.add_envelope("page_map", "zero", fuzz::kSegment, zero.encode_segment(0));
+}
+
+void add_manifests(const Corpus& corpus) {
+  const Manifest manifest{
+      .snapshot = {7},
+      .parent = {3},
+      .created_unix_ms = 1'700'000'000'000,
+      .spec = some_spec(),
+      .content_hash = {},
+      .statistics = {.zero_pages = 1, .duplicate_pages = 2, .new_pages = 3, .new_chunk_bytes = 4}};
+  corpus.add_envelope("manifest", "full", fuzz::kManifest, encode_manifest(manifest));
+}
+
+void add_messages(const Corpus& corpus) {
+  const Message messages[] = {
+      message::Hello{.version = 1, .role = message::Role::kDemand, .name_space = "default"},
+      message::BeginPush{some_spec()},
+      message::Offer{.first = {64}, .count = {9}, .zero_bitmap = Bytes(2, std::byte{0x81})},
+      message::Upload{3},
+      message::Commit{},
+      message::ListSnapshots{"after"},
+      message::ShowSnapshot{"vm"},
+      message::DeleteSnapshot{"vm"},
+      message::GetPageMap{{12}, 34},
+      message::GetChunks{{{1}, {2}, {3}}},
+      message::GetStatistics{},
+      message::ErrorReply{ErrorCode::kBusy, "busy"},
+      message::Welcome{1},
+      message::Done{},
+      message::Needed{Bytes(3, std::byte{0x11})},
+      message::ManifestReply{},
+      message::Snapshots{{100, 200}, true},
+      message::PageMapSegment{},
+      message::Chunks{2},
+      message::Statistics{1, 2, 3, 4, 5, 6, 7, 8},
+  };
+  for (const Message& message : messages) {
+    Bytes bytes;
+    encode_message(message, 42, 0, bytes);
+    corpus.add("wire", "message" + std::to_string(message.index()), bytes);
+  }
+}
+
+void add_handoffs(const Corpus& corpus) {
+  corpus.add("handoff", "newest",
+             as_bytes(encode_handoff({{{0x7f0000000000}, {2u << 20}, {0}, {4096}},
+                                      {{0x7f0000400000}, {2u << 20}, {2u << 20}, {2u << 20}}})));
+  corpus.add("handoff", "oldest",
+             as_bytes(R"([{"base_host_virt_addr":140139286302720,"size":4096,"offset":0}])"));
+  corpus.add("handoff", "strings", as_bytes(R"([{"a":"]}\"]\\"},[[]]])"));
+}
+
+void add_control(const Corpus& corpus) {
+  const control::Prepare prepare{.snapshot = "vm",
+                                 .socket = "/s",
+                                 .state_out = "/o",
+                                 .name_space = "default",
+                                 .owner_uid = 1,
+                                 .owner_gid = 2,
+                                 .on_unservable = UnservablePolicy::kWait};
+  corpus.add("control", "prepare", as_bytes(encode_control_request(prepare)));
+  corpus.add("control", "list", as_bytes(encode_control_request(control::List{})));
+  corpus.add("control", "stop",
+             as_bytes(encode_control_request(
+                 control::Stop{.session = 1, .mode = control::StopMode::kKill})));
+  corpus.add("control", "error",
+             as_bytes(encode_control_reply(Error(ErrorCode::kBusy, "its VMM lives"))));
+  corpus.add("control", "prepared",
+             as_bytes(encode_control_reply(control::Prepared{.session = 1,
+                                                             .socket = "/s",
+                                                             .memory = {4096},
+                                                             .state = {7},
+                                                             .regions = {{{4096}, {0}, {4096}}}})));
+  corpus.add("control", "sessions", as_bytes(encode_control_reply(std::vector<SessionReport>(1))));
+  corpus.add("control", "stopped", as_bytes(encode_control_reply(Stopped{})));
+}
+
+}  // namespace
+}  // namespace thaw
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::cerr << "usage: make_seeds CORPUS_DIRECTORY\n";
+    return 2;
+  }
+  const thaw::Corpus corpus{std::filesystem::path(argv[1])};
+  thaw::add_chunks(corpus);
+  thaw::add_page_maps(corpus);
+  thaw::add_manifests(corpus);
+  thaw::add_messages(corpus);
+  thaw::add_handoffs(corpus);
+  thaw::add_control(corpus);
+  return 0;
+}
