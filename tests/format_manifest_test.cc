@@ -139,7 +139,7 @@ TEST(Spec, EveryListAndTextHasALimit) {
 
 TEST(Regions, MustTileTheMemoryInOrder) {
   const ByteCount memory{16 * kPageBytes};
-  const auto checking = [&](std::vector<RegionShape> regions) {
+  const auto checking = [&](const std::vector<RegionShape>& regions) {
     return code_of(check_regions(regions, memory));
   };
   const RegionShape low{{8 * kPageBytes}, {0}, {kPageBytes}};

@@ -222,8 +222,8 @@ class GuestMemoryTest : public VmmClientTest {};
 
 TEST_F(GuestMemoryTest, MissingPagesAreServedByTheHandler) {
   TestHandler handler(socket_path_);
-  const std::array shapes{RegionShape{{3 * kPageBytes}, kSmall},
-                          RegionShape{{64 * kPageBytes}, kSmall}};
+  const std::array shapes{GuestRegion{{3 * kPageBytes}, kSmall},
+                          GuestRegion{{64 * kPageBytes}, kSmall}};
   auto memory = GuestMemory::create(shapes).value();
   ASSERT_TRUE(memory.hand_over(socket_path_, soon()));
 
@@ -243,7 +243,7 @@ TEST_F(GuestMemoryTest, HugePagesAreServedByTheHandler) {
   const HugePagePool pool(2);
   if (free_huge_pages() < 2) GTEST_SKIP() << "needs two free 2 MiB pages in the hugetlbfs pool";
   TestHandler handler(socket_path_);
-  const std::array shapes{RegionShape{{2 * kHugePageBytes}, kHuge}};
+  const std::array shapes{GuestRegion{{2 * kHugePageBytes}, kHuge}};
   auto memory = GuestMemory::create(shapes).value();
   ASSERT_TRUE(memory.hand_over(socket_path_, soon()));
   EXPECT_EQ(handler.wait_for_handoff()[0].page_size, kHuge);
@@ -251,7 +251,7 @@ TEST_F(GuestMemoryTest, HugePagesAreServedByTheHandler) {
 }
 
 TEST_F(GuestMemoryTest, MoreHugePagesThanThePoolHasAreRefused) {
-  const std::array shapes{RegionShape{{(free_huge_pages() + 1024) * kHugePageBytes}, kHuge}};
+  const std::array shapes{GuestRegion{{(free_huge_pages() + 1024) * kHugePageBytes}, kHuge}};
   const auto memory = GuestMemory::create(shapes);
   ASSERT_FALSE(memory);
   EXPECT_EQ(memory.error().code(), ErrorCode::kNoSpace);
@@ -259,7 +259,7 @@ TEST_F(GuestMemoryTest, MoreHugePagesThanThePoolHasAreRefused) {
 
 TEST_F(GuestMemoryTest, ManyRegionsFitOneHandoff) {
   TestHandler handler(socket_path_);
-  const std::vector<RegionShape> shapes(limits::kMaxRegions, {kSmall, kSmall});
+  const std::vector<GuestRegion> shapes(limits::kMaxRegions, {kSmall, kSmall});
   auto memory = GuestMemory::create(shapes).value();
   ASSERT_TRUE(memory.hand_over(socket_path_, soon()));
   EXPECT_EQ(handler.wait_for_handoff().size(), limits::kMaxRegions);
@@ -268,7 +268,7 @@ TEST_F(GuestMemoryTest, ManyRegionsFitOneHandoff) {
 
 TEST_F(GuestMemoryTest, ClosesItsSocketOnlyWhenDestroyed) {
   TestHandler handler(socket_path_);
-  const std::array shapes{RegionShape{kSmall, kSmall}};
+  const std::array shapes{GuestRegion{kSmall, kSmall}};
   std::optional memory = GuestMemory::create(shapes).value();
   ASSERT_TRUE(memory->hand_over(socket_path_, soon()));
   handler.wait_for_handoff();
@@ -279,7 +279,7 @@ TEST_F(GuestMemoryTest, ClosesItsSocketOnlyWhenDestroyed) {
 
 TEST_F(GuestMemoryTest, PagesStayMissingWhenTheHandlerDies) {
   std::optional<TestHandler> handler(socket_path_);
-  const std::array shapes{RegionShape{{2 * kPageBytes}, kSmall}};
+  const std::array shapes{GuestRegion{{2 * kPageBytes}, kSmall}};
   auto memory = GuestMemory::create(shapes).value();
   ASSERT_TRUE(memory.hand_over(socket_path_, soon()));
   handler->wait_for_handoff();
@@ -297,7 +297,7 @@ TEST_F(GuestMemoryTest, PagesStayMissingWhenTheHandlerDies) {
 }
 
 TEST_F(GuestMemoryTest, IsKeptFromChildrenAndCoreDumps) {
-  const std::array shapes{RegionShape{kSmall, kSmall}};
+  const std::array shapes{GuestRegion{kSmall, kSmall}};
   const auto memory = GuestMemory::create(shapes).value();
   const std::string flags = mapping_flags(memory.region(0).data());
   EXPECT_NE(flags.find(" dc "), std::string::npos) << flags;  // not copied by fork
@@ -306,7 +306,7 @@ TEST_F(GuestMemoryTest, IsKeptFromChildrenAndCoreDumps) {
 }
 
 TEST_F(GuestMemoryTest, MayBeHandedOverAfterAFailureButOnlyOnce) {
-  const std::array shapes{RegionShape{{2 * kPageBytes}, kSmall}};
+  const std::array shapes{GuestRegion{{2 * kPageBytes}, kSmall}};
   auto memory = GuestMemory::create(shapes).value();
   EXPECT_EQ(memory.hand_over(socket_path_, soon()).error().code(), ErrorCode::kNotFound);
   listen_unix(socket_path_, std::nullopt).value().reset();  // leaves a socket nobody listens on
@@ -319,7 +319,7 @@ TEST_F(GuestMemoryTest, MayBeHandedOverAfterAFailureButOnlyOnce) {
 }
 
 TEST_F(GuestMemoryTest, RefusesSocketPathsThatCannotBe) {
-  const std::array shapes{RegionShape{kSmall, kSmall}};
+  const std::array shapes{GuestRegion{kSmall, kSmall}};
   auto memory = GuestMemory::create(shapes).value();
   for (const std::string& path : {std::string(108, 'x'), std::string()}) {
     EXPECT_EQ(memory.hand_over(path, soon()).error().code(), ErrorCode::kInvalidArgument);
@@ -328,7 +328,7 @@ TEST_F(GuestMemoryTest, RefusesSocketPathsThatCannotBe) {
 
 TEST_F(GuestMemoryTest, RefusesShapesByName) {
   struct Case {
-    std::vector<RegionShape> shapes;
+    std::vector<GuestRegion> shapes;
     ErrorCode code;
   };
   const ByteCount half_image{bytes_of(PageCount{limits::kMaxImagePages / 2})};
@@ -360,7 +360,7 @@ TEST_F(GuestMemoryTest, LeaksNoDescriptor) {
   const auto before = open_descriptors();
   {
     TestHandler handler(socket_path_);
-    const std::array shapes{RegionShape{kSmall, kSmall}};
+    const std::array shapes{GuestRegion{kSmall, kSmall}};
     auto memory = GuestMemory::create(shapes).value();
     ASSERT_FALSE(memory.hand_over(socket_path_ + "2", soon()));
     ASSERT_TRUE(memory.hand_over(socket_path_, soon()));

@@ -14,7 +14,7 @@ namespace {
 
 constexpr ByteCount kLargestImage = bytes_of(PageCount{limits::kMaxImagePages});
 
-Result<void> check_shape(const RegionShape& shape) {
+Result<void> check_shape(const GuestRegion& shape) {
   const std::uint64_t page_size = shape.page_size.value;
   if (page_size != kPageBytes && page_size != kHugePageBytes) {
     return fail(ErrorCode::kInvalidArgument, "a page size of {} bytes, not {} or {}", page_size,
@@ -28,14 +28,14 @@ Result<void> check_shape(const RegionShape& shape) {
   return {};
 }
 
-Result<void> check_shapes(std::span<const RegionShape> shapes) {
+Result<void> check_shapes(std::span<const GuestRegion> shapes) {
   if (shapes.empty()) return fail(ErrorCode::kInvalidArgument, "no regions");
   if (shapes.size() > limits::kMaxRegions) {
     return fail(ErrorCode::kTooLarge, "{} regions, more than {}", shapes.size(),
                 limits::kMaxRegions);
   }
   ByteCount total;
-  for (const RegionShape& shape : shapes) {
+  for (const GuestRegion& shape : shapes) {
     TRY(check_shape(shape));
     if (!within(total.value, shape.size.value, kLargestImage.value)) {
       return fail(ErrorCode::kTooLarge, "more than {} bytes of guest memory", kLargestImage.value);
@@ -46,7 +46,7 @@ Result<void> check_shapes(std::span<const RegionShape> shapes) {
 }
 
 Result<void> check_regions(std::span<const MappedRegion> regions) {
-  std::vector<RegionShape> shapes;
+  std::vector<GuestRegion> shapes;
   shapes.reserve(regions.size());
   for (const MappedRegion& region : regions) shapes.push_back({region.size, region.page_size});
   TRY(check_shapes(shapes));
@@ -58,7 +58,7 @@ Result<void> check_regions(std::span<const MappedRegion> regions) {
   }
   return {};
 }
-Result<Mapping> map_region(const RegionShape& shape) {
+Result<Mapping> map_region(const GuestRegion& shape) {
   if (shape.page_size.value == kHugePageBytes) return Mapping::anonymous_huge(shape.size);
   return Mapping::anonymous(shape.size);
 }
@@ -90,13 +90,13 @@ Result<void> MissingMemory::hand_over(const std::string& socket_path, Deadline d
   return {};
 }
 
-Result<GuestMemory> GuestMemory::create(std::span<const RegionShape> shapes) {
+Result<GuestMemory> GuestMemory::create(std::span<const GuestRegion> shapes) {
   TRY(check_shapes(shapes));
   std::vector<Mapping> mappings;
   std::vector<MappedRegion> regions;
   mappings.reserve(shapes.size());
   regions.reserve(shapes.size());
-  for (const RegionShape& shape : shapes) {
+  for (const GuestRegion& shape : shapes) {
     mappings.push_back(TRY(map_region(shape)));
     regions.push_back({mappings.back().address(), shape.size, shape.page_size});
   }

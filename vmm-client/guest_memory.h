@@ -60,7 +60,7 @@ class MissingMemory {
 };
 
 /// One region of guest memory to map: a multiple of `page_size`, which is 4096 or 2 MiB.
-struct RegionShape {
+struct GuestRegion {
   ByteCount size;
   ByteCount page_size;
 };
@@ -71,7 +71,7 @@ struct RegionShape {
 class GuestMemory {
  public:
   /// Maps and registers; the errors are those of MissingMemory and Mapping.
-  static Result<GuestMemory> create(std::span<const RegionShape> shapes);
+  static Result<GuestMemory> create(std::span<const GuestRegion> shapes);
   GuestMemory(GuestMemory&&) = default;
   GuestMemory& operator=(GuestMemory&&) = delete;
 

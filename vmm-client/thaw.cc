@@ -30,7 +30,7 @@ thaw::Result<std::unique_ptr<thaw_memory>> restore(std::span<const thaw_region> 
   if (regions.size() > thaw::limits::kMaxRegions) {
     return thaw::fail(thaw::ErrorCode::kTooLarge, "{} regions", regions.size());
   }
-  std::vector<thaw::RegionShape> shapes;
+  std::vector<thaw::GuestRegion> shapes;
   shapes.reserve(regions.size());
   for (const thaw_region& region : regions) shapes.push_back({{region.size}, {region.page_size}});
   thaw::GuestMemory memory = TRY(thaw::GuestMemory::create(shapes));

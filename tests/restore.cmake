@@ -1,0 +1,3 @@
+thaw_add_test(restore_test SOURCES restore_test.cc TIMEOUT 120
+  LIBRARIES thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
+add_dependencies(restore_test vmm thaw-pageserver thaw-faulthandler thaw-cli)

@@ -1,0 +1,264 @@
+// Restores through the real programs: page server, fault handler, `thaw`, and a VMM process of our
+// own. The VMM is never this process: the fault handler may kill it.
+
+#include <csignal>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <rocksdb/db.h>
+#include <sys/stat.h>
+
+#include "base/clock.h"
+#include "base/types.h"
+#include "tests/support/programs.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr std::size_t kPages = 4096;
+
+class RestoreTest : public testing::Test {
+ protected:
+  RestoreTest() : image_(make_image(1, kPages)), state_(make_image(2, 3)), server_(path("store")) {
+    state_.resize(9001);
+    write_file(path("image"), image_);
+    write_file(path("state"), state_);
+    EXPECT_EQ(push("snapshot").exit_code, 0);
+    start_handler();
+  }
+
+  std::string path(const std::string& name) const { return directory_.path(name); }
+
+  Outcome push(const std::string& name) {
+    return server_.thaw({"push", name, "--memory", path("image"), "--state", path("state")});
+  }
+  void start_handler() {
+    handler_ = std::make_unique<Program>(std::vector<std::string>{program_path("thaw-faulthandler"),
+                                                                  "--control", path("control"),
+                                                                  "--server", server_.address()});
+    ASSERT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
+  }
+  Outcome control(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(),
+                     {program_path("thaw"), "--json", "--control", path("control")});
+    return run(arguments);
+  }
+  /// Prepares a session on path("vm") and returns its number.
+  std::uint64_t prepare(std::vector<std::string> more = {}, const std::string& socket = "vm") {
+    more.insert(more.begin(), {"prepare", "snapshot", "--socket", path(socket)});
+    const Outcome outcome = control(more);
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    return outcome.exit_code == 0 ? Json::parse(outcome.output)["session"].get<std::uint64_t>() : 0;
+  }
+  Program start_vmm(const std::string& mode, const std::string& image = "image",
+                    const std::string& socket = "vm") {
+    Program vmm({program_path("vmm"), path(socket), path(image), mode});
+    EXPECT_TRUE(succeeded(vmm.wait_for_line("handed over")));
+    return vmm;
+  }
+  Json session(std::uint64_t number) {
+    const Outcome outcome = control({"ps"});
+    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+    const Json list = Json::parse(outcome.output);
+    for (const Json& report : list["sessions"]) {
+      if (report["session"] == number) return report;
+    }
+    return {};
+  }
+  /// The session's report once `done(report)` holds.
+  template <typename Done>
+  Json wait_for(std::uint64_t number, Done done) {
+    const Deadline deadline = Deadline::after(kPatience);
+    Json report = session(number);
+    while (!done(report) && !deadline.passed()) report = session(number);
+    EXPECT_TRUE(done(report)) << report.dump(2);
+    return report;
+  }
+  Json wait_for_state(std::uint64_t number, const std::string& state) {
+    return wait_for(number, [&](const Json& report) { return report["state"] == state; });
+  }
+
+  ScratchDirectory directory_;
+  Bytes image_;
+  Bytes state_;
+  PageServer server_;
+  std::unique_ptr<Program> handler_;
+};
+
+TEST_F(RestoreTest, WholeImageAndStateAreIdentical) {
+  const std::uint64_t number = prepare({"--state-out", path("state.out")});
+  EXPECT_EQ(read_file(path("state.out")), state_);
+  Program vmm = start_vmm("verify");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  const Json faults = wait_for_state(number, "ended")["faults"];
+  EXPECT_EQ(faults["total"], faults["fetched"].get<int>() + faults["coalesced"].get<int>() +
+                                 faults["zero"].get<int>() + faults["removed"].get<int>() +
+                                 faults["present"].get<int>());
+  EXPECT_GT(faults["zero"], 0);
+  EXPECT_GT(faults["fetched"], 0);
+}
+
+TEST_F(RestoreTest, MemoryInTwoRegionsIsIdentical) {
+  prepare();
+  EXPECT_EQ(start_vmm("two-regions").wait().value(), 0);
+}
+
+TEST_F(RestoreTest, SocketIsForItsOwnerAlone) {
+  prepare();
+  struct stat status{};
+  ASSERT_EQ(::stat(path("vm").c_str(), &status), 0);
+  EXPECT_EQ(status.st_mode & 0777, 0600);
+}
+
+TEST_F(RestoreTest, SixteenSessionsAtOnce) {
+  std::vector<Program> vmms;
+  for (int i = 0; i < 16; ++i) {
+    const std::string socket = "vm" + std::to_string(i);
+    prepare({}, socket);
+    vmms.push_back(start_vmm("verify", "image", socket));
+  }
+  for (Program& vmm : vmms) EXPECT_EQ(vmm.wait().value(), 0);
+}
+
+TEST_F(RestoreTest, RemovedPagesAreZeroAndOthersTheSnapshots) {
+  const std::uint64_t number = prepare();
+  Program vmm = start_vmm("remove");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  EXPECT_GE(wait_for_state(number, "ended")["removed_pages"], kPages / 4);
+}
+
+TEST_F(RestoreTest, GuestWaitsForAPageServerThatIsKilledAndRestarted) {
+  const std::uint64_t number = prepare();
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  server_.kill();
+  vmm.tell("go on");
+  wait_for(number, [](const Json& report) { return report["waiting_pages"] > 0; });
+  server_.start();
+  EXPECT_EQ(vmm.wait().value(), 0);
+}
+
+TEST_F(RestoreTest, PageServerThatIsAwayIsNamedAtPrepare) {
+  server_.kill();
+  const Outcome outcome = control({"prepare", "snapshot", "--socket", path("vm")});
+  EXPECT_EQ(outcome.exit_code, 4);
+  EXPECT_EQ(Json::parse(outcome.output)["error"]["code"], "unavailable");
+  server_.start();
+  prepare();
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+}
+
+TEST_F(RestoreTest, UnknownSnapshotIsNamed) {
+  const Outcome outcome = control({"prepare", "nothing", "--socket", path("vm")});
+  EXPECT_EQ(outcome.exit_code, 3);
+  EXPECT_EQ(Json::parse(outcome.output)["error"]["code"], "not_found");
+}
+
+TEST_F(RestoreTest, VmmOfAnotherSizeIsKilled) {
+  const std::uint64_t number = prepare();
+  write_file(path("small"), ByteSpan(image_).first(image_.size() / 2));
+  Program vmm = start_vmm("hold", "small");
+  EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
+  EXPECT_TRUE(
+      wait_for_state(number, "ended")["outcome"].get<std::string>().starts_with("region_mismatch"));
+}
+
+TEST_F(RestoreTest, VmmOfAnotherSizeIsLeftAloneWhereThePolicyIsToWait) {
+  const std::uint64_t number = prepare({"--on-unservable", "wait"});
+  write_file(path("small"), ByteSpan(image_).first(image_.size() / 2));
+  Program vmm = start_vmm("hold", "small");
+  wait_for_state(number, "refused");
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  wait_for_state(number, "ended");
+}
+
+TEST_F(RestoreTest, DamagedChunkStopsTheVmAndNeverEntersIt) {
+  ASSERT_EQ(server_.stop().value(), 0);
+  {
+    std::vector<rocksdb::ColumnFamilyDescriptor> families;
+    for (const char* name : {"default", "chunk", "hash", "snapshot", "meta"}) {
+      families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+    }
+    rocksdb::DB* raw = nullptr;
+    std::vector<rocksdb::ColumnFamilyHandle*> handles;
+    ASSERT_TRUE(rocksdb::DB::Open({}, path("store"), families, &handles, &raw).ok());
+    const std::unique_ptr<rocksdb::DB> db(raw);
+    // Every second chunk is given the stored form of the one before it.
+    std::unique_ptr<rocksdb::Iterator> chunks(db->NewIterator({}, handles[1]));
+    std::string before;
+    for (chunks->SeekToFirst(); chunks->Valid(); chunks->Next()) {
+      if (before.empty()) {
+        before = chunks->value().ToString();
+        continue;
+      }
+      ASSERT_TRUE(db->Put({}, handles[1], chunks->key(), before).ok());
+      before.clear();
+    }
+    chunks.reset();
+    for (auto* handle : handles) db->DestroyColumnFamilyHandle(handle);
+  }
+  server_.start();
+  const std::uint64_t number = prepare();
+  Program vmm = start_vmm("verify");
+  EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
+  EXPECT_EQ(vmm.rest_of_output(), "");
+  const Json report = wait_for_state(number, "ended");
+  EXPECT_GE(report["damaged_chunks"], 3);
+  EXPECT_NE(report["outcome"].get<std::string>().find("checksum_mismatch"), std::string::npos);
+}
+
+TEST_F(RestoreTest, KilledVmmEndsItsSessionAndLeaksNothing) {
+  prepare();
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+  wait_for_state(1, "ended");
+  const std::size_t before = open_descriptors(handler_->pid());
+  for (std::uint64_t number = 2; number < 6; ++number) {
+    ASSERT_EQ(prepare(), number);
+    Program vmm = start_vmm("halves");
+    ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+    vmm.signal(SIGKILL);
+    wait_for_state(number, "ended");
+  }
+  EXPECT_EQ(open_descriptors(handler_->pid()), before);
+}
+
+TEST_F(RestoreTest, LivingSessionIsStoppedOnlyTogetherWithItsVm) {
+  const std::uint64_t number = prepare();
+  Program vmm = start_vmm("hold");
+  wait_for_state(number, "serving");
+  const std::string name = std::to_string(number);
+  const Outcome refused = control({"stop", name});
+  EXPECT_EQ(refused.exit_code, 5);
+  EXPECT_EQ(Json::parse(refused.output)["error"]["code"], "busy");
+  EXPECT_EQ(control({"stop", name, "--kill"}).exit_code, 0);
+  EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
+  wait_for_state(number, "ended");
+}
+
+TEST_F(RestoreTest, StoppingHandlerServesOnUntilItsVmsHaveExited) {
+  prepare();
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  handler_->signal(SIGTERM);
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  EXPECT_EQ(handler_->wait().value(), 0);
+}
+
+TEST_F(RestoreTest, SecondSignalKillsTheVms) {
+  const std::uint64_t number = prepare();
+  Program vmm = start_vmm("hold");
+  wait_for_state(number, "serving");
+  handler_->signal(SIGTERM);
+  wait_for(number, [](const Json& report) { return report["state"] == "serving"; });
+  handler_->signal(SIGTERM);
+  EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
+  EXPECT_EQ(handler_->wait().value(), 0);
+}
+
+}  // namespace
+}  // namespace thaw::test

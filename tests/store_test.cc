@@ -1,0 +1,222 @@
+// A push's core on the real RocksDB.
+
+#include <gtest/gtest.h>
+#include <rocksdb/db.h>
+
+#include "format/hash.h"
+#include "pageserver/peer.h"
+#include "pageserver/push.h"
+#include "pageserver/sys/rocks_store.h"
+#include "tests/support/programs.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+class StoreTest : public testing::Test {
+ protected:
+  StoreTest() { reopen(); }
+
+  void reopen() {
+    store_.reset();
+    auto opened = open_rocks_store(directory_.path("store"));
+    ASSERT_TRUE(succeeded(opened));
+    store_ = *std::move(opened);
+    name_space_ = *store_->open_namespace("default");
+  }
+
+  static SnapshotSpec spec(const std::string& name, const Bytes& image) {
+    return {.name = name,
+            .memory = {image.size()},
+            .state = {},
+            .regions = {},
+            .labels = {},
+            .cpu_vendor = {}};
+  }
+  static PageSpan page(const Bytes& image, std::size_t i) {
+    return PageSpan(image.data() + i * kPageBytes, kPageBytes);
+  }
+  /// Offers the whole image in one step and uploads what is missing; returns how many pages were.
+  Result<std::size_t> send(Push& push, const Bytes& image) {
+    const std::size_t pages = image.size() / kPageBytes;
+    message::Offer offer{{0}, {pages}, empty_bitmap(pages)};
+    std::vector<Sha256> hashes;
+    std::vector<std::size_t> offered;
+    for (std::size_t i = 0; i < pages; ++i) {
+      if (is_zero_page(page(image, i))) {
+        set_bit(offer.zero_bitmap, i);
+        continue;
+      }
+      hashes.push_back(hasher_.hash(page(image, i)));
+      offered.push_back(i);
+    }
+    const auto needed = TRY(push.offer(offer, std::as_bytes(std::span(hashes))));
+    std::size_t uploaded = 0;
+    for (std::size_t i = 0; i < offered.size(); ++i) {
+      if (!bit(needed.missing_bitmap, i)) continue;
+      Bytes chunk;
+      codec_.encode(page(image, offered[i]), kNoChunk, chunk);
+      TRY(push.check_upload(1, chunk));
+      TRY(push.store_upload());
+      ++uploaded;
+    }
+    return uploaded;
+  }
+  Result<Manifest> store(const std::string& name, const Bytes& image, NamespaceId in) {
+    Push push(*store_, in, spec(name, image));
+    TRY(send(push, image));
+    return push.commit();
+  }
+  PageMap map_of(const Manifest& manifest, NamespaceId in) {
+    PageMap map;
+    for (std::uint32_t i = 0; map.size() < manifest.spec.image_pages(); ++i) {
+      const Bytes segment = *store_->page_map_segment(in, manifest.snapshot, i);
+      EXPECT_TRUE(map.append_segment(segment, manifest.spec.image_pages()));
+    }
+    return map;
+  }
+  /// The image as a reader finds it in the store.
+  Bytes load(const Manifest& manifest, NamespaceId in) {
+    const PageMap map = map_of(manifest, in);
+    Bytes image(bytes_of(map.size()).value);
+    for (std::uint64_t i = 0; i < map.size().value; ++i) {
+      const ChunkId id = map.chunk_of({i});
+      if (!id.valid()) continue;
+      const ChunkRead read = *store_->read_chunks(std::span(&id, 1));
+      EXPECT_TRUE(succeeded(codec_.decode(
+          read.chunks[0], id, MutablePageSpan(image.data() + i * kPageBytes, kPageBytes))));
+    }
+    return image;
+  }
+
+  ScratchDirectory directory_;
+  std::unique_ptr<Store> store_;
+  NamespaceId name_space_;
+  ChunkCodec codec_;
+  Hasher hasher_;
+};
+
+TEST_F(StoreTest, ImageComesBackAfterReopening) {
+  const Bytes image = make_image(1, 300);
+  const Manifest manifest = *store("a", image, name_space_);
+  reopen();
+  const Manifest found = *decode_manifest(*store_->manifest(name_space_, "a"));
+  EXPECT_EQ(found, manifest);
+  EXPECT_EQ(load(found, name_space_), image);
+}
+
+TEST_F(StoreTest, EachDistinctPageIsStoredOnce) {
+  const Bytes image = make_image(1, 300);
+  const Manifest first = *store("a", image, name_space_);
+  const Manifest second = *store("b", image, name_space_);
+  EXPECT_GT(first.statistics.zero_pages, 0u);
+  EXPECT_GT(first.statistics.duplicate_pages, 0u);
+  EXPECT_EQ(second.statistics.new_pages, 0u);
+  EXPECT_EQ(store_->totals(name_space_)->chunks, first.statistics.new_pages);
+  EXPECT_EQ(store_->totals(name_space_)->chunk_bytes, first.statistics.new_chunk_bytes);
+  EXPECT_EQ(first.content_hash, second.content_hash);
+  EXPECT_NE(first.snapshot, second.snapshot);
+}
+
+TEST_F(StoreTest, NeighbouringPagesHaveNeighbouringIds) {
+  auto generator = seeded_generator();
+  const Manifest manifest = *store("a", random_bytes(generator, 50 * kPageBytes), name_space_);
+  EXPECT_EQ(map_of(manifest, name_space_).run_count(), 1u);
+}
+
+TEST_F(StoreTest, IdsAreNeverGivenOutTwice) {
+  auto generator = seeded_generator();
+  const auto last_id = [&](const std::string& name) {
+    const Manifest manifest = *store(name, random_bytes(generator, 4 * kPageBytes), name_space_);
+    return map_of(manifest, name_space_).chunk_of({3});
+  };
+  const ChunkId before = last_id("a");
+  reopen();
+  EXPECT_GT(last_id("b"), before);
+}
+
+TEST_F(StoreTest, NamespacesShareNothing) {
+  const NamespaceId other = *store_->open_namespace("other");
+  const Bytes image = make_image(1, 100);
+  const Manifest ours = *store("a", image, name_space_);
+  const Manifest theirs = *store("a", image, other);
+  EXPECT_EQ(theirs.statistics.new_pages, ours.statistics.new_pages);
+  EXPECT_EQ(load(theirs, other), image);
+
+  ServerCounters counters;
+  Peer peer(*store_, counters);
+  ASSERT_TRUE(succeeded(peer.hello(message::Hello{.name_space = "default"})));
+  const Message request = message::GetChunks{{ChunkId::of(other.value, 0, 1)}};
+  EXPECT_EQ(code_of(peer.handle(request, {})), ErrorCode::kWrongNamespace);
+}
+
+TEST_F(StoreTest, TakenNameIsRefusedAtTheCommit) {
+  const Bytes image = make_image(1, 20);
+  Push late(*store_, name_space_, spec("a", image));
+  ASSERT_TRUE(succeeded(send(late, image)));
+  ASSERT_TRUE(succeeded(store("a", image, name_space_)));
+  EXPECT_EQ(code_of(late.commit()), ErrorCode::kAlreadyExists);
+  EXPECT_EQ(store_->manifests(name_space_, "", 10)->size(), 1u);
+}
+
+TEST_F(StoreTest, DeletedSnapshotIsGoneAndItsChunksStay) {
+  const Bytes image = make_image(1, 20);
+  ASSERT_TRUE(succeeded(store("a", image, name_space_)));
+  const std::uint64_t chunks = store_->totals(name_space_)->chunks;
+  ASSERT_TRUE(succeeded(store_->remove(name_space_, "a")));
+  EXPECT_EQ(code_of(store_->manifest(name_space_, "a")), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(store_->page_map_segment(name_space_, {1}, 0)), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(store_->remove(name_space_, "a")), ErrorCode::kNotFound);
+  EXPECT_EQ(store_->totals(name_space_)->chunks, chunks);
+  EXPECT_EQ(store("a", image, name_space_)->statistics.new_pages, 0u);
+}
+
+TEST_F(StoreTest, LyingClientsAreRefusedByName) {
+  auto generator = seeded_generator();
+  const Bytes image = random_bytes(generator, 2 * kPageBytes);
+  const std::vector<Sha256> hashes{hasher_.hash(page(image, 0)), hasher_.hash(page(image, 1))};
+  const ByteSpan both = std::as_bytes(std::span(hashes));
+  const message::Offer offer{{0}, {2}, empty_bitmap(2)};
+  Bytes wrong;
+  codec_.encode(page(image, 1), kNoChunk, wrong);
+  Push push(*store_, name_space_, spec("a", image));
+
+  EXPECT_EQ(code_of(push.check_upload(1, wrong)), ErrorCode::kProtocol);
+  EXPECT_EQ(code_of(push.commit()), ErrorCode::kProtocol);
+  EXPECT_EQ(code_of(push.offer({{1}, {1}, empty_bitmap(1)}, both.first(32))), ErrorCode::kProtocol);
+  EXPECT_EQ(code_of(push.offer({{0}, {3}, empty_bitmap(3)}, both)), ErrorCode::kProtocol);
+  EXPECT_EQ(code_of(push.offer(offer, both.first(63))), ErrorCode::kTruncated);
+  ASSERT_TRUE(succeeded(push.offer(offer, both)));
+  EXPECT_EQ(code_of(push.offer(offer, both)), ErrorCode::kProtocol);
+  EXPECT_EQ(code_of(push.check_upload(1, wrong)), ErrorCode::kHashMismatch);
+  EXPECT_EQ(code_of(push.check_upload(3, wrong)), ErrorCode::kProtocol);
+  EXPECT_EQ(code_of(push.check_upload(1, ByteSpan(wrong).first(40))), ErrorCode::kTruncated);
+  EXPECT_EQ(code_of(push.commit()), ErrorCode::kProtocol);
+
+  Push honest(*store_, name_space_, spec("a", image));
+  ASSERT_TRUE(succeeded(send(honest, image)));
+  EXPECT_EQ(load(*honest.commit(), name_space_), image);
+}
+
+TEST_F(StoreTest, StoreInUseIsRefused) {
+  EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"))), ErrorCode::kBusy);
+}
+
+TEST_F(StoreTest, NewerStoreIsRefused) {
+  store_.reset();
+  std::vector<rocksdb::ColumnFamilyDescriptor> families;
+  for (const char* name : {"default", "chunk", "hash", "snapshot", "meta"}) {
+    families.emplace_back(name, rocksdb::ColumnFamilyOptions());
+  }
+  rocksdb::DB* raw = nullptr;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  ASSERT_TRUE(rocksdb::DB::Open({}, directory_.path("store"), families, &handles, &raw).ok());
+  std::unique_ptr<rocksdb::DB> db(raw);
+  ASSERT_TRUE(db->Put({}, handles[4], "version", std::string("\0\0\0\0\0\0\0\2", 8)).ok());
+  for (auto* handle : handles) db->DestroyColumnFamilyHandle(handle);
+  db.reset();
+  EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"))), ErrorCode::kBadVersion);
+}
+
+}  // namespace
+}  // namespace thaw::test

@@ -1,0 +1,183 @@
+#include "tests/support/programs.h"
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <random>
+
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/types.h"
+
+namespace thaw::test {
+
+namespace {
+
+struct Pipe {
+  UniqueFd read;
+  UniqueFd write;
+};
+Pipe make_pipe() {
+  int ends[2];
+  CHECK(::pipe2(ends, O_CLOEXEC) == 0);
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+}  // namespace
+
+std::string program_path(const std::string& name) {
+  return std::string(THAW_BINARY_DIR "/") + name;
+}
+
+Program::Program(const std::vector<std::string>& command) {
+  ::signal(SIGPIPE, SIG_IGN);
+  Pipe input = make_pipe();
+  Pipe output = make_pipe();
+  std::vector<char*> arguments;
+  for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
+  arguments.push_back(nullptr);
+  pid_ = ::fork();
+  CHECK(pid_ >= 0);
+  if (pid_ == 0) {
+    ::dup2(input.read.get(), 0);
+    ::dup2(output.write.get(), 1);
+    ::execv(arguments[0], arguments.data());
+    ::_exit(127);
+  }
+  input_ = std::move(input.write);
+  output_ = std::move(output.read);
+}
+
+Program::Program(Program&& other) noexcept
+    : pid_(std::exchange(other.pid_, -1)),
+      input_(std::move(other.input_)),
+      output_(std::move(other.output_)),
+      buffer_(std::move(other.buffer_)) {}
+
+Program::~Program() {
+  if (pid_ < 0) return;
+  ::kill(pid_, SIGKILL);
+  ::waitpid(pid_, nullptr, 0);
+}
+
+Result<std::string> Program::wait_for_line(const std::string& prefix) {
+  const Deadline deadline = Deadline::after(kPatience);
+  while (true) {
+    for (std::size_t end; (end = buffer_.find('\n')) != std::string::npos;) {
+      const std::string line = buffer_.substr(0, end);
+      buffer_.erase(0, end + 1);
+      if (line.starts_with(prefix)) return line.substr(prefix.size());
+    }
+    pollfd ready{.fd = output_.get(), .events = POLLIN, .revents = 0};
+    if (::poll(&ready, 1, deadline.milliseconds_left()) <= 0) {
+      return fail(ErrorCode::kTimeout, "no line \"{}\"", prefix);
+    }
+    char piece[4096];
+    const ssize_t n = ::read(output_.get(), piece, sizeof(piece));
+    if (n <= 0) return fail(ErrorCode::kUnavailable, "the program ended without \"{}\"", prefix);
+    buffer_.append(piece, static_cast<std::size_t>(n));
+  }
+}
+
+void Program::tell(const std::string& line) {
+  const std::string text = line + "\n";
+  CHECK(::write(input_.get(), text.data(), text.size()) >= 0 || errno == EPIPE);
+}
+
+void Program::signal(int number) { ::kill(pid_, number); }
+
+Result<int> Program::wait() {
+  const Deadline deadline = Deadline::after(kPatience);
+  int status = 0;
+  while (true) {
+    const pid_t ended = ::waitpid(pid_, &status, WNOHANG);
+    CHECK(ended >= 0);
+    if (ended == pid_) break;
+    if (deadline.passed()) return fail(ErrorCode::kTimeout, "process {} does not end", pid_);
+    ::poll(nullptr, 0, 2);
+  }
+  pid_ = -1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+std::string Program::rest_of_output() {
+  char piece[4096];
+  for (ssize_t n; (n = ::read(output_.get(), piece, sizeof(piece))) > 0;) {
+    buffer_.append(piece, static_cast<std::size_t>(n));
+  }
+  return std::exchange(buffer_, {});
+}
+
+std::size_t open_descriptors(pid_t pid) {
+  const std::filesystem::directory_iterator list("/proc/" + std::to_string(pid) + "/fd");
+  return static_cast<std::size_t>(std::distance(begin(list), end(list)));
+}
+
+Outcome run(const std::vector<std::string>& command) {
+  Program program(command);
+  std::string output = program.rest_of_output();
+  return {program.wait().value_or(-1), std::move(output)};
+}
+
+PageServer::PageServer(std::string store) : store_(std::move(store)) { start(); }
+
+void PageServer::start() {
+  program_ = std::make_unique<Program>(std::vector<std::string>{
+      program_path("thaw-pageserver"), "--store", store_, "--listen", address_});
+  const auto address = program_->wait_for_line("listening on ");
+  CHECK(address.has_value());
+  address_ = *address;
+}
+
+void PageServer::kill() {
+  program_->signal(SIGKILL);
+  CHECK(program_->wait().has_value());
+}
+
+Result<int> PageServer::stop() {
+  program_->signal(SIGTERM);
+  return program_->wait();
+}
+
+Outcome PageServer::thaw(std::vector<std::string> arguments) const {
+  arguments.insert(arguments.begin(), {program_path("thaw"), "--json", "--server", address_});
+  return run(arguments);
+}
+
+Bytes make_image(std::uint64_t seed, std::size_t pages) {
+  std::mt19937_64 generator(seed);
+  Bytes image(pages * kPageBytes);
+  for (std::size_t i = 0; i < pages; ++i) {
+    std::byte* const page = image.data() + i * kPageBytes;
+    const std::uint64_t kind = generator() % 10;
+    if (kind < 4) continue;
+    if (kind == 4 && i > 0) {
+      std::memcpy(page, image.data() + (generator() % i) * kPageBytes, kPageBytes);
+      continue;
+    }
+    const std::uint64_t distinct = kind == 5 ? ~std::uint64_t{0} : 0xff;
+    for (std::size_t at = 0; at < kPageBytes; at += 8) store_le(page + at, generator() & distinct);
+    store_le(page, generator());
+  }
+  return image;
+}
+
+void write_file(const std::string& path, ByteSpan content) {
+  std::ofstream(path, std::ios::binary) << as_text(content);
+}
+
+Bytes read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const ByteSpan bytes = as_bytes(text);
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace thaw::test

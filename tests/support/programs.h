@@ -1,0 +1,86 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace thaw::test {
+
+/// How long a test waits for anything that a program is to do.
+inline constexpr std::chrono::seconds kPatience{30};
+
+/// Where the built programs are.
+std::string program_path(const std::string& name);
+
+/// A child process with pipes to its stdin and from its stdout. Killed and reaped on destruction.
+/// One thread.
+class Program {
+ public:
+  explicit Program(const std::vector<std::string>& command);
+  Program(Program&& other) noexcept;
+  Program& operator=(Program&&) = delete;
+  ~Program();
+
+  pid_t pid() const { return pid_; }
+  /// The rest of the next line of stdout that begins with `prefix`.
+  Result<std::string> wait_for_line(const std::string& prefix);
+  /// Gives the program a line, which ours take as leave to go on.
+  void tell(const std::string& line);
+  void signal(int number);
+  /// The exit status, or 128 and the number of the signal that ended it; kTimeout.
+  Result<int> wait();
+  /// What of stdout no wait_for_line() has taken, to its end.
+  std::string rest_of_output();
+
+ private:
+  pid_t pid_ = -1;
+  UniqueFd input_;
+  UniqueFd output_;
+  std::string buffer_;
+};
+
+/// How many descriptors a process has open.
+std::size_t open_descriptors(pid_t pid);
+
+struct Outcome {
+  int exit_code;
+  std::string output;
+};
+/// Runs a program to its end.
+Outcome run(const std::vector<std::string>& command);
+
+/// The real page server on a store directory and a loopback port of its own.
+class PageServer {
+ public:
+  explicit PageServer(std::string store);
+  /// The address is the same after every start.
+  void start();
+  void kill();
+  /// SIGTERM; returns its exit status.
+  Result<int> stop();
+
+  const std::string& address() const { return address_; }
+  pid_t pid() const { return program_->pid(); }
+  /// Runs `thaw --json` against this server.
+  Outcome thaw(std::vector<std::string> arguments) const;
+
+ private:
+  std::string store_;
+  std::string address_ = "127.0.0.1:0";
+  std::unique_ptr<Program> program_;
+};
+
+/// A memory image: zero pages, pages that compress, pages that do not, and duplicates.
+Bytes make_image(std::uint64_t seed, std::size_t pages);
+void write_file(const std::string& path, ByteSpan content);
+Bytes read_file(const std::string& path);
+
+}  // namespace thaw::test

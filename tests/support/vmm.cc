@@ -1,0 +1,142 @@
+// A VMM without a CPU: maps guest memory, hands it over, and touches it from several threads as
+// vCPUs would, comparing every byte with the image file.
+//
+//   vmm SOCKET IMAGE verify        touches all pages in a random order
+//   vmm SOCKET IMAGE halves        the same, but waits for a line on stdin after the first half
+//   vmm SOCKET IMAGE remove        gives back the pages of the second quarter while others fault
+//   vmm SOCKET IMAGE hold          hands over and waits for a line
+//   vmm SOCKET IMAGE two-regions   verifies with the memory split in two
+//
+// Prints "handed over" and "half"; exits 0 when all was right, 1 with a line when not.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <iostream>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <sys/mman.h>
+
+#include "tests/support/programs.h"
+#include "vmm-client/guest_memory.h"
+
+namespace {
+
+using thaw::kPageBytes;
+
+constexpr unsigned kThreads = 4;
+
+class Vmm {
+ public:
+  Vmm(thaw::GuestMemory memory, thaw::Bytes image)
+      : memory_(std::move(memory)), image_(std::move(image)) {}
+
+  std::size_t pages() const { return image_.size() / kPageBytes; }
+
+  std::byte* page(std::size_t index) {
+    std::size_t region = 0;
+    std::size_t offset = index * kPageBytes;
+    while (offset >= memory_.region(region).size()) offset -= memory_.region(region++).size();
+    return memory_.region(region).data() + offset;
+  }
+
+  bool is_content(std::size_t index) {
+    return std::memcmp(page(index), image_.data() + index * kPageBytes, kPageBytes) == 0;
+  }
+  bool is_zero(std::size_t index) {
+    return std::all_of(page(index), page(index) + kPageBytes,
+                       [](std::byte b) { return b == std::byte{0}; });
+  }
+
+  /// Calls `right(page)` for all pages of `order`, spread over the threads.
+  template <typename Right>
+  bool check(const std::vector<std::size_t>& order, Right right) {
+    std::atomic<std::size_t> next = 0;
+    std::atomic<std::size_t> wrong = 0;
+    {
+      std::vector<std::jthread> threads;
+      for (unsigned i = 0; i < kThreads; ++i) {
+        threads.emplace_back([&] {
+          for (std::size_t at; (at = next++) < order.size();) {
+            if (!right(order[at])) ++wrong;
+          }
+        });
+      }
+    }
+    if (wrong > 0) std::printf("%zu wrong pages\n", wrong.load());
+    return wrong == 0;
+  }
+
+ private:
+  thaw::GuestMemory memory_;
+  thaw::Bytes image_;
+};
+
+void say(const char* line) {
+  std::puts(line);
+  std::fflush(stdout);
+}
+
+bool remove_while_faulting(Vmm& vmm, std::vector<std::size_t> order) {
+  const std::size_t from = vmm.pages() / 4;
+  const std::size_t to = vmm.pages() / 2;
+  const auto removed = [&](std::size_t page) { return page >= from && page < to; };
+  bool right = true;
+  {
+    // What is read of the range while it goes may be either; the rest must be the image.
+    const std::jthread toucher([&] {
+      right =
+          vmm.check(order, [&](std::size_t page) { return removed(page) || vmm.is_content(page); });
+    });
+    for (std::size_t page = from; page < to; ++page) {
+      ::madvise(vmm.page(page), kPageBytes, MADV_DONTNEED);
+    }
+  }
+  for (std::size_t page = from; page < to; ++page) {
+    ::madvise(vmm.page(page), kPageBytes, MADV_DONTNEED);
+  }
+  return right && vmm.check(order, [&](std::size_t page) {
+    return removed(page) ? vmm.is_zero(page) : vmm.is_content(page);
+  });
+}
+
+bool act(Vmm& vmm, const std::string& mode) {
+  std::vector<std::size_t> order(vmm.pages());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::shuffle(order.begin(), order.end(), std::mt19937_64(7));
+  const auto content = [&](std::size_t page) { return vmm.is_content(page); };
+  if (mode == "remove") return remove_while_faulting(vmm, order);
+  std::string line;
+  if (mode == "hold") return static_cast<bool>(std::getline(std::cin, line));
+  if (mode == "halves") {
+    const auto middle = order.begin() + static_cast<std::ptrdiff_t>(order.size() / 2);
+    if (!vmm.check({order.begin(), middle}, content)) return false;
+    say("half");
+    std::getline(std::cin, line);
+  }
+  return vmm.check(order, content);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 4) return 2;
+  const std::string mode = argv[3];
+  thaw::Bytes image = thaw::test::read_file(argv[2]);
+  std::vector<thaw::GuestRegion> regions;
+  const std::size_t first =
+      mode == "two-regions" ? image.size() / 2 / kPageBytes * kPageBytes : image.size();
+  regions.push_back({{first}, {kPageBytes}});
+  if (first < image.size()) regions.push_back({{image.size() - first}, {kPageBytes}});
+  auto memory = thaw::GuestMemory::create(regions);
+  if (!memory) return std::puts(memory.error().message().c_str()), 1;
+  const auto handed = memory->hand_over(argv[1], thaw::Deadline::after(thaw::test::kPatience));
+  if (!handed) return std::puts(handed.error().message().c_str()), 1;
+  say("handed over");
+  Vmm vmm(*std::move(memory), std::move(image));
+  return act(vmm, mode) ? 0 : 1;
+}
