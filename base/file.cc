@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 namespace thaw {
@@ -58,6 +59,12 @@ Result<std::optional<std::uint64_t>> next_data(const UniqueFd& file, std::uint64
   if (errno == ENXIO) return std::optional<std::uint64_t>();
   if (errno == EINVAL) return std::optional(offset);
   return fail_errno("lseek SEEK_DATA");
+}
+
+Result<ByteCount> free_space(const std::string& path) {
+  struct statvfs status{};
+  if (::statvfs(path.c_str(), &status) != 0) return fail_errno(fmt::format("statvfs {}", path));
+  return ByteCount{std::uint64_t{status.f_bavail} * status.f_frsize};
 }
 
 void remove_file(const std::string& path) { ::unlink(path.c_str()); }

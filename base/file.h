@@ -35,6 +35,9 @@ Result<void> write_at(const UniqueFd& file, ByteSpan from, std::uint64_t offset)
 /// A file system without holes answers `offset` itself.
 Result<std::optional<std::uint64_t>> next_data(const UniqueFd& file, std::uint64_t offset);
 
+/// What an unprivileged process could still write to the file system that holds `path`.
+Result<ByteCount> free_space(const std::string& path);
+
 /// Removes a name; one that is gone already is fine, any other failure too, since nothing could be
 /// done about it.
 void remove_file(const std::string& path);

@@ -14,6 +14,7 @@ struct Options {
   bool insecure = false;
   bool verbose = false;
   std::size_t max_connections = 1024;
+  std::uint64_t min_free_mib = 256;
 };
 
 thaw::Result<void> run(const Options& options) {
@@ -27,7 +28,7 @@ thaw::Result<void> run(const Options& options) {
   std::error_code error;
   std::filesystem::create_directories(options.store, error);
   if (error) return thaw::fail_errno("create " + options.store, error.value());
-  const auto store = TRY(thaw::open_rocks_store(options.store));
+  const auto store = TRY(thaw::open_rocks_store(options.store, {options.min_free_mib << 20}));
   return thaw::run_server(*store, {.listen = listen, .max_connections = options.max_connections},
                           [](const std::string& address) {
                             std::printf("listening on %s\n", address.c_str());
@@ -47,6 +48,10 @@ int main(int argc, char** argv) {
   app.add_flag("--insecure", options.insecure, "Allow plain TCP on other than loopback addresses");
   app.add_option("--max-connections", options.max_connections, "Peers at one time")
       ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  app.add_option("--min-free-mib", options.min_free_mib,
+                 "Refuse pushes that would leave less than this on the store's file system")
+      ->check(CLI::Range(0, 1 << 30))
       ->capture_default_str();
   app.add_flag("--verbose", options.verbose, "Log details");
   thaw::add_configuration(app);

@@ -9,12 +9,11 @@
 #include <nlohmann/json.hpp>
 #include <sys/mount.h>
 
-#include "base/check.h"
-#include "base/limits.h"
 #include "base/socket.h"
 #include "format/hash.h"
 #include "format/page_client.h"
 #include "tests/support/programs.h"
+#include "tests/support/relay.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -200,65 +199,15 @@ TEST_F(PageServerTest, FlagGoesBeforeEnvironmentBeforeFile) {
             2);
 }
 
-/// Passes bytes between a client and the server, and cuts the connection after some of them.
-class CuttingRelay {
- public:
-  CuttingRelay(std::string server, std::size_t cut_after)
-      : server_(std::move(server)), left_(cut_after) {
-    sockaddr_in any{};
-    any.sin_family = AF_INET;
-    any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    listener_ = UniqueFd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    socklen_t size = sizeof(any);
-    // SAFETY: sockaddr_in exists to be passed as sockaddr.
-    CHECK(::bind(listener_.get(), reinterpret_cast<sockaddr*>(&any), size) == 0 &&
-          ::listen(listener_.get(), 8) == 0 &&
-          ::getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&any), &size) == 0);
-    address_ = "127.0.0.1:" + std::to_string(ntohs(any.sin_port));
-    thread_ = std::jthread([this] { serve(); });
-  }
-  ~CuttingRelay() { shut_down(listener_); }
-
-  const std::string& address() const { return address_; }
-
- private:
-  void serve() {
-    while (true) {
-      const UniqueFd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-      if (!client.valid()) return;
-      auto server = connect_tcp(*resolve_tcp(server_), Deadline::after(kPatience));
-      if (!server) return;
-      std::jthread back([&] { pass(*server, client, nullptr); });
-      pass(client, *server, left_ > 0 ? &left_ : nullptr);
-      shut_down(client);
-      shut_down(*server);
-    }
-  }
-  static void pass(const UniqueFd& from, const UniqueFd& to, std::size_t* left) {
-    std::array<std::byte, 8192> piece;
-    while (true) {
-      const auto n = receive_some(from, piece, Deadline::after(kPatience));
-      if (!n || *n == 0) break;
-      if (left != nullptr) {
-        *left -= std::min(*left, *n);
-        if (*left == 0) return;
-      }
-      if (!send_all(to, ByteSpan(piece).first(*n), Deadline::after(kPatience))) break;
-    }
-    shut_down(to);
-  }
-
-  const std::string server_;
-  std::size_t left_;
-  UniqueFd listener_;
-  std::string address_;
-  std::jthread thread_;
-};
-
 TEST_F(PageServerTest, DroppedPushGoesOnWithoutSendingPagesAgain) {
   auto generator = seeded_generator();
   write_file(path("image"), random_bytes(generator, 4096 * kPageBytes));
-  CuttingRelay relay(server_.address(), 9u << 20);
+  std::size_t left = 9u << 20;
+  Relay relay(server_.address(), [&](Relay::Way way, std::size_t, MutableByteSpan piece) {
+    if (way == Relay::Way::kToClient || left == 0) return true;
+    left -= std::min(left, piece.size());
+    return left > 0;
+  });
   const Outcome pushed = run({program_path("thaw"), "--json", "--server", relay.address(), "push",
                               "a", "--memory", path("image")});
   ASSERT_EQ(pushed.exit_code, 0) << pushed.output;
@@ -269,14 +218,18 @@ TEST_F(PageServerTest, DroppedPushGoesOnWithoutSendingPagesAgain) {
   expect_identical("a", path("image"));
 }
 
-TEST_F(PageServerTest, FullDiskFailsThePushAndNothingElse) {
+/// With a reserve, and down to the last byte.
+class FullDiskTest : public PageServerTest, public testing::WithParamInterface<std::uint64_t> {};
+INSTANTIATE_TEST_SUITE_P(MinFreeMib, FullDiskTest, testing::Values(4, 0));
+
+TEST_P(FullDiskTest, FailsThePushAndNothingElse) {
   const std::string mount = path("small");
   std::filesystem::create_directory(mount);
   if (::mount("tmpfs", mount.c_str(), "tmpfs", 0, "size=48m") != 0) {
     GTEST_SKIP() << "may not mount a small file system";
   }
   {
-    PageServer small(mount + "/store");
+    PageServer small(mount + "/store", GetParam());
     auto generator = seeded_generator();
     const std::string first = image_file(1, 500);
     write_file(path("large"), random_bytes(generator, 24000 * kPageBytes));

@@ -9,8 +9,12 @@
 #include <sys/stat.h>
 
 #include "base/clock.h"
+#include "base/event_fd.h"
+#include "base/socket.h"
 #include "base/types.h"
+#include "format/handoff.h"
 #include "tests/support/programs.h"
+#include "tests/support/relay.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -35,10 +39,11 @@ class RestoreTest : public testing::Test {
   Outcome push(const std::string& name) {
     return server_.thaw({"push", name, "--memory", path("image"), "--state", path("state")});
   }
-  void start_handler() {
-    handler_ = std::make_unique<Program>(std::vector<std::string>{program_path("thaw-faulthandler"),
-                                                                  "--control", path("control"),
-                                                                  "--server", server_.address()});
+  void start_handler() { start_handler(server_.address()); }
+  void start_handler(const std::string& server) {
+    handler_.reset();
+    handler_ = std::make_unique<Program>(std::vector<std::string>{
+        program_path("thaw-faulthandler"), "--control", path("control"), "--server", server});
     ASSERT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
   }
   Outcome control(std::vector<std::string> arguments) {
@@ -160,7 +165,7 @@ TEST_F(RestoreTest, UnknownSnapshotIsNamed) {
 TEST_F(RestoreTest, VmmOfAnotherSizeIsKilled) {
   const std::uint64_t number = prepare();
   write_file(path("small"), ByteSpan(image_).first(image_.size() / 2));
-  Program vmm = start_vmm("hold", "small");
+  Program vmm({program_path("vmm"), path("vm"), path("small"), "hold"});
   EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
   EXPECT_TRUE(
       wait_for_state(number, "ended")["outcome"].get<std::string>().starts_with("region_mismatch"));
@@ -209,6 +214,62 @@ TEST_F(RestoreTest, DamagedChunkStopsTheVmAndNeverEntersIt) {
   const Json report = wait_for_state(number, "ended");
   EXPECT_GE(report["damaged_chunks"], 3);
   EXPECT_NE(report["outcome"].get<std::string>().find("checksum_mismatch"), std::string::npos);
+}
+
+TEST_F(RestoreTest, DamageOnTheWireNeverReachesTheGuest) {
+  // One byte in every half MiB, but not in what `prepare` fetches.
+  constexpr std::size_t kInterval = 512u << 10;
+  Relay relay(server_.address(), [](Relay::Way way, std::size_t before, MutableByteSpan piece) {
+    const std::size_t next = (before / kInterval + 1) * kInterval;
+    if (way == Relay::Way::kToClient && next < before + piece.size()) {
+      piece[next - before] ^= std::byte{0x10};
+    }
+    return true;
+  });
+  start_handler(relay.address());
+  const std::uint64_t number = prepare();
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+  EXPECT_GT(wait_for_state(number, "ended")["bytes_received"], 0);
+}
+
+TEST_F(RestoreTest, GuestSurvivesAConnectionThatIsCutAgainAndAgain) {
+  Relay relay(server_.address(), [](Relay::Way way, std::size_t before, MutableByteSpan piece) {
+    return way == Relay::Way::kToServer || before + piece.size() < (2u << 20);
+  });
+  start_handler(relay.address());
+  prepare();
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+}
+
+TEST_F(RestoreTest, HostileHandoffsEndInTheirNames) {
+  const auto outcome_of = [&](std::string_view text, const std::vector<int>& descriptors) {
+    const std::uint64_t number = prepare();
+    const Deadline deadline = Deadline::after(kPatience);
+    const UniqueFd socket = connect_unix(path("vm"), deadline).value();
+    EXPECT_TRUE(succeeded(send_with_descriptors(socket, as_bytes(text), descriptors, deadline)));
+    return wait_for_state(number, "ended")["outcome"].get<std::string>();
+  };
+  const std::string good = encode_handoff({{{0x10000000}, {kPages * kPageBytes}, {0}, {4096}}});
+  const UniqueFd not_uffd = create_event_fd().value();
+  const int fd = not_uffd.get();
+  EXPECT_TRUE(outcome_of(good, {}).starts_with("no_descriptor"));
+  EXPECT_TRUE(outcome_of(good, {fd}).starts_with("not_userfaultfd"));
+  EXPECT_TRUE(outcome_of(good, {fd, fd, fd}).starts_with("surplus_descriptor"));
+  EXPECT_TRUE(outcome_of("{}", {fd}).starts_with("malformed"));
+  EXPECT_TRUE(outcome_of("[{\"size\": 1}]", {fd}).starts_with("not_userfaultfd"));
+  // Never completed: the handler's patience is what is waited for.
+  EXPECT_TRUE(outcome_of("[", {fd}).starts_with("timeout"));
+}
+
+TEST_F(RestoreTest, HostileControlClientsDisturbNobody) {
+  const Deadline deadline = Deadline::after(kPatience);
+  std::vector<UniqueFd> clients;
+  for (const std::string_view text : {"garbage\n", "{\"command\":\"explode\"}\n", "{", "\0"}) {
+    clients.push_back(connect_unix(path("control"), deadline).value());
+    ASSERT_TRUE(succeeded(send_all(clients.back(), as_bytes(text), deadline)));
+  }
+  prepare();
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
 }
 
 TEST_F(RestoreTest, KilledVmmEndsItsSessionAndLeaksNothing) {

@@ -19,7 +19,7 @@ class StoreTest : public testing::Test {
 
   void reopen() {
     store_.reset();
-    auto opened = open_rocks_store(directory_.path("store"));
+    auto opened = open_rocks_store(directory_.path("store"), {0});
     ASSERT_TRUE(succeeded(opened));
     store_ = *std::move(opened);
     name_space_ = *store_->open_namespace("default");
@@ -199,7 +199,7 @@ TEST_F(StoreTest, LyingClientsAreRefusedByName) {
 }
 
 TEST_F(StoreTest, StoreInUseIsRefused) {
-  EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"))), ErrorCode::kBusy);
+  EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"), {0})), ErrorCode::kBusy);
 }
 
 TEST_F(StoreTest, NewerStoreIsRefused) {
@@ -215,7 +215,7 @@ TEST_F(StoreTest, NewerStoreIsRefused) {
   ASSERT_TRUE(db->Put({}, handles[4], "version", std::string("\0\0\0\0\0\0\0\2", 8)).ok());
   for (auto* handle : handles) db->DestroyColumnFamilyHandle(handle);
   db.reset();
-  EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"))), ErrorCode::kBadVersion);
+  EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"), {0})), ErrorCode::kBadVersion);
 }
 
 }  // namespace

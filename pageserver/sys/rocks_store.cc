@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cstdarg>
+#include <cstdio>
 #include <map>
 #include <numeric>
 
@@ -13,6 +15,7 @@
 
 #include "base/bytes.h"
 #include "base/check.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "format/limits.h"
 
@@ -104,8 +107,22 @@ rocksdb::ColumnFamilyOptions family_options(Family family,
   return options;
 }
 
+/// RocksDB's own messages, into our log. Its default, a file beside the data, aborts the process
+/// (an assertion of Debian's build) when the disk is full.
+class StoreLog final : public rocksdb::Logger {
+ public:
+  StoreLog() : Logger(rocksdb::InfoLogLevel::WARN_LEVEL) {}
+  using Logger::Logv;
+  void Logv(const char* format, va_list arguments) override {
+    std::array<char, 512> line{};
+    std::vsnprintf(line.data(), line.size(), format, arguments);
+    log_warning("rocksdb: {}", line.data());
+  }
+};
+
 rocksdb::DBOptions database_options() {
   rocksdb::DBOptions options;
+  options.info_log = std::make_shared<StoreLog>();
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.max_open_files = -1;
@@ -116,8 +133,9 @@ rocksdb::DBOptions database_options() {
 
 class RocksStore final : public Store {
  public:
-  RocksStore(std::unique_ptr<rocksdb::DB> db, std::vector<ColumnFamilyHandle*> handles)
-      : db_(std::move(db)) {
+  RocksStore(std::unique_ptr<rocksdb::DB> db, std::vector<ColumnFamilyHandle*> handles,
+             std::string directory, ByteCount min_free)
+      : directory_(std::move(directory)), min_free_(min_free), db_(std::move(db)) {
     for (ColumnFamilyHandle* handle : handles) {
       families_.push_back(Handle(handle, HandleDeleter{db_.get()}));
     }
@@ -253,6 +271,7 @@ class RocksStore final : public Store {
     }
     put(batch, kMeta, prefixed('c', in), number(after.chunks));
     put(batch, kMeta, prefixed('b', in), number(after.chunk_bytes));
+    TRY(check_space(batch));
     TRY(write(batch, /*sync=*/false));
     return stored;
   }
@@ -271,6 +290,7 @@ class RocksStore final : public Store {
     }
     put(batch, kSnapshot, manifest_key(in, manifest.snapshot), as_text(encode_manifest(manifest)));
     put(batch, kSnapshot, name_key(in, name), number(manifest.snapshot.value));
+    TRY(check_space(batch));
     // RocksDB syncs every log that is not synced yet, so all chunks put before are durable too.
     TRY(write(batch, /*sync=*/true));
     return manifest;
@@ -336,6 +356,13 @@ class RocksStore final : public Store {
     CHECK(batch.Put(family(to), slice(key), Slice(value.data(), value.size())).ok());
   }
 
+  Result<void> check_space(const WriteBatch& batch) {
+    const ByteCount free = TRY(free_space(directory_));
+    if (within(batch.GetDataSize(), min_free_.value, free.value)) return {};
+    return fail(ErrorCode::kNoSpace, "{} MiB are left in {}, of which {} MiB stay free",
+                free.value >> 20, directory_, min_free_.value >> 20);
+  }
+
   /// After a failed write, such as on a full disk, RocksDB refuses all others until it is told to
   /// go on; the next write does that.
   Result<void> write(WriteBatch& batch, bool sync) {
@@ -399,6 +426,8 @@ class RocksStore final : public Store {
     return ChunkId::of(in.value, kWriter, reserved.next++);
   }
 
+  const std::string directory_;
+  const ByteCount min_free_;
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<Handle> families_;
 
@@ -409,7 +438,7 @@ class RocksStore final : public Store {
 
 }  // namespace
 
-Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory) {
+Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory, ByteCount min_free) {
   const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes);
   const std::array<std::pair<const char*, Family>, kFamilies> names{{{"default", kDefault},
                                                                      {"chunk", kChunk},
@@ -430,7 +459,8 @@ Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory) {
     }
     return store_failure(status, fmt::format("opening the store in {}", directory).c_str());
   }
-  auto store = std::make_unique<RocksStore>(std::unique_ptr<rocksdb::DB>(db), std::move(handles));
+  auto store = std::make_unique<RocksStore>(std::unique_ptr<rocksdb::DB>(db), std::move(handles),
+                                            directory, min_free);
   TRY(store->start());
   return store;
 }

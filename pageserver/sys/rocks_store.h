@@ -9,7 +9,9 @@ namespace thaw {
 
 /// The store on RocksDB, in a directory of its own. FORMAT.md has the keys of each column family.
 /// Threads as Store says. Another process that has the directory open makes open() fail (kBusy); a
-/// store of a newer version is refused (kBadVersion).
-Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory);
+/// store of a newer version is refused (kBadVersion). New content is refused with kNoSpace when it
+/// would leave less than `min_free` on the file system, which RocksDB needs for its own upkeep;
+/// deleting is always allowed.
+Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory, ByteCount min_free);
 
 }  // namespace thaw

@@ -126,11 +126,15 @@ Outcome run(const std::vector<std::string>& command) {
   return {program.wait().value_or(-1), std::move(output)};
 }
 
-PageServer::PageServer(std::string store) : store_(std::move(store)) { start(); }
+PageServer::PageServer(std::string store, std::uint64_t min_free_mib)
+    : store_(std::move(store)), min_free_mib_(min_free_mib) {
+  start();
+}
 
 void PageServer::start() {
-  program_ = std::make_unique<Program>(std::vector<std::string>{
-      program_path("thaw-pageserver"), "--store", store_, "--listen", address_});
+  program_ = std::make_unique<Program>(
+      std::vector<std::string>{program_path("thaw-pageserver"), "--store", store_, "--listen",
+                               address_, "--min-free-mib", std::to_string(min_free_mib_)});
   const auto address = program_->wait_for_line("listening on ");
   CHECK(address.has_value());
   address_ = *address;

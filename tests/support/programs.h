@@ -60,7 +60,7 @@ Outcome run(const std::vector<std::string>& command);
 /// The real page server on a store directory and a loopback port of its own.
 class PageServer {
  public:
-  explicit PageServer(std::string store);
+  explicit PageServer(std::string store, std::uint64_t min_free_mib = 0);
   /// The address is the same after every start.
   void start();
   void kill();
@@ -74,6 +74,7 @@ class PageServer {
 
  private:
   std::string store_;
+  std::uint64_t min_free_mib_;
   std::string address_ = "127.0.0.1:0";
   std::unique_ptr<Program> program_;
 };

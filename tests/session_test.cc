@@ -1,0 +1,256 @@
+// The pure parts of a session: regions, page states, and the handoff as it arrives.
+
+#include <map>
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+
+#include "base/userfaultfd.h"
+#include "faulthandler/fault_core.h"
+#include "faulthandler/handoff_receiver.h"
+#include "faulthandler/regions.h"
+#include "format/limits.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+constexpr std::uint64_t kMiB = 1u << 20;
+
+SnapshotSpec spec_of(std::uint64_t memory, std::vector<RegionShape> regions = {}) {
+  return {.name = "s",
+          .memory = {memory},
+          .state = {},
+          .regions = std::move(regions),
+          .labels = {},
+          .cpu_vendor = {}};
+}
+HandoffRegion region(std::uint64_t base, std::uint64_t size, std::uint64_t offset,
+                     std::uint64_t page_size = kPageBytes) {
+  return {{base}, {size}, {offset}, {page_size}};
+}
+
+TEST(RegionTable, RefusalsByName) {
+  const auto check = [](std::vector<HandoffRegion> regions) {
+    return code_of(RegionTable::check(std::move(regions), spec_of(4 * kMiB)));
+  };
+  EXPECT_EQ(check({}), ErrorCode::kRegionMismatch);
+  EXPECT_EQ(check({region(kMiB, 2 * kMiB, 0)}), ErrorCode::kRegionMismatch);
+  EXPECT_EQ(check({region(kMiB, 8 * kMiB, 0)}), ErrorCode::kRegionMismatch);
+  EXPECT_EQ(check({region(kMiB, 4 * kMiB, 4096)}), ErrorCode::kRegionMismatch);
+  EXPECT_EQ(check({region(kMiB, 4 * kMiB, 0, 8192)}), ErrorCode::kRegionMismatch);
+  EXPECT_EQ(check({region(~0ull - 4095, 4 * kMiB, 0)}), ErrorCode::kRegionMismatch);
+  EXPECT_EQ(check({region(kMiB + 1, 4 * kMiB, 0)}), ErrorCode::kRegionUnaligned);
+  EXPECT_EQ(check({region(kMiB, 4 * kMiB - 1, 0)}), ErrorCode::kRegionUnaligned);
+  EXPECT_EQ(check({region(kMiB, 3 * kMiB, 0), region(8 * kMiB, 2 * kMiB, 2 * kMiB)}),
+            ErrorCode::kRegionOverlap);
+  EXPECT_EQ(check({region(kMiB, 2 * kMiB, 0), region(2 * kMiB, 2 * kMiB, 2 * kMiB)}),
+            ErrorCode::kRegionOverlap);
+  EXPECT_EQ(check({region(0x200000, 4 * kMiB, 0, kHugePageBytes)}), ErrorCode::kUnsupported);
+}
+
+TEST(RegionTable, RecordedLayoutHasToBeMet) {
+  const std::vector<RegionShape> recorded{{{kMiB}, {0}, {kPageBytes}},
+                                          {{3 * kMiB}, {kMiB}, {kPageBytes}}};
+  const SnapshotSpec spec = spec_of(4 * kMiB, recorded);
+  EXPECT_TRUE(succeeded(
+      RegionTable::check({region(8 * kMiB, 3 * kMiB, kMiB), region(kMiB, kMiB, 0)}, spec)));
+  EXPECT_EQ(code_of(RegionTable::check({region(kMiB, 4 * kMiB, 0)}, spec)),
+            ErrorCode::kRegionMismatch);
+  EXPECT_EQ(code_of(RegionTable::check(
+                {region(8 * kMiB, 2 * kMiB, 2 * kMiB), region(kMiB, 2 * kMiB, 0)}, spec)),
+            ErrorCode::kRegionMismatch);
+}
+
+TEST(RegionTable, FindsPagesAtTheEdges) {
+  const RegionTable table = *RegionTable::check(
+      {region(16 * kMiB, kMiB, 0), region(kMiB, 3 * kMiB, kMiB)}, spec_of(4 * kMiB));
+  EXPECT_EQ(table.page_at({16 * kMiB}), PageIndex{0});
+  EXPECT_EQ(table.page_at({17 * kMiB - 1}), PageIndex{255});
+  EXPECT_EQ(table.page_at({17 * kMiB}), std::nullopt);
+  EXPECT_EQ(table.page_at({kMiB}), PageIndex{256});
+  EXPECT_EQ(table.page_at({kMiB - 1}), std::nullopt);
+  EXPECT_EQ(table.address_of({1023}), HostAddress{4 * kMiB - kPageBytes});
+  std::vector<std::pair<PageIndex, PageCount>> spans;
+  table.for_each_span({0}, {64 * kMiB},
+                      [&](PageIndex first, PageCount count) { spans.emplace_back(first, count); });
+  ASSERT_EQ(spans.size(), 2u);
+  EXPECT_EQ(spans[1].second, PageCount{768});
+}
+
+PageMap small_map() {
+  PageMap map;
+  map.append_chunks({100}, {8});
+  map.append_zero({8});
+  return map;
+}
+
+TEST(FaultCore, FirstFaultFetchesAndLaterOnesWait) {
+  const PageMap map = small_map();
+  FaultCore core(map, {16});
+  EXPECT_EQ(core.on_fault({3}), FaultCore::Need::kFetch);
+  EXPECT_EQ(core.on_fault({3}), FaultCore::Need::kWait);
+  core.on_filled({3});
+  EXPECT_EQ(core.on_fault({3}), FaultCore::Need::kWake);
+  EXPECT_EQ(core.on_fault({9}), FaultCore::Need::kZero);
+  EXPECT_EQ(core.faults(),
+            (FaultCounters{
+                .total = 4, .fetched = 1, .coalesced = 1, .zero = 1, .removed = 0, .present = 1}));
+}
+
+TEST(FaultCore, RemovedPageIsZeroedNotRefetched) {
+  const PageMap map = small_map();
+  FaultCore core(map, {16});
+  core.on_fault({3});
+  core.on_filled({3});
+  core.on_remove({0}, {16});
+  EXPECT_EQ(core.on_fault({3}), FaultCore::Need::kZero);
+  core.on_filled({3});
+  EXPECT_EQ(core.on_fault({3}), FaultCore::Need::kZero);
+  EXPECT_EQ(core.present_pages(), 0u);
+}
+
+TEST(FaultCore, PageRemovedWhileItsChunkIsOnTheWayTakesNoContent) {
+  const PageMap map = small_map();
+  FaultCore core(map, {16});
+  core.on_fault({3});
+  EXPECT_TRUE(core.takes_content({3}));
+  core.on_remove({3}, {1});
+  EXPECT_FALSE(core.takes_content({3}));
+}
+
+TEST(FaultCore, AnyHistoryKeepsTheRules) {
+  auto generator = seeded_generator();
+  const PageMap map = small_map();
+  FaultCore core(map, {16});
+  std::map<std::uint64_t, bool> removed;
+  std::map<std::uint64_t, bool> filled;
+  for (int i = 0; i < 20000; ++i) {
+    const PageIndex page{pick(generator, 16)};
+    switch (pick(generator, 3)) {
+      case 0: {
+        const auto need = core.on_fault(page);
+        if (removed[page.value] || (map.find(page).zero() && !filled[page.value])) {
+          ASSERT_EQ(need, FaultCore::Need::kZero);
+        } else if (filled[page.value]) {
+          ASSERT_EQ(need, FaultCore::Need::kWake);
+        } else {
+          ASSERT_TRUE(need == FaultCore::Need::kFetch || need == FaultCore::Need::kWait);
+        }
+        break;
+      }
+      case 1:
+        if (pick(generator, 50) != 0) break;
+        core.on_remove(page, {1});
+        removed[page.value] = true;
+        break;
+      default:
+        core.on_filled(page);
+        filled[page.value] = true;
+    }
+    ASSERT_EQ(core.takes_content(page), !removed[page.value]);
+  }
+}
+
+class HandoffReceiverTest : public testing::Test {
+ protected:
+  HandoffReceiverTest() {
+    int ends[2];
+    EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    vmm_ = UniqueFd(ends[0]);
+    handler_ = UniqueFd(ends[1]);
+    uffd_ = create_userfaultfd().value();
+  }
+  void send(std::string_view text, std::vector<int> descriptors = {}) {
+    ASSERT_TRUE(succeeded(send_with_descriptors(vmm_, as_bytes(text), descriptors,
+                                                Deadline::after(std::chrono::seconds(5)))));
+  }
+  std::optional<ErrorCode> refusal(std::string_view text, std::vector<int> descriptors) {
+    send(text, std::move(descriptors));
+    HandoffReceiver receiver;
+    return code_of(receiver.receive(handler_));
+  }
+
+  const std::string text_ = encode_handoff({region(kMiB, kMiB, 0), region(4 * kMiB, kMiB, kMiB)});
+  UniqueFd vmm_;
+  UniqueFd handler_;
+  UniqueFd uffd_;
+};
+
+TEST_F(HandoffReceiverTest, TakesOneMessage) {
+  send(text_, {uffd_.get()});
+  HandoffReceiver receiver;
+  const auto handoff = receiver.receive(handler_);
+  ASSERT_TRUE(succeeded(handoff));
+  ASSERT_TRUE(handoff->has_value());
+  EXPECT_EQ((*handoff)->regions.size(), 2u);
+  EXPECT_TRUE((*handoff)->userfaultfd.valid());
+}
+
+TEST_F(HandoffReceiverTest, TakesManySegmentsWithTheDescriptorInAnyOfThem) {
+  for (const std::size_t with_descriptor : {std::size_t{0}, text_.size() / 2, text_.size() - 1}) {
+    HandoffReceiver receiver;
+    for (std::size_t i = 0; i < text_.size(); ++i) {
+      send(text_.substr(i, 1),
+           i == with_descriptor ? std::vector<int>{uffd_.get()} : std::vector<int>{});
+      const auto handoff = receiver.receive(handler_);
+      ASSERT_TRUE(succeeded(handoff));
+      ASSERT_EQ(handoff->has_value(), i + 1 == text_.size());
+    }
+  }
+}
+
+TEST_F(HandoffReceiverTest, TakesUserfaultfdAndMemfd) {
+  const UniqueFd other(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
+  send(text_, {uffd_.get(), other.get()});
+  HandoffReceiver receiver;
+  EXPECT_TRUE(succeeded(receiver.receive(handler_)));
+}
+
+TEST_F(HandoffReceiverTest, RefusalsByName) {
+  const UniqueFd other(::open("/dev/zero", O_RDONLY | O_CLOEXEC));
+  const int wrong = other.get();
+  EXPECT_EQ(refusal(text_, {}), ErrorCode::kNoDescriptor);
+  EXPECT_EQ(refusal(text_, {wrong}), ErrorCode::kNotUserfaultfd);
+  EXPECT_EQ(refusal(text_, {wrong, wrong, wrong}), ErrorCode::kSurplusDescriptor);
+  EXPECT_EQ(refusal(text_, std::vector<int>(16, wrong)), ErrorCode::kSurplusDescriptor);
+  EXPECT_EQ(refusal("nonsense", {uffd_.get()}), ErrorCode::kMalformed);
+  EXPECT_EQ(refusal("[{}]", {uffd_.get()}), ErrorCode::kMalformed);
+}
+
+TEST_F(HandoffReceiverTest, CutOffOrEndlessHandoffIsRefused) {
+  HandoffReceiver cut;
+  send("[{", {uffd_.get()});
+  EXPECT_TRUE(succeeded(cut.receive(handler_)));
+  EXPECT_TRUE(cut.has_userfaultfd());
+  vmm_.reset();
+  EXPECT_EQ(code_of(cut.receive(handler_)), ErrorCode::kTruncated);
+}
+
+TEST_F(HandoffReceiverTest, HandoffWithoutEndIsTooLarge) {
+  HandoffReceiver receiver;
+  const std::string piece(16384, '[');
+  std::optional<ErrorCode> code;
+  for (std::size_t sent = 0; !code && sent < 2 * limits::kMaxHandoffBytes; sent += piece.size()) {
+    send(piece);
+    code = code_of(receiver.receive(handler_));
+  }
+  EXPECT_EQ(code, ErrorCode::kTooLarge);
+}
+
+TEST_F(HandoffReceiverTest, LeaksNoDescriptor) {
+  const auto count = [] {
+    const std::filesystem::directory_iterator list("/proc/self/fd");
+    return std::distance(begin(list), end(list));
+  };
+  const auto before = count();
+  for (int i = 0; i < 20; ++i) {
+    refusal(text_, {uffd_.get(), uffd_.get(), uffd_.get()});
+    refusal("nonsense", {uffd_.get()});
+  }
+  EXPECT_EQ(count(), before);
+}
+
+}  // namespace
+}  // namespace thaw::test

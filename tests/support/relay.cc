@@ -1,0 +1,64 @@
+#include "tests/support/relay.h"
+
+#include <array>
+#include <memory>
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+#include "base/check.h"
+#include "base/socket.h"
+#include "tests/support/programs.h"
+
+namespace thaw::test {
+
+Relay::Relay(std::string server, Tamper tamper)
+    : server_(std::move(server)),
+      tamper_(std::move(tamper)),
+      listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  sockaddr_in any{};
+  any.sin_family = AF_INET;
+  any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof(any);
+  // SAFETY: sockaddr_in exists to be passed as sockaddr.
+  auto* const address = reinterpret_cast<sockaddr*>(&any);
+  CHECK(::bind(listener_.get(), address, size) == 0 && ::listen(listener_.get(), 8) == 0 &&
+        ::getsockname(listener_.get(), address, &size) == 0);
+  address_ = "127.0.0.1:" + std::to_string(ntohs(any.sin_port));
+  acceptor_ = std::jthread([this] { serve(); });
+}
+
+Relay::~Relay() {
+  shut_down(listener_);
+  acceptor_.join();
+}
+
+void Relay::serve() {
+  while (true) {
+    UniqueFd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!client.valid()) return;
+    connections_.emplace_back([this, fd = client.release()] { connect(UniqueFd(fd)); });
+  }
+}
+
+void Relay::connect(UniqueFd client) {
+  const auto server = connect_tcp(*resolve_tcp(server_), Deadline::after(kPatience));
+  if (!server) return;
+  const std::jthread back([&] { pass(Way::kToClient, *server, client); });
+  pass(Way::kToServer, client, *server);
+}
+
+void Relay::pass(Way way, const UniqueFd& from, const UniqueFd& to) {
+  std::array<std::byte, 8192> piece;
+  std::size_t passed = 0;
+  while (true) {
+    const auto n = receive_some(from, piece, Deadline::after(kPatience));
+    if (!n || *n == 0 || !tamper_(way, passed, MutableByteSpan(piece).first(*n))) break;
+    passed += *n;
+    if (!send_all(to, ByteSpan(piece).first(*n), Deadline::after(kPatience))) break;
+  }
+  shut_down(from);
+  shut_down(to);
+}
+
+}  // namespace thaw::test

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/unique_fd.h"
+
+namespace thaw::test {
+
+/// A TCP relay in front of a server that sees, changes or cuts what passes. Serves one connection
+/// after the other on a thread of its own until it is destroyed.
+class Relay {
+ public:
+  enum class Way { kToServer, kToClient };
+  /// Called with each piece that goes `way`, of which `before` bytes have passed on this
+  /// connection; may change it, and cuts the connection by returning false. On two threads, one
+  /// for each way.
+  using Tamper = std::function<bool(Way way, std::size_t before, MutableByteSpan piece)>;
+
+  Relay(std::string server, Tamper tamper);
+  ~Relay();
+
+  const std::string& address() const { return address_; }
+
+ private:
+  void serve();
+  void connect(UniqueFd client);
+  void pass(Way way, const UniqueFd& from, const UniqueFd& to);
+
+  const std::string server_;
+  const Tamper tamper_;
+  UniqueFd listener_;
+  std::string address_;
+  std::vector<std::jthread> connections_;
+  std::jthread acceptor_;
+};
+
+}  // namespace thaw::test
