@@ -12,6 +12,11 @@
 
 namespace thaw::test {
 
+namespace {
+/// How soon a thread that waits for bytes sees that the relay is destroyed.
+constexpr std::chrono::milliseconds kStopInterval{50};
+}  // namespace
+
 Relay::Relay(std::string server, Tamper tamper)
     : server_(std::move(server)),
       tamper_(std::move(tamper)),
@@ -29,6 +34,7 @@ Relay::Relay(std::string server, Tamper tamper)
 }
 
 Relay::~Relay() {
+  stopping_ = true;
   shut_down(listener_);
   acceptor_.join();
 }
@@ -51,8 +57,9 @@ void Relay::connect(UniqueFd client) {
 void Relay::pass(Way way, const UniqueFd& from, const UniqueFd& to) {
   std::array<std::byte, 8192> piece;
   std::size_t passed = 0;
-  while (true) {
-    const auto n = receive_some(from, piece, Deadline::after(kPatience));
+  while (!stopping_) {
+    const auto n = receive_some(from, piece, Deadline::after(kStopInterval));
+    if (!n && n.error().code() == ErrorCode::kTimeout) continue;
     if (!n || *n == 0 || !tamper_(way, passed, MutableByteSpan(piece).first(*n))) break;
     passed += *n;
     if (!send_all(to, ByteSpan(piece).first(*n), Deadline::after(kPatience))) break;

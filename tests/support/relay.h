@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <string>
@@ -34,6 +35,7 @@ class Relay {
   const std::string server_;
   const Tamper tamper_;
   UniqueFd listener_;
+  std::atomic<bool> stopping_ = false;
   std::string address_;
   std::vector<std::jthread> connections_;
   std::jthread acceptor_;
