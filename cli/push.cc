@@ -139,8 +139,7 @@ class PushAttempt {
 
 /// Whether a new connection may help.
 bool connection_lost(const Error& error) {
-  return error.code() == ErrorCode::kUnavailable || error.code() == ErrorCode::kTimeout ||
-         error.code() == ErrorCode::kTruncated || error.code() == ErrorCode::kStopped;
+  return error.code() == ErrorCode::kUnavailable || error.code() == ErrorCode::kTimeout;
 }
 
 /// What a push that loses its connection knows on its next attempt.

@@ -37,6 +37,7 @@ Result<RegionTable> RegionTable::check(std::vector<HandoffRegion> handoff,
   if (handoff.empty()) return fail(ErrorCode::kRegionMismatch, "no regions were handed over");
   std::ranges::sort(handoff, {}, [](const HandoffRegion& region) { return region.offset; });
   std::vector<RegionShape> shapes;
+  shapes.reserve(handoff.size());
   for (const HandoffRegion& region : handoff) {
     shapes.push_back({region.size, region.offset, region.page_size});
   }
@@ -71,7 +72,7 @@ HostAddress RegionTable::address_of(PageIndex page) const {
       return region.base + (offset - region.offset);
     }
   }
-  CHECK(!"a page outside guest memory");
+  check_failed("the page is guest memory", __FILE__, __LINE__);
 }
 
 void RegionTable::for_each_span(HostAddress start, ByteCount length,

@@ -40,16 +40,25 @@ Result<void> PageClient::send(const Message& request, std::span<const ByteSpan> 
   return send_all(socket_, pieces, deadline);
 }
 
+Result<void> PageClient::fill(MutableByteSpan to, Deadline deadline) {
+  const auto received = receive_all(socket_, to, deadline);
+  // A server that goes away within a message is away all the same.
+  if (!received && received.error().code() == ErrorCode::kTruncated) {
+    return fail(ErrorCode::kUnavailable, "{}", received.error().context());
+  }
+  return received;
+}
+
 Result<Message> PageClient::receive(Deadline deadline) {
   CHECK(!outstanding_.empty());
   std::array<std::byte, kWireHeadBytes> prefix;
-  TRY(receive_all(socket_, prefix, deadline));
+  TRY(fill(prefix, deadline));
   const WireHead head = TRY(decode_wire_head(prefix));
   head_.resize(head.header_bytes);
-  TRY(receive_all(socket_, head_, deadline));
+  TRY(fill(head_, deadline));
   Envelope envelope = TRY(decode_message(head_));
   body_.resize(head.body_bytes);
-  TRY(receive_all(socket_, body_, deadline));
+  TRY(fill(body_, deadline));
   bytes_received_ += kWireHeadBytes + head.header_bytes + head.body_bytes;
   if (envelope.request_id != outstanding_.front()) {
     return fail(ErrorCode::kProtocol, "a reply to request {} where {} was due", envelope.request_id,

@@ -50,6 +50,7 @@ class PageClient {
   explicit PageClient(UniqueFd socket) : socket_(std::move(socket)) {}
 
   Result<void> send(const Message& request, std::span<const ByteSpan> body, Deadline deadline);
+  Result<void> fill(MutableByteSpan to, Deadline deadline);
   /// Receives the reply to the oldest outstanding request; its body is in body_.
   Result<Message> receive(Deadline deadline);
   Result<Message> call(const Message& request, ByteSpan body, Nanoseconds timeout);

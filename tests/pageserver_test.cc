@@ -80,7 +80,7 @@ TEST_F(PageServerTest, FileThatIsNoWholePagesIsRefused) {
 
 TEST_F(PageServerTest, RegionsThatDoNotTileTheMemoryAreRefused) {
   const std::string image = image_file(1, 1024);
-  const auto with_regions = [&](std::vector<std::string> regions) {
+  const auto with_regions = [&](const std::vector<std::string>& regions) {
     std::vector<std::string> command{"push", "a", "--memory", image};
     for (const std::string& region : regions) command.insert(command.end(), {"--region", region});
     return error_of(server_.thaw(command));
@@ -199,6 +199,22 @@ TEST_F(PageServerTest, FlagGoesBeforeEnvironmentBeforeFile) {
             2);
 }
 
+TEST_F(PageServerTest, MemoryFileThatIsCutWhileItIsPushedIsRefused) {
+  auto generator = seeded_generator();
+  write_file(path("image"), random_bytes(generator, 4096 * kPageBytes));
+  Relay relay(server_.address(), [&](Relay::Way, std::size_t before, MutableByteSpan piece) {
+    constexpr std::size_t kMoment = 1u << 20;
+    if (before < kMoment && kMoment <= before + piece.size()) {
+      std::filesystem::resize_file(path("image"), 2048 * kPageBytes);
+    }
+    return true;
+  });
+  const Outcome pushed = run({program_path("thaw"), "--json", "--server", relay.address(), "push",
+                              "a", "--memory", path("image")});
+  EXPECT_EQ(error_of(pushed), "truncated") << pushed.output;
+  EXPECT_TRUE(names().empty());
+}
+
 TEST_F(PageServerTest, DroppedPushGoesOnWithoutSendingPagesAgain) {
   auto generator = seeded_generator();
   write_file(path("image"), random_bytes(generator, 4096 * kPageBytes));
@@ -256,7 +272,7 @@ TEST_F(PageServerTest, KilledAtAnyTimeItKeepsEveryAcknowledgedSnapshot) {
   for (int round = 0; round < 15; ++round) {
     std::vector<std::pair<std::string, Program>> pushes;
     for (int client = 0; client < 2; ++client) {
-      const auto seed = static_cast<std::uint64_t>(round * 2 + client);
+      const auto seed = static_cast<std::uint64_t>(round) * 2 + static_cast<unsigned>(client);
       const std::string name = "s" + std::to_string(seed);
       pushes.emplace_back(
           name, Program({program_path("thaw"), "--json", "--server", server_.address(), "push",

@@ -68,7 +68,7 @@ class UringLoop final : public Loop {
       // EINTR: a signal; EBUSY and EAGAIN: completions must be taken first.
       if (status < 0 && status != -EINTR && status != -EBUSY && status != -EAGAIN) {
         log_error("io_uring_submit_and_wait failed with errno {}", -status);
-        CHECK(!"the event loop cannot wait");
+        check_failed("the event loop can wait", __FILE__, __LINE__);
       }
       complete_all();
       after_turn();

@@ -133,7 +133,7 @@ rocksdb::DBOptions database_options() {
 
 class RocksStore final : public Store {
  public:
-  RocksStore(std::unique_ptr<rocksdb::DB> db, std::vector<ColumnFamilyHandle*> handles,
+  RocksStore(std::unique_ptr<rocksdb::DB> db, const std::vector<ColumnFamilyHandle*>& handles,
              std::string directory, ByteCount min_free)
       : directory_(std::move(directory)), min_free_(min_free), db_(std::move(db)) {
     for (ColumnFamilyHandle* handle : handles) {
@@ -446,6 +446,7 @@ Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory, By
                                                                      {"snapshot", kSnapshot},
                                                                      {"meta", kMeta}}};
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  descriptors.reserve(names.size());
   for (const auto& [name, family] : names) {
     descriptors.emplace_back(name, family_options(family, cache));
   }
@@ -459,8 +460,8 @@ Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory, By
     }
     return store_failure(status, fmt::format("opening the store in {}", directory).c_str());
   }
-  auto store = std::make_unique<RocksStore>(std::unique_ptr<rocksdb::DB>(db), std::move(handles),
-                                            directory, min_free);
+  auto store =
+      std::make_unique<RocksStore>(std::unique_ptr<rocksdb::DB>(db), handles, directory, min_free);
   TRY(store->start());
   return store;
 }

@@ -41,6 +41,7 @@ Program::Program(const std::vector<std::string>& command) {
   Pipe input = make_pipe();
   Pipe output = make_pipe();
   std::vector<char*> arguments;
+  arguments.reserve(command.size() + 1);
   for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
   arguments.push_back(nullptr);
   pid_ = ::fork();

@@ -59,6 +59,7 @@ class Vmm {
     std::atomic<std::size_t> wrong = 0;
     {
       std::vector<std::jthread> threads;
+      threads.reserve(kThreads);
       for (unsigned i = 0; i < kThreads; ++i) {
         threads.emplace_back([&] {
           for (std::size_t at; (at = next++) < order.size();) {
