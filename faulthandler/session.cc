@@ -45,7 +45,6 @@ void Session::on_connection(int result) {
 void Session::on_handoff(int result) {
   if (state_ != SessionState::kPrepared) return;
   if (result < 0) return end("receiving the handoff failed");
-  if (connection_.valid() && receiver_ == nullptr) return;  // refused while this was under way
   auto handoff = receiver_->receive(connection_);
   if (!handoff) return refuse_handoff(handoff.error());
   if (!*handoff) {
@@ -111,23 +110,14 @@ void Session::on_events(int result) {
 }
 
 void Session::drain_events() {
-  if (draining_) return;  // reached from a fill of the drain under way, which will see it
-  draining_ = true;
   events_.clear();
   for (std::size_t i = 0; i < limits::kMaxEventReads; ++i) {
     const auto read = read_events(userfaultfd_, events_);
-    if (!read) {
-      draining_ = false;
-      return give_up(read.error().message());
-    }
+    if (!read) return give_up(read.error().message());
     if (*read == 0) break;
   }
-  if (const auto applied = apply_removals(); !applied) {
-    draining_ = false;
-    return give_up(applied.error().message());
-  }
+  if (const auto applied = apply_removals(); !applied) return give_up(applied.error().message());
   answer_faults();
-  draining_ = false;
 }
 
 Result<void> Session::apply_removals() {

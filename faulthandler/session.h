@@ -114,7 +114,6 @@ class Session final : public ChunkSink {
   std::vector<DelayedFill> delayed_;
   Nanoseconds delay_{limits::kDelayedFirst};
   std::vector<WantedPage> stuck_;  // unservable, under the policy to wait
-  bool draining_ = false;
 
   LatencyHistogram latency_;
   std::uint64_t redundant_fills_ = 0;
