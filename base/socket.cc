@@ -179,8 +179,46 @@ Result<void> receive_all(const UniqueFd& socket, MutableByteSpan to, Deadline de
   return {};
 }
 
+Result<void> make_blocking(const UniqueFd& socket) {
+  const int flags = ::fcntl(socket.get(), F_GETFL);
+  if (flags < 0 || ::fcntl(socket.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
+    return fail_errno("fcntl");
+  }
+  for (const auto& [option, value] :
+       {std::pair{TCP_KEEPIDLE, 60}, std::pair{TCP_KEEPINTVL, 10}, std::pair{TCP_KEEPCNT, 6}}) {
+    if (::setsockopt(socket.get(), IPPROTO_TCP, option, &value, sizeof(value)) != 0) {
+      return fail_errno("setsockopt");
+    }
+  }
+  const int on = 1;
+  if (::setsockopt(socket.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) != 0) {
+    return fail_errno("setsockopt");
+  }
+  return {};
+}
+
+Result<std::size_t> receive_resting(const UniqueFd& socket, MutableByteSpan to) {
+  while (true) {
+    const ssize_t n = ::recv(socket.get(), to.data(), to.size(), 0);
+    if (n >= 0) return static_cast<std::size_t>(n);
+    if (errno != EINTR) return fail_errno("receive");
+  }
+}
+
+std::optional<int> incoming_cpu(const UniqueFd& socket) {
+  int cpu = -1;
+  socklen_t size = sizeof(cpu);
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_INCOMING_CPU, &cpu, &size) != 0) return {};
+  if (cpu < 0) return std::nullopt;
+  return cpu;
+}
+
 void shut_down(const UniqueFd& socket) {
   if (socket.valid()) ::shutdown(socket.get(), SHUT_RDWR);
+}
+
+void shut_down_receiving(const UniqueFd& socket) {
+  if (socket.valid()) ::shutdown(socket.get(), SHUT_RD);
 }
 
 }  // namespace thaw

@@ -58,8 +58,19 @@ Result<void> receive_all(const UniqueFd& socket, MutableByteSpan to, Deadline de
 /// Waits for some bytes and returns how many came; 0 when the peer has closed.
 Result<std::size_t> receive_some(const UniqueFd& socket, MutableByteSpan to, Deadline deadline);
 
+/// For a connection that may rest for ever on a thread of its own: its calls block from now on, and
+/// keepalive tells within about two minutes that the other host has gone.
+Result<void> make_blocking(const UniqueFd& socket);
+/// Waits without a deadline for some bytes; 0 when the peer has closed. REQUIRES: make_blocking().
+Result<std::size_t> receive_resting(const UniqueFd& socket, MutableByteSpan to);
+
+/// The CPU on which the socket's last packets were processed.
+std::optional<int> incoming_cpu(const UniqueFd& socket);
+
 /// Ends both directions; operations that wait on the socket return. The descriptor stays open.
 void shut_down(const UniqueFd& socket);
+/// Ends the receiving direction alone: what waits to receive returns, replies still go out.
+void shut_down_receiving(const UniqueFd& socket);
 
 /// Sends bytes and descriptors in one message (SCM_RIGHTS). The descriptors stay the caller's.
 Result<void> send_with_descriptors(const UniqueFd& socket, ByteSpan bytes,

@@ -34,6 +34,9 @@ struct Message {
     chunks @19 :UInt32;
     statistics @20 :Statistics;
   }
+
+  # getChunks: so many ids at the end are wanted only if they are at hand.
+  optionalChunks @21 :UInt16;
 }
 
 enum Role {

@@ -49,9 +49,13 @@ void write(const message::GetPageMap& from, Builder to) {
   get.setSnapshot(from.snapshot.value);
   get.setSegment(from.segment);
 }
+void write_get_chunks(std::span<const ChunkId> ids, std::uint16_t optional, Builder to) {
+  to.setOptionalChunks(optional);
+  auto list = to.initGetChunks(static_cast<unsigned>(ids.size()));
+  for (unsigned i = 0; i < list.size(); ++i) list.set(i, ids[i].value);
+}
 void write(const message::GetChunks& from, Builder to) {
-  auto ids = to.initGetChunks(static_cast<unsigned>(from.ids.size()));
-  for (unsigned i = 0; i < ids.size(); ++i) ids.set(i, from.ids[i].value);
+  write_get_chunks(from.ids, from.optional, to);
 }
 void write(const message::GetStatistics&, Builder to) { to.setGetStatistics(); }
 void write(const message::ErrorReply& from, Builder to) {
@@ -99,13 +103,17 @@ Result<Message> read_offer(schema::Offer::Reader from) {
   return offer;
 }
 
-Result<Message> read_chunk_ids(capnp::List<std::uint64_t>::Reader from) {
-  if (from.size() > limits::kMaxChunksPerRequest) {
-    return fail(ErrorCode::kTooLarge, "a request for {} chunks", from.size());
+Result<Message> read_get_chunks(Reader from) {
+  const auto ids = from.getGetChunks();
+  if (ids.size() > limits::kMaxChunksPerRequest) {
+    return fail(ErrorCode::kTooLarge, "a request for {} chunks", ids.size());
   }
-  message::GetChunks get;
-  get.ids.reserve(from.size());
-  for (const std::uint64_t id : from) get.ids.push_back({id});
+  message::GetChunks get{.ids = {}, .optional = from.getOptionalChunks()};
+  if (get.optional > ids.size()) {
+    return fail(ErrorCode::kMalformed, "{} of {} chunks are optional", get.optional, ids.size());
+  }
+  get.ids.reserve(ids.size());
+  for (const std::uint64_t id : ids) get.ids.push_back({id});
   return get;
 }
 
@@ -163,7 +171,7 @@ Result<Message> read(Reader from) {
       return message::GetPageMap{{from.getGetPageMap().getSnapshot()},
                                  from.getGetPageMap().getSegment()};
     case schema::Message::GET_CHUNKS:
-      return read_chunk_ids(from.getGetChunks());
+      return read_get_chunks(from);
     case schema::Message::GET_STATISTICS:
       return message::GetStatistics{};
     case schema::Message::ERROR:
@@ -187,6 +195,30 @@ Result<Message> read(Reader from) {
   }
   return fail(ErrorCode::kUnsupported, "a message of unknown kind {}",
               static_cast<unsigned>(from.which()));
+}
+
+template <typename Write>
+void encode(std::uint64_t request_id, std::size_t body_bytes, Bytes& to, Write write_root) {
+  // Enough for every message of the fault path, so that those do not allocate here.
+  capnp::word scratch[256] = {};
+  capnp::MallocMessageBuilder builder(kj::arrayPtr(scratch, std::size(scratch)));
+  auto root = builder.initRoot<schema::Message>();
+  root.setRequestId(request_id);
+  write_root(root);
+
+  const std::size_t header_bytes = capnp::computeSerializedSizeInWords(builder) * 8;
+  CHECK(header_bytes <= limits::kMaxHeaderBytes && body_bytes <= limits::kMaxBodyBytes);
+  const std::size_t start = to.size();
+  to.resize(start + kWireHeadBytes + header_bytes);
+  std::byte* const head = to.data() + start;
+  store_le(head, kMagic);
+  store_le(head + 4, static_cast<std::uint32_t>(header_bytes));
+  store_le(head + 8, static_cast<std::uint32_t>(body_bytes));
+  store_le(head + 12, std::uint32_t{0});
+  // SAFETY: unsigned char may alias any object, and the span has the computed size.
+  kj::ArrayOutputStream stream(
+      kj::arrayPtr(reinterpret_cast<unsigned char*>(head) + kWireHeadBytes, header_bytes));
+  capnp::writeMessage(stream, builder);
 }
 
 Result<Envelope> decode(ByteSpan bytes) {
@@ -216,26 +248,14 @@ Result<WireHead> decode_wire_head(std::span<const std::byte, kWireHeadBytes> byt
 
 void encode_message(const Message& message, std::uint64_t request_id, std::size_t body_bytes,
                     Bytes& to) {
-  // Enough for every message of the fault path, so that those do not allocate here.
-  capnp::word scratch[256] = {};
-  capnp::MallocMessageBuilder builder(kj::arrayPtr(scratch, std::size(scratch)));
-  auto root = builder.initRoot<schema::Message>();
-  root.setRequestId(request_id);
-  std::visit([&](const auto& value) { write(value, root); }, message);
+  encode(request_id, body_bytes, to, [&](Builder root) {
+    std::visit([&](const auto& value) { write(value, root); }, message);
+  });
+}
 
-  const std::size_t header_bytes = capnp::computeSerializedSizeInWords(builder) * 8;
-  CHECK(header_bytes <= limits::kMaxHeaderBytes && body_bytes <= limits::kMaxBodyBytes);
-  const std::size_t start = to.size();
-  to.resize(start + kWireHeadBytes + header_bytes);
-  std::byte* const head = to.data() + start;
-  store_le(head, kMagic);
-  store_le(head + 4, static_cast<std::uint32_t>(header_bytes));
-  store_le(head + 8, static_cast<std::uint32_t>(body_bytes));
-  store_le(head + 12, std::uint32_t{0});
-  // SAFETY: unsigned char may alias any object, and the span has the computed size.
-  kj::ArrayOutputStream stream(
-      kj::arrayPtr(reinterpret_cast<unsigned char*>(head) + kWireHeadBytes, header_bytes));
-  capnp::writeMessage(stream, builder);
+void encode_get_chunks(std::span<const ChunkId> ids, std::uint16_t optional,
+                       std::uint64_t request_id, Bytes& to) {
+  encode(request_id, 0, to, [&](Builder root) { write_get_chunks(ids, optional, root); });
 }
 
 Result<Envelope> decode_message(ByteSpan bytes) {

@@ -61,9 +61,11 @@ struct GetPageMap {  // -> PageMapSegment
   SnapshotId snapshot;
   std::uint32_t segment = 0;
 };
-/// At most limits::kMaxChunksPerRequest. -> Chunks
+/// At most limits::kMaxChunksPerRequest. The last `optional` ids are neighbours that ride along
+/// only if the server has them at hand. -> Chunks
 struct GetChunks {
   std::vector<ChunkId> ids;
+  std::uint16_t optional = 0;
 };
 struct GetStatistics {};  // -> Statistics
 
@@ -89,7 +91,7 @@ struct Snapshots {
 };
 /// Body: one sealed page map segment.
 struct PageMapSegment {};
-/// Body: the chunks in the order of the request.
+/// Body: the chunks in the order of the request, up to the first optional one that was not at hand.
 struct Chunks {
   std::uint32_t count = 0;
 };
@@ -127,6 +129,11 @@ Result<WireHead> decode_wire_head(std::span<const std::byte, kWireHeadBytes> byt
 /// REQUIRES: the message and its body keep the limits.
 void encode_message(const Message& message, std::uint64_t request_id, std::size_t body_bytes,
                     Bytes& to);
+
+/// The same for message::GetChunks, from ids that lie somewhere else; allocates nothing but room
+/// in `to`.
+void encode_get_chunks(std::span<const ChunkId> ids, std::uint16_t optional,
+                       std::uint64_t request_id, Bytes& to);
 
 struct Envelope {
   std::uint64_t request_id;

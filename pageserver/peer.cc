@@ -115,8 +115,8 @@ Result<Reply> Peer::chunks(const message::GetChunks& request) {
                   name_space_name_);
     }
   }
-  ChunkRead read = TRY(store_.read_chunks(request.ids));
-  counters_.chunks_served.fetch_add(request.ids.size(), std::memory_order_relaxed);
+  ChunkRead read = TRY(store_.read_chunks(request.ids, request.optional));
+  counters_.chunks_served.fetch_add(read.chunks.size(), std::memory_order_relaxed);
   return Reply{.message = message::Chunks{static_cast<std::uint32_t>(read.chunks.size())},
                .owned = {},
                .pieces = std::move(read.chunks),

@@ -32,11 +32,17 @@ struct Reply {
 /// a time.
 class Peer {
  public:
-  Peer(Store& store, ServerCounters& counters) : store_(store), counters_(counters) {}
+  Peer(Store& store, ServerCounters& counters)
+      : store_(store), counters_(counters), counted_(&counters.connections) {
+    counters.connections.fetch_add(1, std::memory_order_relaxed);
+  }
 
   /// The first request. kProtocol when it is none, kBadVersion, kInvalidArgument.
   Result<Reply> hello(const Message& message);
   message::Role role() const { return role_; }
+
+  /// Answers a request for chunks: all that a demand connection may ask for.
+  Result<Reply> chunks(const message::GetChunks& request);
 
   /// Marks a request of which only the checking is done: finish_write() must follow where the
   /// store's writes are serialised.
@@ -48,15 +54,21 @@ class Peer {
 
  private:
   Result<Reply> read(const Message& message, ByteSpan body);
-  Result<Reply> chunks(const message::GetChunks& request);
   Result<Reply> list(const message::ListSnapshots& request);
   Result<Reply> statistics();
   /// This peer's namespace; kNotFound before the first push to it.
   Result<NamespaceId> name_space();
   Result<Push*> push();
 
+  struct Uncount {
+    void operator()(std::atomic<std::uint64_t>* count) const {
+      count->fetch_sub(1, std::memory_order_relaxed);
+    }
+  };
+
   Store& store_;
   ServerCounters& counters_;
+  std::unique_ptr<std::atomic<std::uint64_t>, Uncount> counted_;  // one connection, as it lives
   message::Role role_ = message::Role::kControl;
   std::string name_space_name_;
   std::optional<NamespaceId> name_space_;

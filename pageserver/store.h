@@ -54,8 +54,10 @@ class Store {
   /// The chunk of each hash, kNoChunk where there is none.
   virtual Result<std::vector<ChunkId>> find_chunks(NamespaceId name_space,
                                                    std::span<const Sha256> hashes) = 0;
-  /// kNotFound names the first id that is not there.
-  virtual Result<ChunkRead> read_chunks(std::span<const ChunkId> ids) = 0;
+  /// Reads chunks in the order of `ids`. Of the last `optional` ones it reads what is in memory
+  /// (nothing waits for a disk) and leaves out the rest from the first on that is not. kNotFound
+  /// names the first id that is not there. REQUIRES: optional <= ids.size().
+  virtual Result<ChunkRead> read_chunks(std::span<const ChunkId> ids, std::size_t optional) = 0;
   /// The sealed manifest of a snapshot, as stored; kNotFound.
   virtual Result<Bytes> manifest(NamespaceId name_space, const std::string& name) = 0;
   /// Sealed manifests in order of name, from the first name after `after`, at most `most`.

@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <map>
 #include <numeric>
+#include <ranges>
 
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
@@ -18,6 +19,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "format/limits.h"
+#include "pageserver/sys/cached_reads.h"
 
 namespace thaw {
 
@@ -120,8 +122,9 @@ class StoreLog final : public rocksdb::Logger {
   }
 };
 
-rocksdb::DBOptions database_options() {
+rocksdb::DBOptions database_options(rocksdb::Env& env) {
   rocksdb::DBOptions options;
+  options.env = &env;
   options.info_log = std::make_shared<StoreLog>();
   options.create_if_missing = true;
   options.create_missing_column_families = true;
@@ -133,9 +136,13 @@ rocksdb::DBOptions database_options() {
 
 class RocksStore final : public Store {
  public:
-  RocksStore(std::unique_ptr<rocksdb::DB> db, const std::vector<ColumnFamilyHandle*>& handles,
-             std::string directory, ByteCount min_free)
-      : directory_(std::move(directory)), min_free_(min_free), db_(std::move(db)) {
+  RocksStore(std::unique_ptr<rocksdb::Env> env, std::unique_ptr<rocksdb::DB> db,
+             const std::vector<ColumnFamilyHandle*>& handles, std::string directory,
+             ByteCount min_free)
+      : directory_(std::move(directory)),
+        min_free_(min_free),
+        env_(std::move(env)),
+        db_(std::move(db)) {
     for (ColumnFamilyHandle* handle : handles) {
       families_.push_back(Handle(handle, HandleDeleter{db_.get()}));
     }
@@ -189,18 +196,30 @@ class RocksStore final : public Store {
     return chunks;
   }
 
-  Result<ChunkRead> read_chunks(std::span<const ChunkId> ids) override {
+  Result<ChunkRead> read_chunks(std::span<const ChunkId> ids, std::size_t optional) override {
+    const std::size_t required = ids.size() - optional;
     std::vector<std::string> keys;
     keys.reserve(ids.size());
     for (const ChunkId id : ids) keys.push_back(number(id.value));
-    auto read = std::make_shared<MultiRead>(multi_get(kChunk, keys));
+    // The first read is of everything, so that neighbours cost one look-up. What it says is not at
+    // hand is read again if it is required.
+    auto read = std::make_shared<std::array<MultiRead, 2>>();
+    {
+      const OnlyCachedReads scope(optional > 0);
+      (*read)[0] = multi_get(kChunk, keys);
+    }
+    const bool waits = std::ranges::any_of(std::views::iota(std::size_t{0}, required),
+                                           [&](auto i) { return is_cold((*read)[0].status(i)); });
+    if (waits) (*read)[1] = multi_get(kChunk, std::span(keys).first(required));
     ChunkRead chunks;
     chunks.chunks.reserve(ids.size());
     for (std::size_t i = 0; i < ids.size(); ++i) {
-      if (!read->status(i).ok()) {
-        return store_failure(read->status(i), fmt::format("chunk {:#x}", ids[i].value).c_str());
+      const MultiRead& from = (*read)[waits && i < required ? 1 : 0];
+      if (!from.status(i).ok()) {
+        if (i >= required) break;
+        return store_failure(from.status(i), fmt::format("chunk {:#x}", ids[i].value).c_str());
       }
-      chunks.chunks.push_back(span_of(read->value(i)));
+      chunks.chunks.push_back(span_of(from.value(i)));
     }
     chunks.pin = std::move(read);
     return chunks;
@@ -324,6 +343,7 @@ class RocksStore final : public Store {
   /// keys in one call, and sorted keys are read fastest, so each key is asked for once, in order.
   class MultiRead {
    public:
+    MultiRead() = default;
     explicit MultiRead(std::size_t distinct) : values_(distinct), statuses_(distinct) {}
     const Status& status(std::size_t i) const { return statuses_[place_[i]]; }
     Slice value(std::size_t i) const { return values_[place_[i]]; }
@@ -333,7 +353,7 @@ class RocksStore final : public Store {
     std::vector<Status> statuses_;
   };
 
-  MultiRead multi_get(Family from, const std::vector<std::string>& keys) {
+  MultiRead multi_get(Family from, std::span<const std::string> keys) {
     std::vector<std::size_t> order(keys.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
     std::ranges::sort(order, {}, [&](std::size_t i) { return std::string_view(keys[i]); });
@@ -428,6 +448,7 @@ class RocksStore final : public Store {
 
   const std::string directory_;
   const ByteCount min_free_;
+  const std::unique_ptr<rocksdb::Env> env_;  // outlives the database
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<Handle> families_;
 
@@ -450,18 +471,19 @@ Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory, By
   for (const auto& [name, family] : names) {
     descriptors.emplace_back(name, family_options(family, cache));
   }
+  auto env = create_caching_env();
   rocksdb::DB* db = nullptr;
   std::vector<ColumnFamilyHandle*> handles;
   const Status status =
-      rocksdb::DB::Open(database_options(), directory, descriptors, &handles, &db);
+      rocksdb::DB::Open(database_options(*env), directory, descriptors, &handles, &db);
   if (!status.ok()) {
     if (status.ToString().find("lock") != std::string::npos) {
       return fail(ErrorCode::kBusy, "{} is in use by another process", directory);
     }
     return store_failure(status, fmt::format("opening the store in {}", directory).c_str());
   }
-  auto store =
-      std::make_unique<RocksStore>(std::unique_ptr<rocksdb::DB>(db), handles, directory, min_free);
+  auto store = std::make_unique<RocksStore>(std::move(env), std::unique_ptr<rocksdb::DB>(db),
+                                            handles, directory, min_free);
   TRY(store->start());
   return store;
 }

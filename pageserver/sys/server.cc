@@ -2,7 +2,6 @@
 
 #include <list>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include <boost/asio.hpp>
@@ -10,6 +9,7 @@
 #include "base/log.h"
 #include "format/limits.h"
 #include "pageserver/peer.h"
+#include "pageserver/sys/demand_threads.h"
 
 namespace thaw {
 
@@ -22,12 +22,12 @@ using Strand = asio::strand<asio::io_context::executor_type>;
 using Socket = asio::basic_stream_socket<tcp, Strand>;
 
 constexpr auto kUseAwaitable = asio::as_tuple(asio::use_awaitable);
-/// Threads for sockets and demand requests, and for bulk work.
-constexpr unsigned kDemandThreads = 2;
+/// For the bulk work of control connections, beside one thread for their sockets.
 constexpr unsigned kBulkThreads = 2;
 
 /// Where the work of all connections runs.
 struct Executors {
+  DemandThreads demand;
   asio::thread_pool bulk{kBulkThreads};
   /// The store takes writes from one thread at a time.
   asio::strand<asio::thread_pool::executor_type> writer{asio::make_strand(bulk)};
@@ -43,11 +43,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         remote_(std::move(remote)),
         watchdog_(socket_.get_executor()),
         peer_(store, counters),
-        counters_(counters),
-        executors_(executors) {
-    counters_.connections.fetch_add(1, std::memory_order_relaxed);
-  }
-  ~Connection() { counters_.connections.fetch_sub(1, std::memory_order_relaxed); }
+        executors_(executors) {}
 
   void start() {
     asio::co_spawn(socket_.get_executor(), serve(shared_from_this()), asio::detached);
@@ -72,7 +68,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<void> serve([[maybe_unused]] std::shared_ptr<Connection> self) {
     bool greeted = false;
     while (!stopping_) {
-      Result<Request> request = co_await receive(greeted);
+      Result<Request> request = co_await receive();
       if (!request) {
         // A peer that has gone needs no answer; one that speaks badly gets it and is left.
         if (request.error().code() != ErrorCode::kUnavailable) {
@@ -88,20 +84,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
       if (!reply) reply = error_reply(reply.error());
       const bool sent = co_await send(request->id, *reply);
       if (!sent || fatal) break;
+      if (peer_.role() == message::Role::kDemand) {
+        watchdog_.cancel();
+        UniqueFd released(socket_.release());
+        executors_.demand.serve(std::move(released), std::move(peer_), remote_);
+        co_return;
+      }
     }
     close();
   }
 
   asio::awaitable<Result<Reply>> answer(const Request& request, bool greeted) {
     if (!greeted) co_return peer_.hello(request.message);
-    if (peer_.role() == message::Role::kDemand) {
-      if (!std::holds_alternative<message::GetChunks>(request.message)) {
-        co_return fail(ErrorCode::kProtocol, "a demand connection asks for chunks alone");
-      }
-      auto step = peer_.handle(request.message, request.body);
-      if (!step) co_return std::unexpected(step.error());
-      co_return std::get<Reply>(*std::move(step));
-    }
     co_await asio::post(asio::bind_executor(executors_.bulk, asio::use_awaitable));
     auto step = peer_.handle(request.message, request.body);
     Result<Reply> reply = fail(ErrorCode::kIo, "no reply");
@@ -117,12 +111,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
     co_return reply;
   }
 
-  asio::awaitable<Result<Request>> receive(bool greeted) {
-    // A demand connection may be silent for as long as its guests are content.
-    const bool may_rest = greeted && peer_.role() == message::Role::kDemand;
+  asio::awaitable<Result<Request>> receive() {
     std::array<std::byte, kWireHeadBytes> prefix;
     idle_ = true;
-    arm(may_rest ? Nanoseconds::max() : Nanoseconds(limits::kIdlePushTimeout));
+    arm(limits::kIdlePushTimeout);
     Result<void> first = co_await fill(asio::buffer(prefix.data(), 1));
     idle_ = false;
     if (!first) co_return fail(ErrorCode::kUnavailable, "the peer has gone");
@@ -204,7 +196,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   bool idle_ = false;
   bool stopping_ = false;
   Peer peer_;
-  ServerCounters& counters_;
   Executors& executors_;
 };
 
@@ -250,7 +241,10 @@ class Acceptor {
     });
   }
 
-  asio::thread_pool& bulk() { return executors_.bulk; }
+  void join() {
+    executors_.demand.stop();
+    executors_.bulk.join();
+  }
 
  private:
   asio::awaitable<void> accept() {
@@ -266,7 +260,7 @@ class Acceptor {
         continue;
       }
       std::erase_if(connections_, [](const auto& weak) { return weak.expired(); });
-      if (connections_.size() >= options_.max_connections) {
+      if (counters_.connections >= options_.max_connections) {
         log_warning("refused a peer: {} connections are the limit", options_.max_connections);
         continue;
       }
@@ -307,12 +301,8 @@ Result<void> run_server(Store& store, const ServerOptions& options,
   });
   acceptor.start();
   ready(address);
-  {
-    std::vector<std::jthread> threads;
-    for (unsigned i = 1; i < kDemandThreads; ++i) threads.emplace_back([&] { context.run(); });
-    context.run();
-  }
-  acceptor.bulk().join();
+  context.run();
+  acceptor.join();
   return {};
 }
 

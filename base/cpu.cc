@@ -1,0 +1,100 @@
+#include "base/cpu.h"
+
+#include <cerrno>
+#include <charconv>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include <sched.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+namespace thaw {
+
+namespace {
+
+constexpr std::size_t kMaxStatBytes = 4096;
+
+std::string task_file(pid_t process, pid_t thread, const char* name) {
+  return fmt::format("/proc/{}/task/{}/{}", process, thread, name);
+}
+
+/// The number at the start of the n-th word of `line`, from 0.
+Result<std::uint64_t> word(std::string_view line, std::size_t n) {
+  for (; n > 0; --n) {
+    const std::size_t space = line.find(' ');
+    if (space == std::string_view::npos) return fail(ErrorCode::kMalformed, "too few words");
+    line.remove_prefix(space + 1);
+  }
+  std::uint64_t value = 0;
+  if (std::from_chars(line.data(), line.data() + line.size(), value).ec != std::errc()) {
+    return fail(ErrorCode::kMalformed, "not a number: {}", line.substr(0, 20));
+  }
+  return value;
+}
+
+}  // namespace
+
+pid_t this_thread_id() { return ::gettid(); }
+
+Result<CpuSet> allowed_cpus(pid_t thread) {
+  cpu_set_t raw;
+  static_assert(CPU_SETSIZE == kMaxCpus);
+  if (::sched_getaffinity(thread, sizeof(raw), &raw) != 0) return fail_errno("sched_getaffinity");
+  CpuSet cpus;
+  for (std::size_t i = 0; i < kMaxCpus; ++i) cpus[i] = CPU_ISSET(i, &raw) != 0;
+  return cpus;
+}
+
+Result<void> set_allowed_cpus(pid_t thread, const CpuSet& cpus) {
+  cpu_set_t raw;
+  CPU_ZERO(&raw);
+  for (std::size_t i = 0; i < kMaxCpus; ++i) {
+    if (cpus[i]) CPU_SET(i, &raw);
+  }
+  if (::sched_setaffinity(thread, sizeof(raw), &raw) != 0) return fail_errno("sched_setaffinity");
+  return {};
+}
+
+Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling) {
+  const sched_param none{};
+  const int policy = scheduling == SchedulingClass::kBackground ? SCHED_IDLE : SCHED_OTHER;
+  if (::sched_setscheduler(thread, policy, &none) != 0) return fail_errno("sched_setscheduler");
+  return {};
+}
+
+Result<ThreadActivity> thread_activity(pid_t process, pid_t thread) {
+  // "time_running time_queued switches"
+  const std::string schedstat =
+      TRY(read_text_file(task_file(process, thread, "schedstat"), kMaxStatBytes));
+  const std::string stat = TRY(read_text_file(task_file(process, thread, "stat"), kMaxStatBytes));
+  // The name, in parentheses, may hold spaces and parentheses; `processor` is the 39th field and
+  // the 37th after the name.
+  const std::size_t name_end = stat.rfind(") ");
+  if (name_end == std::string::npos) return fail(ErrorCode::kMalformed, "stat without a name");
+  const std::string_view fields = std::string_view(stat).substr(name_end + 2);
+  ThreadActivity activity;
+  activity.queued = Nanoseconds(TRY(word(schedstat, 1)));
+  activity.sleeps = TRY(word(schedstat, 2));
+  activity.cpu = static_cast<int>(TRY(word(fields, 36)));
+  return activity;
+}
+
+std::vector<pid_t> threads_of(pid_t process, std::size_t most) {
+  std::vector<pid_t> threads;
+  std::error_code gone;
+  std::filesystem::directory_iterator tasks(fmt::format("/proc/{}/task", process), gone);
+  const std::filesystem::directory_iterator end;
+  while (!gone && tasks != end && threads.size() < most) {
+    const std::string name = tasks->path().filename().string();
+    pid_t thread = 0;
+    std::from_chars(name.data(), name.data() + name.size(), thread);
+    if (thread > 0) threads.push_back(thread);
+    tasks.increment(gone);
+  }
+  return threads;
+}
+
+}  // namespace thaw

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <bitset>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include <sys/types.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+
+namespace thaw {
+
+/// Where threads run. A thread is named by its kernel id; 0 is the caller.
+
+inline constexpr std::size_t kMaxCpus = 1024;
+using CpuSet = std::bitset<kMaxCpus>;
+
+pid_t this_thread_id();
+
+/// CPUs the thread may run on. At a program's start: those it was given.
+Result<CpuSet> allowed_cpus(pid_t thread);
+/// kInvalidArgument when none of them is there or allowed by its cgroup; kNotFound when the thread
+/// has ended.
+Result<void> set_allowed_cpus(pid_t thread, const CpuSet& cpus);
+
+/// How a thread competes for a CPU: like others, or only for what others leave (SCHED_IDLE). A CPU
+/// that runs only such threads counts as idle when the scheduler places a thread that wakes up.
+enum class SchedulingClass { kNormal, kBackground };
+Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling);
+
+/// What a thread has done so far, from /proc/PID/task/TID/schedstat and stat.
+struct ThreadActivity {
+  int cpu = 0;               // where it runs or last ran
+  std::uint64_t sleeps = 0;  // times it was switched to, which is how often it slept, or more
+  Nanoseconds queued{0};     // time it was ready to run and did not
+};
+Result<ThreadActivity> thread_activity(pid_t process, pid_t thread);
+
+/// The process's threads, at most `most`; none when it has exited.
+std::vector<pid_t> threads_of(pid_t process, std::size_t most);
+
+}  // namespace thaw

@@ -1,0 +1,50 @@
+#include "pageserver/sys/core_follower.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include <unistd.h>
+
+namespace thaw {
+
+namespace {
+
+/// About what a wake-up on another CPU costs.
+constexpr std::chrono::microseconds kTolerableQueueing{50};
+constexpr std::chrono::milliseconds kShortestPause{100};
+constexpr std::chrono::seconds kLongestPause{10};
+
+bool is_cpu(int cpu) { return cpu >= 0 && static_cast<std::size_t>(cpu) < kMaxCpus; }
+
+}  // namespace
+
+CoreFollower::CoreFollower()
+    : process_(::getpid()), thread_(this_thread_id()), pause_(kShortestPause) {
+  if (auto allowed = allowed_cpus(0)) allowed_ = *allowed;
+}
+
+void CoreFollower::follow(std::optional<int> cpu) {
+  if (allowed_.count() < 2 || !cpu || !is_cpu(*cpu)) return;
+  const auto now = Clock::now();
+  if (now < free_until_) return;
+  const auto activity = thread_activity(process_, thread_);
+  if (!activity) return;
+  const Nanoseconds queued = activity->queued - queued_;
+  queued_ = activity->queued;
+  if (at_ && queued > kTolerableQueueing * kWakeupsPerLook) {
+    let_go();
+    free_until_ = now + pause_;
+    pause_ = std::min<Nanoseconds>(pause_ * 2, kLongestPause);
+    return;
+  }
+  if (at_ == cpu || !allowed_[static_cast<std::size_t>(*cpu)]) return;
+  CpuSet only;
+  only.set(static_cast<std::size_t>(*cpu));
+  if (set_allowed_cpus(0, only)) at_ = cpu;
+}
+
+void CoreFollower::let_go() {
+  if (set_allowed_cpus(0, allowed_)) at_.reset();
+}
+
+}  // namespace thaw

@@ -1,0 +1,133 @@
+#include "pageserver/sys/demand_threads.h"
+
+#include <cstring>
+
+#include "base/log.h"
+#include "base/socket.h"
+#include "format/limits.h"
+#include "pageserver/sys/core_follower.h"
+
+namespace thaw {
+
+namespace {
+
+/// A request for the most chunks has 2 KiB of ids and little else.
+constexpr std::size_t kMaxRequestBytes = kWireHeadBytes + limits::kMaxChunksPerRequest * 8 + 1024;
+
+/// The requests of one connection as they arrive, and the replies as they go.
+class DemandPeer {
+ public:
+  DemandPeer(const UniqueFd& socket, Peer& peer)
+      : socket_(socket), peer_(peer), buffer_(2 * kMaxRequestBytes) {}
+
+  /// Waits for requests and answers them; nothing to do any more when it returns false.
+  Result<bool> serve_next() {
+    const std::size_t n = filled_ == 0
+                              ? TRY(receive_resting(socket_, buffer_))
+                              : TRY(receive_some(socket_, MutableByteSpan(buffer_).subspan(filled_),
+                                                 Deadline::after(limits::kPartialMessageTimeout)));
+    if (n == 0) return false;
+    follower_.on_wakeup([this] { return incoming_cpu(socket_); });
+    filled_ += n;
+    std::size_t start = 0;
+    while (const std::size_t size =
+               TRY(answer(ByteSpan(buffer_).subspan(start, filled_ - start)))) {
+      start += size;
+    }
+    std::memmove(buffer_.data(), buffer_.data() + start, filled_ - start);
+    filled_ -= start;
+    return true;
+  }
+
+  void refuse(const Error& error) {
+    head_.clear();
+    encode_message(to_reply(error), 0, 0, head_);
+    // It is left anyway.
+    static_cast<void>(send_all(socket_, head_, Deadline::after(limits::kRequestTimeout)));
+  }
+
+ private:
+  /// Answers the request that `received` begins with and returns its size, or 0 when it is not
+  /// there wholly. Requests have no body, so each begins aligned as Cap'n Proto wants it.
+  Result<std::size_t> answer(ByteSpan received) {
+    if (received.size() < kWireHeadBytes) return std::size_t{0};
+    const WireHead head = TRY(decode_wire_head(received.first<kWireHeadBytes>()));
+    const std::size_t size = kWireHeadBytes + head.header_bytes;
+    if (head.body_bytes != 0 || size > kMaxRequestBytes) {
+      return fail(ErrorCode::kTooLarge, "a demand request of {} + {} bytes", head.header_bytes,
+                  head.body_bytes);
+    }
+    if (received.size() < size) return std::size_t{0};
+    const Envelope request =
+        TRY(decode_message(received.subspan(kWireHeadBytes, head.header_bytes)));
+    const auto* const get = std::get_if<message::GetChunks>(&request.message);
+    auto reply = get != nullptr
+                     ? peer_.chunks(*get)
+                     : fail(ErrorCode::kProtocol, "a demand connection asks for chunks alone");
+    TRY(send(request.request_id, reply));
+    return size;
+  }
+
+  Result<void> send(std::uint64_t request_id, const Result<Reply>& reply) {
+    pieces_.assign(1, {});
+    std::size_t body_bytes = 0;
+    if (reply) {
+      for (const ByteSpan piece : reply->pieces) body_bytes += piece.size();
+      pieces_.insert(pieces_.end(), reply->pieces.begin(), reply->pieces.end());
+    }
+    head_.clear();
+    encode_message(reply ? reply->message : to_reply(reply.error()), request_id, body_bytes, head_);
+    pieces_.front() = head_;
+    return send_all(socket_, pieces_, Deadline::after(limits::kRequestTimeout));
+  }
+
+  const UniqueFd& socket_;
+  Peer& peer_;
+  CoreFollower follower_;
+  Bytes buffer_;  // requests received and not yet answered
+  std::size_t filled_ = 0;
+  Bytes head_;
+  std::vector<ByteSpan> pieces_;
+};
+
+}  // namespace
+
+void DemandThreads::serve(UniqueFd socket, Peer peer, std::string remote) {
+  const std::lock_guard lock(mutex_);
+  connections_.remove_if([](const Connection& connection) { return connection.ended.load(); });
+  if (stopped_) return;
+  Connection& connection =
+      connections_.emplace_back(std::move(socket), std::move(peer), std::move(remote));
+  connection.thread = std::jthread([&connection] {
+    if (const auto served = run(connection); !served) {
+      log_warning("left {}: {}", connection.remote, served.error().message());
+    }
+    shut_down(connection.socket);
+    connection.ended = true;
+  });
+}
+
+Result<void> DemandThreads::run(Connection& connection) {
+  TRY(make_blocking(connection.socket));
+  DemandPeer peer(connection.socket, connection.peer);
+  while (true) {
+    const auto more = peer.serve_next();
+    if (!more) {
+      if (more.error().code() != ErrorCode::kUnavailable) peer.refuse(more.error());
+      return std::unexpected(more.error());
+    }
+    if (!*more) return {};
+  }
+}
+
+void DemandThreads::stop() {
+  std::list<Connection> ending;
+  {
+    const std::lock_guard lock(mutex_);
+    stopped_ = true;
+    ending.swap(connections_);
+  }
+  for (const Connection& connection : ending) shut_down_receiving(connection.socket);
+}
+
+}  // namespace thaw

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <atomic>
+#include <list>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "base/unique_fd.h"
+#include "pageserver/peer.h"
+
+namespace thaw {
+
+/// Serves demand connections, each on a thread of its own that blocks: one system call receives a
+/// request, one sends its reply, and nothing else stands between the two but the store. A peer that
+/// is slow to take replies stops its own thread alone. Locks itself.
+///
+/// A thread runs on the CPU where its connection's packets are processed, as long as it does not
+/// have to queue for it there.
+class DemandThreads {
+ public:
+  DemandThreads() = default;
+  DemandThreads(const DemandThreads&) = delete;
+  DemandThreads& operator=(const DemandThreads&) = delete;
+  ~DemandThreads() { stop(); }
+
+  /// Takes over a connection whose hello has been answered.
+  void serve(UniqueFd socket, Peer peer, std::string remote);
+  /// Connections end, after the reply to what was received, and no others are taken any more.
+  void stop();
+
+ private:
+  struct Connection {
+    UniqueFd socket;
+    Peer peer;
+    std::string remote;
+    std::atomic<bool> ended = false;
+    std::jthread thread;  // the last member: it uses the others
+  };
+  static Result<void> run(Connection& connection);
+
+  std::mutex mutex_;
+  std::list<Connection> connections_;  // guarded by mutex_
+  bool stopped_ = false;               // guarded by mutex_
+};
+
+}  // namespace thaw
