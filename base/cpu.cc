@@ -65,8 +65,15 @@ Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling) {
   return {};
 }
 
+// schedstat: "time_running time_queued switches"
+
+Result<Nanoseconds> time_queued(pid_t process, pid_t thread) {
+  const std::string schedstat =
+      TRY(read_text_file(task_file(process, thread, "schedstat"), kMaxStatBytes));
+  return Nanoseconds(TRY(word(schedstat, 1)));
+}
+
 Result<ThreadActivity> thread_activity(pid_t process, pid_t thread) {
-  // "time_running time_queued switches"
   const std::string schedstat =
       TRY(read_text_file(task_file(process, thread, "schedstat"), kMaxStatBytes));
   const std::string stat = TRY(read_text_file(task_file(process, thread, "stat"), kMaxStatBytes));
@@ -76,7 +83,6 @@ Result<ThreadActivity> thread_activity(pid_t process, pid_t thread) {
   if (name_end == std::string::npos) return fail(ErrorCode::kMalformed, "stat without a name");
   const std::string_view fields = std::string_view(stat).substr(name_end + 2);
   ThreadActivity activity;
-  activity.queued = Nanoseconds(TRY(word(schedstat, 1)));
   activity.sleeps = TRY(word(schedstat, 2));
   activity.cpu = static_cast<int>(TRY(word(fields, 36)));
   return activity;

@@ -30,11 +30,13 @@ Result<void> set_allowed_cpus(pid_t thread, const CpuSet& cpus);
 enum class SchedulingClass { kNormal, kBackground };
 Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling);
 
-/// What a thread has done so far, from /proc/PID/task/TID/schedstat and stat.
+/// Time that the thread was ready to run and did not, from /proc/PID/task/TID/schedstat.
+Result<Nanoseconds> time_queued(pid_t process, pid_t thread);
+
+/// What a thread has done so far, from schedstat and stat.
 struct ThreadActivity {
   int cpu = 0;               // where it runs or last ran
   std::uint64_t sleeps = 0;  // times it was switched to, which is how often it slept, or more
-  Nanoseconds queued{0};     // time it was ready to run and did not
 };
 Result<ThreadActivity> thread_activity(pid_t process, pid_t thread);
 

@@ -40,6 +40,13 @@ using ImageOffset = Position<struct ImageTag, ByteCount>;
 /// Virtual address in the VMM's address space. Never dereferenced by Thaw.
 using HostAddress = Position<struct HostTag, ByteCount>;
 
+/// Contiguous pages of an image.
+struct PageRange {
+  PageIndex first;
+  PageCount count;
+  friend bool operator==(PageRange, PageRange) = default;
+};
+
 /// Size of a page of guest memory and of the plain form of a chunk.
 inline constexpr std::size_t kPageBytes = 4096;
 inline constexpr std::uint64_t kHugePageBytes = 2u << 20;

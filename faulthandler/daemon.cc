@@ -42,6 +42,7 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, DaemonOptions options)
       tasks_(tasks),
       options_(std::move(options)),
       source_(options_.server),
+      placement_(options_.placement),
       task_watch_([this](int result) { watch_tasks(result); }) {}
 
 Daemon::~Daemon() = default;
@@ -88,7 +89,8 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
                                                       .socket_path = request.socket,
                                                       .listener = *std::move(listener),
                                                       .image = *image,
-                                                      .on_unservable = request.on_unservable});
+                                                      .on_unservable = request.on_unservable,
+                                                      .around = options_.around});
   const auto session = on_loop<std::uint64_t>(
       [this, options, name_space] { return add_session(std::move(*options), name_space); });
   if (!session) {
@@ -106,7 +108,8 @@ Result<std::uint64_t> Daemon::add_session(SessionOptions options, const std::str
   }
   const std::uint64_t id = next_session_++;
   options.id = id;
-  auto session = std::make_unique<Session>(loop_, link(name_space), std::move(options));
+  Session::Owner& owner = *this;  // a private base: make_unique may not convert
+  auto session = std::make_unique<Session>(loop_, link(name_space), std::move(options), owner);
   session->start();
   sessions_.emplace(id, std::move(session));
   return id;
@@ -146,8 +149,15 @@ void Daemon::watch_tasks(int result) {
 }
 
 void Daemon::after_turn() {
+  loop_.set_spin(placement_.spin());
+  if (any_ended_ || stopping_) forget_ended();
+}
+
+void Daemon::forget_ended() {
+  any_ended_ = false;
   for (auto it = sessions_.begin(); it != sessions_.end();) {
     if (!it->second->finished()) {
+      if (it->second->state() == SessionState::kEnded) any_ended_ = true;
       ++it;
       continue;
     }

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "faulthandler/demand_link.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/placement.h"
 #include "faulthandler/session.h"
 #include "faulthandler/snapshot_source.h"
 #include "format/control.h"
@@ -39,15 +40,17 @@ class TaskQueue {
 struct DaemonOptions {
   TcpAddress server;
   std::string name_space;
+  std::uint32_t around = 1;  // largest fault-around window in pages, a power of two
+  PlacementOptions placement;
 };
 
 /// The fault handler: its sessions, its links to the page server, and what control commands do
 /// with them. handle() may be called from any thread and does its network and file work there;
 /// everything else happens on the loop's thread.
-class Daemon {
+class Daemon final : private Session::Owner {
  public:
   Daemon(Loop& loop, TaskQueue& tasks, DaemonOptions options);
-  ~Daemon();
+  virtual ~Daemon();
 
   /// Carries out one control request and waits for its result.
   ControlReply handle(const ControlRequest& request);
@@ -64,8 +67,12 @@ class Daemon {
   std::vector<SessionReport> list() const;
   Result<void> stop_session(const control::Stop& request);
   DemandLink& link(const std::string& name_space);
-  /// Forgets sessions that have ended, and stops the loop when the last one has.
+  void on_attached() override { placement_.on_restore(); }
+  void on_faults(pid_t vmm) override { placement_.on_faults(vmm); }
+  void on_ended() override { any_ended_ = true; }
   void after_turn();
+  /// Forgets sessions that have ended, and stops the loop when the last one has.
+  void forget_ended();
   void watch_tasks(int result);
 
   /// Runs `task` on the loop's thread and returns its result, or kTimeout.
@@ -76,10 +83,12 @@ class Daemon {
   TaskQueue& tasks_;
   const DaemonOptions options_;
   SnapshotSource source_;
+  Placement placement_;
   std::map<std::string, std::unique_ptr<DemandLink>> links_;  // by namespace
   std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
   std::deque<SessionReport> ended_;
   std::uint64_t next_session_ = 1;
+  bool any_ended_ = false;  // and was not forgotten yet
   bool stopping_ = false;
   Operation task_watch_;
 };

@@ -14,34 +14,50 @@ namespace {
 /// Replies on this connection have a short header; anything else is not ours.
 constexpr std::size_t kMaxReplyHeaderBytes = 4096;
 constexpr std::size_t kMaxReplyBytes =
-    kWireHeadBytes + kMaxReplyHeaderBytes + limits::kMaxBatchPages * kMaxChunkBytes;
+    kWireHeadBytes + kMaxReplyHeaderBytes +
+    (limits::kMaxBatchPages + limits::kMaxBatchRiders) * kMaxChunkBytes;
+/// Room for requests, made at the start so that none of them allocates.
+constexpr std::size_t kSendBytes = limits::kMaxBatches * 1280;
 constexpr std::chrono::seconds kAwayLogInterval{10};
 
 }  // namespace
 
 DemandLink::DemandLink(Loop& loop, TcpAddress server, std::string name_space)
     : loop_(loop), server_(server), name_space_(std::move(name_space)), buffer_(kMaxReplyBytes) {
-  for (Batch& batch : batches_) batch.pages.reserve(limits::kMaxBatchPages);
+  for (Batch& batch : batches_) {
+    batch.pages.reserve(limits::kMaxBatchPages);
+    batch.riders.reserve(limits::kMaxBatchRiders);
+  }
+  unsent_.reserve(kSendBytes);
+  sending_.reserve(kSendBytes);
+  header_.reserve(kMaxReplyHeaderBytes);
 }
 
-std::size_t DemandLink::request(ChunkSink& sink, std::span<const WantedPage> pages) {
-  std::size_t taken = 0;
-  while (taken < pages.size()) {
-    Batch* const batch = free_batch();
-    if (batch == nullptr) break;
-    const auto some = pages.subspan(taken, std::min(pages.size() - taken, limits::kMaxBatchPages));
-    batch->sink = &sink;
-    batch->pages.assign(some.begin(), some.end());
-    batch->request_id = next_request_++;
-    if (state_ == State::kReady) send_batch(*batch);
-    taken += some.size();
+bool DemandLink::has_room(const ChunkSink& sink) const {
+  std::size_t free = 0;
+  std::size_t own = 0;
+  for (const Batch& batch : batches_) {
+    if (batch.request_id == 0) ++free;
+    if (batch.request_id != 0 && batch.sink == &sink) ++own;
   }
+  return free > 0 && own < limits::kMaxBatchesPerSession;
+}
+
+void DemandLink::request(ChunkSink& sink, std::span<const WantedPage> pages,
+                         std::span<const Rider> riders) {
+  Batch* const batch = free_batch();
+  CHECK(batch != nullptr && !pages.empty() && pages.size() <= limits::kMaxBatchPages &&
+        riders.size() <= limits::kMaxBatchRiders);
+  batch->sink = &sink;
+  batch->pages.assign(pages.begin(), pages.end());
+  batch->riders.assign(riders.begin(), riders.end());
+  batch->request_id = next_request_++;
   if (state_ == State::kReady) {
+    send_batch(*batch);
     flush();
     arm_timer(limits::kDemandTimeout / 5);
   }
-  if (state_ == State::kAway && !timer_.active() && taken > 0) connect();
-  return taken;
+  if (state_ == State::kAway && !timer_.active()) connect();
 }
 
 void DemandLink::add(ChunkSink& sink) {
@@ -97,10 +113,11 @@ void DemandLink::send_hello() {
 }
 
 void DemandLink::send_batch(Batch& batch) {
-  message::GetChunks get;
-  get.ids.reserve(batch.pages.size());
-  for (const WantedPage& wanted : batch.pages) get.ids.push_back(wanted.chunk);
-  encode_message(get, batch.request_id, 0, unsent_);
+  std::array<ChunkId, limits::kMaxBatchPages + limits::kMaxBatchRiders> ids;
+  auto end = std::ranges::transform(batch.pages, ids.begin(), &WantedPage::chunk).out;
+  end = std::ranges::transform(batch.riders, end, &Rider::chunk).out;
+  encode_get_chunks({ids.begin(), end}, static_cast<std::uint16_t>(batch.riders.size()),
+                    batch.request_id, unsent_);
   batch.sent = Clock::now();
 }
 
@@ -130,8 +147,16 @@ void DemandLink::on_received(int result) {
   if (const auto taken = take_messages(); !taken) return lose(taken.error().message());
   loop_.receive(socket_, MutableByteSpan(buffer_).subspan(filled_), receiving_);
   flush();
-  // Callbacks may add and drop sinks, so the list is walked by index.
-  for (std::size_t i = 0; i < sinks_.size(); ++i) sinks_[i]->on_room();
+  offer_room();
+}
+
+void DemandLink::offer_room() {
+  // Each time another sink comes first, so that none takes all the room that there is. Callbacks
+  // may add and drop sinks.
+  ++next_sink_;
+  for (std::size_t i = 0; i < sinks_.size(); ++i) {
+    sinks_[(next_sink_ + i) % sinks_.size()]->on_room();
+  }
 }
 
 Result<void> DemandLink::take_messages() {
@@ -190,22 +215,36 @@ Result<void> DemandLink::take_message(Envelope envelope, ByteSpan body) {
 }
 
 Result<void> DemandLink::take_chunks(Batch& batch, const message::Chunks& chunks, ByteSpan body) {
-  if (chunks.count != batch.pages.size()) {
-    return fail(ErrorCode::kProtocol, "{} chunks where {} were asked for", chunks.count,
-                batch.pages.size());
+  const std::size_t most = batch.pages.size() + batch.riders.size();
+  if (chunks.count < batch.pages.size() || chunks.count > most) {
+    return fail(ErrorCode::kProtocol, "{} chunks where {} to {} were asked for", chunks.count,
+                batch.pages.size(), most);
   }
   // The whole reply is looked over before any of it is used: it answers the batch or it does not.
-  std::array<std::size_t, limits::kMaxBatchPages> sizes;
+  std::array<std::size_t, limits::kMaxBatchPages + limits::kMaxBatchRiders> sizes;
   ByteSpan rest = body;
   for (std::size_t i = 0; i < chunks.count; ++i) {
     sizes[i] = TRY(chunk_size(rest));
     rest = rest.subspan(sizes[i]);
   }
   if (!rest.empty()) return fail(ErrorCode::kMalformed, "bytes after the last chunk");
-  for (std::size_t i = 0; i < chunks.count; ++i) {
-    if (batch.sink != nullptr) batch.sink->on_chunk(batch.pages[i], body.first(sizes[i]));
+  // The sink may ask for more meanwhile: the batch is free when all of it has been told.
+  for (std::size_t i = 0; i < most && batch.sink != nullptr; ++i) {
+    const bool wanted = i < batch.pages.size();
+    const std::size_t rider = i - batch.pages.size();
+    if (i >= chunks.count) {
+      batch.sink->on_left_out(batch.riders[rider]);
+      continue;
+    }
+    const ByteSpan chunk = body.first(sizes[i]);
     body = body.subspan(sizes[i]);
+    if (wanted) {
+      batch.sink->on_chunk(batch.pages[i], chunk);
+    } else {
+      batch.sink->on_rider(batch.riders[rider], chunk);
+    }
   }
+  if (batch.sink != nullptr) batch.sink->on_batch_end();
   batch.request_id = 0;
   return {};
 }
@@ -213,14 +252,20 @@ Result<void> DemandLink::take_chunks(Batch& batch, const message::Chunks& chunks
 void DemandLink::take_refusal(Batch& batch, const Error& error) {
   ChunkSink* const sink = batch.sink;
   const std::vector<WantedPage> pages = batch.pages;
+  const std::vector<Rider> riders = batch.riders;
   batch.request_id = 0;
   if (sink == nullptr) return;
+  for (const Rider& rider : riders) sink->on_left_out(rider);
   // One bad chunk fails a whole batch, so each page of it is judged by a request of its own.
   for (WantedPage wanted : pages) {
     if (pages.size() == 1) ++wanted.attempts;
-    const bool again = wanted.attempts < limits::kMaxPageAttempts;
-    if (!again || request(*sink, std::span(&wanted, 1)) == 0) sink->on_refused(wanted, error);
+    if (wanted.attempts < limits::kMaxPageAttempts && has_room(*sink)) {
+      request(*sink, std::span(&wanted, 1), {});
+    } else {
+      sink->on_refused(wanted, error);
+    }
   }
+  sink->on_batch_end();
 }
 
 void DemandLink::lose(const std::string& reason) {

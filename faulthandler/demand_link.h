@@ -23,13 +23,23 @@ struct WantedPage {
   unsigned attempts = 0;    // replies to it that were no good
 };
 
+/// A page that rides along with wanted ones if the server has it at hand.
+struct Rider {
+  PageIndex page;
+  ChunkId chunk;
+};
+
 /// Who asked for pages, and is told of each exactly once unless it is forgotten before.
 class ChunkSink {
  public:
   /// The stored form of the page's chunk, unverified; valid during the call.
   virtual void on_chunk(const WantedPage& wanted, ByteSpan chunk) = 0;
+  virtual void on_rider(const Rider& rider, ByteSpan chunk) = 0;
   /// The page server answers, but not with this chunk; `attempts` counts such answers.
   virtual void on_refused(const WantedPage& wanted, const Error& error) = 0;
+  virtual void on_left_out(const Rider& rider) = 0;
+  /// What one request asked for has been told.
+  virtual void on_batch_end() = 0;
   /// There is room for requests again.
   virtual void on_room() = 0;
 
@@ -44,8 +54,11 @@ class DemandLink {
  public:
   DemandLink(Loop& loop, TcpAddress server, std::string name_space);
 
-  /// Asks for pages and returns how many of them, from the front, it had room for.
-  std::size_t request(ChunkSink& sink, std::span<const WantedPage> pages);
+  /// Whether request() has room for another batch of this sink's.
+  bool has_room(const ChunkSink& sink) const;
+  /// Asks for pages in one request, and for riders. REQUIRES: has_room(), at least one and at most
+  /// limits::kMaxBatchPages pages, at most limits::kMaxBatchRiders riders.
+  void request(ChunkSink& sink, std::span<const WantedPage> pages, std::span<const Rider> riders);
   /// Drops what the sink has asked for; it must also not be called from the sink's own callbacks.
   void forget(const ChunkSink& sink);
   /// Announces a sink and connects, so that its first fault finds the connection made.
@@ -60,6 +73,7 @@ class DemandLink {
   struct Batch {
     ChunkSink* sink = nullptr;  // nullptr: nobody waits for it any more
     std::vector<WantedPage> pages;
+    std::vector<Rider> riders;
     std::uint64_t request_id = 0;  // 0: free
     Clock::time_point sent;
   };
@@ -82,6 +96,7 @@ class DemandLink {
   Result<void> take_message(Envelope envelope, ByteSpan body);
   Result<void> take_chunks(Batch& batch, const message::Chunks& chunks, ByteSpan body);
   void take_refusal(Batch& batch, const Error& error);
+  void offer_room();
   Batch* free_batch();
   std::size_t outstanding() const;
 
@@ -93,8 +108,9 @@ class DemandLink {
   std::vector<ChunkSink*> sinks_;
   std::array<Batch, limits::kMaxBatches> batches_;
   std::uint64_t next_request_ = 1;
-  Bytes unsent_;   // encoded, not yet given to the kernel
-  Bytes sending_;  // being sent
+  std::size_t next_sink_ = 0;  // who is offered room first
+  Bytes unsent_;               // encoded, not yet given to the kernel
+  Bytes sending_;              // being sent
   std::size_t sent_bytes_ = 0;
   Bytes buffer_;  // being received
   std::size_t filled_ = 0;

@@ -1,9 +1,12 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "base/types.h"
+#include "faulthandler/around_window.h"
+#include "faulthandler/limits.h"
 #include "format/control.h"
 #include "format/page_map.h"
 
@@ -12,6 +15,8 @@ namespace thaw {
 /// What is known of one page of guest memory.
 enum class PageState : std::uint8_t {
   kMissing,  // as the kernel sees it at the start
+  kProbe,    // missing, and left out of a fault-around to see whether the guest asks for it
+  kRiding,   // its chunk is on its way beside a demanded one; nobody waits for it
   kWanted,   // a vCPU waits, its chunk is asked for or about to be
   kPresent,  // was filled
   kRemoved,  // the guest gave it back: zero at every later fault, never the snapshot's content
@@ -23,9 +28,10 @@ enum class PageState : std::uint8_t {
 /// right after may be taken away once more and fault again; only the kernel knows. One thread.
 class FaultCore {
  public:
-  /// `map` must outlive the core. Pages from `memory` on are not guest memory.
-  FaultCore(const PageMap& map, PageCount memory)
-      : map_(map), states_(memory.value, PageState::kMissing) {}
+  /// `map` must outlive the core. Pages from `memory` on are not guest memory. `around` is the
+  /// largest fault-around window in pages, a power of two.
+  FaultCore(const PageMap& map, PageCount memory, std::uint32_t around)
+      : map_(map), states_(memory.value, PageState::kMissing), window_(around) {}
 
   enum class Need {
     kFetch,  // ask for its chunk
@@ -33,8 +39,9 @@ class FaultCore {
     kWake,   // it is there: let the vCPU look again
     kWait,   // already asked for
   };
-  /// A vCPU faulted. REQUIRES: page is guest memory.
-  Need on_fault(PageIndex page);
+  /// A vCPU faulted on pages that are filled as one: a page of 4 KiB or the 512 of a huge page.
+  /// kZero when all of them are zero. REQUIRES: they are guest memory.
+  Need on_fault(PageRange unit);
   /// The guest gave pages back (REMOVE, UNMAP).
   void on_remove(PageIndex first, PageCount count);
   /// Whether bytes that have arrived for the page may still enter the guest; else it gets zeros.
@@ -42,15 +49,47 @@ class FaultCore {
   /// The page was filled, or found to be present.
   void on_filled(PageIndex page);
 
+  /// The pages that ride along with a demanded one: its missing neighbours in the same run of chunk
+  /// ids, within the window and `region`, without a gap. Marks them and hands each to `ride`, at
+  /// most `most` of them.
+  template <typename Ride>
+  void around(PageIndex page, PageRange region, std::size_t most, Ride ride) {
+    const PageRange near = neighbourhood(page, region);
+    for (std::uint64_t i = near.first.value; most > 0 && i < near.first.value + near.count.value;
+         ++i) {
+      if (states_[i] != PageState::kMissing) continue;
+      states_[i] = PageState::kRiding;
+      ride(PageIndex{i});
+      --most;
+    }
+  }
+  /// The riding page did not come. True when a vCPU waits for it by now: ask for it again.
+  bool on_left_out(PageIndex page);
+
+  /// The missing zero pages around one that is filled with zeros, itself included: filling them all
+  /// costs little more than filling it. Within `region`.
+  PageRange zeros_around(PageIndex page, PageRange region) const;
+
   PageState state(PageIndex page) const { return states_[page.value]; }
   ChunkId chunk_of(PageIndex page) const { return map_.chunk_of(page); }
   const FaultCounters& faults() const { return faults_; }
+  const AroundWindow& window() const { return window_; }
   std::uint64_t present_pages() const { return present_pages_; }
   std::uint64_t removed_pages() const { return removed_pages_; }
 
  private:
+  /// The pages around `page` in the same run, region and block of `block` pages that are missing
+  /// one beside the other, itself included.
+  PageRange missing_around(PageIndex page, PageRange region, std::uint64_t block) const;
+  PageRange neighbourhood(PageIndex page, PageRange region);
+  void leave_one_out(PageIndex page, PageRange from);
+  void leave_state(PageState state);
+
   const PageMap& map_;
   std::vector<PageState> states_;
+  AroundWindow window_;
+  std::array<PageIndex, limits::kMaxProbes> probes_{};  // a ring of those that are looked at
+  std::uint64_t probe_count_ = 0;
   FaultCounters faults_;
   std::uint64_t present_pages_ = 0;
   std::uint64_t removed_pages_ = 0;

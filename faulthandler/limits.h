@@ -3,17 +3,26 @@
 #include <chrono>
 #include <cstddef>
 
+#include "format/limits.h"
+
 namespace thaw::limits {
 
 inline constexpr std::size_t kMaxSessions = 1024;
-inline constexpr std::size_t kMaxEndedReports = 64;   // sessions that `list` still remembers
-inline constexpr std::size_t kMaxEventReads = 16;     // system calls in one drain of a userfaultfd
+inline constexpr std::size_t kMaxEndedReports = 64;    // sessions that `list` still remembers
+inline constexpr std::size_t kMaxEventReads = 4;       // system calls in one drain of a userfaultfd
+inline constexpr std::size_t kMaxRegionPieces = 2048;  // that a VMM may cut its regions into
+inline constexpr std::size_t kMaxProbes = 512;         // pages of a session left out to learn from
+inline constexpr std::size_t kMaxHugeFills = 4;  // huge pages of a session put together at once
 inline constexpr std::size_t kMaxDelayedFills = 256;  // pages kept while a REMOVE is under way
 inline constexpr std::size_t kMaxPostedTasks = 1024;  // from control threads to the loop
 
 // Demand requests of one link: batches under way, and pages in one.
 inline constexpr std::size_t kMaxBatches = 64;
 inline constexpr std::size_t kMaxBatchPages = 64;
+/// Neighbours that ride along in one, and a session's share of the batches: one session that has
+/// many faults must leave room for the others.
+inline constexpr std::size_t kMaxBatchRiders = 64;
+inline constexpr std::size_t kMaxBatchesPerSession = 8;
 /// Replies to a page that may be bad (damaged, refused) before it counts as unservable.
 inline constexpr unsigned kMaxPageAttempts = 3;
 
@@ -26,5 +35,7 @@ inline constexpr std::chrono::milliseconds kReconnectFirst{10};
 inline constexpr std::chrono::milliseconds kReconnectMost{1000};
 inline constexpr std::chrono::microseconds kDelayedFirst{50};
 inline constexpr std::chrono::microseconds kDelayedMost{10'000};
+
+static_assert(kMaxBatchPages + kMaxBatchRiders <= kMaxChunksPerRequest);
 
 }  // namespace thaw::limits

@@ -61,6 +61,10 @@ class Loop {
   /// Makes the operation under way complete soon, with -ECANCELED unless it already has a result.
   virtual void cancel(Operation& operation) = 0;
 
+  /// After something completed, keeps looking for more without sleeping for this long; 0: sleeps
+  /// at once.
+  virtual void set_spin(Nanoseconds spin) = 0;
+
   /// Runs until stop(); `after_turn` is called after each batch of completions. Before it returns,
   /// everything still under way has completed with -ECANCELED; callbacks begin nothing new then.
   virtual void run(const std::function<void()>& after_turn) = 0;

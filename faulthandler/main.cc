@@ -17,15 +17,24 @@ struct Options {
   std::string control = "/run/thaw/control.sock";
   std::string server = "127.0.0.1:7433";
   std::string name_space = "default";
+  std::string placement = "follow";
+  std::string spin = "auto";
+  std::uint32_t around = 64;
   bool verbose = false;
 };
 
 thaw::Result<void> run(const Options& options) {
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
   const thaw::TcpAddress server = TRY(thaw::resolve_tcp(options.server));
+  thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
+  placement.spin = TRY(thaw::parse_spin(options.spin));
   const auto loop = TRY(thaw::create_uring_loop());
   const auto tasks = TRY(thaw::TaskQueue::create());
-  thaw::Daemon daemon(*loop, *tasks, {.server = server, .name_space = options.name_space});
+  thaw::Daemon daemon(*loop, *tasks,
+                      {.server = server,
+                       .name_space = options.name_space,
+                       .around = options.around,
+                       .placement = placement});
 
   std::function<void(int)> watch_signals;
   thaw::Operation signal_watch([&](int result) { watch_signals(result); });
@@ -59,6 +68,18 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--server", options.server, "HOST:PORT of the page server")->capture_default_str();
   app.add_option("--namespace", options.name_space, "Namespace where `prepare` names none")
+      ->capture_default_str();
+  app.add_option("--placement", options.placement,
+                 "Where the thread that answers faults runs: follow (the CPU that faults), free "
+                 "(anywhere), or the number of a CPU")
+      ->capture_default_str();
+  app.add_option("--spin-us", options.spin,
+                 "Microseconds to look for more after some work before sleeping; auto: while VMs "
+                 "are being restored, when it pays")
+      ->capture_default_str();
+  app.add_option("--around", options.around,
+                 "Most pages that come along with a demanded one; 1: none")
+      ->check(CLI::IsMember({1, 2, 4, 8, 16, 32, 64}))
       ->capture_default_str();
   app.add_flag("--verbose", options.verbose, "Log details");
   thaw::add_configuration(app);

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "base/check.h"
+#include "faulthandler/limits.h"
 
 namespace thaw {
 
@@ -48,12 +48,6 @@ Result<RegionTable> RegionTable::check(std::vector<HandoffRegion> handoff,
                 "{} regions were handed over, which are not the {} of the snapshot", shapes.size(),
                 spec.regions.size());
   }
-  for (const RegionShape& shape : shapes) {
-    if (shape.page_size.value != kPageBytes) {
-      return fail(ErrorCode::kUnsupported, "a region with pages of {} bytes",
-                  shape.page_size.value);
-    }
-  }
   return RegionTable(std::move(handoff));
 }
 
@@ -65,25 +59,56 @@ std::optional<PageIndex> RegionTable::page_at(HostAddress address) const {
   return std::nullopt;
 }
 
-HostAddress RegionTable::address_of(PageIndex page) const {
+const HandoffRegion* RegionTable::find(PageIndex page) const {
   const ImageOffset offset = offset_of(page);
   for (const HandoffRegion& region : regions_) {
-    if (offset >= region.offset && offset - region.offset < region.size) {
-      return region.base + (offset - region.offset);
-    }
+    if (offset >= region.offset && offset - region.offset < region.size) return &region;
   }
-  check_failed("the page is guest memory", __FILE__, __LINE__);
+  return nullptr;
 }
 
-void RegionTable::for_each_span(HostAddress start, ByteCount length,
-                                const std::function<void(PageIndex, PageCount)>& visit) const {
-  const HostAddress end = start + length;
+std::optional<HandoffRegion> RegionTable::cut(const HandoffRegion& region, HostAddress start,
+                                              ByteCount length) {
+  const HostAddress from = std::max(start, region.base);
+  const HostAddress to = std::min(start + length, region.base + region.size);
+  if (from >= to) return std::nullopt;
+  return HandoffRegion{from, to - from, region.offset + (from - region.base), region.page_size};
+}
+
+std::vector<HandoffRegion> RegionTable::take_out(HostAddress start, ByteCount length) {
+  std::vector<HandoffRegion> taken;
+  std::vector<HandoffRegion> kept;
   for (const HandoffRegion& region : regions_) {
-    const HostAddress from = std::max(start, region.base);
-    const HostAddress to = std::min(end, region.base + region.size);
-    if (from >= to) continue;
-    visit(page_of(region.offset + (from - region.base)), pages_for(to - from));
+    const auto part = cut(region, start, length);
+    if (!part) {
+      kept.push_back(region);
+      continue;
+    }
+    taken.push_back(*part);
+    const HostAddress part_end = part->base + part->size;
+    if (auto before = cut(region, region.base, part->base - region.base)) kept.push_back(*before);
+    if (auto after = cut(region, part_end, region.base + region.size - part_end)) {
+      kept.push_back(*after);
+    }
   }
+  regions_ = std::move(kept);
+  return taken;
+}
+
+Result<std::vector<PageRange>> RegionTable::move(HostAddress from, HostAddress to,
+                                                 ByteCount length) {
+  std::vector<PageRange> lost;
+  for (const HandoffRegion& region : take_out(to, length)) lost.push_back(pages_of(region));
+  for (HandoffRegion region : take_out(from, length)) {
+    region.base = to + (region.base - from);
+    regions_.push_back(region);
+  }
+  std::ranges::sort(regions_, {}, [](const HandoffRegion& region) { return region.offset; });
+  if (regions_.size() > limits::kMaxRegionPieces) {
+    return fail(ErrorCode::kLimitExceeded, "the VMM has cut its guest memory into {} pieces",
+                regions_.size());
+  }
+  return lost;
 }
 
 }  // namespace thaw

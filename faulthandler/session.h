@@ -1,21 +1,13 @@
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
 
-#include "base/histogram.h"
 #include "base/socket.h"
-#include "base/userfaultfd.h"
-#include "faulthandler/demand_link.h"
-#include "faulthandler/fault_core.h"
 #include "faulthandler/handoff_receiver.h"
 #include "faulthandler/loop.h"
-#include "faulthandler/regions.h"
-#include "faulthandler/snapshot_source.h"
-#include "format/chunk.h"
+#include "faulthandler/served_memory.h"
 #include "format/control.h"
 
 namespace thaw {
@@ -26,20 +18,33 @@ struct SessionOptions {
   UniqueFd listener;  // on socket_path
   std::shared_ptr<const SnapshotImage> image;
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
+  std::uint32_t around = 1;  // largest fault-around window in pages, a power of two
 };
 
-/// One VM being served: waits for its VMM, takes the handoff, answers its faults until the VMM has
-/// exited. A page enters the guest only here: as the verified content of its chunk, or as zeros
-/// where the snapshot has zeros or the guest gave the page back.
+/// One VM being served: waits for its VMM, takes the handoff, has its memory served until the VMM
+/// has exited, and decides what becomes of a VM that cannot be served.
 ///
 /// The userfaultfd is closed only when the VMM is dead: closed earlier, missing pages would read
 /// as zeros in a VMM that kept no copy of it. On the loop's thread.
-class Session final : public ChunkSink {
+class Session final : private ServedMemory::Owner {
  public:
-  Session(Loop& loop, DemandLink& link, SessionOptions options);
+  /// Who is told what happens to it.
+  class Owner {
+   public:
+    virtual void on_attached() = 0;
+    /// Faults of this VMM were read; called once for all that were.
+    virtual void on_faults(pid_t vmm) = 0;
+    /// It has ended, and may be destroyed once finished().
+    virtual void on_ended() = 0;
+
+   protected:
+    ~Owner() = default;
+  };
+
+  Session(Loop& loop, DemandLink& link, SessionOptions options, Owner& owner);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
-  ~Session();
+  virtual ~Session() = default;
 
   /// Begins to wait for the VMM.
   void start();
@@ -53,7 +58,6 @@ class Session final : public ChunkSink {
   SessionReport report() const;
 
  private:
-  // Until the VMM is attached.
   void on_connection(int result);
   void on_handoff(int result);
   void on_patience_over(int result);
@@ -61,74 +65,30 @@ class Session final : public ChunkSink {
   /// Ends the session, or if a VM depends on it, keeps what it holds until the VM has gone.
   void refuse_handoff(const Error& error);
 
-  // While serving.
-  void on_events(int result);
-  void on_vmm_exit(int result);
-  /// Reads what is queued: all REMOVEs take effect before the first fault is answered, since the
-  /// kernel's order between the two is not causal.
-  void drain_events();
-  Result<void> apply_removals();
-  void answer_faults();
-  void ask_for_wanted();
-  void on_chunk(const WantedPage& wanted, ByteSpan chunk) override;
-  void on_refused(const WantedPage& wanted, const Error& error) override;
-  void on_room() override { ask_for_wanted(); }
-
-  /// A page whose fill met a REMOVE that is not through. `content` is empty for zeros.
-  struct DelayedFill {
-    WantedPage wanted;
-    std::unique_ptr<PlainPage> content;
-  };
-  /// Puts the page in: `content`, or zeros when that is nullptr or the page was removed since.
-  void fill(const WantedPage& wanted, const PlainPage* content);
-  void delay(const WantedPage& wanted, const PlainPage* content);
-  void retry_delayed();
-  void on_retry_timer(int result);
-  void unservable(const WantedPage& wanted, const std::string& reason);
-  void on_stuck_timer(int result);
-
-  void kill_vmm();
   /// Stops the VM for good reason, as its policy says, and remembers why.
-  void give_up(const std::string& reason);
+  void give_up(const std::string& reason) override;
+  bool may_wait(PageIndex page, const std::string& reason) override;
+  void on_faults() override { owner_.on_faults(vmm_.pid); }
+  void on_vmm_exit(int result);
+  void kill_vmm();
   void end(std::string outcome);
-  void cancel_all();
 
   Loop& loop_;
-  DemandLink& link_;
   const SessionOptions options_;
+  Owner& owner_;
   SessionState state_ = SessionState::kPrepared;
   std::string outcome_;
 
   UniqueFd connection_;  // kept open: its end is the VMM's exit for Firecracker 1.12 and later
   PeerProcess vmm_{.pid = 0, .pidfd = UniqueFd()};
   std::unique_ptr<HandoffReceiver> receiver_;
-  UniqueFd userfaultfd_;
-  RegionTable regions_;
-  FaultCore core_;
-  ChunkCodec codec_;
-  PlainPage plain_;
-
-  std::vector<MemoryEvent> events_;  // of the drain under way
-  std::deque<WantedPage> wanted_;    // to be asked for; each page at most once
-  std::uint64_t asked_ = 0;          // pages with the link
-  std::vector<DelayedFill> delayed_;
-  Nanoseconds delay_{limits::kDelayedFirst};
-  std::vector<WantedPage> stuck_;  // unservable, under the policy to wait
-
-  LatencyHistogram latency_;
-  std::uint64_t redundant_fills_ = 0;
-  std::uint64_t gone_fills_ = 0;
-  std::uint64_t delayed_fills_ = 0;
-  std::uint64_t damaged_chunks_ = 0;
-  std::uint64_t bytes_received_ = 0;
+  UniqueFd refused_userfaultfd_;  // held until the VMM has exited
+  ServedMemory memory_;
 
   Operation accepting_{[this](int result) { on_connection(result); }};
   Operation receiving_{[this](int result) { on_handoff(result); }};
   Operation patience_{[this](int result) { on_patience_over(result); }};
-  Operation reading_{[this](int result) { on_events(result); }};
   Operation exiting_{[this](int result) { on_vmm_exit(result); }};
-  Operation retrying_{[this](int result) { on_retry_timer(result); }};
-  Operation unsticking_{[this](int result) { on_stuck_timer(result); }};
 };
 
 }  // namespace thaw

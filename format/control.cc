@@ -107,6 +107,10 @@ void members(auto& object, auto visit)
   visit("memory_bytes", object.memory);
   visit("present_pages", object.present_pages);
   visit("faults", object.faults);
+  visit("around_pages", object.around_pages);
+  visit("around_window", object.around_window);
+  visit("around_probes", object.around_probes);
+  visit("around_hits", object.around_hits);
   visit("removed_pages", object.removed_pages);
   visit("redundant_fills", object.redundant_fills);
   visit("gone_fills", object.gone_fills);

@@ -84,6 +84,10 @@ struct SessionReport {
   ByteCount memory;
   std::uint64_t present_pages = 0;
   FaultCounters faults;
+  std::uint64_t around_pages = 0;     // brought beside demanded ones, zero pages included
+  std::uint64_t around_window = 0;    // pages in the present fault-around window
+  std::uint64_t around_probes = 0;    // pages left out to learn from
+  std::uint64_t around_hits = 0;      // of those, asked for later
   std::uint64_t removed_pages = 0;    // pages named by REMOVE events
   std::uint64_t redundant_fills = 0;  // copies and zeros that met a present page (EEXIST)
   std::uint64_t gone_fills = 0;       // that met no memory any more (ENOENT)

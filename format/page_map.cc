@@ -23,12 +23,16 @@ PageMap::Run PageMap::run(std::size_t i) const {
   return {starts_[i].first, end - starts_[i].first, starts_[i].chunk};
 }
 
-PageMap::Run PageMap::find(PageIndex page) const {
+PageMap::Run PageMap::whole_run(PageIndex page) const {
   CHECK(page.value < size_.value);
   const auto after =
       std::upper_bound(starts_.begin(), starts_.end(), page,
                        [](PageIndex index, const Start& start) { return index < start.first; });
-  const Run whole = run(static_cast<std::size_t>(after - starts_.begin()) - 1);
+  return run(static_cast<std::size_t>(after - starts_.begin()) - 1);
+}
+
+PageMap::Run PageMap::find(PageIndex page) const {
+  const Run whole = whole_run(page);
   const PageCount skipped = page - whole.first;
   const ChunkId chunk = whole.zero() ? kNoChunk : ChunkId{whole.chunk.value + skipped.value};
   return {page, whole.length - skipped, chunk};

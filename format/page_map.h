@@ -31,6 +31,8 @@ class PageMap {
   Run run(std::size_t i) const;
   /// The rest of the run that holds `page`, from `page` on. REQUIRES: page < size().
   Run find(PageIndex page) const;
+  /// The whole run that holds `page`. REQUIRES: page < size().
+  Run whole_run(PageIndex page) const;
   /// The chunk that holds `page`, or kNoChunk when it is zero. REQUIRES: page < size().
   ChunkId chunk_of(PageIndex page) const { return find(page).chunk; }
 

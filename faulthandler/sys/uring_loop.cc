@@ -76,6 +76,7 @@ class UringLoop final : public Loop {
     cancel_everything();
   }
   void stop() override { stopped_ = true; }
+  void set_spin(Nanoseconds) override {}
 
  private:
   io_uring_sqe* next_entry() {

@@ -27,10 +27,10 @@ void CoreFollower::follow(std::optional<int> cpu) {
   if (allowed_.count() < 2 || !cpu || !is_cpu(*cpu)) return;
   const auto now = Clock::now();
   if (now < free_until_) return;
-  const auto activity = thread_activity(process_, thread_);
-  if (!activity) return;
-  const Nanoseconds queued = activity->queued - queued_;
-  queued_ = activity->queued;
+  const auto total = time_queued(process_, thread_);
+  if (!total) return;
+  const Nanoseconds queued = *total - queued_;
+  queued_ = *total;
   if (at_ && queued > kTolerableQueueing * kWakeupsPerLook) {
     let_go();
     free_until_ = now + pause_;

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "base/cpu.h"
+#include "base/error.h"
+#include "faulthandler/placement_policy.h"
+
+namespace thaw {
+
+struct PlacementOptions {
+  enum class Mode { kFollow, kFree, kCpu };
+  Mode mode = Mode::kFollow;
+  int cpu = 0;                      // for kCpu
+  std::optional<Nanoseconds> spin;  // nothing: by itself
+};
+/// "follow", "free" or a CPU's number; kInvalidArgument.
+Result<PlacementOptions> parse_placement(const std::string& text);
+/// "auto" or microseconds; kInvalidArgument.
+Result<std::optional<Nanoseconds>> parse_spin(const std::string& text);
+
+/// Keeps the loop's thread where the faults come from. Looks are taken by a thread of its own,
+/// which sleeps while there are no faults, so that the path of a fault has nothing but two atomic
+/// stores of it, and a loop that starves in the background class is helped out from outside.
+/// The loop's thread makes it and calls it, spin() included.
+class Placement {
+ public:
+  explicit Placement(const PlacementOptions& options);
+  Placement(const Placement&) = delete;
+  Placement& operator=(const Placement&) = delete;
+  ~Placement();
+
+  void on_restore();
+  void on_faults(pid_t vmm) {
+    vmm_.store(vmm, std::memory_order_relaxed);
+    faults_.fetch_add(1, std::memory_order_relaxed);
+    if (resting_.load(std::memory_order_relaxed)) wake();
+  }
+  /// How long to look for more before sleeping.
+  Nanoseconds spin() const { return Nanoseconds(spin_.load(std::memory_order_relaxed)); }
+
+ private:
+  void wake();
+  void watch();
+  /// Looks until there has been no fault for a while.
+  void watch_activity();
+  PlacementPolicy::Look look();
+  /// The CPU where at least four of five of the VMM's wake-ups since the last look happened.
+  std::optional<int> hot_cpu(pid_t vmm);
+  void apply(const PlacementPolicy::Decision& decision);
+  void let_go();
+
+  const PlacementOptions options_;
+  const pid_t loop_;
+  CpuSet allowed_;  // the loop's, as they were at the start
+
+  std::atomic<pid_t> vmm_ = 0;  // the last that had a fault
+  std::atomic<std::uint64_t> faults_ = 0;
+  std::atomic<bool> resting_ = true;
+  std::atomic<bool> stopping_ = false;
+  std::atomic<bool> restored_ = false;
+  std::atomic<std::int64_t> spin_ = 0;
+
+  // Of the watching thread.
+  PlacementPolicy policy_;
+  std::optional<int> at_;
+  bool following_ = false;
+  std::uint64_t looks_ = 0;  // in this activity
+  std::uint64_t faults_seen_ = 0;
+  pid_t vmm_seen_ = 0;
+  Nanoseconds queued_seen_{0};
+  std::map<pid_t, std::uint64_t> sleeps_seen_;  // by thread of vmm_seen_
+  std::jthread watcher_;
+};
+
+}  // namespace thaw

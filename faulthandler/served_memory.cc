@@ -1,0 +1,261 @@
+#include "faulthandler/served_memory.h"
+
+#include <algorithm>
+
+#include <poll.h>
+
+#include "base/limits.h"
+
+namespace thaw {
+
+ServedMemory::ServedMemory(Loop& loop, DemandLink& link, std::shared_ptr<const SnapshotImage> image,
+                           std::uint32_t around, Owner& owner)
+    : loop_(loop),
+      link_(link),
+      image_(std::move(image)),
+      owner_(owner),
+      core_(image_->map, image_->manifest.spec.memory_pages(), around) {}
+
+void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
+  userfaultfd_ = std::move(userfaultfd);
+  regions_ = std::move(regions);
+  // All that a fault needs is made here.
+  events_.reserve(limits::kMaxEventReads * limits::kUserfaultfdEventsPerRead);
+  wanted_.reserve(limits::kMaxEventReads * limits::kUserfaultfdEventsPerRead);
+  riders_.reserve(limits::kMaxBatchRiders);
+  run_ = std::make_unique_for_overwrite<std::array<PlainPage, limits::kMaxBatchRiders>>();
+  serving_ = true;
+  loop_.poll(userfaultfd_, POLLIN, reading_);
+}
+
+void ServedMemory::stop() {
+  serving_ = false;
+  link_.forget(*this);
+  delayed_.clear();
+  for (Operation* operation : {&reading_, &retrying_, &unsticking_}) loop_.cancel(*operation);
+}
+
+void ServedMemory::on_events(int result) {
+  if (!serving_) return;
+  if (result < 0) return owner_.give_up("waiting for faults failed");
+  drain_events();
+  retry_delayed();
+  ask_for_wanted();
+  if (serving_) loop_.poll(userfaultfd_, POLLIN, reading_);
+}
+
+void ServedMemory::drain_events() {
+  events_.clear();
+  for (std::size_t i = 0; i < limits::kMaxEventReads; ++i) {
+    const auto read = read_events(userfaultfd_, events_);
+    if (!read) return owner_.give_up(read.error().message());
+    if (*read < limits::kUserfaultfdEventsPerRead) break;  // that was the end of the queue
+  }
+  if (const auto applied = apply_changes(); !applied) owner_.give_up(applied.error().message());
+  answer_faults();
+}
+
+Result<void> ServedMemory::apply_changes() {
+  const auto remove = [this](PageRange range) { core_.on_remove(range.first, range.count); };
+  Result<void> applied;
+  for (MemoryEvent& event : events_) {
+    if (const auto* removed = std::get_if<RemoveEvent>(&event)) {
+      regions_.for_each_range(removed->start, removed->length, remove);
+    } else if (const auto* unmapped = std::get_if<UnmapEvent>(&event)) {
+      regions_.for_each_range(unmapped->start, unmapped->length, remove);
+    } else if (auto* const moved = std::get_if<RemapEvent>(&event)) {
+      if (auto followed = apply(*moved); !followed) applied = std::move(followed);
+    } else if (auto* const forked = std::get_if<ForkEvent>(&event)) {
+      children_.push_back(std::move(forked->child));
+      applied = fail(ErrorCode::kUnsupported, "the VMM forked with its userfaultfd");
+    }
+  }
+  return applied;
+}
+
+Result<void> ServedMemory::apply(RemapEvent& moved) {
+  const auto lost = TRY(regions_.move(moved.from, moved.to, moved.length));
+  for (const PageRange range : lost) core_.on_remove(range.first, range.count);
+  return {};
+}
+
+void ServedMemory::answer_faults() {
+  const auto now = Clock::now();
+  bool any = false;
+  for (const MemoryEvent& event : events_) {
+    const auto* const fault = std::get_if<FaultEvent>(&event);
+    if (fault == nullptr || !serving_) continue;
+    any = true;
+    answer_fault(fault->address, now);
+  }
+  if (any) owner_.on_faults();
+}
+
+void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
+  const auto page = regions_.page_at(address);
+  if (!page) {
+    return owner_.give_up(fmt::format("a fault at {:#x}, outside all regions", address.value));
+  }
+  const HandoffRegion& region = *regions_.find(*page);
+  const PageRange unit = unit_of(*page, region);
+  switch (core_.on_fault(unit)) {
+    case FaultCore::Need::kFetch: {
+      if (unit.count == kHugePages) {
+        const auto fill = huge_.begin(unit.first, now);
+        if (!fill) return owner_.give_up(fill.error().message());
+        if (*fill != nullptr) want_huge(**fill);
+      } else {
+        want(*page, now);
+      }
+      return;
+    }
+    case FaultCore::Need::kZero:
+      return fill_zeros({.page = unit.first, .chunk = kNoChunk, .since = now}, region);
+    case FaultCore::Need::kWake:
+      return wake_pages(userfaultfd_, RegionTable::address_in(region, unit.first),
+                        bytes_of(unit.count));
+    case FaultCore::Need::kWait:
+      return;
+  }
+}
+
+PageRange ServedMemory::unit_of(PageIndex page, const HandoffRegion& region) const {
+  if (region.page_size.value != kHugePageBytes) return {page, {1}};
+  // A region of huge pages begins at a multiple of them in the image, too.
+  return {{page.value / kHugePages.value * kHugePages.value}, kHugePages};
+}
+
+void ServedMemory::want(PageIndex page, Clock::time_point since) {
+  wanted_.push_back({.page = page, .chunk = core_.chunk_of(page), .since = since});
+}
+
+void ServedMemory::want_huge(HugeFills::Fill& fill) {
+  for (std::uint64_t i = 0; i < kHugePages.value; ++i) {
+    const PageIndex page = fill.first + PageCount{i};
+    if (!core_.chunk_of(page).valid()) continue;
+    ++fill.missing;
+    want(page, fill.since);
+  }
+}
+
+void ServedMemory::ask_for_wanted() {
+  while (serving_ && next_wanted_ < wanted_.size() && link_.has_room(*this)) {
+    const std::size_t count =
+        std::min(wanted_.size() - next_wanted_, std::size_t{limits::kMaxBatchPages});
+    const std::span<const WantedPage> pages = std::span(wanted_).subspan(next_wanted_, count);
+    riders_.clear();
+    for (const WantedPage& wanted : pages) {
+      const HandoffRegion* const region = regions_.find(wanted.page);
+      if (region == nullptr || region->page_size.value != kPageBytes) continue;
+      core_.around(wanted.page, RegionTable::pages_of(*region),
+                   limits::kMaxBatchRiders - riders_.size(),
+                   [&](PageIndex page) { riders_.push_back({page, core_.chunk_of(page)}); });
+    }
+    link_.request(*this, pages, riders_);
+    asked_ += count;
+    next_wanted_ += count;
+  }
+  if (next_wanted_ == wanted_.size()) {
+    wanted_.clear();
+    next_wanted_ = 0;
+  }
+}
+
+void ServedMemory::on_room() {
+  if (next_wanted_ < wanted_.size()) ask_for_wanted();
+}
+
+void ServedMemory::on_chunk(const WantedPage& wanted, ByteSpan chunk) {
+  --asked_;
+  if (!serving_) return;
+  bytes_received_ += chunk.size();
+  HugeFills::Fill* const huge = huge_.find(wanted.page);
+  const auto decoded = codec_.decode(
+      chunk, wanted.chunk,
+      huge != nullptr ? huge->page(wanted.page).first<kPageBytes>() : MutablePageSpan(plain_));
+  if (!decoded) {
+    ++damaged_chunks_;
+    WantedPage again = wanted;
+    if (++again.attempts >= limits::kMaxPageAttempts) {
+      return unservable(again, decoded.error().message());
+    }
+    wanted_.push_back(again);
+    return;
+  }
+  if (huge == nullptr) return fill(wanted, &plain_);
+  if (--huge->missing == 0) fill_huge(*huge);
+}
+
+void ServedMemory::on_rider(const Rider& rider, ByteSpan chunk) {
+  if (!serving_) return;
+  bytes_received_ += chunk.size();
+  const PageState state = core_.state(rider.page);
+  if (state != PageState::kRiding && state != PageState::kWanted) return;
+  const PageIndex next = run_pages_.first + run_pages_.count;
+  if (rider.page != next || regions_.find(rider.page) != regions_.find(run_pages_.first)) {
+    fill_run();
+    run_pages_ = {rider.page, {0}};
+  }
+  if (!codec_.decode(chunk, rider.chunk, (*run_)[run_pages_.count.value])) {
+    ++damaged_chunks_;
+    on_left_out(rider);
+    return fill_run();
+  }
+  run_pages_.count += PageCount{1};
+}
+
+void ServedMemory::on_refused(const WantedPage& wanted, const Error& error) {
+  --asked_;
+  if (!serving_) return;
+  if (wanted.attempts >= limits::kMaxPageAttempts) return unservable(wanted, error.message());
+  wanted_.push_back(wanted);
+}
+
+void ServedMemory::on_left_out(const Rider& rider) {
+  if (serving_ && core_.on_left_out(rider.page)) want(rider.page, Clock::now());
+}
+
+void ServedMemory::on_batch_end() {
+  fill_run();
+  ask_for_wanted();
+}
+
+void ServedMemory::unservable(const WantedPage& wanted, const std::string& reason) {
+  if (!owner_.may_wait(wanted.page, reason)) return;
+  WantedPage again = wanted;
+  again.attempts = 0;
+  stuck_.push_back(again);
+  if (!unsticking_.active()) loop_.wait(limits::kUnservableRetry, unsticking_);
+}
+
+void ServedMemory::on_stuck_timer() {
+  if (!serving_) return;
+  wanted_.insert(wanted_.end(), stuck_.begin(), stuck_.end());
+  stuck_.clear();
+  ask_for_wanted();
+}
+
+void ServedMemory::add_to(SessionReport& report) const {
+  const auto microseconds = [](Nanoseconds t) { return static_cast<double>(t.count()) / 1000; };
+  report.present_pages = core_.present_pages();
+  report.faults = core_.faults();
+  report.around_pages = around_pages_;
+  report.around_window = core_.window().size();
+  report.around_probes = core_.window().probes();
+  report.around_hits = core_.window().hits();
+  report.removed_pages = core_.removed_pages();
+  report.redundant_fills = redundant_fills_;
+  report.gone_fills = gone_fills_;
+  report.delayed_fills = delayed_fills_;
+  report.damaged_chunks = damaged_chunks_;
+  if (serving_) {
+    report.waiting_pages =
+        wanted_.size() - next_wanted_ + asked_ + delayed_.size() + stuck_.size() + huge_.waiting();
+  }
+  report.bytes_received = bytes_received_;
+  report.latency_us_p50 = microseconds(latency_.quantile(0.5));
+  report.latency_us_p99 = microseconds(latency_.quantile(0.99));
+  report.latency_us_max = microseconds(latency_.max());
+}
+
+}  // namespace thaw

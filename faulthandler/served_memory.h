@@ -1,0 +1,146 @@
+#pragma once
+
+#include <array>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/histogram.h"
+#include "base/userfaultfd.h"
+#include "faulthandler/demand_link.h"
+#include "faulthandler/fault_core.h"
+#include "faulthandler/huge_fills.h"
+#include "faulthandler/loop.h"
+#include "faulthandler/regions.h"
+#include "faulthandler/snapshot_source.h"
+#include "format/chunk.h"
+#include "format/control.h"
+
+namespace thaw {
+
+/// The guest memory of one VM while it is served: reads its faults, asks for its pages and fills
+/// them. A page enters the guest only here: as the verified content of its chunk, or as zeros where
+/// the snapshot has zeros or the guest gave the page back. On the loop's thread.
+///
+/// A fault that is answered without a surprise allocates nothing, takes no lock and logs nothing.
+class ServedMemory final : public ChunkSink {
+ public:
+  /// Who decides what becomes of the VM.
+  class Owner {
+   public:
+    /// The guest cannot be served any more.
+    virtual void give_up(const std::string& reason) = 0;
+    /// This page cannot be had. True: the guest may wait until it can.
+    virtual bool may_wait(PageIndex page, const std::string& reason) = 0;
+    /// Faults were read; called once for all that were.
+    virtual void on_faults() = 0;
+
+   protected:
+    ~Owner() = default;
+  };
+
+  /// `around` is the largest fault-around window in pages, a power of two; 1 is none.
+  ServedMemory(Loop& loop, DemandLink& link, std::shared_ptr<const SnapshotImage> image,
+               std::uint32_t around, Owner& owner);
+  ServedMemory(const ServedMemory&) = delete;
+  ServedMemory& operator=(const ServedMemory&) = delete;
+  ~ServedMemory() { link_.forget(*this); }
+
+  /// Opens the way to the page server, so that the first fault finds it made.
+  void connect() { link_.add(*this); }
+  /// Begins to answer faults.
+  void start(UniqueFd userfaultfd, RegionTable regions);
+  /// The VMM has exited. The userfaultfd is closed with this object.
+  void stop();
+  bool finished() const {
+    return !reading_.active() && !retrying_.active() && !unsticking_.active();
+  }
+
+  void add_to(SessionReport& report) const;
+
+ private:
+  struct DelayedFill {
+    WantedPage wanted;
+    std::unique_ptr<PlainPage> content;  // nullptr: zeros
+  };
+
+  // Reading.
+  void on_events(int result);
+  /// Reads what is queued: all REMOVEs take effect before the first fault is answered, since the
+  /// kernel's order between the two is not causal.
+  void drain_events();
+  Result<void> apply_changes();
+  Result<void> apply(RemapEvent& moved);
+  void answer_faults();
+  void answer_fault(HostAddress address, Clock::time_point now);
+
+  // Asking.
+  void want(PageIndex page, Clock::time_point since);
+  void want_huge(HugeFills::Fill& fill);
+  void ask_for_wanted();
+  void on_chunk(const WantedPage& wanted, ByteSpan chunk) override;
+  void on_rider(const Rider& rider, ByteSpan chunk) override;
+  void on_refused(const WantedPage& wanted, const Error& error) override;
+  void on_left_out(const Rider& rider) override;
+  void on_batch_end() override;
+  void on_room() override;
+  void unservable(const WantedPage& wanted, const std::string& reason);
+  void on_stuck_timer();
+
+  // Filling.
+  /// Puts the page in: `content`, or zeros when that is nullptr or the page was removed since.
+  void fill(const WantedPage& wanted, const PlainPage* content);
+  void fill_zeros(const WantedPage& wanted, const HandoffRegion& region);
+  /// Puts in the riders that have been decoded.
+  void fill_run();
+  void fill_huge(HugeFills::Fill& fill);
+  /// Puts in zeros for a huge page that the guest gave back, or that is zero in the snapshot.
+  FillResult zero_huge(HostAddress address);
+  void delay(const WantedPage& wanted, const PlainPage* content);
+  void retry_delayed();
+  void on_retry_timer();
+  /// What every fill does with an outcome that is none of its own business.
+  void note_failure(const FillResult& result, PageIndex page);
+  PageRange unit_of(PageIndex page, const HandoffRegion& region) const;
+
+  Loop& loop_;
+  DemandLink& link_;
+  const std::shared_ptr<const SnapshotImage> image_;
+  Owner& owner_;
+  bool serving_ = false;
+
+  UniqueFd userfaultfd_;
+  RegionTable regions_;
+  FaultCore core_;
+  ChunkCodec codec_;
+  PlainPage plain_;
+  HugeFills huge_;
+  /// Forked VMMs' own userfaultfds: closing one would let missing pages read as zeros. KVM lets no
+  /// forked process run the guest, so they need not outlive the session.
+  std::vector<UniqueFd> children_;
+
+  std::vector<MemoryEvent> events_;  // of the drain under way
+  std::vector<WantedPage> wanted_;   // to be asked for, from next_wanted_ on; each page once
+  std::size_t next_wanted_ = 0;
+  std::uint64_t asked_ = 0;  // pages with the link
+  std::vector<Rider> riders_;
+  std::unique_ptr<std::array<PlainPage, limits::kMaxBatchRiders>> run_;  // neighbours, decoded
+  PageRange run_pages_{};
+  std::vector<DelayedFill> delayed_;
+  Nanoseconds delay_{limits::kDelayedFirst};
+  std::vector<WantedPage> stuck_;  // unservable, and the guest waits
+
+  LatencyHistogram latency_;
+  std::uint64_t around_pages_ = 0;
+  std::uint64_t redundant_fills_ = 0;
+  std::uint64_t gone_fills_ = 0;
+  std::uint64_t delayed_fills_ = 0;
+  std::uint64_t damaged_chunks_ = 0;
+  std::uint64_t bytes_received_ = 0;
+
+  Operation reading_{[this](int result) { on_events(result); }};
+  Operation retrying_{[this](int) { on_retry_timer(); }};
+  Operation unsticking_{[this](int) { on_stuck_timer(); }};
+};
+
+}  // namespace thaw

@@ -1,0 +1,169 @@
+// How pages enter the guest, and what becomes of a fill that does not go through.
+
+#include <algorithm>
+
+#include "faulthandler/served_memory.h"
+
+namespace thaw {
+
+void ServedMemory::fill(const WantedPage& wanted, const PlainPage* content) {
+  const HandoffRegion* const region = regions_.find(wanted.page);
+  if (region == nullptr) {
+    ++gone_fills_;
+    return;
+  }
+  const HostAddress address = RegionTable::address_in(*region, wanted.page);
+  const PageRange unit = unit_of(wanted.page, *region);
+  if (!core_.takes_content(wanted.page)) content = nullptr;
+  const FillResult result = content != nullptr ? copy_pages(userfaultfd_, address, *content)
+                            : unit.count == kHugePages
+                                ? zero_huge(address)
+                                : zero_pages(userfaultfd_, address, {kPageBytes});
+  switch (result.outcome) {
+    case FillOutcome::kExists:
+      ++redundant_fills_;
+      wake_pages(userfaultfd_, address, bytes_of(unit.count));
+      [[fallthrough]];
+    case FillOutcome::kFilled:
+      for (std::uint64_t i = 0; i < unit.count.value; ++i) {
+        core_.on_filled(unit.first + PageCount{i});
+      }
+      latency_.record(Clock::now() - wanted.since);
+      return;
+    case FillOutcome::kRemoving:
+      return delay(wanted, content);
+    default:
+      return note_failure(result, wanted.page);
+  }
+}
+
+void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& region) {
+  if (!core_.takes_content(wanted.page) || region.page_size.value != kPageBytes) {
+    return fill(wanted, nullptr);
+  }
+  const PageRange zeros = core_.zeros_around(wanted.page, RegionTable::pages_of(region));
+  const FillResult result =
+      zero_pages(userfaultfd_, RegionTable::address_in(region, zeros.first), bytes_of(zeros.count));
+  for (std::uint64_t i = 0; i < pages_for(result.done).value; ++i) {
+    core_.on_filled(zeros.first + PageCount{i});
+  }
+  if (result.outcome != FillOutcome::kFilled) return fill(wanted, nullptr);
+  around_pages_ += zeros.count.value - 1;
+  latency_.record(Clock::now() - wanted.since);
+}
+
+void ServedMemory::fill_run() {
+  PageRange rest = std::exchange(run_pages_, {});
+  const auto done = [&](std::uint64_t pages) {
+    for (std::uint64_t i = 0; i < pages; ++i) core_.on_filled(rest.first + PageCount{i});
+    rest = {rest.first + PageCount{pages}, rest.count - PageCount{pages}};
+  };
+  const PageIndex first = rest.first;
+  while (rest.count.value > 0) {
+    const HandoffRegion* const region = regions_.find(rest.first);
+    const std::size_t at = (rest.first - first).value;
+    const FillResult result =
+        region == nullptr ? FillResult{FillOutcome::kRangeGone, {0}}
+                          : copy_pages(userfaultfd_, RegionTable::address_in(*region, rest.first),
+                                       as_bytes(std::span(*run_).subspan(at, rest.count.value)));
+    around_pages_ += pages_for(result.done).value;
+    done(pages_for(result.done).value);
+    if (result.outcome == FillOutcome::kFilled) return;
+    if (result.outcome == FillOutcome::kExists) {
+      ++redundant_fills_;
+      wake_pages(userfaultfd_, RegionTable::address_in(*region, rest.first), {kPageBytes});
+      done(1);
+      continue;
+    }
+    // Those that somebody waits for by now are asked for again; the others were a favour.
+    for (std::uint64_t i = 0; i < rest.count.value; ++i) {
+      const PageIndex page = rest.first + PageCount{i};
+      on_left_out({page, core_.chunk_of(page)});
+    }
+    if (result.outcome != FillOutcome::kRemoving) note_failure(result, rest.first);
+    return;
+  }
+}
+
+void ServedMemory::fill_huge(HugeFills::Fill& fill) {
+  const HandoffRegion* const region = regions_.find(fill.first);
+  FillResult result{FillOutcome::kRangeGone, {0}};
+  if (region != nullptr) {
+    const HostAddress address = RegionTable::address_in(*region, fill.first);
+    result = core_.takes_content(fill.first)
+                 ? copy_pages(userfaultfd_, address, fill.buffer.bytes())
+                 : zero_huge(address);
+    if (result.outcome == FillOutcome::kExists) {
+      ++redundant_fills_;
+      wake_pages(userfaultfd_, address, {kHugePageBytes});
+    }
+  }
+  if (result.outcome == FillOutcome::kRemoving) {
+    ++delayed_fills_;
+    if (!retrying_.active()) loop_.wait(delay_, retrying_);
+    return;
+  }
+  if (result.outcome == FillOutcome::kFilled || result.outcome == FillOutcome::kExists) {
+    for (std::uint64_t i = 0; i < kHugePages.value; ++i) {
+      core_.on_filled(fill.first + PageCount{i});
+    }
+    latency_.record(Clock::now() - fill.since);
+  } else {
+    note_failure(result, fill.first);
+  }
+  huge_.end(fill);
+  const auto next = huge_.begin_next();
+  if (!next) return owner_.give_up(next.error().message());
+  if (*next != nullptr) want_huge(**next);
+}
+
+FillResult ServedMemory::zero_huge(HostAddress address) {
+  const auto zeros = huge_.zeros();
+  if (!zeros) return {FillOutcome::kFailed, {0}, zeros.error().error_number()};
+  return copy_pages(userfaultfd_, address, *zeros);
+}
+
+void ServedMemory::note_failure(const FillResult& result, PageIndex page) {
+  if (result.outcome == FillOutcome::kRangeGone) ++gone_fills_;
+  if (result.outcome == FillOutcome::kFailed) {
+    owner_.give_up(
+        fmt::format("filling page {} failed with errno {}", page.value, result.error_number));
+  }
+  // kProcessGone: the pidfd tells.
+}
+
+void ServedMemory::delay(const WantedPage& wanted, const PlainPage* content) {
+  ++delayed_fills_;
+  if (content != nullptr && delayed_.size() >= limits::kMaxDelayedFills) {
+    wanted_.push_back(wanted);  // too much to keep: its chunk is asked for again
+    return;
+  }
+  delayed_.push_back(
+      {wanted, content != nullptr ? std::make_unique<PlainPage>(*content) : nullptr});
+  if (!retrying_.active()) loop_.wait(delay_, retrying_);
+}
+
+void ServedMemory::retry_delayed() {
+  if (!serving_) return;
+  std::vector<DelayedFill> due = std::move(delayed_);
+  delayed_.clear();
+  for (const DelayedFill& later : due) {
+    if (serving_) fill(later.wanted, later.content.get());
+  }
+  for (HugeFills::Fill& later : huge_.fills()) {
+    if (serving_ && later.active && later.missing == 0) fill_huge(later);
+  }
+  if (delayed_.empty()) delay_ = limits::kDelayedFirst;
+}
+
+void ServedMemory::on_retry_timer() {
+  if (!serving_) return;
+  delay_ = std::min<Nanoseconds>(delay_ * 2, limits::kDelayedMost);
+  // The REMOVE that is in the way may still be unread.
+  drain_events();
+  retry_delayed();
+  ask_for_wanted();
+  if (!delayed_.empty() && !retrying_.active()) loop_.wait(delay_, retrying_);
+}
+
+}  // namespace thaw
