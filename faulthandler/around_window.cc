@@ -12,6 +12,8 @@ constexpr std::uint32_t kFirstSize = 8;
 constexpr std::uint32_t kLeastProbeSize = 8;
 /// Probes after which a share of hits means something, and between two changes of the size.
 constexpr std::uint32_t kEnough = 8;
+constexpr std::uint32_t kOftenUntil = 32;
+constexpr std::uint64_t kDemandsPerProbe = 8;
 
 }  // namespace
 
@@ -19,8 +21,9 @@ AroundWindow::AroundWindow(std::uint32_t most) : most_(most), size_(std::min(kFi
   CHECK(most > 0 && (most & (most - 1)) == 0);
 }
 
-std::uint32_t AroundWindow::probe_size() const {
-  return most_ == 1 ? 1 : std::max(size_, kLeastProbeSize);
+std::uint32_t AroundWindow::next_probe_size() {
+  const bool now = probes_ < kOftenUntil || ++demands_ % kDemandsPerProbe == 0;
+  return most_ == 1 || !now ? 1 : std::max(size_, kLeastProbeSize);
 }
 
 void AroundWindow::on_probe(Expired expired) {

@@ -15,8 +15,10 @@ class AroundWindow {
 
   /// Pages in the aligned block around a fault from which pages ride along; 1 for none.
   std::uint32_t size() const { return size_; }
-  /// Pages in the block from which one is left out: at least a few, also while nothing rides.
-  std::uint32_t probe_size() const;
+  /// For the next demanded page: pages in the block from which one is left out, at least a few,
+  /// also while nothing rides; 1 for none. Often at first, then now and then, since one that is
+  /// left out costs a demand fetch if the guest does ask for it.
+  std::uint32_t next_probe_size();
 
   /// One more page was left out, and `expired` says whether an earlier one is not looked at any
   /// more; nor is its hit, if it had one.
@@ -35,6 +37,7 @@ class AroundWindow {
   std::uint32_t probes_ = 0;  // looked at now
   std::uint32_t hits_ = 0;    // of those
   std::uint32_t since_change_ = 0;
+  std::uint64_t demands_ = 0;
   std::uint64_t total_probes_ = 0;
   std::uint64_t total_hits_ = 0;
 };

@@ -81,15 +81,18 @@ PageRange FaultCore::missing_around(PageIndex page, PageRange region, std::uint6
   const std::uint64_t end =
       std::min({block_start + block, run.first.value + run.length.value,
                 region.first.value + region.count.value, std::uint64_t{states_.size()}});
+  const auto missing = [this](std::uint64_t i) {
+    return states_[i] == PageState::kMissing || states_[i] == PageState::kProbe;
+  };
   std::uint64_t from = page.value;
-  while (from > least && states_[from - 1] == PageState::kMissing) --from;
+  while (from > least && missing(from - 1)) --from;
   std::uint64_t to = page.value + 1;
-  while (to < end && states_[to] == PageState::kMissing) ++to;
+  while (to < end && missing(to)) ++to;
   return {{from}, {to - from}};
 }
 
 PageRange FaultCore::neighbourhood(PageIndex page, PageRange region) {
-  const std::uint32_t probe_size = window_.probe_size();
+  const std::uint32_t probe_size = window_.next_probe_size();
   if (probe_size > 1) leave_one_out(page, missing_around(page, region, probe_size));
   const std::uint32_t size = window_.size();
   return size > 1 ? missing_around(page, region, size) : PageRange{page, {0}};
@@ -97,9 +100,9 @@ PageRange FaultCore::neighbourhood(PageIndex page, PageRange region) {
 
 void FaultCore::leave_one_out(PageIndex page, PageRange from) {
   // Any of them, in an order that no guest follows.
-  const std::uint64_t place = (probe_count_ * 0x9E37'79B9'7F4A'7C15u) >> 32;
+  const std::uint64_t place = (++draws_ * 0x9E37'79B9'7F4A'7C15u) >> 32;
   const PageIndex probe{from.first.value + place % from.count.value};
-  if (probe == page) return;
+  if (probe == page || state(probe) != PageState::kMissing) return;
   PageIndex& slot = probes_[probe_count_ % probes_.size()];
   auto expired = AroundWindow::Expired::kNone;
   if (probe_count_ >= probes_.size()) {

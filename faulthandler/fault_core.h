@@ -50,8 +50,8 @@ class FaultCore {
   void on_filled(PageIndex page);
 
   /// The pages that ride along with a demanded one: its missing neighbours in the same run of chunk
-  /// ids, within the window and `region`, without a gap. Marks them and hands each to `ride`, at
-  /// most `most` of them.
+  /// ids, within the window and `region`, without a gap but for one that is left out. Marks them
+  /// and hands each to `ride`, at most `most` of them.
   template <typename Ride>
   void around(PageIndex page, PageRange region, std::size_t most, Ride ride) {
     const PageRange near = neighbourhood(page, region);
@@ -90,6 +90,7 @@ class FaultCore {
   AroundWindow window_;
   std::array<PageIndex, limits::kMaxProbes> probes_{};  // a ring of those that are looked at
   std::uint64_t probe_count_ = 0;
+  std::uint64_t draws_ = 0;  // of pages to leave out
   FaultCounters faults_;
   std::uint64_t present_pages_ = 0;
   std::uint64_t removed_pages_ = 0;

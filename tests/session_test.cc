@@ -1,14 +1,12 @@
-// The pure parts of a session: regions, page states, and the handoff as it arrives.
-
-#include <map>
+// What a VMM hands over: its regions, and the handoff as it arrives.
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
 #include "base/userfaultfd.h"
-#include "faulthandler/fault_core.h"
 #include "faulthandler/handoff_receiver.h"
+#include "faulthandler/limits.h"
 #include "faulthandler/regions.h"
 #include "format/limits.h"
 #include "tests/support/test_support.h"
@@ -31,6 +29,12 @@ HandoffRegion region(std::uint64_t base, std::uint64_t size, std::uint64_t offse
   return {{base}, {size}, {offset}, {page_size}};
 }
 
+std::vector<PageRange> ranges_in(const RegionTable& table, HostAddress start, ByteCount length) {
+  std::vector<PageRange> ranges;
+  table.for_each_range(start, length, [&](PageRange range) { ranges.push_back(range); });
+  return ranges;
+}
+
 TEST(RegionTable, RefusalsByName) {
   const auto check = [](std::vector<HandoffRegion> regions) {
     return code_of(RegionTable::check(std::move(regions), spec_of(4 * kMiB)));
@@ -47,7 +51,12 @@ TEST(RegionTable, RefusalsByName) {
             ErrorCode::kRegionOverlap);
   EXPECT_EQ(check({region(kMiB, 2 * kMiB, 0), region(2 * kMiB, 2 * kMiB, 2 * kMiB)}),
             ErrorCode::kRegionOverlap);
-  EXPECT_EQ(check({region(0x200000, 4 * kMiB, 0, kHugePageBytes)}), ErrorCode::kUnsupported);
+  EXPECT_EQ(check({region(kMiB, 4 * kMiB, 0, kHugePageBytes)}), ErrorCode::kRegionUnaligned);
+  EXPECT_EQ(
+      check({region(2 * kMiB, 3 * kMiB, 0, kHugePageBytes), region(8 * kMiB, kMiB, 3 * kMiB)}),
+      ErrorCode::kRegionUnaligned);
+  EXPECT_EQ(check({region(kMiB, kMiB, 0), region(4 * kMiB, 3 * kMiB, kMiB, kHugePageBytes)}),
+            ErrorCode::kRegionUnaligned);
 }
 
 TEST(RegionTable, RecordedLayoutHasToBeMet) {
@@ -71,86 +80,53 @@ TEST(RegionTable, FindsPagesAtTheEdges) {
   EXPECT_EQ(table.page_at({17 * kMiB}), std::nullopt);
   EXPECT_EQ(table.page_at({kMiB}), PageIndex{256});
   EXPECT_EQ(table.page_at({kMiB - 1}), std::nullopt);
-  EXPECT_EQ(table.address_of({1023}), HostAddress{4 * kMiB - kPageBytes});
-  std::vector<std::pair<PageIndex, PageCount>> spans;
-  table.for_each_span({0}, {64 * kMiB},
-                      [&](PageIndex first, PageCount count) { spans.emplace_back(first, count); });
-  ASSERT_EQ(spans.size(), 2u);
-  EXPECT_EQ(spans[1].second, PageCount{768});
+  ASSERT_NE(table.find({1023}), nullptr);
+  EXPECT_EQ(RegionTable::address_in(*table.find({1023}), {1023}),
+            HostAddress{4 * kMiB - kPageBytes});
+  EXPECT_EQ(table.find({1024}), nullptr);
+  EXPECT_EQ(ranges_in(table, {0}, {64 * kMiB}),
+            (std::vector<PageRange>{{{0}, {256}}, {{256}, {768}}}));
+  EXPECT_EQ(ranges_in(table, {2 * kMiB}, {kPageBytes}), (std::vector<PageRange>{{{512}, {1}}}));
+  EXPECT_TRUE(ranges_in(table, {8 * kMiB}, {kMiB}).empty());
 }
 
-PageMap small_map() {
-  PageMap map;
-  map.append_chunks({100}, {8});
-  map.append_zero({8});
-  return map;
+TEST(RegionTable, FollowsMemoryThatMoves) {
+  RegionTable table = *RegionTable::check({region(kMiB, 4 * kMiB, 0)}, spec_of(4 * kMiB));
+  EXPECT_TRUE(table.move({2 * kMiB}, {32 * kMiB}, {kMiB})->empty());
+  EXPECT_EQ(table.page_at({2 * kMiB}), std::nullopt);
+  EXPECT_EQ(table.page_at({32 * kMiB}), PageIndex{256});
+  EXPECT_EQ(table.page_at({kMiB}), PageIndex{0});
+  EXPECT_EQ(table.page_at({3 * kMiB}), PageIndex{512});
+  EXPECT_EQ(RegionTable::address_in(*table.find({300}), {300}),
+            HostAddress{32 * kMiB + 44 * kPageBytes});
 }
 
-TEST(FaultCore, FirstFaultFetchesAndLaterOnesWait) {
-  const PageMap map = small_map();
-  FaultCore core(map, {16});
-  EXPECT_EQ(core.on_fault({3}), FaultCore::Need::kFetch);
-  EXPECT_EQ(core.on_fault({3}), FaultCore::Need::kWait);
-  core.on_filled({3});
-  EXPECT_EQ(core.on_fault({3}), FaultCore::Need::kWake);
-  EXPECT_EQ(core.on_fault({9}), FaultCore::Need::kZero);
-  EXPECT_EQ(core.faults(),
-            (FaultCounters{
-                .total = 4, .fetched = 1, .coalesced = 1, .zero = 1, .removed = 0, .present = 1}));
+TEST(RegionTable, MemoryThatIsMovedOverIsLost) {
+  RegionTable table = *RegionTable::check({region(kMiB, 4 * kMiB, 0)}, spec_of(4 * kMiB));
+  EXPECT_EQ(*table.move({kMiB}, {3 * kMiB}, {kMiB}), (std::vector<PageRange>{{{512}, {256}}}));
+  EXPECT_EQ(table.page_at({3 * kMiB}), PageIndex{0});
+  EXPECT_EQ(table.find({512}), nullptr);
+  EXPECT_EQ(table.find({767}), nullptr);
+  EXPECT_NE(table.find({768}), nullptr);
 }
 
-TEST(FaultCore, RemovedPageIsZeroedNotRefetched) {
-  const PageMap map = small_map();
-  FaultCore core(map, {16});
-  core.on_fault({3});
-  core.on_filled({3});
-  core.on_remove({0}, {16});
-  EXPECT_EQ(core.on_fault({3}), FaultCore::Need::kZero);
-  core.on_filled({3});
-  EXPECT_EQ(core.on_fault({3}), FaultCore::Need::kZero);
-  EXPECT_EQ(core.present_pages(), 0u);
+TEST(RegionTable, MemoryThatIsNotTheGuestsMayMoveToo) {
+  RegionTable table = *RegionTable::check({region(kMiB, 4 * kMiB, 0)}, spec_of(4 * kMiB));
+  EXPECT_TRUE(table.move({64 * kMiB}, {128 * kMiB}, {kMiB})->empty());
+  EXPECT_EQ(table.find({0})->size, ByteCount{4 * kMiB});
 }
 
-TEST(FaultCore, PageRemovedWhileItsChunkIsOnTheWayTakesNoContent) {
-  const PageMap map = small_map();
-  FaultCore core(map, {16});
-  core.on_fault({3});
-  EXPECT_TRUE(core.takes_content({3}));
-  core.on_remove({3}, {1});
-  EXPECT_FALSE(core.takes_content({3}));
-}
-
-TEST(FaultCore, AnyHistoryKeepsTheRules) {
-  auto generator = seeded_generator();
-  const PageMap map = small_map();
-  FaultCore core(map, {16});
-  std::map<std::uint64_t, bool> removed;
-  std::map<std::uint64_t, bool> filled;
-  for (int i = 0; i < 20000; ++i) {
-    const PageIndex page{pick(generator, 16)};
-    switch (pick(generator, 3)) {
-      case 0: {
-        const auto need = core.on_fault(page);
-        if (removed[page.value] || (map.find(page).zero() && !filled[page.value])) {
-          ASSERT_EQ(need, FaultCore::Need::kZero);
-        } else if (filled[page.value]) {
-          ASSERT_EQ(need, FaultCore::Need::kWake);
-        } else {
-          ASSERT_TRUE(need == FaultCore::Need::kFetch || need == FaultCore::Need::kWait);
-        }
-        break;
-      }
-      case 1:
-        if (pick(generator, 50) != 0) break;
-        core.on_remove(page, {1});
-        removed[page.value] = true;
-        break;
-      default:
-        core.on_filled(page);
-        filled[page.value] = true;
-    }
-    ASSERT_EQ(core.takes_content(page), !removed[page.value]);
+TEST(RegionTable, RefusesToBeCutWithoutEnd) {
+  constexpr std::uint64_t kSize = 2 * limits::kMaxRegionPieces * kPageBytes;
+  RegionTable table = *RegionTable::check({region(kMiB, kSize, 0)}, spec_of(kSize));
+  std::optional<ErrorCode> code;
+  std::uint64_t moves = 0;
+  for (; !code && moves < limits::kMaxRegionPieces; ++moves) {
+    code = code_of(table.move({kMiB + 2 * moves * kPageBytes},
+                              {(1ull << 40) + 2 * moves * kPageBytes}, {kPageBytes}));
   }
+  EXPECT_EQ(code, ErrorCode::kLimitExceeded);
+  EXPECT_GE(moves, limits::kMaxRegionPieces / 2);
 }
 
 class HandoffReceiverTest : public testing::Test {
