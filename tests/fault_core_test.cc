@@ -1,0 +1,275 @@
+// The rules of a session, without system calls: page states, what rides along with a demanded page,
+// and where the loop goes.
+
+#include "faulthandler/fault_core.h"
+
+#include <map>
+
+#include <gtest/gtest.h>
+
+#include "faulthandler/placement.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+using Need = FaultCore::Need;
+using namespace std::chrono_literals;
+
+PageMap small_map() {
+  PageMap map;
+  map.append_chunks({100}, {8});
+  map.append_zero({8});
+  return map;
+}
+Need fault(FaultCore& core, std::uint64_t page) { return core.on_fault({{page}, {1}}); }
+
+TEST(FaultCore, FirstFaultFetchesAndLaterOnesWait) {
+  const PageMap map = small_map();
+  FaultCore core(map, {16}, 1);
+  EXPECT_EQ(fault(core, 3), Need::kFetch);
+  EXPECT_EQ(fault(core, 3), Need::kWait);
+  core.on_filled({3});
+  EXPECT_EQ(fault(core, 3), Need::kWake);
+  EXPECT_EQ(fault(core, 9), Need::kZero);
+  EXPECT_EQ(core.faults(),
+            (FaultCounters{
+                .total = 4, .fetched = 1, .coalesced = 1, .zero = 1, .removed = 0, .present = 1}));
+}
+
+TEST(FaultCore, RemovedPageIsZeroedNotRefetched) {
+  const PageMap map = small_map();
+  FaultCore core(map, {16}, 1);
+  fault(core, 3);
+  core.on_filled({3});
+  core.on_remove({0}, {16});
+  EXPECT_EQ(fault(core, 3), Need::kZero);
+  core.on_filled({3});
+  EXPECT_EQ(fault(core, 3), Need::kZero);
+  EXPECT_EQ(core.present_pages(), 0u);
+}
+
+TEST(FaultCore, PageRemovedWhileItsChunkIsOnTheWayTakesNoContent) {
+  const PageMap map = small_map();
+  FaultCore core(map, {16}, 1);
+  fault(core, 3);
+  EXPECT_TRUE(core.takes_content({3}));
+  core.on_remove({3}, {1});
+  EXPECT_FALSE(core.takes_content({3}));
+}
+
+TEST(FaultCore, HugePageIsZeroOnlyAsAWhole) {
+  PageMap map;
+  map.append_zero({512});
+  map.append_zero({511});
+  map.append_chunks({7}, {1});
+  FaultCore core(map, {1024}, 64);
+  EXPECT_EQ(core.on_fault({{0}, {512}}), Need::kZero);
+  EXPECT_EQ(core.on_fault({{512}, {512}}), Need::kFetch);
+  EXPECT_EQ(core.state({700}), PageState::kWanted);
+  EXPECT_EQ(core.on_fault({{512}, {512}}), Need::kWait);
+  core.on_remove({512}, {512});
+  EXPECT_EQ(core.on_fault({{512}, {512}}), Need::kZero);
+}
+
+TEST(FaultCore, AnyHistoryKeepsTheRules) {
+  auto generator = seeded_generator();
+  const PageMap map = small_map();
+  FaultCore core(map, {16}, 8);
+  std::map<std::uint64_t, bool> removed;
+  std::map<std::uint64_t, bool> filled;
+  for (int i = 0; i < 20000; ++i) {
+    const PageIndex page{pick(generator, 16)};
+    const PageState before = core.state(page);
+    switch (pick(generator, 4)) {
+      case 0: {
+        const auto need = fault(core, page.value);
+        if (removed[page.value] || (map.find(page).zero() && !filled[page.value])) {
+          ASSERT_EQ(need, Need::kZero);
+        } else if (filled[page.value]) {
+          ASSERT_EQ(need, Need::kWake);
+        } else {
+          ASSERT_TRUE(need == Need::kFetch || need == Need::kWait);
+        }
+        if (need != Need::kFetch) break;
+        core.around(page, {{0}, {16}}, 64, [&](PageIndex rider) {
+          ASSERT_FALSE(removed[rider.value] || filled[rider.value] || rider == page);
+          ASSERT_FALSE(map.find(rider).zero());
+        });
+        break;
+      }
+      case 1:
+        if (pick(generator, 50) != 0) break;
+        core.on_remove(page, {1});
+        removed[page.value] = true;
+        break;
+      case 2:
+        ASSERT_EQ(core.on_left_out(page),
+                  before == PageState::kWanted || before == PageState::kRiding
+                      ? before == PageState::kWanted
+                      : false);
+        break;
+      default:
+        core.on_filled(page);
+        filled[page.value] = true;
+    }
+    ASSERT_EQ(core.takes_content(page), !removed[page.value]);
+  }
+}
+
+class AroundTest : public testing::Test {
+ protected:
+  AroundTest() {
+    map_.append_chunks({1000}, {40});
+    map_.append_chunks({5000}, {24});
+    map_.append_zero({64});
+  }
+  /// Faults on a page that is missing, and returns what rides along.
+  std::vector<std::uint64_t> riders(FaultCore& core, std::uint64_t page, PageRange region,
+                                    std::size_t most = 64) {
+    EXPECT_EQ(fault(core, page), Need::kFetch);
+    std::vector<std::uint64_t> riders;
+    core.around({page}, region, most, [&](PageIndex rider) { riders.push_back(rider.value); });
+    return riders;
+  }
+
+  static constexpr PageRange kAll{{0}, {128}};
+  PageMap map_;
+};
+
+TEST_F(AroundTest, NeighboursStayInTheBlockTheRunAndTheRegion) {
+  FaultCore core(map_, {128}, 8);
+  for (const std::uint64_t page : riders(core, 18, kAll)) EXPECT_EQ(page / 8, 2u);
+  for (const std::uint64_t page : riders(core, 41, kAll)) EXPECT_EQ(page / 8, 5u);
+  FaultCore wide(map_, {128}, 64);
+  for (const std::uint64_t page : riders(wide, 37, {{36}, {3}}))
+    EXPECT_TRUE(page >= 36 && page < 39);
+}
+
+TEST_F(AroundTest, RiderIsNoNeighbourTwiceAndIsCoalescedWhenItIsFaultedOn) {
+  FaultCore core(map_, {128}, 8);
+  const auto first = riders(core, 16, kAll);
+  ASSERT_GE(first.size(), 6u);  // one may be left out
+  EXPECT_EQ(fault(core, first.front()), Need::kWait);
+  EXPECT_TRUE(core.on_left_out({first.front()})) << "a vCPU waits: it is asked for again";
+  EXPECT_FALSE(core.on_left_out({first.back()}));
+  EXPECT_EQ(core.state({first.back()}), PageState::kMissing);
+}
+
+TEST_F(AroundTest, RemovedPageNeverRides) {
+  FaultCore core(map_, {128}, 8);
+  core.on_remove({18}, {1});
+  for (const std::uint64_t page : riders(core, 16, kAll)) EXPECT_LT(page, 18u);
+  for (const std::uint64_t page : riders(core, 20, kAll)) EXPECT_GT(page, 18u);
+}
+
+TEST_F(AroundTest, OfferedRoomIsTheLimit) {
+  FaultCore core(map_, {128}, 8);
+  EXPECT_EQ(riders(core, 16, kAll, 2).size(), 2u);
+  FaultCore off(map_, {128}, 1);
+  EXPECT_TRUE(riders(off, 16, kAll).empty());
+}
+
+TEST_F(AroundTest, ZerosAreFilledTogetherUpToTheNextPageThatIsNot) {
+  FaultCore core(map_, {128}, 8);
+  EXPECT_EQ(core.zeros_around({70}, kAll), (PageRange{{64}, {16}}));
+  core.on_filled({72});
+  core.on_remove({66}, {1});
+  EXPECT_EQ(core.zeros_around({70}, kAll), (PageRange{{67}, {5}}));
+  EXPECT_EQ(core.zeros_around({70}, {{69}, {2}}), (PageRange{{69}, {2}}));
+}
+
+TEST(AroundWindow, GrowsWhileWhatIsLeftOutIsAskedForAndShrinksToNothingElse) {
+  AroundWindow window(64);
+  EXPECT_EQ(window.size(), 8u);
+  for (int i = 0; i < 64; ++i) {
+    window.on_probe(AroundWindow::Expired::kNone);
+    window.on_hit();
+  }
+  EXPECT_EQ(window.size(), 64u);
+  AroundWindow idle(64);
+  for (int i = 0; i < 64; ++i) idle.on_probe(AroundWindow::Expired::kNone);
+  EXPECT_EQ(idle.size(), 1u);
+  EXPECT_EQ(idle.next_probe_size(), 1u);
+  std::uint32_t largest = 1;
+  for (int i = 0; i < 64; ++i) largest = std::max(largest, idle.next_probe_size());
+  EXPECT_GT(largest, 1u) << "it goes on looking";
+}
+
+TEST(AroundWindow, ForgetsWhatIsNotLookedAtAnyMore) {
+  AroundWindow window(64);
+  for (int i = 0; i < 64; ++i) window.on_probe(AroundWindow::Expired::kNone);
+  for (int i = 0; i < 64; ++i) {
+    window.on_probe(AroundWindow::Expired::kMiss);
+    window.on_hit();
+  }
+  EXPECT_GT(window.size(), 1u) << "old misses weigh nothing";
+}
+
+class PlacementPolicyTest : public testing::Test {
+ protected:
+  PlacementPolicy::Decision look(std::optional<int> hot, Nanoseconds queued = 0ns) {
+    now_ += 2ms;
+    return policy_.decide({.now = now_,
+                           .faults = hot.has_value(),
+                           .other_vm = std::exchange(other_vm_, false),
+                           .hot_cpu = hot,
+                           .queued = queued});
+  }
+
+  PlacementPolicy policy_;
+  Clock::time_point now_ = Clock::now();
+  bool other_vm_ = false;
+};
+
+TEST_F(PlacementPolicyTest, FollowsTheCpuThatFaults) {
+  EXPECT_EQ(look(1).cpu, 1);
+  EXPECT_EQ(look(std::nullopt).cpu, 1) << "no faults: no reason to move";
+  EXPECT_EQ(look(0).cpu, 0);
+}
+
+TEST_F(PlacementPolicyTest, IsLetGoWhenItQueuesForLongerEachTime) {
+  EXPECT_EQ(look(1).cpu, 1);
+  EXPECT_EQ(look(1, 600us).cpu, std::nullopt);
+  int first = 0;
+  while (!look(1).cpu) ++first;
+  EXPECT_EQ(look(1, 600us).cpu, std::nullopt);
+  int second = 0;
+  while (!look(1).cpu) ++second;
+  EXPECT_GT(second, first);
+}
+
+TEST_F(PlacementPolicyTest, OtherVmIsSeenTwiceBeforeItIsFollowed) {
+  EXPECT_EQ(look(1).cpu, 1);
+  other_vm_ = true;
+  EXPECT_EQ(look(0).cpu, std::nullopt);
+  EXPECT_EQ(look(0).cpu, 0);
+}
+
+TEST_F(PlacementPolicyTest, SpinsOnlyInTheRestoreWindowAndWhereItDoesNotFollow) {
+  EXPECT_FALSE(look(std::nullopt).spin);
+  policy_.on_restore(now_);
+  EXPECT_TRUE(look(std::nullopt).spin);
+  EXPECT_FALSE(look(1).spin);
+  EXPECT_TRUE(look(1, 600us).spin);
+  now_ += 3s;
+  EXPECT_FALSE(look(1, 600us).spin);
+}
+
+TEST(Placement, FlagsAreReadStrictly) {
+  using Mode = PlacementOptions::Mode;
+  EXPECT_EQ(parse_placement("follow")->mode, Mode::kFollow);
+  EXPECT_EQ(parse_placement("free")->mode, Mode::kFree);
+  EXPECT_EQ(parse_placement("3")->cpu, 3);
+  for (const char* const text : {"", "Follow", "-1", "1 ", "1x", "99999999"}) {
+    EXPECT_EQ(code_of(parse_placement(text)), ErrorCode::kInvalidArgument) << text;
+  }
+  EXPECT_EQ(*parse_spin("auto"), std::nullopt);
+  EXPECT_EQ(**parse_spin("25"), Nanoseconds(25us));
+  for (const char* const text : {"", "-5", "100001", "5us"}) {
+    EXPECT_EQ(code_of(parse_spin(text)), ErrorCode::kInvalidArgument) << text;
+  }
+}
+
+}  // namespace
+}  // namespace thaw::test
