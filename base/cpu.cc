@@ -67,9 +67,9 @@ Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling) {
 
 // schedstat: "time_running time_queued switches"
 
-Result<Nanoseconds> time_queued(pid_t process, pid_t thread) {
+Result<Nanoseconds> time_queued(pid_t thread) {
   const std::string schedstat =
-      TRY(read_text_file(task_file(process, thread, "schedstat"), kMaxStatBytes));
+      TRY(read_text_file(task_file(::getpid(), thread, "schedstat"), kMaxStatBytes));
   return Nanoseconds(TRY(word(schedstat, 1)));
 }
 

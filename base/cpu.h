@@ -30,8 +30,8 @@ Result<void> set_allowed_cpus(pid_t thread, const CpuSet& cpus);
 enum class SchedulingClass { kNormal, kBackground };
 Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling);
 
-/// Time that the thread was ready to run and did not, from /proc/PID/task/TID/schedstat.
-Result<Nanoseconds> time_queued(pid_t process, pid_t thread);
+/// Time that a thread of this process was ready to run and did not, from its schedstat.
+Result<Nanoseconds> time_queued(pid_t thread);
 
 /// What a thread has done so far, from schedstat and stat.
 struct ThreadActivity {

@@ -36,7 +36,7 @@ Result<TcpAddress> resolve_tcp(const std::string& host_and_port);
 
 Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline);
 
-/// A non-blocking TCP socket with the options above, for whoever connects it by io_uring.
+/// A non-blocking TCP socket with the options above, for an event loop to connect.
 Result<UniqueFd> create_tcp_socket(const TcpAddress& address);
 
 /// Binds and listens at `path` with mode 0600, non-blocking, owned by `owner` if one is given. A

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <utility>
@@ -39,6 +40,8 @@ class Operation {
     long long nanoseconds;
   };
   Interval interval{};
+  /// Where the adapter keeps what it knows of the operation under way.
+  std::ptrdiff_t place = 0;
 
  private:
   std::function<void(int result)> callback_;
@@ -46,7 +49,8 @@ class Operation {
 };
 
 /// Completion-based input and output of one thread. What an operation refers to (descriptor,
-/// buffer, address) must stay until it completes. One thread, the one that calls run().
+/// buffer, address) must stay until it completes; it never completes inside the call that begins
+/// it. One thread, which creates the loop and calls run().
 class Loop {
  public:
   virtual ~Loop() = default;
@@ -55,14 +59,15 @@ class Loop {
   virtual void poll(const UniqueFd& fd, short events, Operation& operation) = 0;
   virtual void receive(const UniqueFd& socket, MutableByteSpan to, Operation& operation) = 0;
   virtual void send(const UniqueFd& socket, ByteSpan from, Operation& operation) = 0;
+  /// REQUIRES: the socket is non-blocking.
   virtual void connect(const UniqueFd& socket, const TcpAddress& address, Operation& operation) = 0;
   /// Completes with -ETIME after the duration.
   virtual void wait(Nanoseconds duration, Operation& operation) = 0;
   /// Makes the operation under way complete soon, with -ECANCELED unless it already has a result.
   virtual void cancel(Operation& operation) = 0;
 
-  /// After something completed, keeps looking for more without sleeping for this long; 0: sleeps
-  /// at once.
+  /// After something completed, keeps looking for more without sleeping for this long; 0: sleeps at
+  /// once. On the loop's thread.
   virtual void set_spin(Nanoseconds spin) = 0;
 
   /// Runs until stop(); `after_turn` is called after each batch of completions. Before it returns,

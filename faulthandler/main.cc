@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "faulthandler/control_server.h"
 #include "faulthandler/daemon.h"
-#include "faulthandler/sys/uring_loop.h"
+#include "faulthandler/sys/create_loop.h"
 
 namespace {
 
@@ -28,7 +28,7 @@ thaw::Result<void> run(const Options& options) {
   const thaw::TcpAddress server = TRY(thaw::resolve_tcp(options.server));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
   placement.spin = TRY(thaw::parse_spin(options.spin));
-  const auto loop = TRY(thaw::create_uring_loop());
+  const auto loop = TRY(thaw::create_loop());
   const auto tasks = TRY(thaw::TaskQueue::create());
   thaw::Daemon daemon(*loop, *tasks,
                       {.server = server,
@@ -46,7 +46,6 @@ thaw::Result<void> run(const Options& options) {
     }
     loop->poll(signals, POLLIN, signal_watch);
   };
-  watch_signals(0);
 
   const std::filesystem::path directory = std::filesystem::path(options.control).parent_path();
   std::error_code failed;
@@ -55,6 +54,8 @@ thaw::Result<void> run(const Options& options) {
   const auto control = TRY(thaw::ControlServer::start(options.control, daemon));
   std::printf("ready on %s\n", options.control.c_str());
   std::fflush(stdout);
+  // From here on nothing fails: what is under way in the loop must complete before it is destroyed.
+  watch_signals(0);
   daemon.run();
   return {};
 }

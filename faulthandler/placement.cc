@@ -4,8 +4,6 @@
 #include <charconv>
 #include <chrono>
 
-#include <unistd.h>
-
 #include "base/log.h"
 
 namespace thaw {
@@ -134,7 +132,7 @@ PlacementPolicy::Look Placement::look() {
   faults_seen_ = faults;
   if (look.other_vm) sleeps_seen_.clear();
   vmm_seen_ = vmm;
-  if (const auto queued = time_queued(::getpid(), loop_)) {
+  if (const auto queued = time_queued(loop_)) {
     look.queued = *queued - queued_seen_;
     queued_seen_ = *queued;
   }

@@ -152,11 +152,12 @@ TEST_F(PageServerTest, ConnectionsLeakNothing) {
     }
   };
   visit(5);
-  const std::size_t before = open_descriptors(server_.pid());
+  const std::size_t before = open_descriptors(server_.pid()).size();
   visit(200);
   const Deadline deadline = Deadline::after(kPatience);
-  while (open_descriptors(server_.pid()) > before && !deadline.passed()) std::this_thread::yield();
-  EXPECT_LE(open_descriptors(server_.pid()), before);
+  while (open_descriptors(server_.pid()).size() > before && !deadline.passed())
+    std::this_thread::yield();
+  EXPECT_LE(open_descriptors(server_.pid()).size(), before);
 }
 
 TEST_F(PageServerTest, SigtermEndsInSuccess) {

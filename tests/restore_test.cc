@@ -1,6 +1,7 @@
 // Restores through the real programs: page server, fault handler, `thaw`, and a VMM process of our
 // own. The VMM is never this process: the fault handler may kill it.
 
+#include <algorithm>
 #include <csignal>
 
 #include <gtest/gtest.h>
@@ -15,6 +16,7 @@
 #include "format/handoff.h"
 #include "tests/support/programs.h"
 #include "tests/support/relay.h"
+#include "tests/support/seccomp.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -24,7 +26,10 @@ using Json = nlohmann::json;
 
 constexpr std::size_t kPages = 4096;
 
-class RestoreTest : public testing::Test {
+/// Each test runs on both event loops of the fault handler.
+enum class LoopKind { kUring, kEpoll };
+
+class RestoreTest : public testing::TestWithParam<LoopKind> {
  protected:
   RestoreTest() : image_(make_image(1, kPages)), state_(make_image(2, 3)), server_(path("store")) {
     state_.resize(9001);
@@ -42,8 +47,12 @@ class RestoreTest : public testing::Test {
   void start_handler() { start_handler(server_.address()); }
   void start_handler(const std::string& server) {
     handler_.reset();
-    handler_ = std::make_unique<Program>(std::vector<std::string>{
-        program_path("thaw-faulthandler"), "--control", path("control"), "--server", server});
+    std::vector<std::string> command{program_path("thaw-faulthandler"), "--control",
+                                     path("control"), "--server", server};
+    if (GetParam() == LoopKind::kEpoll) {
+      command.insert(command.begin(), program_path("without_io_uring"));
+    }
+    handler_ = std::make_unique<Program>(command);
     ASSERT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
   }
   Outcome control(std::vector<std::string> arguments) {
@@ -93,7 +102,25 @@ class RestoreTest : public testing::Test {
   std::unique_ptr<Program> handler_;
 };
 
-TEST_F(RestoreTest, WholeImageAndStateAreIdentical) {
+INSTANTIATE_TEST_SUITE_P(Loops, RestoreTest, testing::Values(LoopKind::kUring, LoopKind::kEpoll),
+                         [](const testing::TestParamInfo<LoopKind>& loop) {
+                           return loop.param == LoopKind::kUring ? "io_uring" : "epoll";
+                         });
+
+TEST_P(RestoreTest, HandlerUsesTheLoopThatIsTested) {
+  if (GetParam() == LoopKind::kUring && !io_uring_is_allowed()) {
+    GTEST_SKIP() << "io_uring is not allowed here: all tests run on epoll";
+  }
+  const std::vector<std::string> descriptors = open_descriptors(handler_->pid());
+  EXPECT_EQ(std::ranges::count(descriptors, "anon_inode:[io_uring]"),
+            GetParam() == LoopKind::kUring ? 1 : 0);
+}
+
+TEST_P(RestoreTest, HandlerThatCannotListenEndsWithAnError) {
+  EXPECT_EQ(run({program_path("thaw-faulthandler"), "--control", "/proc/self/stat"}).exit_code, 1);
+}
+
+TEST_P(RestoreTest, WholeImageAndStateAreIdentical) {
   const std::uint64_t number = prepare({"--state-out", path("state.out")});
   EXPECT_EQ(read_file(path("state.out")), state_);
   Program vmm = start_vmm("verify");
@@ -106,19 +133,19 @@ TEST_F(RestoreTest, WholeImageAndStateAreIdentical) {
   EXPECT_GT(faults["fetched"], 0);
 }
 
-TEST_F(RestoreTest, MemoryInTwoRegionsIsIdentical) {
+TEST_P(RestoreTest, MemoryInTwoRegionsIsIdentical) {
   prepare();
   EXPECT_EQ(start_vmm("two-regions").wait().value(), 0);
 }
 
-TEST_F(RestoreTest, SocketIsForItsOwnerAlone) {
+TEST_P(RestoreTest, SocketIsForItsOwnerAlone) {
   prepare();
   struct stat status{};
   ASSERT_EQ(::stat(path("vm").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600);
 }
 
-TEST_F(RestoreTest, SixteenSessionsAtOnce) {
+TEST_P(RestoreTest, SixteenSessionsAtOnce) {
   std::vector<Program> vmms;
   for (int i = 0; i < 16; ++i) {
     const std::string socket = "vm" + std::to_string(i);
@@ -128,14 +155,14 @@ TEST_F(RestoreTest, SixteenSessionsAtOnce) {
   for (Program& vmm : vmms) EXPECT_EQ(vmm.wait().value(), 0);
 }
 
-TEST_F(RestoreTest, RemovedPagesAreZeroAndOthersTheSnapshots) {
+TEST_P(RestoreTest, RemovedPagesAreZeroAndOthersTheSnapshots) {
   const std::uint64_t number = prepare();
   Program vmm = start_vmm("remove");
   EXPECT_EQ(vmm.wait().value(), 0);
   EXPECT_GE(wait_for_state(number, "ended")["removed_pages"], kPages / 4);
 }
 
-TEST_F(RestoreTest, GuestWaitsForAPageServerThatIsKilledAndRestarted) {
+TEST_P(RestoreTest, GuestWaitsForAPageServerThatIsKilledAndRestarted) {
   const std::uint64_t number = prepare();
   Program vmm = start_vmm("halves");
   ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
@@ -146,7 +173,7 @@ TEST_F(RestoreTest, GuestWaitsForAPageServerThatIsKilledAndRestarted) {
   EXPECT_EQ(vmm.wait().value(), 0);
 }
 
-TEST_F(RestoreTest, PageServerThatIsAwayIsNamedAtPrepare) {
+TEST_P(RestoreTest, PageServerThatIsAwayIsNamedAtPrepare) {
   server_.kill();
   const Outcome outcome = control({"prepare", "snapshot", "--socket", path("vm")});
   EXPECT_EQ(outcome.exit_code, 4);
@@ -156,13 +183,13 @@ TEST_F(RestoreTest, PageServerThatIsAwayIsNamedAtPrepare) {
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);
 }
 
-TEST_F(RestoreTest, UnknownSnapshotIsNamed) {
+TEST_P(RestoreTest, UnknownSnapshotIsNamed) {
   const Outcome outcome = control({"prepare", "nothing", "--socket", path("vm")});
   EXPECT_EQ(outcome.exit_code, 3);
   EXPECT_EQ(Json::parse(outcome.output)["error"]["code"], "not_found");
 }
 
-TEST_F(RestoreTest, VmmOfAnotherSizeIsKilled) {
+TEST_P(RestoreTest, VmmOfAnotherSizeIsKilled) {
   const std::uint64_t number = prepare();
   write_file(path("small"), ByteSpan(image_).first(image_.size() / 2));
   Program vmm({program_path("vmm"), path("vm"), path("small"), "hold"});
@@ -171,7 +198,7 @@ TEST_F(RestoreTest, VmmOfAnotherSizeIsKilled) {
       wait_for_state(number, "ended")["outcome"].get<std::string>().starts_with("region_mismatch"));
 }
 
-TEST_F(RestoreTest, VmmOfAnotherSizeIsLeftAloneWhereThePolicyIsToWait) {
+TEST_P(RestoreTest, VmmOfAnotherSizeIsLeftAloneWhereThePolicyIsToWait) {
   const std::uint64_t number = prepare({"--on-unservable", "wait"});
   write_file(path("small"), ByteSpan(image_).first(image_.size() / 2));
   Program vmm = start_vmm("hold", "small");
@@ -181,7 +208,7 @@ TEST_F(RestoreTest, VmmOfAnotherSizeIsLeftAloneWhereThePolicyIsToWait) {
   wait_for_state(number, "ended");
 }
 
-TEST_F(RestoreTest, DamagedChunkStopsTheVmAndNeverEntersIt) {
+TEST_P(RestoreTest, DamagedChunkStopsTheVmAndNeverEntersIt) {
   ASSERT_EQ(server_.stop().value(), 0);
   {
     std::vector<rocksdb::ColumnFamilyDescriptor> families;
@@ -216,7 +243,7 @@ TEST_F(RestoreTest, DamagedChunkStopsTheVmAndNeverEntersIt) {
   EXPECT_NE(report["outcome"].get<std::string>().find("checksum_mismatch"), std::string::npos);
 }
 
-TEST_F(RestoreTest, DamageOnTheWireNeverReachesTheGuest) {
+TEST_P(RestoreTest, DamageOnTheWireNeverReachesTheGuest) {
   // One byte in every half MiB, but not in what `prepare` fetches.
   constexpr std::size_t kInterval = 512u << 10;
   Relay relay(server_.address(), [](Relay::Way way, std::size_t before, MutableByteSpan piece) {
@@ -232,7 +259,7 @@ TEST_F(RestoreTest, DamageOnTheWireNeverReachesTheGuest) {
   EXPECT_GT(wait_for_state(number, "ended")["bytes_received"], 0);
 }
 
-TEST_F(RestoreTest, GuestSurvivesAConnectionThatIsCutAgainAndAgain) {
+TEST_P(RestoreTest, GuestSurvivesAConnectionThatIsCutAgainAndAgain) {
   Relay relay(server_.address(), [](Relay::Way way, std::size_t before, MutableByteSpan piece) {
     return way == Relay::Way::kToServer || before + piece.size() < (2u << 20);
   });
@@ -241,7 +268,7 @@ TEST_F(RestoreTest, GuestSurvivesAConnectionThatIsCutAgainAndAgain) {
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);
 }
 
-TEST_F(RestoreTest, HostileHandoffsEndInTheirNames) {
+TEST_P(RestoreTest, HostileHandoffsEndInTheirNames) {
   const auto outcome_of = [&](std::string_view text, const std::vector<int>& descriptors) {
     const std::uint64_t number = prepare();
     const Deadline deadline = Deadline::after(kPatience);
@@ -261,7 +288,7 @@ TEST_F(RestoreTest, HostileHandoffsEndInTheirNames) {
   EXPECT_TRUE(outcome_of("[", {fd}).starts_with("timeout"));
 }
 
-TEST_F(RestoreTest, HostileControlClientsDisturbNobody) {
+TEST_P(RestoreTest, HostileControlClientsDisturbNobody) {
   const Deadline deadline = Deadline::after(kPatience);
   std::vector<UniqueFd> clients;
   for (const std::string_view text : {"garbage\n", "{\"command\":\"explode\"}\n", "{", "\0"}) {
@@ -272,11 +299,11 @@ TEST_F(RestoreTest, HostileControlClientsDisturbNobody) {
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);
 }
 
-TEST_F(RestoreTest, KilledVmmEndsItsSessionAndLeaksNothing) {
+TEST_P(RestoreTest, KilledVmmEndsItsSessionAndLeaksNothing) {
   prepare();
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);
   wait_for_state(1, "ended");
-  const std::size_t before = open_descriptors(handler_->pid());
+  const std::size_t before = open_descriptors(handler_->pid()).size();
   for (std::uint64_t number = 2; number < 6; ++number) {
     ASSERT_EQ(prepare(), number);
     Program vmm = start_vmm("halves");
@@ -284,10 +311,10 @@ TEST_F(RestoreTest, KilledVmmEndsItsSessionAndLeaksNothing) {
     vmm.signal(SIGKILL);
     wait_for_state(number, "ended");
   }
-  EXPECT_EQ(open_descriptors(handler_->pid()), before);
+  EXPECT_EQ(open_descriptors(handler_->pid()).size(), before);
 }
 
-TEST_F(RestoreTest, LivingSessionIsStoppedOnlyTogetherWithItsVm) {
+TEST_P(RestoreTest, LivingSessionIsStoppedOnlyTogetherWithItsVm) {
   const std::uint64_t number = prepare();
   Program vmm = start_vmm("hold");
   wait_for_state(number, "serving");
@@ -300,7 +327,7 @@ TEST_F(RestoreTest, LivingSessionIsStoppedOnlyTogetherWithItsVm) {
   wait_for_state(number, "ended");
 }
 
-TEST_F(RestoreTest, StoppingHandlerServesOnUntilItsVmsHaveExited) {
+TEST_P(RestoreTest, StoppingHandlerServesOnUntilItsVmsHaveExited) {
   prepare();
   Program vmm = start_vmm("halves");
   ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
@@ -310,7 +337,7 @@ TEST_F(RestoreTest, StoppingHandlerServesOnUntilItsVmsHaveExited) {
   EXPECT_EQ(handler_->wait().value(), 0);
 }
 
-TEST_F(RestoreTest, SecondSignalKillsTheVms) {
+TEST_P(RestoreTest, SecondSignalKillsTheVms) {
   const std::uint64_t number = prepare();
   Program vmm = start_vmm("hold");
   wait_for_state(number, "serving");

@@ -1,16 +1,22 @@
 #include "faulthandler/sys/uring_loop.h"
 
 #include <cerrno>
+#include <vector>
 
 #include <liburing.h>
 
 #include "base/log.h"
+#include "faulthandler/limits.h"
+#include "faulthandler/sys/spin.h"
 
 namespace thaw {
 
 namespace {
 
 constexpr unsigned kEntries = 1024;
+/// Room for a result of everything that can be under way: a session has seven operations.
+constexpr unsigned kResults = 8192;
+static_assert(kResults > 7 * limits::kMaxSessions);
 
 static_assert(sizeof(Operation::Interval) == sizeof(__kernel_timespec));
 
@@ -24,8 +30,10 @@ class UringLoop final : public Loop {
   }
 
   Result<void> open() {
-    const int status = io_uring_queue_init(kEntries, &ring_, 0);
-    if (status < 0) return fail_errno("io_uring_queue_init", -status);
+    // Results are made when this thread asks for them, instead of interrupting it. Since Linux 6.1.
+    int status = open_with(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
+    if (status == -EINVAL) status = open_with(0);
+    if (status < 0) return fail_errno("io_uring_setup", -status);
     ready_ = true;
     return {};
   }
@@ -62,23 +70,33 @@ class UringLoop final : public Loop {
     io_uring_sqe_set_data(entry, nullptr);
   }
 
+  void set_spin(Nanoseconds spin) override { spin_.set(spin); }
+
   void run(const std::function<void()>& after_turn) override {
     while (!stopped_) {
-      const int status = io_uring_submit_and_wait(&ring_, 1);
-      // EINTR: a signal; EBUSY and EAGAIN: completions must be taken first.
-      if (status < 0 && status != -EINTR && status != -EBUSY && status != -EAGAIN) {
-        log_error("io_uring_submit_and_wait failed with errno {}", -status);
-        check_failed("the event loop can wait", __FILE__, __LINE__);
-      }
-      complete_all();
+      submit(spin_.active() ? Then::kLook : Then::kSleep);
+      if (!complete_all()) continue;
+      spin_.restart();
       after_turn();
     }
-    cancel_everything();
+    while (!under_way_.empty()) {
+      for (Operation* const operation : under_way_) cancel(*operation);
+      submit(Then::kSleep);
+      complete_all();
+    }
   }
   void stop() override { stopped_ = true; }
-  void set_spin(Nanoseconds) override {}
 
  private:
+  enum class Then { kLook, kSleep };
+
+  int open_with(unsigned flags) {
+    io_uring_params parameters{};
+    parameters.flags = flags | IORING_SETUP_CQSIZE;
+    parameters.cq_entries = kResults;
+    return io_uring_queue_init_params(kEntries, &ring_, &parameters);
+  }
+
   io_uring_sqe* next_entry() {
     io_uring_sqe* entry = io_uring_get_sqe(&ring_);
     if (entry == nullptr) {
@@ -91,38 +109,47 @@ class UringLoop final : public Loop {
   }
   io_uring_sqe* prepare(Operation& operation) {
     operation.begin();
-    ++under_way_;
+    operation.place = std::ssize(under_way_);
+    under_way_.push_back(&operation);
     return next_entry();
   }
-
-  void cancel_everything() {
-    while (under_way_ > 0) {
-      io_uring_sqe* const entry = next_entry();
-      io_uring_prep_cancel(entry, nullptr, IORING_ASYNC_CANCEL_ANY | IORING_ASYNC_CANCEL_ALL);
-      io_uring_sqe_set_data(entry, nullptr);
-      io_uring_submit_and_wait(&ring_, 1);
-      complete_all();
-    }
-  }
-
   /// The preparing calls of liburing clear the entry, so its owner is set last.
   void finish(Operation& operation) { io_uring_sqe_set_data(last_, &operation); }
 
-  void complete_all() {
+  /// Submits what was prepared, and has the kernel deliver results: those that are there, or at
+  /// least one.
+  void submit(Then then) {
+    const int status = then == Then::kLook ? io_uring_submit_and_get_events(&ring_)
+                                           : io_uring_submit_and_wait(&ring_, 1);
+    // EINTR: a signal; EBUSY and EAGAIN: completions must be taken first.
+    if (status < 0 && status != -EINTR && status != -EBUSY && status != -EAGAIN) {
+      log_error("io_uring_enter failed with errno {}", -status);
+      check_failed("the event loop can wait", __FILE__, __LINE__);
+    }
+  }
+
+  /// Whether there was anything to complete.
+  bool complete_all() {
+    bool any = false;
     io_uring_cqe* entry = nullptr;
     while (io_uring_peek_cqe(&ring_, &entry) == 0) {
       auto* const operation = static_cast<Operation*>(io_uring_cqe_get_data(entry));
       const int result = entry->res;
       io_uring_cqe_seen(&ring_, entry);
       if (operation == nullptr) continue;  // the result of a cancel
-      --under_way_;
+      any = true;
+      under_way_.back()->place = operation->place;
+      std::swap(under_way_[static_cast<std::size_t>(operation->place)], under_way_.back());
+      under_way_.pop_back();
       operation->complete(result);
     }
+    return any;
   }
 
   io_uring ring_{};
   io_uring_sqe* last_ = nullptr;
-  std::size_t under_way_ = 0;
+  std::vector<Operation*> under_way_;  // each at its `place`
+  Spin spin_;
   bool ready_ = false;
   bool stopped_ = false;
 };

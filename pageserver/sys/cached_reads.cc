@@ -1,6 +1,7 @@
 #include "pageserver/sys/cached_reads.h"
 
 #include <fcntl.h>
+#include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
 #include <sys/uio.h>
 

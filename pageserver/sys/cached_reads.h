@@ -2,8 +2,10 @@
 
 #include <memory>
 
-#include <rocksdb/env.h>
-#include <rocksdb/status.h>
+namespace rocksdb {
+class Env;
+class Status;
+}  // namespace rocksdb
 
 namespace thaw {
 

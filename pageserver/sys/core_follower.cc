@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <chrono>
 
-#include <unistd.h>
-
 namespace thaw {
 
 namespace {
@@ -18,8 +16,7 @@ bool is_cpu(int cpu) { return cpu >= 0 && static_cast<std::size_t>(cpu) < kMaxCp
 
 }  // namespace
 
-CoreFollower::CoreFollower()
-    : process_(::getpid()), thread_(this_thread_id()), pause_(kShortestPause) {
+CoreFollower::CoreFollower() : thread_(this_thread_id()), pause_(kShortestPause) {
   if (auto allowed = allowed_cpus(0)) allowed_ = *allowed;
 }
 
@@ -27,7 +24,7 @@ void CoreFollower::follow(std::optional<int> cpu) {
   if (allowed_.count() < 2 || !cpu || !is_cpu(*cpu)) return;
   const auto now = Clock::now();
   if (now < free_until_) return;
-  const auto total = time_queued(process_, thread_);
+  const auto total = time_queued(thread_);
   if (!total) return;
   const Nanoseconds queued = *total - queued_;
   queued_ = *total;

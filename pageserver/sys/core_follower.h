@@ -27,7 +27,6 @@ class CoreFollower {
   void follow(std::optional<int> cpu);
   void let_go();
 
-  const pid_t process_;
   const pid_t thread_;
   CpuSet allowed_;  // as it was at the start
   std::optional<int> at_;

@@ -116,9 +116,13 @@ std::string Program::rest_of_output() {
   return std::exchange(buffer_, {});
 }
 
-std::size_t open_descriptors(pid_t pid) {
-  const std::filesystem::directory_iterator list("/proc/" + std::to_string(pid) + "/fd");
-  return static_cast<std::size_t>(std::distance(begin(list), end(list)));
+std::vector<std::string> open_descriptors(pid_t pid) {
+  std::vector<std::string> targets;
+  for (const auto& entry : std::filesystem::directory_iterator(fmt::format("/proc/{}/fd", pid))) {
+    std::error_code closed_meanwhile;
+    targets.push_back(std::filesystem::read_symlink(entry, closed_meanwhile));
+  }
+  return targets;
 }
 
 Outcome run(const std::vector<std::string>& command) {

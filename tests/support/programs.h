@@ -47,8 +47,8 @@ class Program {
   std::string buffer_;
 };
 
-/// How many descriptors a process has open.
-std::size_t open_descriptors(pid_t pid);
+/// What each open descriptor of a process refers to, such as "socket:[123]".
+std::vector<std::string> open_descriptors(pid_t pid);
 
 struct Outcome {
   int exit_code;

@@ -1,0 +1,1 @@
+thaw_add_test(loop_test SOURCES loop_test.cc LIBRARIES thaw_faulthandler_sys thaw_test_programs)

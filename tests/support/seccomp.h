@@ -1,0 +1,16 @@
+#pragma once
+
+namespace thaw::test {
+
+/// Makes io_uring fail with EPERM for the calling thread and for the threads and programs that it
+/// starts, for good. That is what container runtimes do, and what the kernel answers where the
+/// sysctl kernel.io_uring_disabled is 2.
+void forbid_io_uring();
+
+/// Makes epoll_pwait2 fail with ENOSYS for the calling thread, as before Linux 5.11.
+void hide_epoll_pwait2();
+
+/// Whether the calling thread may use io_uring.
+bool io_uring_is_allowed();
+
+}  // namespace thaw::test
