@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -30,13 +31,27 @@ Pipe make_pipe() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
+/// In the child, before it becomes the program.
+void settle(const Surroundings& surroundings) {
+  if (!surroundings.cpus.empty()) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    for (const unsigned cpu : surroundings.cpus) CPU_SET(cpu, &cpus);
+    if (::sched_setaffinity(0, sizeof(cpus), &cpus) != 0) ::_exit(126);
+  }
+  if (surroundings.messages.empty()) return;
+  const int file =
+      ::open(surroundings.messages.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  if (file < 0 || ::dup2(file, 2) < 0) ::_exit(126);
+}
+
 }  // namespace
 
 std::string program_path(const std::string& name) {
   return std::string(THAW_BINARY_DIR "/") + name;
 }
 
-Program::Program(const std::vector<std::string>& command) {
+Program::Program(const std::vector<std::string>& command, const Surroundings& surroundings) {
   ::signal(SIGPIPE, SIG_IGN);
   Pipe input = make_pipe();
   Pipe output = make_pipe();
@@ -49,6 +64,7 @@ Program::Program(const std::vector<std::string>& command) {
   if (pid_ == 0) {
     ::dup2(input.read.get(), 0);
     ::dup2(output.write.get(), 1);
+    settle(surroundings);
     ::execv(arguments[0], arguments.data());
     ::_exit(127);
   }
@@ -131,15 +147,18 @@ Outcome run(const std::vector<std::string>& command) {
   return {program.wait().value_or(-1), std::move(output)};
 }
 
-PageServer::PageServer(std::string store, std::uint64_t min_free_mib)
-    : store_(std::move(store)), min_free_mib_(min_free_mib) {
+PageServer::PageServer(std::string store, std::uint64_t min_free_mib, Surroundings surroundings)
+    : store_(std::move(store)),
+      min_free_mib_(min_free_mib),
+      surroundings_(std::move(surroundings)) {
   start();
 }
 
 void PageServer::start() {
   program_ = std::make_unique<Program>(
       std::vector<std::string>{program_path("thaw-pageserver"), "--store", store_, "--listen",
-                               address_, "--min-free-mib", std::to_string(min_free_mib_)});
+                               address_, "--min-free-mib", std::to_string(min_free_mib_)},
+      surroundings_);
   const auto address = program_->wait_for_line("listening on ");
   CHECK(address.has_value());
   address_ = *address;

@@ -20,11 +20,17 @@ inline constexpr std::chrono::seconds kPatience{30};
 /// Where the built programs are.
 std::string program_path(const std::string& name);
 
+/// Where a program runs and where its messages go.
+struct Surroundings {
+  std::vector<unsigned> cpus;  // those it may run on; empty: all
+  std::string messages;        // file for its stderr; empty: ours
+};
+
 /// A child process with pipes to its stdin and from its stdout. Killed and reaped on destruction.
 /// One thread.
 class Program {
  public:
-  explicit Program(const std::vector<std::string>& command);
+  explicit Program(const std::vector<std::string>& command, const Surroundings& surroundings = {});
   Program(Program&& other) noexcept;
   Program& operator=(Program&&) = delete;
   ~Program();
@@ -60,7 +66,8 @@ Outcome run(const std::vector<std::string>& command);
 /// The real page server on a store directory and a loopback port of its own.
 class PageServer {
  public:
-  explicit PageServer(std::string store, std::uint64_t min_free_mib = 0);
+  explicit PageServer(std::string store, std::uint64_t min_free_mib = 0,
+                      Surroundings surroundings = {});
   /// The address is the same after every start.
   void start();
   void kill();
@@ -75,6 +82,7 @@ class PageServer {
  private:
   std::string store_;
   std::uint64_t min_free_mib_;
+  Surroundings surroundings_;
   std::string address_ = "127.0.0.1:0";
   std::unique_ptr<Program> program_;
 };

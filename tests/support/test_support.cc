@@ -3,20 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "base/check.h"
-
 namespace thaw::test {
-
-ScratchDirectory::ScratchDirectory() {
-  std::string name = (std::filesystem::temp_directory_path() / "thaw-test-XXXXXX").string();
-  CHECK(::mkdtemp(name.data()) != nullptr);
-  root_ = name;
-}
-
-ScratchDirectory::~ScratchDirectory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(root_, ignored);
-}
 
 std::mt19937_64 seeded_generator() {
   const char* const wanted = std::getenv("THAW_TEST_SEED");

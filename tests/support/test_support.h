@@ -1,15 +1,14 @@
 #pragma once
 
-#include <filesystem>
 #include <optional>
 #include <ostream>
 #include <random>
-#include <string>
 
 #include <gtest/gtest.h>
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "tests/support/scratch_directory.h"
 
 namespace thaw {
 
@@ -33,20 +32,6 @@ testing::AssertionResult succeeded(const Result<T>& result) {
   if (result) return testing::AssertionSuccess();
   return testing::AssertionFailure() << result.error().message();
 }
-
-/// A fresh directory, removed with all that is in it. One thread.
-class ScratchDirectory {
- public:
-  ScratchDirectory();
-  ScratchDirectory(const ScratchDirectory&) = delete;
-  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
-  ~ScratchDirectory();
-
-  std::string path(const std::string& name) const { return (root_ / name).string(); }
-
- private:
-  std::filesystem::path root_;
-};
 
 /// A generator for one test. Its seed is new at every run, printed, and set again by the
 /// environment variable THAW_TEST_SEED.

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include "base/error.h"
+
+namespace thaw::bench {
+
+/// Lets the calling thread run on this CPU only. kInvalidArgument: there is no such CPU for it.
+Result<void> pin_this_thread(unsigned cpu);
+
+/// User and system time of the calling thread so far, in microseconds.
+double thread_cpu_us();
+/// The same of all threads that a process has or had.
+Result<double> process_cpu_us(pid_t pid);
+
+}  // namespace thaw::bench

@@ -1,0 +1,140 @@
+#include "bench/fleet.h"
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/file.h"
+
+namespace thaw::bench {
+
+namespace {
+
+constexpr const char* kSnapshot = "bench";
+constexpr std::size_t kLastWordsBytes = 400;
+/// Pages that are on their way arrive well within this time.
+constexpr std::chrono::milliseconds kSettleTime{20};
+
+Result<void> succeed(const test::Outcome& outcome, const char* what) {
+  if (outcome.exit_code == 0) return {};
+  return fail(ErrorCode::kIo, "{}: exit code {}, {}", what, outcome.exit_code, outcome.output);
+}
+
+}  // namespace
+
+Result<void> push_image(test::PageServer& server, const std::string& image,
+                        const std::string& scratch) {
+  TRY(succeed(server.thaw({"push", kSnapshot, "--memory", image}), "thaw push"));
+  if (TRY(server.stop()) != 0) return fail(ErrorCode::kIo, "the page server did not stop well");
+  server.start();
+  TRY(succeed(server.thaw({"pull", kSnapshot, "--memory", scratch}), "thaw pull"));
+  remove_file(scratch);
+  return {};
+}
+
+Result<Handler> Handler::start(const std::string& base, const std::string& server,
+                               const std::vector<std::string>& flags) {
+  std::vector<std::string> command{test::program_path("thaw-faulthandler"), "--control",
+                                   base + ".control", "--server", server};
+  command.insert(command.end(), flags.begin(), flags.end());
+  Handler handler(test::Program(command, {.cpus = {}, .messages = base + ".log"}), base);
+  if (const auto ready = handler.program_.wait_for_line("ready on "); !ready) {
+    return fail(ErrorCode::kUnavailable, "the fault handler did not start: {}",
+                handler.last_words());
+  }
+  return handler;
+}
+
+Result<std::string> Handler::prepare() {
+  const std::string socket = fmt::format("{}.{}", base_, ++sessions_);
+  TRY(succeed(test::run({test::program_path("thaw"), "--json", "--control", base_ + ".control",
+                         "prepare", kSnapshot, "--socket", socket}),
+              "thaw prepare"));
+  return socket;
+}
+
+std::string Handler::last_words() const {
+  std::ifstream file(base_ + ".log", std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  if (text.size() > kLastWordsBytes) text.erase(0, text.size() - kLastWordsBytes);
+  return text;
+}
+
+Result<Guest> Guest::start(Handler& handler, const std::string& image,
+                           std::optional<unsigned> cpu) {
+  const std::string socket = TRY(handler.prepare());
+  std::vector<std::string> command{test::program_path("thaw-bench-guest"), socket, image};
+  if (cpu) command.push_back(std::to_string(*cpu));
+  Guest guest(test::Program(command), handler, socket + ".pages");
+  TRY(guest.reply("handed over"));
+  return guest;
+}
+
+Result<void> Guest::begin(const char* command, std::span<const std::uint32_t> pages,
+                          unsigned threads) {
+  std::ofstream file(base_, std::ios::binary);
+  file << as_text(std::as_bytes(pages));
+  if (!file.flush()) return fail(ErrorCode::kIo, "writing {}", base_);
+  program_.tell(fmt::format("{} {} {}", command, base_, threads));
+  return {};
+}
+
+Result<void> Guest::begin_touch(std::span<const std::uint32_t> pages, unsigned threads) {
+  return begin("touch", pages, threads);
+}
+
+Result<Guest::Touched> Guest::finish_touch() {
+  std::istringstream words(TRY(reply("touched ")));
+  double nanoseconds = 0;
+  Touched touched;
+  words >> nanoseconds >> touched.present;
+  touched.seconds = nanoseconds / 1e9;
+  const UniqueFd file = TRY(open_for_reading(base_ + ".ns"));
+  std::vector<std::int64_t> latencies(TRY(file_size(file)).value / sizeof(std::int64_t));
+  TRY(read_at(file, std::as_writable_bytes(std::span(latencies)), 0));
+  touched.us.reserve(latencies.size());
+  for (const std::int64_t ns : latencies) touched.us.push_back(static_cast<double>(ns) / 1e3);
+  return touched;
+}
+
+Result<Guest::Touched> Guest::touch(std::span<const std::uint32_t> pages, unsigned threads) {
+  TRY(begin_touch(pages, threads));
+  return finish_touch();
+}
+
+Result<Guest::Touched> Guest::probe(std::span<const std::uint32_t> pages) {
+  TRY(begin("probe", pages, 1));
+  return finish_touch();
+}
+
+Result<std::size_t> Guest::count_present() {
+  std::size_t last = 0;
+  while (true) {
+    program_.tell("count");
+    const std::size_t now = std::stoull(TRY(reply("present ")));
+    if (now == last) return now;
+    last = now;
+    std::this_thread::sleep_for(kSettleTime);
+  }
+}
+
+Result<void> Guest::verify_and_end() {
+  program_.tell("verify");
+  TRY(reply("verified "));
+  program_.signal(SIGKILL);
+  TRY(program_.wait());
+  return {};
+}
+
+Result<std::string> Guest::reply(const std::string& expected) {
+  const auto line = program_.wait_for_line("");
+  if (line && line->starts_with(expected)) return line->substr(expected.size());
+  return fail(ErrorCode::kIo, "a guest said \"{}\"; its fault handler: {}",
+              line ? *line : line.error().message(), handler_->last_words());
+}
+
+}  // namespace thaw::bench

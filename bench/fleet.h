@@ -1,0 +1,83 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "tests/support/programs.h"
+
+namespace thaw::bench {
+
+/// The real programs of a run, started for it and killed with their objects.
+
+/// Pushes the image to the server as the snapshot that every guest restores, reads it back so that
+/// the store's cache is warm, and restarts the server, which moves all chunks from its log into
+/// tables before.
+Result<void> push_image(test::PageServer& server, const std::string& image,
+                        const std::string& scratch);
+
+/// A fault handler. One thread.
+class Handler {
+ public:
+  /// `base` is a path of its own, to which the names of its files are appended.
+  static Result<Handler> start(const std::string& base, const std::string& server,
+                               const std::vector<std::string>& flags);
+  Handler(Handler&&) = default;
+
+  pid_t pid() const { return program_.pid(); }
+  /// The socket of a new session.
+  Result<std::string> prepare();
+  /// The end of what it has written to its log.
+  std::string last_words() const;
+
+ private:
+  Handler(test::Program program, std::string base)
+      : program_(std::move(program)), base_(std::move(base)) {}
+
+  test::Program program_;
+  std::string base_;
+  unsigned sessions_ = 0;
+};
+
+/// A guest process that touches pages of its memory as it is told. One thread.
+class Guest {
+ public:
+  /// Starts the guest with a new session; `cpu` is where all its threads run.
+  static Result<Guest> start(Handler& handler, const std::string& image,
+                             std::optional<unsigned> cpu = {});
+  Guest(Guest&&) = default;
+
+  struct Touched {
+    std::vector<double> us;   // of each touch
+    double seconds = 0;       // for all
+    std::size_t present = 0;  // pages that were there before their touch, when probed
+  };
+  /// Touches the pages, each of which must not have been touched before.
+  Result<Touched> touch(std::span<const std::uint32_t> pages, unsigned threads = 1);
+  /// The same in two steps, so that several guests touch at once.
+  Result<void> begin_touch(std::span<const std::uint32_t> pages, unsigned threads);
+  Result<Touched> finish_touch();
+  /// Touches on one thread and counts what is present before.
+  Result<Touched> probe(std::span<const std::uint32_t> pages);
+
+  /// Pages present in its memory, once their number stays the same.
+  Result<std::size_t> count_present();
+  /// Compares every byte of the pages touched with the image, and ends the guest.
+  Result<void> verify_and_end();
+
+ private:
+  Guest(test::Program program, const Handler& handler, std::string base)
+      : program_(std::move(program)), handler_(&handler), base_(std::move(base)) {}
+  Result<void> begin(const char* command, std::span<const std::uint32_t> pages, unsigned threads);
+  /// The rest of the reply that begins with `expected`; any other reply is a failure.
+  Result<std::string> reply(const std::string& expected);
+
+  test::Program program_;
+  const Handler* handler_;
+  std::string base_;
+};
+
+}  // namespace thaw::bench

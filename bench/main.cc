@@ -1,0 +1,76 @@
+#include <array>
+#include <cstdio>
+#include <fstream>
+#include <random>
+
+#include "base/command_line.h"
+#include "base/log.h"
+#include "bench/fault_bench.h"
+
+namespace thaw::bench {
+namespace {
+
+struct Bench {
+  const char* name;
+  const char* description;
+  Result<std::vector<Figure>> (*run)(const BenchOptions&);
+};
+constexpr std::array kBenches{
+    Bench{"fault", "time, rate and CPU time of faults, fault-around, many sessions at once",
+          run_fault_bench},
+};
+
+struct Options {
+  std::string name;
+  std::string json;
+  BenchOptions bench;
+  bool quick = false;
+};
+
+void list_benches() {
+  for (const Bench& bench : kBenches) fmt::print("{:10} {}\n", bench.name, bench.description);
+}
+
+Result<void> run(const Bench& bench, const Options& options) {
+  fmt::print("bench {}, seed {}\n\n", bench.name, options.bench.seed);
+  std::fflush(stdout);
+  const std::vector<Figure> figures = TRY(bench.run(options.bench));
+  const Machine machine = this_machine();
+  print_figures(machine, figures);
+  if (options.json.empty()) return {};
+  std::ofstream file(options.json, std::ios::binary);
+  file << figures_json(machine, bench.name, figures);
+  if (!file.flush()) return fail(ErrorCode::kIo, "writing {}", options.json);
+  return {};
+}
+
+}  // namespace
+}  // namespace thaw::bench
+
+int main(int argc, char** argv) {
+  using namespace thaw::bench;
+  Options options;
+  options.bench.seed = std::random_device()();
+  CLI::App app("Measures Thaw beside the least that the machine allows for the same work.");
+  app.add_option("name", options.name, "Which bench; without it they are listed");
+  app.add_option("--image", options.bench.image, "Memory image of a guest, to measure with");
+  app.add_option("--json", options.json, "File for the figures");
+  app.add_option("--seed", options.bench.seed, "Seed of the random choices");
+  app.add_flag("--quick", options.quick, "Less of everything: for tests, not for comparisons");
+  thaw::add_configuration(app);
+  if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
+
+  thaw::start_logging("thaw-bench", thaw::LogLevel::kInfo);
+  if (options.name.empty()) return list_benches(), 0;
+  options.bench.effort = options.quick ? Effort::kQuick : Effort::kFull;
+  for (const Bench& bench : kBenches) {
+    if (bench.name != options.name) continue;
+    if (const auto result = run(bench, options); !result) {
+      thaw::log_error("{}", result.error().message());
+      return 1;
+    }
+    return 0;
+  }
+  thaw::log_error("there is no bench \"{}\"", options.name);
+  return 2;
+}

@@ -1,0 +1,20 @@
+#include "tests/support/scratch_directory.h"
+
+#include <cstdlib>
+
+#include "base/check.h"
+
+namespace thaw::test {
+
+ScratchDirectory::ScratchDirectory() {
+  std::string name = (std::filesystem::temp_directory_path() / "thaw-test-XXXXXX").string();
+  CHECK(::mkdtemp(name.data()) != nullptr);
+  root_ = name;
+}
+
+ScratchDirectory::~ScratchDirectory() {
+  std::error_code ignored;
+  std::filesystem::remove_all(root_, ignored);
+}
+
+}  // namespace thaw::test
