@@ -13,5 +13,14 @@ Result<void> pin_this_thread(unsigned cpu);
 double thread_cpu_us();
 /// The same of all threads that a process has or had.
 Result<double> process_cpu_us(pid_t pid);
+/// The same of this process and of the children that it has waited for.
+double own_cpu_us();
+
+/// CPU time of the whole machine since it was booted, in microseconds.
+struct MachineCpu {
+  double busy_us = 0;    // of all processes
+  double stolen_us = 0;  // that a hypervisor gave to others while this machine had work
+};
+MachineCpu machine_cpu();
 
 }  // namespace thaw::bench

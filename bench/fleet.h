@@ -65,7 +65,8 @@ class Guest {
 
   /// Pages present in its memory, once their number stays the same.
   Result<std::size_t> count_present();
-  /// Compares every byte of the pages touched with the image, and ends the guest.
+  /// Compares every byte of the pages present, touched or brought around them, with the image, and
+  /// ends the guest.
   Result<void> verify_and_end();
 
  private:

@@ -1,10 +1,14 @@
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <fstream>
 #include <random>
+#include <thread>
 
+#include "base/clock.h"
 #include "base/command_line.h"
 #include "base/log.h"
+#include "bench/cpu.h"
 #include "bench/fault_bench.h"
 
 namespace thaw::bench {
@@ -31,12 +35,34 @@ void list_benches() {
   for (const Bench& bench : kBenches) fmt::print("{:10} {}\n", bench.name, bench.description);
 }
 
+/// Says how much of the machine was not the bench's, without which its figures mean little.
+class Disturbance {
+ public:
+  void print() const {
+    const MachineCpu now = machine_cpu();
+    const double others_us = now.busy_us - machine_.busy_us - (own_cpu_us() - own_us_);
+    const double capacity_us =
+        std::chrono::duration<double, std::micro>(Clock::now() - start_).count() *
+        std::thread::hardware_concurrency();
+    fmt::print("meanwhile: {:.0f} % of the CPUs for other processes, {:.0f} % taken by a host\n",
+               100 * std::max(0.0, others_us) / capacity_us,
+               100 * (now.stolen_us - machine_.stolen_us) / capacity_us);
+  }
+
+ private:
+  Clock::time_point start_ = Clock::now();
+  MachineCpu machine_ = machine_cpu();
+  double own_us_ = own_cpu_us();
+};
+
 Result<void> run(const Bench& bench, const Options& options) {
   fmt::print("bench {}, seed {}\n\n", bench.name, options.bench.seed);
   std::fflush(stdout);
+  const Disturbance disturbance;
   const std::vector<Figure> figures = TRY(bench.run(options.bench));
   const Machine machine = this_machine();
   print_figures(machine, figures);
+  disturbance.print();
   if (options.json.empty()) return {};
   std::ofstream file(options.json, std::ios::binary);
   file << figures_json(machine, bench.name, figures);
