@@ -89,11 +89,10 @@ class Summary {
   }
 
   void add_around(std::size_t content_pages) {
-    const double touched = static_cast<double>(content_pages / 2);
-    add("fault.around.hit_rate", "share", touched / static_cast<double>(content_pages),
-        fmt::format("half of {} pages touched in a random order; {} brought before their touch or "
+    add("fault.around.hit_rate", "share", kShareTouched,
+        fmt::format("{} of {} pages touched in a random order; {} brought before their touch or "
                     "in vain; floor: the share of pages touched, which a blind window would hit",
-                    content_pages, samples_.median_of("around.brought")));
+                    kShareTouched, content_pages, samples_.median_of("around.brought")));
     add("fault.around.sequential_speedup", "x", kSpeedupWanted,
         fmt::format("{} pages in ascending order, pages/s with fault-around / without; floor: "
                     "what is wanted",

@@ -168,7 +168,8 @@ Result<void> FaultRuns::measure_parallel() {
 
 Result<void> FaultRuns::measure_around() {
   Guest guest = TRY(Guest::start(*around_, options_.image));
-  const auto pages = pick(kinds_.content, kinds_.content.size() / 2);
+  const double wanted = kShareTouched * static_cast<double>(kinds_.content.size());
+  const auto pages = pick(kinds_.content, static_cast<std::size_t>(wanted));
   const Guest::Touched touched = TRY(guest.probe(pages));
   const std::size_t present = TRY(guest.count_present());
   TRY(guest.verify_and_end());
@@ -201,6 +202,7 @@ Result<void> FaultRuns::measure_sequential() {
 
 Result<void> FaultRuns::measure_sessions() {
   std::vector<Guest> guests;
+  guests.reserve(plan_.sessions);
   for (std::size_t i = 0; i < plan_.sessions; ++i) {
     guests.push_back(TRY(Guest::start(*plain_, options_.image)));
   }

@@ -29,6 +29,8 @@ struct FaultPlan {
 FaultPlan fault_plan(Effort effort);
 
 inline constexpr unsigned kParallelThreads = 8;
+/// Of the pages with content, in what measures the use of fault-around.
+inline constexpr double kShareTouched = 0.5;
 
 /// The programs of the bench `fault`, and what its repetitions measure with them. Everything goes
 /// into the samples under the names of the figures, and floors under names of their own:

@@ -50,7 +50,7 @@ Result<Handler> Handler::start(const std::string& base, const std::string& serve
 }
 
 Result<std::string> Handler::prepare() {
-  const std::string socket = fmt::format("{}.{}", base_, ++sessions_);
+  std::string socket = fmt::format("{}.{}", base_, ++sessions_);
   TRY(succeed(test::run({test::program_path("thaw"), "--json", "--control", base_ + ".control",
                          "prepare", kSnapshot, "--socket", socket}),
               "thaw prepare"));

@@ -25,7 +25,6 @@ namespace {
 
 constexpr std::size_t kRequestBytes = 32;
 constexpr std::size_t kReplyBytes = 1400;
-constexpr std::chrono::seconds kPatience{10};
 
 double us_since(Clock::time_point start) {
   return std::chrono::duration<double, std::micro>(Clock::now() - start).count();
