@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
+#include <thread>
 
 #include <sched.h>
 #include <unistd.h>
@@ -65,12 +66,21 @@ Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling) {
   return {};
 }
 
+bool may_leave_background() {
+  bool may = false;
+  std::jthread([&may] {
+    may = set_scheduling_class(0, SchedulingClass::kBackground).has_value() &&
+          set_scheduling_class(0, SchedulingClass::kNormal).has_value();
+  }).join();
+  return may;
+}
+
 // schedstat: "time_running time_queued switches"
 
-Result<Nanoseconds> time_queued(pid_t thread) {
+Result<ThreadTimes> thread_times(pid_t thread) {
   const std::string schedstat =
       TRY(read_text_file(task_file(::getpid(), thread, "schedstat"), kMaxStatBytes));
-  return Nanoseconds(TRY(word(schedstat, 1)));
+  return ThreadTimes{Nanoseconds(TRY(word(schedstat, 0))), Nanoseconds(TRY(word(schedstat, 1)))};
 }
 
 Result<ThreadActivity> thread_activity(pid_t process, pid_t thread) {

@@ -29,9 +29,16 @@ Result<void> set_allowed_cpus(pid_t thread, const CpuSet& cpus);
 /// that runs only such threads counts as idle when the scheduler places a thread that wakes up.
 enum class SchedulingClass { kNormal, kBackground };
 Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling);
+/// Whether a thread of this process may leave the background class again, which takes a right that
+/// entering it does not. Tried on a thread that ends at once.
+bool may_leave_background();
 
-/// Time that a thread of this process was ready to run and did not, from its schedstat.
-Result<Nanoseconds> time_queued(pid_t thread);
+/// How long a thread of this process has run, and was ready to run and did not; from its schedstat.
+struct ThreadTimes {
+  Nanoseconds running{0};
+  Nanoseconds queued{0};
+};
+Result<ThreadTimes> thread_times(pid_t thread);
 
 /// What a thread has done so far, from schedstat and stat.
 struct ThreadActivity {

@@ -119,6 +119,11 @@ Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline) {
   return socket;
 }
 
+std::size_t send_at_once(const UniqueFd& socket, ByteSpan bytes) {
+  const ssize_t n = ::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  return n < 0 ? 0 : static_cast<std::size_t>(n);
+}
+
 Result<void> send_all(const UniqueFd& socket, ByteSpan bytes, Deadline deadline) {
   return send_all(socket, std::span(&bytes, 1), deadline);
 }
@@ -203,6 +208,20 @@ Result<std::size_t> receive_resting(const UniqueFd& socket, MutableByteSpan to) 
     if (n >= 0) return static_cast<std::size_t>(n);
     if (errno != EINTR) return fail_errno("receive");
   }
+}
+
+bool is_to_this_host(const UniqueFd& socket) {
+  const auto name_of = [&socket](auto get) {
+    TcpAddress address;
+    address.length = sizeof(address.storage);
+    // SAFETY: sockaddr_storage exists to be passed as sockaddr.
+    auto* const raw = reinterpret_cast<sockaddr*>(&address.storage);
+    if (get(socket.get(), raw, &address.length) != 0) return std::string();
+    const std::string text = address.text();
+    return text.substr(0, text.rfind(':'));
+  };
+  const std::string own = name_of(::getsockname);
+  return !own.empty() && own == name_of(::getpeername);
 }
 
 std::optional<int> incoming_cpu(const UniqueFd& socket) {

@@ -51,6 +51,9 @@ Result<UniqueFd> accept_unix(const UniqueFd& listener, Deadline deadline);
 Result<void> send_all(const UniqueFd& socket, ByteSpan bytes, Deadline deadline);
 /// The same for several pieces in one write where the kernel allows.
 Result<void> send_all(const UniqueFd& socket, std::span<const ByteSpan> pieces, Deadline deadline);
+/// Gives the kernel what it takes without waiting, and returns how much that is. 0 also when the
+/// socket has failed, which the next operation on it tells.
+std::size_t send_at_once(const UniqueFd& socket, ByteSpan bytes);
 /// Fills the whole span. kUnavailable when the peer closes before its first byte, kTruncated when
 /// it closes in the middle, kTimeout at the deadline.
 Result<void> receive_all(const UniqueFd& socket, MutableByteSpan to, Deadline deadline);
@@ -64,6 +67,8 @@ Result<void> make_blocking(const UniqueFd& socket);
 /// Waits without a deadline for some bytes; 0 when the peer has closed. REQUIRES: make_blocking().
 Result<std::size_t> receive_resting(const UniqueFd& socket, MutableByteSpan to);
 
+/// Whether both ends of a TCP connection have the same address.
+bool is_to_this_host(const UniqueFd& socket);
 /// The CPU on which the socket's last packets were processed.
 std::optional<int> incoming_cpu(const UniqueFd& socket);
 

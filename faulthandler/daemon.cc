@@ -139,7 +139,7 @@ Result<void> Daemon::stop_session(const control::Stop& request) {
 
 void Daemon::run() {
   loop_.poll(tasks_.wakeup(), POLLIN, task_watch_);
-  loop_.run([this] { after_turn(); });
+  loop_.run({.before = [this] { placement_.before_turn(); }, .after = [this] { after_turn(); }});
 }
 
 void Daemon::watch_tasks(int result) {
@@ -149,6 +149,7 @@ void Daemon::watch_tasks(int result) {
 }
 
 void Daemon::after_turn() {
+  placement_.after_turn();
   loop_.set_spin(placement_.spin());
   if (any_ended_ || stopping_) forget_ended();
 }

@@ -123,10 +123,12 @@ void DemandLink::send_batch(Batch& batch) {
 
 void DemandLink::flush() {
   if (sending_operation_.active() || unsent_.empty()) return;
+  // Most often that is all: no operation, and no turn of the loop for its end.
+  sent_bytes_ = send_at_once(socket_, unsent_);
   std::swap(sending_, unsent_);
   unsent_.clear();
-  sent_bytes_ = 0;
-  loop_.send(socket_, sending_, sending_operation_);
+  if (sent_bytes_ == sending_.size()) return;
+  loop_.send(socket_, ByteSpan(sending_).subspan(sent_bytes_), sending_operation_);
 }
 
 void DemandLink::on_sent(int result) {

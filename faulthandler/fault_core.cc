@@ -117,6 +117,13 @@ void FaultCore::leave_one_out(PageIndex page, PageRange from) {
 }
 
 PageRange FaultCore::zeros_around(PageIndex page, PageRange region) const {
+  // Only for a guest that goes from page to page: a single fault must not wait for the others.
+  const auto was_filled = [&](std::uint64_t i) {
+    return i < states_.size() && states_[i] == PageState::kPresent;
+  };
+  if (!was_filled(page.value + 1) && (page.value == 0 || !was_filled(page.value - 1))) {
+    return {page, {1}};
+  }
   return missing_around(page, region, kZeroBlock);
 }
 

@@ -66,8 +66,8 @@ class FaultCore {
   /// The riding page did not come. True when a vCPU waits for it by now: ask for it again.
   bool on_left_out(PageIndex page);
 
-  /// The missing zero pages around one that is filled with zeros, itself included: filling them all
-  /// costs little more than filling it. Within `region`.
+  /// The missing zero pages around one that is filled with zeros, itself included, when a page
+  /// beside it was filled before: the next ones will be asked for soon. Within `region`.
   PageRange zeros_around(PageIndex page, PageRange region) const;
 
   PageState state(PageIndex page) const { return states_[page.value]; }

@@ -70,9 +70,13 @@ class Loop {
   /// once. On the loop's thread.
   virtual void set_spin(Nanoseconds spin) = 0;
 
-  /// Runs until stop(); `after_turn` is called after each batch of completions. Before it returns,
-  /// everything still under way has completed with -ECANCELED; callbacks begin nothing new then.
-  virtual void run(const std::function<void()>& after_turn) = 0;
+  /// Runs until stop(). A turn is what is done between two waits. Before it returns, everything
+  /// still under way has completed with -ECANCELED; callbacks begin nothing new then.
+  struct Turn {
+    std::function<void()> before;
+    std::function<void()> after;
+  };
+  virtual void run(const Turn& turn) = 0;
   virtual void stop() = 0;
 };
 

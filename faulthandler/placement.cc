@@ -28,17 +28,6 @@ std::optional<std::int64_t> parse_number(const std::string& text, std::int64_t m
   return number < 0 || number > most ? std::nullopt : std::optional(number);
 }
 
-/// Whether a thread may leave the background class again, which takes a right that entering it does
-/// not. Tried on a thread that ends at once.
-bool may_follow() {
-  bool may = false;
-  std::jthread([&may] {
-    may = set_scheduling_class(0, SchedulingClass::kBackground).has_value() &&
-          set_scheduling_class(0, SchedulingClass::kNormal).has_value();
-  }).join();
-  return may;
-}
-
 }  // namespace
 
 Result<PlacementOptions> parse_placement(const std::string& text) {
@@ -74,10 +63,12 @@ Placement::Placement(const PlacementOptions& options)
       log_warning("not placed on CPU {}: {}", options_.cpu, placed.error().message());
     }
   }
-  following_ =
-      options_.mode == PlacementOptions::Mode::kFollow && allowed_.count() > 1 && may_follow();
+  following_ = options_.mode == PlacementOptions::Mode::kFollow && allowed_.count() > 1 &&
+               may_leave_background();
   const bool spins =
       !options_.spin && allowed_.count() > 1 && options_.mode != PlacementOptions::Mode::kCpu;
+  policy_ = PlacementPolicy(following_ ? PlacementPolicy::May::kFollow
+                                       : PlacementPolicy::May::kSpinAlone);
   if (following_ || spins) watcher_ = std::jthread([this] { watch(); });
 }
 
@@ -113,7 +104,7 @@ void Placement::watch_activity() {
     std::this_thread::sleep_for(kLookInterval);
     if (restored_.exchange(false)) policy_.on_restore(Clock::now());
     const PlacementPolicy::Look seen = look();
-    if (seen.faults) last_fault = seen.now;
+    if (seen.faults > 0) last_fault = seen.now;
     if (seen.now - last_fault > kRestAfter) break;
     apply(policy_.decide(seen));
   }
@@ -121,31 +112,54 @@ void Placement::watch_activity() {
   resting_ = !stopping_;
 }
 
+void Placement::after_turn() {
+  const Nanoseconds turn = Clock::now() - turn_start_.load(std::memory_order_relaxed);
+  turn_start_.store({}, std::memory_order_relaxed);
+  in_turns_.store(in_turns_.load(std::memory_order_relaxed) + turn, std::memory_order_relaxed);
+}
+
+Nanoseconds Placement::queued_for_turns() {
+  const auto times = thread_times(loop_);
+  if (!times) return Nanoseconds(0);
+  Nanoseconds in_turns = in_turns_.load(std::memory_order_relaxed);
+  const Clock::time_point start = turn_start_.load(std::memory_order_relaxed);
+  if (start != Clock::time_point{}) in_turns += Clock::now() - start;
+  const Nanoseconds queued = times->queued - times_seen_.queued;
+  const Nanoseconds preempted =
+      (in_turns - in_turns_seen_) - (times->running - times_seen_.running);
+  times_seen_ = *times;
+  in_turns_seen_ = in_turns;
+  return std::max(queued - std::max(preempted, Nanoseconds(0)), Nanoseconds(0));
+}
+
 PlacementPolicy::Look Placement::look() {
   const std::uint64_t faults = faults_.load(std::memory_order_relaxed);
   const pid_t vmm = vmm_.load(std::memory_order_relaxed);
   PlacementPolicy::Look look{.now = Clock::now(),
-                             .faults = faults != faults_seen_,
+                             .faults = faults - faults_seen_,
                              .other_vm = vmm != vmm_seen_,
+                             .examined = false,
                              .hot_cpu = std::nullopt,
-                             .queued = Nanoseconds(0)};
+                             .queued = queued_for_turns()};
   faults_seen_ = faults;
   if (look.other_vm) sleeps_seen_.clear();
   vmm_seen_ = vmm;
-  if (const auto queued = time_queued(loop_)) {
-    look.queued = *queued - queued_seen_;
-    queued_seen_ = *queued;
-  }
   ++looks_;
-  const bool examine = looks_ <= kFirstLooks || looks_ % kLooksPerExamination == 0;
-  look.hot_cpu = following_ && look.faults && examine ? hot_cpu(vmm) : at_;
+  if (look.faults == 0) return look;
+  if (looks_ <= kFirstLooks || looks_ % kLooksPerExamination == 0) {
+    examine(vmm, look);
+  } else if (const auto activity = thread_activity(vmm, hot_thread_); at_ && activity) {
+    look.examined = true;
+    look.hot_cpu = activity->cpu;
+  }
   return look;
 }
 
-std::optional<int> Placement::hot_cpu(pid_t vmm) {
+void Placement::examine(pid_t vmm, PlacementPolicy::Look& look) {
   std::map<pid_t, std::uint64_t> seen;
   std::map<int, std::uint64_t> by_cpu;
   std::uint64_t all = 0;
+  std::uint64_t most = 0;
   for (const pid_t thread : threads_of(vmm, kMaxThreads)) {
     const auto activity = thread_activity(vmm, thread);
     if (!activity) continue;
@@ -155,11 +169,15 @@ std::optional<int> Placement::hot_cpu(pid_t vmm) {
     const std::uint64_t sleeps = activity->sleeps - before->second;
     by_cpu[activity->cpu] += sleeps;
     all += sleeps;
+    if (sleeps > most) {
+      most = sleeps;
+      hot_thread_ = thread;
+    }
   }
   sleeps_seen_ = std::move(seen);
   const auto hot = std::ranges::max_element(by_cpu, {}, [](const auto& cpu) { return cpu.second; });
-  if (all == 0) return at_;  // nothing to compare with yet
-  return hot->second * 5 < all * 4 ? std::nullopt : std::optional(hot->first);
+  look.examined = all > 0;  // else there is nothing to compare with yet
+  if (look.examined && hot->second * 5 >= all * 4) look.hot_cpu = hot->first;
 }
 
 void Placement::apply(const PlacementPolicy::Decision& decision) {

@@ -40,6 +40,9 @@ class Placement {
     faults_.fetch_add(1, std::memory_order_relaxed);
     if (resting_.load(std::memory_order_relaxed)) wake();
   }
+  /// Around each turn of the loop.
+  void before_turn() { turn_start_.store(Clock::now(), std::memory_order_relaxed); }
+  void after_turn();
   /// How long to look for more before sleeping.
   Nanoseconds spin() const { return Nanoseconds(spin_.load(std::memory_order_relaxed)); }
 
@@ -49,8 +52,12 @@ class Placement {
   /// Looks until there has been no fault for a while.
   void watch_activity();
   PlacementPolicy::Look look();
-  /// The CPU where at least four of five of the VMM's wake-ups since the last look happened.
-  std::optional<int> hot_cpu(pid_t vmm);
+  /// How long the loop had to queue, since the last look, before it could begin a turn. In a turn
+  /// it may well have to wait: what preempts it then is most often the vCPU that it has woken.
+  Nanoseconds queued_for_turns();
+  /// Looks for the CPU where at least four of five of the VMM's wake-ups since the last examination
+  /// happened.
+  void examine(pid_t vmm, PlacementPolicy::Look& look);
   void apply(const PlacementPolicy::Decision& decision);
   void let_go();
 
@@ -64,16 +71,21 @@ class Placement {
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> restored_ = false;
   std::atomic<std::int64_t> spin_ = 0;
+  static_assert(std::atomic<Clock::time_point>::is_always_lock_free);
+  std::atomic<Clock::time_point> turn_start_{};  // zero between two turns
+  std::atomic<Nanoseconds> in_turns_{};          // time spent in those that have ended
 
   // Of the watching thread.
-  PlacementPolicy policy_;
+  PlacementPolicy policy_{PlacementPolicy::May::kSpinAlone};
   std::optional<int> at_;
   bool following_ = false;
   std::uint64_t looks_ = 0;  // in this activity
   std::uint64_t faults_seen_ = 0;
   pid_t vmm_seen_ = 0;
-  Nanoseconds queued_seen_{0};
+  ThreadTimes times_seen_;
+  Nanoseconds in_turns_seen_{0};
   std::map<pid_t, std::uint64_t> sleeps_seen_;  // by thread of vmm_seen_
+  pid_t hot_thread_ = 0;                        // the one that slept most often
   std::jthread watcher_;
 };
 

@@ -172,11 +172,14 @@ TEST_F(AroundTest, OfferedRoomIsTheLimit) {
 
 TEST_F(AroundTest, ZerosAreFilledTogetherUpToTheNextPageThatIsNot) {
   FaultCore core(map_, {128}, 8);
-  EXPECT_EQ(core.zeros_around({70}, kAll), (PageRange{{64}, {16}}));
+  EXPECT_EQ(core.zeros_around({71}, kAll), (PageRange{{71}, {1}})) << "none beside it yet";
+  EXPECT_EQ(core.zeros_around({127}, kAll), (PageRange{{127}, {1}}));
   core.on_filled({72});
+  EXPECT_EQ(core.zeros_around({71}, kAll), (PageRange{{64}, {8}}));
+  EXPECT_EQ(core.zeros_around({73}, kAll), (PageRange{{73}, {7}}));
   core.on_remove({66}, {1});
-  EXPECT_EQ(core.zeros_around({70}, kAll), (PageRange{{67}, {5}}));
-  EXPECT_EQ(core.zeros_around({70}, {{69}, {2}}), (PageRange{{69}, {2}}));
+  EXPECT_EQ(core.zeros_around({71}, kAll), (PageRange{{67}, {5}}));
+  EXPECT_EQ(core.zeros_around({71}, {{70}, {2}}), (PageRange{{70}, {2}}));
 }
 
 TEST(AroundWindow, GrowsWhileWhatIsLeftOutIsAskedForAndShrinksToNothingElse) {
@@ -208,24 +211,30 @@ TEST(AroundWindow, ForgetsWhatIsNotLookedAtAnyMore) {
 
 class PlacementPolicyTest : public testing::Test {
  protected:
-  PlacementPolicy::Decision look(std::optional<int> hot, Nanoseconds queued = 0ns) {
+  using May = PlacementPolicy::May;
+  static constexpr int kSpread = -1;  // faults from several CPUs
+  static constexpr int kQuiet = -2;   // no faults
+
+  PlacementPolicy::Decision look(int hot, Nanoseconds queued = 0ns) {
     now_ += 2ms;
     return policy_.decide({.now = now_,
-                           .faults = hot.has_value(),
+                           .faults = hot == kQuiet ? 0u : 1u,
                            .other_vm = std::exchange(other_vm_, false),
-                           .hot_cpu = hot,
+                           .examined = hot != kQuiet,
+                           .hot_cpu = hot < 0 ? std::nullopt : std::optional(hot),
                            .queued = queued});
   }
 
-  PlacementPolicy policy_;
+  PlacementPolicy policy_{May::kFollow};
   Clock::time_point now_ = Clock::now();
   bool other_vm_ = false;
 };
 
 TEST_F(PlacementPolicyTest, FollowsTheCpuThatFaults) {
   EXPECT_EQ(look(1).cpu, 1);
-  EXPECT_EQ(look(std::nullopt).cpu, 1) << "no faults: no reason to move";
+  EXPECT_EQ(look(kQuiet).cpu, 1) << "no reason to move";
   EXPECT_EQ(look(0).cpu, 0);
+  EXPECT_EQ(look(kSpread).cpu, std::nullopt);
 }
 
 TEST_F(PlacementPolicyTest, IsLetGoWhenItQueuesForLongerEachTime) {
@@ -246,14 +255,20 @@ TEST_F(PlacementPolicyTest, OtherVmIsSeenTwiceBeforeItIsFollowed) {
   EXPECT_EQ(look(0).cpu, 0);
 }
 
-TEST_F(PlacementPolicyTest, SpinsOnlyInTheRestoreWindowAndWhereItDoesNotFollow) {
-  EXPECT_FALSE(look(std::nullopt).spin);
+TEST_F(PlacementPolicyTest, SpinsInTheRestoreWindowForFaultsFromSeveralCpus) {
+  EXPECT_FALSE(look(kSpread).spin) << "no VM has begun";
   policy_.on_restore(now_);
-  EXPECT_TRUE(look(std::nullopt).spin);
-  EXPECT_FALSE(look(1).spin);
-  EXPECT_TRUE(look(1, 600us).spin);
+  EXPECT_TRUE(look(kSpread).spin);
+  EXPECT_FALSE(look(kSpread, 60us).spin) << "others want the CPU";
+  EXPECT_FALSE(look(1).spin) << "it follows";
   now_ += 3s;
-  EXPECT_FALSE(look(1, 600us).spin);
+  EXPECT_FALSE(look(kSpread).spin) << "the window is over";
+}
+
+TEST_F(PlacementPolicyTest, SpinsForAnyFaultsWhereItMayNotFollow) {
+  policy_ = PlacementPolicy(May::kSpinAlone);
+  policy_.on_restore(now_);
+  EXPECT_EQ(look(1), (PlacementPolicy::Decision{.cpu = std::nullopt, .spin = true}));
 }
 
 TEST(Placement, FlagsAreReadStrictly) {

@@ -32,6 +32,8 @@ std::unique_ptr<Loop> create(Kind kind) {
   return *std::move(loop);
 }
 
+const Loop::Turn kIdleTurn{[] {}, [] {}};
+
 /// An operation, and what came of it.
 struct Noted {
   explicit Noted(std::function<void()> then = [] {})
@@ -79,9 +81,11 @@ class LoopTest : public testing::TestWithParam<Kind> {
   void run_until(std::function<bool()> done) {
     Noted patience([this] { loop_->stop(); });
     loop_->wait(std::chrono::seconds(kPatience), patience.operation);
-    loop_->run([&] {
-      if (done()) loop_->stop();
-    });
+    loop_->run({.before = [] {},
+                .after =
+                    [&] {
+                      if (done()) loop_->stop();
+                    }});
     EXPECT_EQ(patience.result, -ECANCELED) << "it took too long";
   }
   std::function<void()> stopping() {
@@ -191,7 +195,7 @@ TEST_P(LoopTest, StopCancelsAllThatIsUnderWay) {
   loop_->receive(far_, buffer, received.operation);
   Noted soon(stopping());
   loop_->wait(1ms, soon.operation);
-  loop_->run([] {});
+  loop_->run(kIdleTurn);
   EXPECT_EQ(received.result, -ECANCELED);
   for (const auto& timer : timers) {
     ASSERT_EQ(timer->completions, 1);
@@ -265,7 +269,7 @@ TEST(CreateLoop, IsEpollWhereIoUringIsForbidden) {
               std::ranges::count(before, "anon_inode:[io_uring]"));
     Noted timer([&] { (*loop)->stop(); });
     (*loop)->wait(1ms, timer.operation);
-    (*loop)->run([] {});
+    (*loop)->run(kIdleTurn);
     EXPECT_EQ(timer.result, -ETIME);
   }).join();
 }
@@ -278,7 +282,7 @@ TEST(EpollLoop, WaitsOnKernelsWithoutNanoseconds) {
     const auto start = Clock::now();
     Noted timer([&] { (*loop)->stop(); });
     (*loop)->wait(3ms, timer.operation);
-    (*loop)->run([] {});
+    (*loop)->run(kIdleTurn);
     EXPECT_EQ(timer.result, -ETIME);
     EXPECT_GE(Clock::now() - start, 3ms);
   }).join();

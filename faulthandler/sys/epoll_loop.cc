@@ -133,13 +133,14 @@ class EpollLoop final : public Loop {
 
   void set_spin(Nanoseconds spin) override { spin_.set(spin); }
 
-  void run(const std::function<void()>& after_turn) override {
+  void run(const Turn& turn) override {
     while (!stopped_) {
-      take_events();
+      const std::size_t count = wait_for_events();
+      turn.before();
+      take_events(std::span(events_).first(count));
       take_timers();
-      if (!complete_all()) continue;
-      spin_.restart();
-      after_turn();
+      if (complete_all()) spin_.restart();
+      turn.after();
     }
     while (under_way_ > 0) {
       cancel_all();
@@ -192,11 +193,9 @@ class EpollLoop final : public Loop {
     return 0;
   }
 
-  /// Waits until a descriptor is ready or a timer due, and carries out what can go on.
-  void take_events() {
-    const int count = wait_for_events();
-    if (count < 0) return;
-    for (const epoll_event& event : std::span(events_).first(static_cast<std::size_t>(count))) {
+  /// Carries out what can go on.
+  void take_events(std::span<const epoll_event> events) {
+    for (const epoll_event& event : events) {
       const int fd = event.data.fd;
       std::erase_if(watches_[static_cast<std::size_t>(fd)].waiters, [&](const Waiter& waiter) {
         if ((event.events & (waiter.interest | kAlways)) == 0) return false;
@@ -207,8 +206,9 @@ class EpollLoop final : public Loop {
       CHECK(update_registration(fd) == 0);
     }
   }
-  /// The number of events, or -1 when there is nothing but a signal.
-  int wait_for_events() {
+  /// Waits until a descriptor is ready, a timer due or a signal there, and returns how many events
+  /// there are.
+  std::size_t wait_for_events() {
     const std::optional<Nanoseconds> longest = longest_sleep();
     int count = -1;
     if (has_nanoseconds_) {
@@ -226,7 +226,7 @@ class EpollLoop final : public Loop {
       log_error("epoll_wait failed with errno {}", errno);
       check_failed("the event loop can wait", __FILE__, __LINE__);
     }
-    return count;
+    return static_cast<std::size_t>(std::max(count, 0));
   }
   /// Nothing: for as long as it takes.
   std::optional<Nanoseconds> longest_sleep() const {

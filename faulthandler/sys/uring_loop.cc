@@ -72,12 +72,12 @@ class UringLoop final : public Loop {
 
   void set_spin(Nanoseconds spin) override { spin_.set(spin); }
 
-  void run(const std::function<void()>& after_turn) override {
+  void run(const Turn& turn) override {
     while (!stopped_) {
       submit(spin_.active() ? Then::kLook : Then::kSleep);
-      if (!complete_all()) continue;
-      spin_.restart();
-      after_turn();
+      turn.before();
+      if (complete_all()) spin_.restart();
+      turn.after();
     }
     while (!under_way_.empty()) {
       for (Operation* const operation : under_way_) cancel(*operation);

@@ -11,27 +11,33 @@ namespace thaw {
 /// Moves the calling thread to the CPU that its work comes from: waking it up there needs no
 /// interrupt to another CPU, which is most of the time a small request takes. Where the thread has
 /// to queue for that CPU it is let go, for longer each time. One thread, the one that it moves.
+///
+/// Work from this host comes from a fault handler on the CPU of a vCPU that waits. There the thread
+/// runs in the background class, like the fault handler itself: the scheduler then counts the CPU
+/// as idle when it wakes up the vCPU, and leaves it there.
 class CoreFollower {
  public:
-  CoreFollower();
+  enum class WorkFrom { kThisHost, kElsewhere };
+  explicit CoreFollower(WorkFrom from);
 
-  /// To be called once per wake-up; `source()` gives the CPU, and is asked now and then.
-  template <typename Source>
-  void on_wakeup(Source source) {
-    if (++wakeups_ % kWakeupsPerLook == 0) follow(source());
-  }
+  /// To be called once per wake-up, with the CPU that it came from.
+  void on_wakeup(std::optional<int> cpu);
 
  private:
-  static constexpr std::uint64_t kWakeupsPerLook = 64;
-
-  void follow(std::optional<int> cpu);
+  /// Whether following has cost more than it saved since the last look; looks now and then.
+  bool queues(Clock::time_point now);
+  void move(int cpu);
   void let_go();
 
+  const WorkFrom from_;
   const pid_t thread_;
+  const bool may_follow_;
   CpuSet allowed_;  // as it was at the start
   std::optional<int> at_;
-  std::uint64_t wakeups_ = 0;
-  Nanoseconds queued_{0};
+  std::optional<int> seen_;  // at the last wake-up
+  Clock::time_point looked_;
+  std::uint64_t wakeups_ = 0;  // since then
+  Nanoseconds queued_{0};      // until then
   Nanoseconds pause_;
   Clock::time_point free_until_;
 };

@@ -18,7 +18,11 @@ constexpr std::size_t kMaxRequestBytes = kWireHeadBytes + limits::kMaxChunksPerR
 class DemandPeer {
  public:
   DemandPeer(const UniqueFd& socket, Peer& peer)
-      : socket_(socket), peer_(peer), buffer_(2 * kMaxRequestBytes) {}
+      : socket_(socket),
+        peer_(peer),
+        follower_(is_to_this_host(socket) ? CoreFollower::WorkFrom::kThisHost
+                                          : CoreFollower::WorkFrom::kElsewhere),
+        buffer_(2 * kMaxRequestBytes) {}
 
   /// Waits for requests and answers them; nothing to do any more when it returns false.
   Result<bool> serve_next() {
@@ -27,7 +31,7 @@ class DemandPeer {
                               : TRY(receive_some(socket_, MutableByteSpan(buffer_).subspan(filled_),
                                                  Deadline::after(limits::kPartialMessageTimeout)));
     if (n == 0) return false;
-    follower_.on_wakeup([this] { return incoming_cpu(socket_); });
+    follower_.on_wakeup(incoming_cpu(socket_));
     filled_ += n;
     std::size_t start = 0;
     while (const std::size_t size =

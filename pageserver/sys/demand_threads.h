@@ -15,8 +15,7 @@ namespace thaw {
 /// request, one sends its reply, and nothing else stands between the two but the store. A peer that
 /// is slow to take replies stops its own thread alone. Locks itself.
 ///
-/// A thread runs on the CPU where its connection's packets are processed, as long as it does not
-/// have to queue for it there.
+/// A thread runs on the CPU where its connection's packets are processed (CoreFollower).
 class DemandThreads {
  public:
   DemandThreads() = default;
