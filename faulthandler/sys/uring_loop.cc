@@ -43,7 +43,10 @@ class UringLoop final : public Loop {
     finish(operation);
   }
   void receive(const UniqueFd& socket, MutableByteSpan to, Operation& operation) override {
-    io_uring_prep_recv(prepare(operation), socket.get(), to.data(), to.size(), 0);
+    io_uring_sqe* const entry = prepare(operation);
+    io_uring_prep_recv(entry, socket.get(), to.data(), to.size(), 0);
+    // What is received answers what has just been sent: there is nothing to receive yet.
+    entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
     finish(operation);
   }
   void send(const UniqueFd& socket, ByteSpan from, Operation& operation) override {

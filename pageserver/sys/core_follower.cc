@@ -26,11 +26,10 @@ CoreFollower::CoreFollower(WorkFrom from)
   if (auto allowed = allowed_cpus(0)) allowed_ = *allowed;
 }
 
-void CoreFollower::on_wakeup(std::optional<int> cpu) {
+void CoreFollower::follow(std::optional<int> cpu) {
   if (!may_follow_ || allowed_.count() < 2 || !cpu || !is_cpu(*cpu)) return;
   const auto now = Clock::now();
   if (now < free_until_) return;
-  ++wakeups_;
   if (at_ && queues(now)) {
     let_go();
     free_until_ = now + pause_;
@@ -47,7 +46,8 @@ bool CoreFollower::queues(Clock::time_point now) {
   if (!times) return false;
   const Nanoseconds queued = times->queued - std::exchange(queued_, times->queued);
   looked_ = now;
-  const bool much = queued > kTolerableQueueing * std::exchange(wakeups_, 0);
+  const bool much =
+      queued > kTolerableQueueing * (wakeups_ - std::exchange(wakeups_seen_, wakeups_));
   if (!much) pause_ = std::max<Nanoseconds>(pause_ / 2, kShortestPause);
   return much;
 }
@@ -67,7 +67,7 @@ void CoreFollower::move(int cpu) {
   // Until now it was free: how it queued is nobody's fault.
   if (const auto times = thread_times(thread_)) queued_ = times->queued;
   looked_ = Clock::now();
-  wakeups_ = 0;
+  wakeups_seen_ = wakeups_;
 }
 
 void CoreFollower::let_go() {

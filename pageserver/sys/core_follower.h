@@ -20,10 +20,17 @@ class CoreFollower {
   enum class WorkFrom { kThisHost, kElsewhere };
   explicit CoreFollower(WorkFrom from);
 
-  /// To be called once per wake-up, with the CPU that it came from.
-  void on_wakeup(std::optional<int> cpu);
+  /// To be called once per wake-up; `source()` gives the CPU that it came from, and is asked now
+  /// and then.
+  template <typename Source>
+  void on_wakeup(Source source) {
+    if (++wakeups_ % kWakeupsPerQuestion == 0) follow(source());
+  }
 
  private:
+  static constexpr std::uint64_t kWakeupsPerQuestion = 4;
+
+  void follow(std::optional<int> cpu);
   /// Whether following has cost more than it saved since the last look; looks now and then.
   bool queues(Clock::time_point now);
   void move(int cpu);
@@ -35,9 +42,10 @@ class CoreFollower {
   CpuSet allowed_;  // as it was at the start
   std::optional<int> at_;
   std::optional<int> seen_;  // at the last wake-up
+  std::uint64_t wakeups_ = 0;
   Clock::time_point looked_;
-  std::uint64_t wakeups_ = 0;  // since then
-  Nanoseconds queued_{0};      // until then
+  std::uint64_t wakeups_seen_ = 0;  // until then
+  Nanoseconds queued_{0};           // until then
   Nanoseconds pause_;
   Clock::time_point free_until_;
 };

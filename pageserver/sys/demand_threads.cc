@@ -31,7 +31,7 @@ class DemandPeer {
                               : TRY(receive_some(socket_, MutableByteSpan(buffer_).subspan(filled_),
                                                  Deadline::after(limits::kPartialMessageTimeout)));
     if (n == 0) return false;
-    follower_.on_wakeup(incoming_cpu(socket_));
+    follower_.on_wakeup([this] { return incoming_cpu(socket_); });
     filled_ += n;
     std::size_t start = 0;
     while (const std::size_t size =
