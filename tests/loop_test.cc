@@ -15,6 +15,7 @@
 #include "faulthandler/sys/create_loop.h"
 #include "faulthandler/sys/epoll_loop.h"
 #include "faulthandler/sys/uring_loop.h"
+#include "tests/support/loop_kind.h"
 #include "tests/support/programs.h"
 #include "tests/support/seccomp.h"
 #include "tests/support/test_support.h"
@@ -24,10 +25,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-enum class Kind { kUring, kEpoll };
-
-std::unique_ptr<Loop> create(Kind kind) {
-  auto loop = kind == Kind::kUring ? create_uring_loop() : create_epoll_loop();
+std::unique_ptr<Loop> create(LoopKind kind) {
+  auto loop = kind == LoopKind::kUring ? create_uring_loop() : create_epoll_loop();
   EXPECT_TRUE(succeeded(loop));
   return *std::move(loop);
 }
@@ -64,10 +63,10 @@ struct Listener {
   TcpAddress address;
 };
 
-class LoopTest : public testing::TestWithParam<Kind> {
+class LoopTest : public testing::TestWithParam<LoopKind> {
  protected:
   LoopTest() {
-    if (GetParam() == Kind::kUring && !io_uring_is_allowed()) return;
+    if (GetParam() == LoopKind::kUring && !io_uring_is_allowed()) return;
     loop_ = create(GetParam());
     int ends[2];
     EXPECT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
@@ -97,10 +96,7 @@ class LoopTest : public testing::TestWithParam<Kind> {
   UniqueFd far_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Loops, LoopTest, testing::Values(Kind::kUring, Kind::kEpoll),
-                         [](const testing::TestParamInfo<Kind>& kind) {
-                           return kind.param == Kind::kUring ? "io_uring" : "epoll";
-                         });
+INSTANTIATE_TEST_SUITE_P(Loops, LoopTest, both_loops(), loop_name);
 
 TEST_P(LoopTest, BytesGoThroughBothWays) {
   const std::string_view text = "ping";

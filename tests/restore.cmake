@@ -3,3 +3,9 @@ thaw_add_test(restore_test SOURCES restore_test.cc TIMEOUT 120
 add_dependencies(restore_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
 thaw_add_test(session_test SOURCES fault_core_test.cc session_test.cc LIBRARIES thaw_faulthandler_core)
+
+add_library(thaw_test_guest STATIC support/scripted_server.cc support/served_guest.cc)
+target_link_libraries(thaw_test_guest PUBLIC thaw_faulthandler_sys thaw_test_programs)
+thaw_add_test(semantics_test SOURCES semantics_test.cc TIMEOUT 120 LIBRARIES thaw_test_guest)
+# The pool of huge pages is the machine's.
+thaw_add_test(huge_pages_test SOURCES huge_pages_test.cc LOCK huge_pages LIBRARIES thaw_test_guest)

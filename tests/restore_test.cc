@@ -14,6 +14,7 @@
 #include "base/socket.h"
 #include "base/types.h"
 #include "format/handoff.h"
+#include "tests/support/loop_kind.h"
 #include "tests/support/programs.h"
 #include "tests/support/relay.h"
 #include "tests/support/seccomp.h"
@@ -25,9 +26,6 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::size_t kPages = 4096;
-
-/// Each test runs on both event loops of the fault handler.
-enum class LoopKind { kUring, kEpoll };
 
 class RestoreTest : public testing::TestWithParam<LoopKind> {
  protected:
@@ -102,10 +100,7 @@ class RestoreTest : public testing::TestWithParam<LoopKind> {
   std::unique_ptr<Program> handler_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Loops, RestoreTest, testing::Values(LoopKind::kUring, LoopKind::kEpoll),
-                         [](const testing::TestParamInfo<LoopKind>& loop) {
-                           return loop.param == LoopKind::kUring ? "io_uring" : "epoll";
-                         });
+INSTANTIATE_TEST_SUITE_P(Loops, RestoreTest, both_loops(), loop_name);
 
 TEST_P(RestoreTest, HandlerUsesTheLoopThatIsTested) {
   if (GetParam() == LoopKind::kUring && !io_uring_is_allowed()) {

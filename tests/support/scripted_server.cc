@@ -1,0 +1,85 @@
+#include "tests/support/scripted_server.h"
+
+#include <random>
+
+#include <sys/socket.h>
+
+#include "base/check.h"
+#include "tests/support/programs.h"
+
+namespace thaw::test {
+
+PlainPage content_of(ChunkId id) {
+  std::mt19937_64 generator(id.value);
+  PlainPage page;
+  for (std::size_t i = 0; i < page.size(); ++i) page[i] = static_cast<std::byte>(generator() & 15);
+  page[0] = std::byte{1};
+  return page;
+}
+
+ScriptedServer::ScriptedServer()
+    : listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)),
+      address_(resolve_tcp("127.0.0.1:0").value()) {
+  // SAFETY: sockaddr_storage exists to be passed as sockaddr.
+  auto* const raw = reinterpret_cast<sockaddr*>(&address_.storage);
+  CHECK(::bind(listener_.get(), raw, address_.length) == 0);
+  CHECK(::listen(listener_.get(), 4) == 0);
+  CHECK(::getsockname(listener_.get(), raw, &address_.length) == 0);
+}
+
+void ScriptedServer::accept() {
+  socket_ = accept_unix(listener_, Deadline::after(kPatience)).value();
+  const Envelope hello = receive();
+  CHECK(std::get<message::Hello>(hello.message).role == message::Role::kDemand);
+  Bytes welcome;
+  encode_message(message::Welcome{}, hello.request_id, 0, welcome);
+  send(welcome);
+}
+
+Envelope ScriptedServer::receive() {
+  const Deadline deadline = Deadline::after(kPatience);
+  Bytes head(kWireHeadBytes);
+  CHECK(receive_all(socket_, head, deadline).has_value());
+  const WireHead sizes = decode_wire_head(std::span<const std::byte, kWireHeadBytes>(head)).value();
+  Bytes header(sizes.header_bytes);
+  CHECK(receive_all(socket_, header, deadline).has_value());
+  return decode_message(header).value();
+}
+
+ScriptedServer::Request ScriptedServer::next_request() {
+  const Envelope envelope = receive();
+  const auto& get = std::get<message::GetChunks>(envelope.message);
+  const auto required = get.ids.end() - get.optional;
+  return {.id = envelope.request_id,
+          .required = {get.ids.begin(), required},
+          .optional = {required, get.ids.end()}};
+}
+
+void ScriptedServer::reply(const Request& request, std::size_t optional) {
+  Bytes body;
+  const auto add = [&](ChunkId id) {
+    const std::size_t start = body.size();
+    codec_.encode(content_of(id), id, body);
+    if (tamper_) tamper_(id, MutableByteSpan(body).subspan(start));
+  };
+  for (const ChunkId id : request.required) add(id);
+  for (std::size_t i = 0; i < optional; ++i) add(request.optional[i]);
+  Bytes bytes;
+  encode_message(
+      message::Chunks{.count = static_cast<std::uint32_t>(request.required.size() + optional)},
+      request.id, body.size(), bytes);
+  bytes.insert(bytes.end(), body.begin(), body.end());
+  send(bytes);
+}
+
+void ScriptedServer::refuse(const Request& request, ErrorCode code) {
+  Bytes bytes;
+  encode_message(to_reply(Error(code, "as the test says")), request.id, 0, bytes);
+  send(bytes);
+}
+
+void ScriptedServer::send(ByteSpan bytes) {
+  CHECK(send_all(socket_, bytes, Deadline::after(kPatience)).has_value());
+}
+
+}  // namespace thaw::test

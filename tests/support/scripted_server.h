@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+#include "base/clock.h"
+#include "base/socket.h"
+#include "format/chunk.h"
+#include "format/wire.h"
+
+namespace thaw::test {
+
+/// What a chunk holds in these tests: a page that its id determines and that is not zero.
+PlainPage content_of(ChunkId id);
+
+/// The page server's end of a demand connection in the hands of a test: nothing is answered unless
+/// the test says so. One thread.
+class ScriptedServer {
+ public:
+  ScriptedServer();
+
+  const TcpAddress& address() const { return address_; }
+  /// Takes the connection and answers its hello.
+  void accept();
+
+  struct Request {
+    std::uint64_t id = 0;
+    std::vector<ChunkId> required;
+    std::vector<ChunkId> optional;
+  };
+  Request next_request();
+  /// Sends all chunks, or as many of the optional ones.
+  void reply(const Request& request) { reply(request, request.optional.size()); }
+  void reply(const Request& request, std::size_t optional);
+  void refuse(const Request& request, ErrorCode code);
+  /// Sends bytes as they are.
+  void send(ByteSpan bytes);
+  /// Called with each chunk before it is sent.
+  void set_tamper(std::function<void(ChunkId, MutableByteSpan chunk)> tamper) {
+    tamper_ = std::move(tamper);
+  }
+
+ private:
+  Envelope receive();
+
+  UniqueFd listener_;
+  TcpAddress address_;
+  UniqueFd socket_;
+  ChunkCodec codec_;
+  std::function<void(ChunkId, MutableByteSpan)> tamper_;
+};
+
+}  // namespace thaw::test

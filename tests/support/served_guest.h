@@ -1,0 +1,106 @@
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <future>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "faulthandler/daemon.h"
+#include "tests/support/scripted_server.h"
+
+namespace thaw::test {
+
+/// A thread that runs an event loop.
+class LoopThread {
+ public:
+  using Create = Result<std::unique_ptr<Loop>> (*)();
+  explicit LoopThread(Create create);
+  ~LoopThread();
+
+  Loop& loop() { return *loop_; }
+  /// Runs it on the loop's thread, and waits until it has.
+  void run(std::function<void()> task);
+  pid_t thread_id() const { return thread_id_; }
+
+  /// Keeps the loop from going on while it lives: what happens meanwhile is found by one turn.
+  class Hold {
+   public:
+    explicit Hold(LoopThread& loop);
+    ~Hold();
+
+   private:
+    std::promise<void> release_;
+  };
+
+ private:
+  std::unique_ptr<Loop> loop_;
+  std::unique_ptr<TaskQueue> tasks_;
+  pid_t thread_id_ = 0;
+  std::jthread thread_;
+};
+
+/// A thread of the guest that does something to its memory and may have to wait in it.
+class GuestThread {
+ public:
+  explicit GuestThread(std::function<void()> act);
+  ~GuestThread() { join(); }
+
+  /// Returns when it stands still in the kernel, or has ended.
+  void wait_until_blocked() const;
+  bool ended() const { return ended_; }
+  void join();
+
+ private:
+  std::atomic<pid_t> thread_id_ = 0;
+  std::atomic<bool> ended_ = false;
+  std::jthread thread_;
+};
+
+struct GuestOptions {
+  PageMap map;                 // of its memory
+  std::uint64_t features = 0;  // of the userfaultfd, beside REMOVE events
+  std::uint32_t around = 1;    // largest fault-around window
+  std::uint64_t page_bytes = kPageBytes;
+};
+
+/// A guest in this process whose memory is served by a ServedMemory on the loop's thread, through
+/// a link. Its faults are the kernel's own. Whatever the handler would do to a VMM is only noted.
+class ServedGuest final : private ServedMemory::Owner {
+ public:
+  /// With anonymous memory.
+  ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions options);
+  /// With this mapping, of which it becomes the owner.
+  ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions options, MutableByteSpan memory);
+  ~ServedGuest();
+
+  std::byte* page(std::size_t index) const { return memory_.data() + index * kPageBytes; }
+  HostAddress address(std::size_t index) const;
+  bool is_present(std::size_t index) const;
+  /// Reads the page, waiting for it if need be.
+  bool has_content(std::size_t index) const;
+  bool has_zeros(std::size_t index) const;
+  /// madvise(MADV_DONTNEED). Waits until the handler has read of it.
+  void give_back(std::size_t first, std::size_t count) const;
+
+  /// The VMM's own copy.
+  const UniqueFd& userfaultfd() const { return userfaultfd_; }
+  SessionReport report();
+  /// Why the handler gave it up; empty: it did not.
+  std::string given_up();
+
+ private:
+  void give_up(const std::string& reason) override { given_up_ = reason; }
+  bool may_wait(PageIndex, const std::string&) override { return true; }
+  void on_faults() override {}
+
+  LoopThread& loop_;
+  std::shared_ptr<const SnapshotImage> image_;
+  MutableByteSpan memory_;
+  UniqueFd userfaultfd_;
+  std::string given_up_;  // of the loop's thread
+  std::unique_ptr<ServedMemory> served_;
+};
+
+}  // namespace thaw::test
