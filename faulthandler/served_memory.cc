@@ -37,21 +37,26 @@ void ServedMemory::stop() {
 
 void ServedMemory::on_events(int result) {
   if (!serving_) return;
-  if (result < 0) return owner_.give_up("waiting for faults failed");
+  if (result < 0) return give_up("waiting for faults failed");
   drain_events();
   retry_delayed();
   ask_for_wanted();
-  if (serving_) loop_.poll(userfaultfd_, POLLIN, reading_);
+  if (serving_ && !given_up_) loop_.poll(userfaultfd_, POLLIN, reading_);
+}
+
+void ServedMemory::give_up(const std::string& reason) {
+  given_up_ = true;
+  owner_.give_up(reason);
 }
 
 void ServedMemory::drain_events() {
   events_.clear();
   for (std::size_t i = 0; i < limits::kMaxEventReads; ++i) {
     const auto read = read_events(userfaultfd_, events_);
-    if (!read) return owner_.give_up(read.error().message());
+    if (!read) return give_up(read.error().message());
     if (*read < limits::kUserfaultfdEventsPerRead) break;  // that was the end of the queue
   }
-  if (const auto applied = apply_changes(); !applied) owner_.give_up(applied.error().message());
+  if (const auto applied = apply_changes(); !applied) give_up(applied.error().message());
   answer_faults();
 }
 
@@ -94,7 +99,7 @@ void ServedMemory::answer_faults() {
 void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
   const auto page = regions_.page_at(address);
   if (!page) {
-    return owner_.give_up(fmt::format("a fault at {:#x}, outside all regions", address.value));
+    return give_up(fmt::format("a fault at {:#x}, outside all regions", address.value));
   }
   const HandoffRegion& region = *regions_.find(*page);
   const PageRange unit = unit_of(*page, region);
@@ -102,7 +107,7 @@ void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
     case FaultCore::Need::kFetch: {
       if (unit.count == kHugePages) {
         const auto fill = huge_.begin(unit.first, now);
-        if (!fill) return owner_.give_up(fill.error().message());
+        if (!fill) return give_up(fill.error().message());
         if (*fill != nullptr) want_huge(**fill);
       } else {
         want(*page, now);

@@ -64,6 +64,9 @@ class ServedMemory final : public ChunkSink {
     std::unique_ptr<PlainPage> content;  // nullptr: zeros
   };
 
+  /// No more events are read: what a VMM that is left waiting still does costs nothing.
+  void give_up(const std::string& reason);
+
   // Reading.
   void on_events(int result);
   /// Reads what is queued: all REMOVEs take effect before the first fault is answered, since the
@@ -108,6 +111,7 @@ class ServedMemory final : public ChunkSink {
   const std::shared_ptr<const SnapshotImage> image_;
   Owner& owner_;
   bool serving_ = false;
+  bool given_up_ = false;
 
   UniqueFd userfaultfd_;
   RegionTable regions_;

@@ -113,7 +113,7 @@ void ServedMemory::fill_huge(HugeFills::Fill& fill) {
   }
   huge_.end(fill);
   const auto next = huge_.begin_next();
-  if (!next) return owner_.give_up(next.error().message());
+  if (!next) return give_up(next.error().message());
   if (*next != nullptr) want_huge(**next);
 }
 
@@ -126,8 +126,7 @@ FillResult ServedMemory::zero_huge(HostAddress address) {
 void ServedMemory::note_failure(const FillResult& result, PageIndex page) {
   if (result.outcome == FillOutcome::kRangeGone) ++gone_fills_;
   if (result.outcome == FillOutcome::kFailed) {
-    owner_.give_up(
-        fmt::format("filling page {} failed with errno {}", page.value, result.error_number));
+    give_up(fmt::format("filling page {} failed with errno {}", page.value, result.error_number));
   }
   // kProcessGone: the pidfd tells.
 }
@@ -160,7 +159,7 @@ void ServedMemory::on_retry_timer() {
   if (!serving_) return;
   delay_ = std::min<Nanoseconds>(delay_ * 2, limits::kDelayedMost);
   // The REMOVE that is in the way may still be unread.
-  drain_events();
+  if (!given_up_) drain_events();
   retry_delayed();
   ask_for_wanted();
   if (!delayed_.empty() && !retrying_.active()) loop_.wait(delay_, retrying_);

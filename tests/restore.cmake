@@ -9,3 +9,5 @@ target_link_libraries(thaw_test_guest PUBLIC thaw_faulthandler_sys thaw_test_pro
 thaw_add_test(semantics_test SOURCES semantics_test.cc TIMEOUT 120 LIBRARIES thaw_test_guest)
 # The pool of huge pages is the machine's.
 thaw_add_test(huge_pages_test SOURCES huge_pages_test.cc LOCK huge_pages LIBRARIES thaw_test_guest)
+# Heavy: a sanitizer has its own malloc.
+thaw_add_test(fault_path_test SOURCES fault_path_test.cc LABELS heavy LIBRARIES thaw_test_guest)

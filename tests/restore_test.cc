@@ -150,6 +150,21 @@ TEST_P(RestoreTest, SixteenSessionsAtOnce) {
   for (Program& vmm : vmms) EXPECT_EQ(vmm.wait().value(), 0);
 }
 
+TEST_P(RestoreTest, VmThatFloodsItsHandlerCostsNoMemoryAndOthersAreServed) {
+  prepare({}, "flood");
+  prepare();
+  Program flood = start_vmm("flood", "image", "flood");
+  ASSERT_TRUE(succeeded(flood.wait_for_line("flooding")));
+  wait_for(1, [](const Json& report) { return report["removed_pages"] > 1000; });
+  const std::size_t before = resident_bytes(handler_->pid());
+  Program vmm = start_vmm("verify");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  wait_for(1, [](const Json& report) { return report["removed_pages"] > 50'000; });
+  EXPECT_LT(resident_bytes(handler_->pid()), before + (32u << 20));
+  flood.tell("stop");
+  EXPECT_EQ(flood.wait().value(), 0);
+}
+
 TEST_P(RestoreTest, RemovedPagesAreZeroAndOthersTheSnapshots) {
   const std::uint64_t number = prepare();
   Program vmm = start_vmm("remove");

@@ -141,6 +141,14 @@ std::vector<std::string> open_descriptors(pid_t pid) {
   return targets;
 }
 
+std::size_t resident_bytes(pid_t pid) {
+  std::ifstream statm("/proc/" + std::to_string(pid) + "/statm");
+  std::size_t all = 0;
+  std::size_t resident = 0;
+  statm >> all >> resident;
+  return resident * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+}
+
 Outcome run(const std::vector<std::string>& command) {
   Program program(command);
   std::string output = program.rest_of_output();

@@ -56,6 +56,9 @@ class Program {
 /// What each open descriptor of a process refers to, such as "socket:[123]".
 std::vector<std::string> open_descriptors(pid_t pid);
 
+/// Memory of a process that is present, in bytes.
+std::size_t resident_bytes(pid_t pid);
+
 struct Outcome {
   int exit_code;
   std::string output;

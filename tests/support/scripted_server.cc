@@ -2,6 +2,7 @@
 
 #include <random>
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include "base/check.h"
@@ -44,6 +45,11 @@ Envelope ScriptedServer::receive() {
   Bytes header(sizes.header_bytes);
   CHECK(receive_all(socket_, header, deadline).has_value());
   return decode_message(header).value();
+}
+
+bool ScriptedServer::has_request() const {
+  pollfd request{.fd = socket_.get(), .events = POLLIN, .revents = 0};
+  return ::poll(&request, 1, 1) == 1;
 }
 
 ScriptedServer::Request ScriptedServer::next_request() {

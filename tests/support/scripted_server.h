@@ -29,6 +29,8 @@ class ScriptedServer {
     std::vector<ChunkId> optional;
   };
   Request next_request();
+  /// Whether one is there now.
+  bool has_request() const;
   /// Sends all chunks, or as many of the optional ones.
   void reply(const Request& request) { reply(request, request.optional.size()); }
   void reply(const Request& request, std::size_t optional);

@@ -4,10 +4,11 @@
 //   vmm SOCKET IMAGE verify        touches all pages in a random order
 //   vmm SOCKET IMAGE halves        the same, but waits for a line on stdin after the first half
 //   vmm SOCKET IMAGE remove        gives back the pages of the second quarter while others fault
+//   vmm SOCKET IMAGE flood         faults and gives back pages from all threads until it is told
 //   vmm SOCKET IMAGE hold          hands over and waits for a line
 //   vmm SOCKET IMAGE two-regions   verifies with the memory split in two
 //
-// Prints "handed over" and "half"; exits 0 when all was right, 1 with a line when not.
+// Prints "handed over", "half" and "flooding"; exits 0 when all was right, 1 with a line when not.
 
 #include <algorithm>
 #include <atomic>
@@ -105,11 +106,38 @@ bool remove_while_faulting(Vmm& vmm, std::vector<std::size_t> order) {
   });
 }
 
+/// The content of a page that is given back and touched at once may be either.
+bool flood(Vmm& vmm) {
+  std::atomic<bool> stop = false;
+  std::vector<std::jthread> threads;
+  for (unsigned i = 0; i < 2 * kThreads; ++i) {
+    threads.emplace_back([&vmm, &stop, i] {
+      std::mt19937_64 generator(i);
+      std::byte sum{0};
+      while (!stop) {
+        const std::size_t page = generator() % vmm.pages();
+        if (i % 2 == 0) {
+          ::madvise(vmm.page(page), kPageBytes, MADV_DONTNEED);
+        } else {
+          sum ^= std::atomic_ref(*vmm.page(page)).load();
+        }
+      }
+      return sum;
+    });
+  }
+  say("flooding");
+  std::string line;
+  std::getline(std::cin, line);
+  stop = true;
+  return true;
+}
+
 bool act(Vmm& vmm, const std::string& mode) {
   std::vector<std::size_t> order(vmm.pages());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::shuffle(order.begin(), order.end(), std::mt19937_64(7));
   const auto content = [&](std::size_t page) { return vmm.is_content(page); };
+  if (mode == "flood") return flood(vmm);
   if (mode == "remove") return remove_while_faulting(vmm, order);
   std::string line;
   if (mode == "hold") return static_cast<bool>(std::getline(std::cin, line));
