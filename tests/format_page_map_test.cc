@@ -131,6 +131,11 @@ TEST(PageMap, NeighboursMergeIntoOneRun) {
   EXPECT_EQ(rest.first, PageIndex{8});
   EXPECT_EQ(rest.length, PageCount{3});
   EXPECT_EQ(rest.chunk, ChunkId::of(1, 0, 11));
+  const PageMap::Run whole = map.whole_run({8});
+  EXPECT_EQ(whole.first, PageIndex{7});
+  EXPECT_EQ(whole.length, PageCount{4});
+  EXPECT_EQ(whole.chunk, ChunkId::of(1, 0, 10));
+  EXPECT_EQ(map.whole_run({6}).length, PageCount{7});
 }
 
 TEST(PageMap, SegmentsHaveAFixedSizeButTheLast) {

@@ -44,7 +44,7 @@ std::vector<Message> all_messages() {
       message::ShowSnapshot{"show"},
       message::DeleteSnapshot{"delete"},
       message::GetPageMap{{12}, 34},
-      message::GetChunks{{{1}, {~std::uint64_t{0}}, {3}}},
+      message::GetChunks{{{1}, {~std::uint64_t{0}}, {3}}, 2},
       message::GetStatistics{},
       message::ErrorReply{ErrorCode::kBusy, "no"},
       message::Welcome{3},
@@ -123,6 +123,7 @@ TEST(Wire, ListsBeyondTheirLimitAreTooLarge) {
   };
   const std::vector<ChunkId> ids(limits::kMaxChunksPerRequest, ChunkId{1});
   EXPECT_EQ(decoding(message::GetChunks{ids}), std::nullopt);
+  EXPECT_EQ(decoding(message::GetChunks{{{1}, {2}}, 3}), ErrorCode::kMalformed);
   auto more = ids;
   more.push_back({1});
   EXPECT_EQ(decoding(message::GetChunks{more}), ErrorCode::kTooLarge);

@@ -1,7 +1,12 @@
 // A push's core on the real RocksDB.
 
+#include <array>
+#include <filesystem>
+
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <rocksdb/db.h>
+#include <unistd.h>
 
 #include "format/hash.h"
 #include "pageserver/peer.h"
@@ -103,6 +108,43 @@ TEST_F(StoreTest, ImageComesBackAfterReopening) {
   const Manifest found = *decode_manifest(*store_->manifest(name_space_, "a"));
   EXPECT_EQ(found, manifest);
   EXPECT_EQ(load(found, name_space_), image);
+}
+
+TEST_F(StoreTest, OptionalChunksComeFromMemoryAlone) {
+  auto generator = seeded_generator();
+  const Bytes image = random_bytes(generator, 600 * kPageBytes);
+  const PageMap map = map_of(*store("a", image, name_space_), name_space_);
+  reopen();  // which moves it from the log into tables
+  store_.reset();
+  for (const auto& entry : std::filesystem::directory_iterator(directory_.path("store"))) {
+    const UniqueFd file(::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC));
+    ASSERT_EQ(::fdatasync(file.get()), 0);
+    ASSERT_EQ(::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+  }
+  reopen();
+  const std::array<ChunkId, 2> near{map.chunk_of({10}), map.chunk_of({300})};
+  const std::array<ChunkId, 2> far{map.chunk_of({300}), map.chunk_of({10})};
+  const ChunkRead cold = *store_->read_chunks(near, 1);
+  if (cold.chunks.size() == 2) GTEST_SKIP() << "this file system keeps its files in memory";
+  ASSERT_EQ(cold.chunks.size(), 1u) << "the required one is read, the other one is not";
+  PlainPage plain;
+  EXPECT_TRUE(succeeded(codec_.decode(cold.chunks[0], near[0], plain)));
+  EXPECT_TRUE(std::ranges::equal(plain, page(image, 10)));
+  ASSERT_EQ(store_->read_chunks(far, 0)->chunks.size(), 2u);
+  const ChunkRead warm = *store_->read_chunks(near, 1);
+  ASSERT_EQ(warm.chunks.size(), 2u);
+  EXPECT_TRUE(succeeded(codec_.decode(warm.chunks[1], near[1], plain)));
+  EXPECT_TRUE(std::ranges::equal(plain, page(image, 300)));
+}
+
+TEST_F(StoreTest, MissingChunkIsNamedAndAnOptionalOneLeftOut) {
+  const PageMap map = map_of(*store("a", make_image(1, 30), name_space_), name_space_);
+  std::uint64_t first = 0;
+  while (map.find({first}).zero()) ++first;
+  const std::array<ChunkId, 2> ids{map.chunk_of({first}),
+                                   ChunkId{map.chunk_of({first}).value + 9999}};
+  EXPECT_EQ(code_of(store_->read_chunks(ids, 0)), ErrorCode::kNotFound);
+  EXPECT_EQ(store_->read_chunks(ids, 1)->chunks.size(), 1u);
 }
 
 TEST_F(StoreTest, EachDistinctPageIsStoredOnce) {
