@@ -7,7 +7,7 @@
 namespace thaw {
 
 Result<std::unique_ptr<Loop>> create_loop() {
-  auto loop = create_uring_loop();
+  auto loop = create_uring_loop(RingFeatures::kLinux61);
   if (loop) return loop;
   log_warning("epoll is used, since io_uring cannot be had: {}", loop.error().message());
   return create_epoll_loop();

@@ -29,9 +29,13 @@ class UringLoop final : public Loop {
     if (ready_) io_uring_queue_exit(&ring_);
   }
 
-  Result<void> open() {
-    // Results are made when this thread asks for them, instead of interrupting it. Since Linux 6.1.
-    int status = open_with(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
+  Result<void> open(RingFeatures features) {
+    // Results are made when this thread asks for them, instead of interrupting it.
+    int status = -EINVAL;
+    if (features == RingFeatures::kLinux61) {
+      status = open_with(IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN);
+    }
+    has_linux61_ = status == 0;
     if (status == -EINVAL) status = open_with(0);
     if (status < 0) return fail_errno("io_uring_setup", -status);
     ready_ = true;
@@ -46,7 +50,7 @@ class UringLoop final : public Loop {
     io_uring_sqe* const entry = prepare(operation);
     io_uring_prep_recv(entry, socket.get(), to.data(), to.size(), 0);
     // What is received answers what has just been sent: there is nothing to receive yet.
-    entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
+    if (has_linux61_) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
     finish(operation);
   }
   void send(const UniqueFd& socket, ByteSpan from, Operation& operation) override {
@@ -154,14 +158,15 @@ class UringLoop final : public Loop {
   std::vector<Operation*> under_way_;  // each at its `place`
   Spin spin_;
   bool ready_ = false;
+  bool has_linux61_ = false;
   bool stopped_ = false;
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Loop>> create_uring_loop() {
+Result<std::unique_ptr<Loop>> create_uring_loop(RingFeatures features) {
   auto loop = std::make_unique<UringLoop>();
-  TRY(loop->open());
+  TRY(loop->open(features));
   return loop;
 }
 

@@ -8,6 +8,9 @@
 namespace thaw {
 
 /// A Loop on io_uring. kPermission or kIo where the kernel does not let this process use it.
-Result<std::unique_ptr<Loop>> create_uring_loop();
+///
+/// `features` is what is tried first: without those of Linux 6.1 it is slower and does the same.
+enum class RingFeatures { kLinux61, kOlder };
+Result<std::unique_ptr<Loop>> create_uring_loop(RingFeatures features);
 
 }  // namespace thaw
