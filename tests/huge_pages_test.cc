@@ -1,12 +1,11 @@
 // Guest memory in huge pages, against the real kernel.
 
-#include <fstream>
-
 #include <gtest/gtest.h>
 #include <linux/memfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "tests/support/huge_page_pool.h"
 #include "tests/support/semantics.h"
 
 namespace thaw::test {
@@ -16,18 +15,9 @@ class HugePagesTest : public SemanticsTest {
  protected:
   static constexpr std::size_t kUnit = kHugePageBytes / kPageBytes;
 
-  HugePagesTest() {
-    std::ifstream(kPool) >> before_;
-    std::ofstream(kPool) << before_ + 4;
-  }
-  ~HugePagesTest() override {
-    guest_.reset();
-    std::ofstream(kPool) << before_;
-  }
+  ~HugePagesTest() override { guest_.reset(); }
   void SetUp() override {
-    std::size_t now = 0;
-    std::ifstream(kPool) >> now;
-    if (now < before_ + 4) GTEST_SKIP() << "there is no room for four huge pages";
+    if (pool_.free() < 4) GTEST_SKIP() << "there is no room for four huge pages";
   }
   /// Two huge pages: one with some content, one without any.
   static PageMap map() {
@@ -69,8 +59,7 @@ class HugePagesTest : public SemanticsTest {
     EXPECT_EQ(guest_->given_up(), "");
   }
 
-  static constexpr const char* kPool = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-  std::size_t before_ = 0;
+  HugePagePool pool_{4};
 };
 
 INSTANTIATE_TEST_SUITE_P(Loops, HugePagesTest, both_loops(), loop_name);

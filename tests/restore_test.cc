@@ -26,6 +26,11 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::size_t kPages = 4096;
+#ifdef __SANITIZE_ADDRESS__
+constexpr std::size_t kTolerableGrowth = 300u << 20;  // it keeps what is freed for a while
+#else
+constexpr std::size_t kTolerableGrowth = 16u << 20;
+#endif
 
 class RestoreTest : public testing::TestWithParam<LoopKind> {
  protected:
@@ -160,7 +165,7 @@ TEST_P(RestoreTest, VmThatFloodsItsHandlerCostsNoMemoryAndOthersAreServed) {
   Program vmm = start_vmm("verify");
   EXPECT_EQ(vmm.wait().value(), 0);
   wait_for(1, [](const Json& report) { return report["removed_pages"] > 50'000; });
-  EXPECT_LT(resident_bytes(handler_->pid()), before + (32u << 20));
+  EXPECT_LT(resident_bytes(handler_->pid()), before + kTolerableGrowth);
   flood.tell("stop");
   EXPECT_EQ(flood.wait().value(), 0);
 }

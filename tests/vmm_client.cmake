@@ -1,6 +1,7 @@
 add_executable(map_file support/map_file.cc)
 
-add_executable(vmm_client_test vmm_client_test.cc support/restore_in_c.c)
+add_executable(vmm_client_test vmm_client_test.cc support/huge_page_pool.cc
+  support/restore_in_c.c)
 target_link_libraries(vmm_client_test PRIVATE
   thaw_base thaw_handoff thaw_guest_memory thaw GTest::gtest_main)
 add_dependencies(vmm_client_test thaw_qemu map_file)

@@ -24,6 +24,7 @@
 #include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "format/limits.h"
+#include "tests/support/huge_page_pool.h"
 #include "tests/support/restore_in_c.h"
 #include "vmm-client/guest_memory.h"
 #include "vmm-client/thaw.h"
@@ -32,6 +33,7 @@ namespace thaw {
 namespace {
 
 using namespace std::chrono_literals;
+using test::HugePagePool;
 
 constexpr ByteCount kSmall{kPageBytes};
 constexpr ByteCount kHuge{kHugePageBytes};
@@ -180,29 +182,6 @@ std::string mapping_flags(const void* address) {
   return {};
 }
 
-std::size_t free_huge_pages() {
-  std::ifstream pool("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
-  std::size_t pages = 0;
-  pool >> pages;
-  return pages;
-}
-
-/// Sees to it that the hugetlbfs pool has some free pages while it lives, where root may say so.
-class HugePagePool {
- public:
-  explicit HugePagePool(std::size_t wanted) {
-    std::ifstream(kSize) >> before_;
-    if (free_huge_pages() < wanted) std::ofstream(kSize) << before_ + wanted;
-  }
-  HugePagePool(const HugePagePool&) = delete;
-  HugePagePool& operator=(const HugePagePool&) = delete;
-  ~HugePagePool() { std::ofstream(kSize) << before_; }
-
- private:
-  static constexpr const char* kSize = "/proc/sys/vm/nr_hugepages";
-  std::size_t before_ = 0;
-};
-
 /// A directory on tmpfs for sockets and memory files.
 class VmmClientTest : public testing::Test {
  protected:
@@ -241,7 +220,7 @@ TEST_F(GuestMemoryTest, MissingPagesAreServedByTheHandler) {
 
 TEST_F(GuestMemoryTest, HugePagesAreServedByTheHandler) {
   const HugePagePool pool(2);
-  if (free_huge_pages() < 2) GTEST_SKIP() << "needs two free 2 MiB pages in the hugetlbfs pool";
+  if (pool.free() < 2) GTEST_SKIP() << "needs two free 2 MiB pages in the hugetlbfs pool";
   TestHandler handler(socket_path_);
   const std::array shapes{GuestRegion{{2 * kHugePageBytes}, kHuge}};
   auto memory = GuestMemory::create(shapes).value();
@@ -251,7 +230,8 @@ TEST_F(GuestMemoryTest, HugePagesAreServedByTheHandler) {
 }
 
 TEST_F(GuestMemoryTest, MoreHugePagesThanThePoolHasAreRefused) {
-  const std::array shapes{GuestRegion{{(free_huge_pages() + 1024) * kHugePageBytes}, kHuge}};
+  const HugePagePool pool(0);
+  const std::array shapes{GuestRegion{{(pool.free() + 1024) * kHugePageBytes}, kHuge}};
   const auto memory = GuestMemory::create(shapes);
   ASSERT_FALSE(memory);
   EXPECT_EQ(memory.error().code(), ErrorCode::kNoSpace);
