@@ -162,13 +162,14 @@ void print_sessions(const std::vector<SessionReport>& sessions, OutputForm form)
     return;
   }
   std::vector<std::vector<std::string>> rows{{"SESSION", "SNAPSHOT", "STATE", "PID", "FAULTS",
-                                              "FETCHED", "ZERO", "WAITING", "RECEIVED", "P50 US",
-                                              "P99 US", "OUTCOME"}};
+                                              "FETCHED", "AROUND", "ZERO", "WAITING", "RECEIVED",
+                                              "P50 US", "P99 US", "OUTCOME"}};
   for (const SessionReport& session : sessions) {
     rows.push_back({std::to_string(session.session), session.snapshot,
                     std::string(session_state_name(session.state)),
                     session.vmm_pid == 0 ? "-" : std::to_string(session.vmm_pid),
                     std::to_string(session.faults.total), std::to_string(session.faults.fetched),
+                    std::to_string(session.around_pages),
                     std::to_string(session.faults.zero + session.faults.removed),
                     std::to_string(session.waiting_pages), human_bytes(session.bytes_received),
                     fmt::format("{:.0f}", session.latency_us_p50),

@@ -171,7 +171,8 @@ class Demo:
         report = (f"{faults['total']} faults, {faults['zero']} of them zero pages; answered in "
                   f"{served['latency_us_p50']:.0f} us (median), "
                   f"{served['latency_us_p99']:.0f} us (99 %)")
-        return Restore(first.seconds - started, network_bytes, faults["fetched"], report)
+        pages = faults["fetched"] + served["around_pages"]
+        return Restore(first.seconds - started, network_bytes, pages, report)
 
     def _restore_by_download(self, saved: Saved) -> Restore:
         host = self._network.b
@@ -206,7 +207,7 @@ def print_comparison(lazy: Restore, download: Restore) -> None:
              f"{download.first_line_seconds:.2f} s"),
             ("bytes over the network", f"{lazy.network_bytes / _MIB:.1f} MiB",
              f"{download.network_bytes / _MIB:.1f} MiB"),
-            ("pages fetched", str(lazy.pages), str(download.pages))]
+            ("pages brought", str(lazy.pages), str(download.pages))]
     for heading, left, right in rows:
         print(f"   {heading:<24}{left:>14}{right:>18}", flush=True)
 
