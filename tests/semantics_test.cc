@@ -118,6 +118,18 @@ TEST_P(SemanticsTest, AnnouncedUnmapIsFollowed) {
   EXPECT_EQ(guest.given_up(), "");
 }
 
+TEST_P(SemanticsTest, NoPageRidesAcrossTheEndOfItsRegion) {
+  ServedGuest& guest = start({.map = content_pages(64), .around = 64, .second_region = 6});
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(5)); });
+  const auto request = server_.next_request();
+  EXPECT_FALSE(request.optional.empty());
+  for (const ChunkId rider : request.optional) EXPECT_LT(rider.value, chunk(6).value);
+  server_.reply(request);
+  vcpu.join();
+  serve(6);
+  EXPECT_EQ(guest.given_up(), "");
+}
+
 TEST_P(SemanticsTest, RiderThatIsRemovedOnItsWayIsZero) {
   ServedGuest& guest = start_around();
   GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(0)); });

@@ -112,20 +112,30 @@ MutableByteSpan map_memory(ByteCount size) {
 }  // namespace
 
 ServedGuest::ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions options)
-    : ServedGuest(loop, link, options, map_memory(bytes_of(options.map.size()))) {}
+    : ServedGuest(loop, link, options,
+                  map_memory(bytes_of(options.map.size() +
+                                      PageCount{options.second_region != 0 ? 1u : 0u}))) {}
 
 ServedGuest::ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions options,
                          MutableByteSpan memory)
-    : loop_(loop), memory_(memory), userfaultfd_(create_userfaultfd_with(options.features)) {
+    : loop_(loop),
+      memory_(memory),
+      second_region_(options.second_region),
+      userfaultfd_(create_userfaultfd_with(options.features)) {
   SnapshotImage image;
   image.manifest.spec.memory = bytes_of(options.map.size());
   image.map = std::move(options.map);
   image_ = std::make_shared<const SnapshotImage>(std::move(image));
-  CHECK(register_missing(userfaultfd_, address(0), {memory_.size()}).has_value());
-  RegionTable regions =
-      RegionTable::check({{address(0), {memory_.size()}, {0}, {options.page_bytes}}},
-                         image_->manifest.spec)
-          .value();
+  const std::size_t pages = image_->manifest.spec.memory_pages().value;
+  const std::size_t first = second_region_ != 0 ? second_region_ : pages;
+  std::vector<HandoffRegion> handoff;
+  for (const auto& [from, to] : {std::pair{std::size_t{0}, first}, std::pair{first, pages}}) {
+    if (from == to) continue;
+    const ByteCount size = bytes_of({to - from});
+    CHECK(register_missing(userfaultfd_, address(from), size).has_value());
+    handoff.push_back({address(from), size, offset_of({from}), {options.page_bytes}});
+  }
+  RegionTable regions = RegionTable::check(handoff, image_->manifest.spec).value();
   UniqueFd handed(::fcntl(userfaultfd_.get(), F_DUPFD_CLOEXEC, 0));
   loop_.run([&] {
     served_ = std::make_unique<ServedMemory>(loop_.loop(), link, image_, options.around,

@@ -63,6 +63,8 @@ struct GuestOptions {
   std::uint64_t features = 0;  // of the userfaultfd, beside REMOVE events
   std::uint32_t around = 1;    // largest fault-around window
   std::uint64_t page_bytes = kPageBytes;
+  /// Page with which a second region begins, a page behind the first one; 0: there is one region.
+  std::size_t second_region = 0;
 };
 
 /// A guest in this process whose memory is served by a ServedMemory on the loop's thread, through
@@ -75,7 +77,10 @@ class ServedGuest final : private ServedMemory::Owner {
   ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions options, MutableByteSpan memory);
   ~ServedGuest();
 
-  std::byte* page(std::size_t index) const { return memory_.data() + index * kPageBytes; }
+  std::byte* page(std::size_t index) const {
+    const std::size_t gap = second_region_ != 0 && index >= second_region_ ? 1 : 0;
+    return memory_.data() + (index + gap) * kPageBytes;
+  }
   HostAddress address(std::size_t index) const;
   bool is_present(std::size_t index) const;
   /// Reads the page, waiting for it if need be.
@@ -98,6 +103,7 @@ class ServedGuest final : private ServedMemory::Owner {
   LoopThread& loop_;
   std::shared_ptr<const SnapshotImage> image_;
   MutableByteSpan memory_;
+  const std::size_t second_region_;
   UniqueFd userfaultfd_;
   std::string given_up_;  // of the loop's thread
   std::unique_ptr<ServedMemory> served_;
