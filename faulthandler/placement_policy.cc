@@ -34,7 +34,8 @@ PlacementPolicy::Decision PlacementPolicy::decide(const Look& look) {
     free_until_ = look.now + pause_;
     at_.reset();
   } else if (look.faults > 0 && look.examined) {
-    const bool follow = may_ == May::kFollow && !look.other_vm && look.now >= free_until_;
+    const bool follow = may_ == May::kFollow && !look.other_vm && look.now >= free_until_ &&
+                        look.queued <= tolerable(look);
     at_ = follow ? look.hot_cpu : std::nullopt;
     spread_ = may_ == May::kSpinAlone || !look.hot_cpu;
   }

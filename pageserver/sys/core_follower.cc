@@ -9,8 +9,9 @@ namespace thaw {
 namespace {
 
 constexpr std::chrono::milliseconds kLookInterval{2};
-/// For each wake-up: about what it costs on another CPU.
-constexpr std::chrono::microseconds kTolerableQueueing{50};
+/// For each wake-up: less than what one on another CPU costs. Also as an ordinary thread: where
+/// those queue, one in the background class would starve.
+constexpr std::chrono::microseconds kTolerableQueueing{20};
 constexpr std::chrono::milliseconds kShortestPause{10};
 constexpr std::chrono::seconds kLongestPause{1};
 
@@ -29,45 +30,37 @@ CoreFollower::CoreFollower(WorkFrom from)
 void CoreFollower::follow(std::optional<int> cpu) {
   if (!may_follow_ || allowed_.count() < 2 || !cpu || !is_cpu(*cpu)) return;
   const auto now = Clock::now();
-  if (now < free_until_) return;
-  if (at_ && queues(now)) {
+  look(now);
+  if (at_ && queues_) {
     let_go();
     free_until_ = now + pause_;
     pause_ = std::min<Nanoseconds>(pause_ * 2, kLongestPause);
-    return;
   }
   const bool steady = std::exchange(seen_, cpu) == cpu;
-  if (steady && at_ != cpu && allowed_[static_cast<std::size_t>(*cpu)]) move(*cpu);
+  if (queues_ || now < free_until_ || !steady || at_ == cpu) return;
+  if (allowed_[static_cast<std::size_t>(*cpu)]) move(*cpu);
 }
 
-bool CoreFollower::queues(Clock::time_point now) {
-  if (now - looked_ < kLookInterval) return false;
+void CoreFollower::look(Clock::time_point now) {
+  if (now - looked_ < kLookInterval) return;
   const auto times = thread_times(thread_);
-  if (!times) return false;
+  if (!times) return;
   const Nanoseconds queued = times->queued - std::exchange(queued_, times->queued);
+  const std::uint64_t wakeups = wakeups_ - std::exchange(wakeups_seen_, wakeups_);
   looked_ = now;
-  const bool much =
-      queued > kTolerableQueueing * (wakeups_ - std::exchange(wakeups_seen_, wakeups_));
-  if (!much) pause_ = std::max<Nanoseconds>(pause_ / 2, kShortestPause);
-  return much;
+  queues_ = queued > kTolerableQueueing * wakeups;
+  if (at_ && !queues_) pause_ = std::max<Nanoseconds>(pause_ - pause_ / 16, kShortestPause);
 }
 
 void CoreFollower::move(int cpu) {
   CpuSet only;
   only.set(static_cast<std::size_t>(cpu));
   if (!set_allowed_cpus(0, only)) return;
-  if (at_) {
-    at_ = cpu;
-    return;
-  }
-  if (from_ == WorkFrom::kThisHost && !set_scheduling_class(0, SchedulingClass::kBackground)) {
+  if (!at_ && from_ == WorkFrom::kThisHost &&
+      !set_scheduling_class(0, SchedulingClass::kBackground)) {
     return let_go();
   }
   at_ = cpu;
-  // Until now it was free: how it queued is nobody's fault.
-  if (const auto times = thread_times(thread_)) queued_ = times->queued;
-  looked_ = Clock::now();
-  wakeups_seen_ = wakeups_;
 }
 
 void CoreFollower::let_go() {

@@ -31,8 +31,8 @@ class CoreFollower {
   static constexpr std::uint64_t kWakeupsPerQuestion = 4;
 
   void follow(std::optional<int> cpu);
-  /// Whether following has cost more than it saved since the last look; looks now and then.
-  bool queues(Clock::time_point now);
+  /// Every now and then, finds out whether the thread queues.
+  void look(Clock::time_point now);
   void move(int cpu);
   void let_go();
 
@@ -45,7 +45,8 @@ class CoreFollower {
   std::uint64_t wakeups_ = 0;
   Clock::time_point looked_;
   std::uint64_t wakeups_seen_ = 0;  // until then
-  Nanoseconds queued_{0};           // until then
+  bool queues_ = false;
+  Nanoseconds queued_{0};  // until then
   Nanoseconds pause_;
   Clock::time_point free_until_;
 };
