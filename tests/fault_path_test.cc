@@ -23,31 +23,32 @@ void note_allocation() {
 }  // namespace
 
 extern "C" {
-void* __libc_malloc(std::size_t size);
-void* __libc_calloc(std::size_t count, std::size_t size);
-void* __libc_realloc(void* at, std::size_t size);
-void* __libc_memalign(std::size_t alignment, std::size_t size);
+// The C library's own, under the names that glibc keeps for them.
+void* real_malloc(std::size_t size) __asm__("__libc_malloc");
+void* real_calloc(std::size_t count, std::size_t size) __asm__("__libc_calloc");
+void* real_realloc(void* at, std::size_t size) __asm__("__libc_realloc");
+void* real_memalign(std::size_t alignment, std::size_t size) __asm__("__libc_memalign");
 
 void* malloc(std::size_t size) {
   note_allocation();
-  return __libc_malloc(size);
+  return real_malloc(size);
 }
 void* calloc(std::size_t count, std::size_t size) {
   note_allocation();
-  return __libc_calloc(count, size);
+  return real_calloc(count, size);
 }
 void* realloc(void* at, std::size_t size) {
   note_allocation();
-  return __libc_realloc(at, size);
+  return real_realloc(at, size);
 }
 int posix_memalign(void** at, std::size_t alignment, std::size_t size) {
   note_allocation();
-  *at = __libc_memalign(alignment, size);
+  *at = real_memalign(alignment, size);
   return *at != nullptr ? 0 : ENOMEM;
 }
 void* aligned_alloc(std::size_t alignment, std::size_t size) {
   note_allocation();
-  return __libc_memalign(alignment, size);
+  return real_memalign(alignment, size);
 }
 int pthread_mutex_lock(pthread_mutex_t* mutex) {
   using Lock = int (*)(pthread_mutex_t*);
@@ -131,7 +132,7 @@ TEST_P(FaultPathTest, FaultsAroundAllocateNothingAndTakeNoLock) {
 TEST_P(FaultPathTest, ZerosAndRemovedPagesAllocateNothingAndTakeNoLock) {
   PageMap map;
   map.append_zero({4096});
-  ServedGuest& guest = start({.map = std::move(map), .around = 64});
+  ServedGuest& guest = start({.map = map, .around = 64});
   const auto touch = [&guest](std::size_t from, std::size_t to, std::size_t step) {
     GuestThread vcpu([=, &guest] {
       for (std::size_t page = from; page < to; page += step) {

@@ -175,6 +175,7 @@ TEST_P(SemanticsTest, DamagedRiderNeverEntersTheGuest) {
 TEST_P(SemanticsTest, ThirtyTwoVcpusOnOnePageAreOneRequest) {
   ServedGuest& guest = start(16);
   std::vector<std::unique_ptr<GuestThread>> vcpus;
+  vcpus.reserve(32);
   for (int i = 0; i < 32; ++i) {
     vcpus.push_back(std::make_unique<GuestThread>([&] { EXPECT_TRUE(guest.has_content(3)); }));
   }
@@ -190,6 +191,7 @@ TEST_P(SemanticsTest, ThirtyTwoVcpusOnAllPagesAskForEachOnce) {
   constexpr std::size_t kPages = 512;
   ServedGuest& guest = start(kPages);
   std::vector<std::unique_ptr<GuestThread>> vcpus;
+  vcpus.reserve(32);
   for (std::size_t i = 0; i < 32; ++i) {
     vcpus.push_back(std::make_unique<GuestThread>([&guest, i] {
       for (std::size_t page = 0; page < kPages; ++page) {
@@ -299,6 +301,7 @@ TEST_P(SemanticsTest, NoSessionTakesAllTheRoomForRequests) {
   ServedGuest other(loop_, *link_, {.map = content_pages(16)});
   // More faults at once than one batch takes, again and again, without any answer.
   std::vector<std::unique_ptr<GuestThread>> vcpus;
+  vcpus.reserve(32);
   for (std::size_t i = 0; i < 32; ++i) {
     vcpus.push_back(
         std::make_unique<GuestThread>([&greedy, i] { EXPECT_TRUE(greedy.has_content(i * 64)); }));

@@ -1,5 +1,7 @@
 #include "pageserver/sys/cached_reads.h"
 
+#include <span>
+
 #include <fcntl.h>
 #include <rocksdb/env.h>
 #include <rocksdb/file_system.h>
@@ -36,8 +38,11 @@ class TableFile final : public rocksdb::FSRandomAccessFileOwnerWrapper {
   }
   IOStatus MultiRead(rocksdb::FSReadRequest* requests, std::size_t count,
                      const rocksdb::IOOptions& options, rocksdb::IODebugContext* dbg) override {
-    // The base class's base reads one by one, by Read above.
-    return FSRandomAccessFile::MultiRead(requests, count, options, dbg);
+    for (rocksdb::FSReadRequest& request : std::span(requests, count)) {
+      request.status =
+          Read(request.offset, request.len, options, &request.result, request.scratch, dbg);
+    }
+    return IOStatus::OK();
   }
 
  private:
@@ -52,7 +57,7 @@ class CachingFileSystem final : public rocksdb::FileSystemWrapper {
   IOStatus NewRandomAccessFile(const std::string& path, const rocksdb::FileOptions& options,
                                std::unique_ptr<rocksdb::FSRandomAccessFile>* result,
                                rocksdb::IODebugContext* dbg) override {
-    const IOStatus status = FileSystemWrapper::NewRandomAccessFile(path, options, result, dbg);
+    IOStatus status = FileSystemWrapper::NewRandomAccessFile(path, options, result, dbg);
     if (!status.ok()) return status;
     UniqueFd again(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!again.valid()) return IOStatus::IOError("cannot be opened twice", path);

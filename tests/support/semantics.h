@@ -37,8 +37,8 @@ class SemanticsTest : public testing::TestWithParam<LoopKind> {
     for (bool idle = false; !idle;) loop_.run([&] { idle = link_->idle(); });
     loop_.run([this] { link_.reset(); });
   }
-  ServedGuest& start(GuestOptions options) {
-    guest_ = std::make_unique<ServedGuest>(loop_, *link_, std::move(options));
+  ServedGuest& start(const GuestOptions& options) {
+    guest_ = std::make_unique<ServedGuest>(loop_, *link_, options);
     server_.accept();
     return *guest_;
   }

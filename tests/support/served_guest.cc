@@ -111,7 +111,7 @@ MutableByteSpan map_memory(ByteCount size) {
 
 }  // namespace
 
-ServedGuest::ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions options)
+ServedGuest::ServedGuest(LoopThread& loop, DemandLink& link, const GuestOptions& options)
     : ServedGuest(loop, link, options,
                   map_memory(bytes_of(options.map.size() +
                                       PageCount{options.second_region != 0 ? 1u : 0u}))) {}

@@ -72,7 +72,7 @@ struct GuestOptions {
 class ServedGuest final : private ServedMemory::Owner {
  public:
   /// With anonymous memory.
-  ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions options);
+  ServedGuest(LoopThread& loop, DemandLink& link, const GuestOptions& options);
   /// With this mapping, of which it becomes the owner.
   ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions options, MutableByteSpan memory);
   ~ServedGuest();

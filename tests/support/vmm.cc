@@ -110,6 +110,7 @@ bool remove_while_faulting(Vmm& vmm, std::vector<std::size_t> order) {
 bool flood(Vmm& vmm) {
   std::atomic<bool> stop = false;
   std::vector<std::jthread> threads;
+  threads.reserve(std::size_t{2} * kThreads);
   for (unsigned i = 0; i < 2 * kThreads; ++i) {
     threads.emplace_back([&vmm, &stop, i] {
       std::mt19937_64 generator(i);
