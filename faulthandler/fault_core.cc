@@ -63,6 +63,12 @@ void FaultCore::on_filled(PageIndex page) {
   ++present_pages_;
 }
 
+void FaultCore::on_gone(PageRange unit) {
+  for (std::uint64_t i = unit.first.value; i < unit.first.value + unit.count.value; ++i) {
+    if (states_[i] == PageState::kWanted) states_[i] = PageState::kMissing;
+  }
+}
+
 bool FaultCore::on_left_out(PageIndex page) {
   PageState& state = states_[page.value];
   if (state == PageState::kRiding) state = PageState::kMissing;

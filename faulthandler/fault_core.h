@@ -49,6 +49,10 @@ class FaultCore {
   /// The page was filled, or found to be present.
   void on_filled(PageIndex page);
 
+  /// There is no memory for the pages any more, unannounced. If there is again, a fault on one of
+  /// them asks anew.
+  void on_gone(PageRange unit);
+
   /// The pages that ride along with a demanded one: its missing neighbours in the same run of chunk
   /// ids, within the window and `region`, without a gap but for one that is left out. Marks them
   /// and hands each to `ride`, at most `most` of them.

@@ -103,7 +103,7 @@ class ServedMemory final : public ChunkSink {
   void retry_delayed();
   void on_retry_timer();
   /// What every fill does with an outcome that is none of its own business.
-  void note_failure(const FillResult& result, PageIndex page);
+  void note_failure(const FillResult& result, PageRange unit);
   PageRange unit_of(PageIndex page, const HandoffRegion& region) const;
 
   Loop& loop_;

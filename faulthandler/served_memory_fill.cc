@@ -8,10 +8,7 @@ namespace thaw {
 
 void ServedMemory::fill(const WantedPage& wanted, const PlainPage* content) {
   const HandoffRegion* const region = regions_.find(wanted.page);
-  if (region == nullptr) {
-    ++gone_fills_;
-    return;
-  }
+  if (region == nullptr) return note_failure({FillOutcome::kRangeGone, {0}}, {wanted.page, {1}});
   const HostAddress address = RegionTable::address_in(*region, wanted.page);
   const PageRange unit = unit_of(wanted.page, *region);
   if (!core_.takes_content(wanted.page)) content = nullptr;
@@ -33,7 +30,7 @@ void ServedMemory::fill(const WantedPage& wanted, const PlainPage* content) {
     case FillOutcome::kRemoving:
       return delay(wanted, content);
     default:
-      return note_failure(result, wanted.page);
+      return note_failure(result, unit);
   }
 }
 
@@ -80,7 +77,7 @@ void ServedMemory::fill_run() {
       const PageIndex page = rest.first + PageCount{i};
       on_left_out({page, core_.chunk_of(page)});
     }
-    if (result.outcome != FillOutcome::kRemoving) note_failure(result, rest.first);
+    if (result.outcome != FillOutcome::kRemoving) note_failure(result, {rest.first, {0}});
     return;
   }
 }
@@ -109,7 +106,7 @@ void ServedMemory::fill_huge(HugeFills::Fill& fill) {
     }
     latency_.record(Clock::now() - fill.since);
   } else {
-    note_failure(result, fill.first);
+    note_failure(result, {fill.first, kHugePages});
   }
   huge_.end(fill);
   const auto next = huge_.begin_next();
@@ -123,10 +120,14 @@ FillResult ServedMemory::zero_huge(HostAddress address) {
   return copy_pages(userfaultfd_, address, *zeros);
 }
 
-void ServedMemory::note_failure(const FillResult& result, PageIndex page) {
-  if (result.outcome == FillOutcome::kRangeGone) ++gone_fills_;
+void ServedMemory::note_failure(const FillResult& result, PageRange unit) {
+  if (result.outcome == FillOutcome::kRangeGone) {
+    ++gone_fills_;
+    core_.on_gone(unit);
+  }
   if (result.outcome == FillOutcome::kFailed) {
-    give_up(fmt::format("filling page {} failed with errno {}", page.value, result.error_number));
+    give_up(
+        fmt::format("filling page {} failed with errno {}", unit.first.value, result.error_number));
   }
   // kProcessGone: the pidfd tells.
 }

@@ -58,6 +58,17 @@ TEST(FaultCore, PageRemovedWhileItsChunkIsOnTheWayTakesNoContent) {
   EXPECT_FALSE(core.takes_content({3}));
 }
 
+TEST(FaultCore, PageWhoseMemoryIsGoneIsAskedForAnewIfItComesBack) {
+  const PageMap map = small_map();
+  FaultCore core(map, {16}, 1);
+  EXPECT_EQ(fault(core, 3), Need::kFetch);
+  core.on_gone({{3}, {1}});
+  EXPECT_EQ(fault(core, 3), Need::kFetch);
+  core.on_filled({3});
+  core.on_gone({{3}, {1}});
+  EXPECT_EQ(core.state({3}), PageState::kPresent);
+}
+
 TEST(FaultCore, HugePageIsZeroOnlyAsAWhole) {
   PageMap map;
   map.append_zero({512});
