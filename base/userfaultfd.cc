@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -115,9 +116,33 @@ Result<void> check_userfaultfd(const UniqueFd& uffd) {
   return {};
 }
 
+namespace {
+
+/// Reads without waiting, whatever the descriptor's flags are: the VMM shares them and may change
+/// them at any time.
+ssize_t read_at_once(const UniqueFd& uffd, std::span<uffd_msg> messages) {
+  const iovec to{messages.data(), messages.size_bytes()};
+  const ssize_t n = ::preadv2(uffd.get(), &to, 1, -1, RWF_NOWAIT);
+  if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
+  // Before Linux 6.10 a userfaultfd has no such read.
+  if (!make_nonblocking(uffd)) return -1;
+  return ::read(uffd.get(), messages.data(), messages.size_bytes());
+}
+
+}  // namespace
+
+Result<void> make_nonblocking(const UniqueFd& uffd) {
+  const int flags = ::fcntl(uffd.get(), F_GETFL);
+  if (flags < 0) return fail_errno("F_GETFL");
+  if ((flags & O_NONBLOCK) == 0 && ::fcntl(uffd.get(), F_SETFL, flags | O_NONBLOCK) != 0) {
+    return fail_errno("F_SETFL");
+  }
+  return {};
+}
+
 Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& to) {
   std::array<uffd_msg, limits::kUserfaultfdEventsPerRead> messages;
-  const ssize_t n = ::read(uffd.get(), messages.data(), sizeof(messages));
+  const ssize_t n = read_at_once(uffd, messages);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return std::size_t{0};
   if (n < 0) return fail_errno("read userfaultfd");
   const std::size_t count = static_cast<std::size_t>(n) / sizeof(uffd_msg);

@@ -67,8 +67,12 @@ Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount
 /// "API:" line is written by userfaultfd_show_fdinfo() in fs/userfaultfd.c.
 Result<void> check_userfaultfd(const UniqueFd& uffd);
 
-/// Appends what is queued, up to limits::kUserfaultfdEventsPerRead events, and returns how many
-/// were read: 0 when the queue is empty.
+/// poll(2) on a userfaultfd that blocks tells an error instead of events.
+Result<void> make_nonblocking(const UniqueFd& uffd);
+
+/// Never waits, even where the descriptor blocks. Appends what is queued, up to
+/// limits::kUserfaultfdEventsPerRead events, and returns how many were read: 0 when the queue is
+/// empty.
 Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& to);
 
 /// Fills missing pages with a copy of `from` and wakes their waiters.

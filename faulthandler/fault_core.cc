@@ -46,13 +46,16 @@ FaultCore::Need FaultCore::on_fault(PageRange unit) {
   return Need::kFetch;
 }
 
-void FaultCore::on_remove(PageIndex first, PageCount count) {
+bool FaultCore::on_remove(PageIndex first, PageCount count) {
   CHECK(within(first.value, count.value, states_.size()));
+  bool wanted = false;
   for (std::uint64_t i = first.value; i < first.value + count.value; ++i) {
+    wanted = wanted || states_[i] == PageState::kWanted;
     leave_state(states_[i]);
     states_[i] = PageState::kRemoved;
   }
   removed_pages_ += count.value;
+  return wanted;
 }
 
 void FaultCore::on_filled(PageIndex page) {

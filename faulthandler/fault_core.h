@@ -42,8 +42,8 @@ class FaultCore {
   /// A vCPU faulted on pages that are filled as one: a page of 4 KiB or the 512 of a huge page.
   /// kZero when all of them are zero. REQUIRES: they are guest memory.
   Need on_fault(PageRange unit);
-  /// The guest gave pages back (REMOVE, UNMAP).
-  void on_remove(PageIndex first, PageCount count);
+  /// The guest gave pages back (REMOVE, UNMAP). True when a vCPU waits for one of them.
+  bool on_remove(PageIndex first, PageCount count);
   /// Whether bytes that have arrived for the page may still enter the guest; else it gets zeros.
   bool takes_content(PageIndex page) const { return state(page) != PageState::kRemoved; }
   /// The page was filled, or found to be present.

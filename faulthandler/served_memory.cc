@@ -22,9 +22,13 @@ void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   // All that a fault needs is made here.
   events_.reserve(limits::kMaxEventReads * limits::kUserfaultfdEventsPerRead);
   wanted_.reserve(limits::kMaxEventReads * limits::kUserfaultfdEventsPerRead);
+  removed_.reserve(limits::kMaxEventReads * limits::kUserfaultfdEventsPerRead);
   riders_.reserve(limits::kMaxBatchRiders);
   run_ = std::make_unique_for_overwrite<std::array<PlainPage, limits::kMaxBatchRiders>>();
   serving_ = true;
+  if (const auto made = make_nonblocking(userfaultfd_); !made) {
+    return give_up(made.error().message());
+  }
   loop_.poll(userfaultfd_, POLLIN, reading_);
 }
 
@@ -37,7 +41,7 @@ void ServedMemory::stop() {
 
 void ServedMemory::on_events(int result) {
   if (!serving_) return;
-  if (result < 0) return give_up("waiting for faults failed");
+  if (result < 0 || (result & POLLERR) != 0) return give_up("waiting for faults failed");
   drain_events();
   retry_delayed();
   ask_for_wanted();
@@ -61,26 +65,49 @@ void ServedMemory::drain_events() {
 }
 
 Result<void> ServedMemory::apply_changes() {
-  const auto remove = [this](PageRange range) { core_.on_remove(range.first, range.count); };
   Result<void> applied;
   for (MemoryEvent& event : events_) {
     if (const auto* removed = std::get_if<RemoveEvent>(&event)) {
-      regions_.for_each_range(removed->start, removed->length, remove);
+      removed_.push_back(*removed);
     } else if (const auto* unmapped = std::get_if<UnmapEvent>(&event)) {
-      regions_.for_each_range(unmapped->start, unmapped->length, remove);
+      removed_.push_back({unmapped->start, unmapped->length});
     } else if (auto* const moved = std::get_if<RemapEvent>(&event)) {
+      apply_removed();
       if (auto followed = apply(*moved); !followed) applied = std::move(followed);
     } else if (auto* const forked = std::get_if<ForkEvent>(&event)) {
       children_.push_back(std::move(forked->child));
       applied = fail(ErrorCode::kUnsupported, "the VMM forked with its userfaultfd");
     }
   }
+  apply_removed();
   return applied;
+}
+
+void ServedMemory::apply_removed() {
+  // Each page once, however often the VMM has named it: that costs it little, and us a look at it.
+  std::ranges::sort(removed_, {}, &RemoveEvent::start);
+  HostAddress done{0};
+  for (const RemoveEvent& removed : removed_) {
+    const HostAddress start = std::max(removed.start, done);
+    const HostAddress end = removed.start + removed.length;
+    if (start >= end) continue;
+    done = end;
+    bool wanted = false;
+    regions_.for_each_range(start, end - start, [&](PageRange range) {
+      if (core_.on_remove(range.first, range.count)) wanted = true;
+    });
+    // Who waits in there faults again, and gets zeros.
+    if (wanted) wake_pages(userfaultfd_, start, end - start);
+  }
+  removed_.clear();
 }
 
 Result<void> ServedMemory::apply(RemapEvent& moved) {
   const auto lost = TRY(regions_.move(moved.from, moved.to, moved.length));
   for (const PageRange range : lost) core_.on_remove(range.first, range.count);
+  // Who waits at an address that means another page now, or none.
+  wake_pages(userfaultfd_, moved.from, moved.length);
+  wake_pages(userfaultfd_, moved.to, moved.length);
   return {};
 }
 
@@ -117,8 +144,7 @@ void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
     case FaultCore::Need::kZero:
       return fill_zeros({.page = unit.first, .chunk = kNoChunk, .since = now}, region);
     case FaultCore::Need::kWake:
-      return wake_pages(userfaultfd_, RegionTable::address_in(region, unit.first),
-                        bytes_of(unit.count));
+      return fill_again({.page = unit.first, .chunk = kNoChunk, .since = now}, region);
     case FaultCore::Need::kWait:
       return;
   }
@@ -160,8 +186,8 @@ void ServedMemory::ask_for_wanted() {
     asked_ += count;
     next_wanted_ += count;
   }
-  if (next_wanted_ == wanted_.size()) {
-    wanted_.clear();
+  if (next_wanted_ >= wanted_.size() / 2) {
+    wanted_.erase(wanted_.begin(), wanted_.begin() + static_cast<std::ptrdiff_t>(next_wanted_));
     next_wanted_ = 0;
   }
 }

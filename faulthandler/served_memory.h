@@ -73,6 +73,7 @@ class ServedMemory final : public ChunkSink {
   /// kernel's order between the two is not causal.
   void drain_events();
   Result<void> apply_changes();
+  void apply_removed();
   Result<void> apply(RemapEvent& moved);
   void answer_faults();
   void answer_fault(HostAddress address, Clock::time_point now);
@@ -94,6 +95,9 @@ class ServedMemory final : public ChunkSink {
   /// Puts the page in: `content`, or zeros when that is nullptr or the page was removed since.
   void fill(const WantedPage& wanted, const PlainPage* content);
   void fill_zeros(const WantedPage& wanted, const HandoffRegion& region);
+  /// For a fault on a page that is known to be present. Usually somebody else has just had it
+  /// filled; but a VMM may punch a hole into the file behind its memory, which no event tells.
+  void fill_again(const WantedPage& wanted, const HandoffRegion& region);
   /// Puts in the riders that have been decoded.
   void fill_run();
   void fill_huge(HugeFills::Fill& fill);
@@ -123,8 +127,9 @@ class ServedMemory final : public ChunkSink {
   /// forked process run the guest, so they need not outlive the session.
   std::vector<UniqueFd> children_;
 
-  std::vector<MemoryEvent> events_;  // of the drain under way
-  std::vector<WantedPage> wanted_;   // to be asked for, from next_wanted_ on; each page once
+  std::vector<MemoryEvent> events_;   // of the drain under way
+  std::vector<RemoveEvent> removed_;  // among them, and not applied yet
+  std::vector<WantedPage> wanted_;    // to be asked for, from next_wanted_ on; each page once
   std::size_t next_wanted_ = 0;
   std::uint64_t asked_ = 0;  // pages with the link
   std::vector<Rider> riders_;

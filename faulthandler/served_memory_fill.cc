@@ -30,6 +30,7 @@ void ServedMemory::fill(const WantedPage& wanted, const PlainPage* content) {
     case FillOutcome::kRemoving:
       return delay(wanted, content);
     default:
+      wake_pages(userfaultfd_, address, bytes_of(unit.count));  // if it is gone, from here
       return note_failure(result, unit);
   }
 }
@@ -47,6 +48,25 @@ void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& reg
   if (result.outcome != FillOutcome::kFilled) return fill(wanted, nullptr);
   around_pages_ += zeros.count.value - 1;
   latency_.record(Clock::now() - wanted.since);
+}
+
+void ServedMemory::fill_again(const WantedPage& wanted, const HandoffRegion& region) {
+  const HostAddress address = RegionTable::address_in(region, wanted.page);
+  const PageRange unit = unit_of(wanted.page, region);
+  const FillResult result = unit.count == kHugePages
+                                ? zero_huge(address)
+                                : zero_pages(userfaultfd_, address, {kPageBytes});
+  switch (result.outcome) {
+    case FillOutcome::kExists:
+      return wake_pages(userfaultfd_, address, bytes_of(unit.count));
+    case FillOutcome::kFilled:
+      core_.on_remove(unit.first, unit.count);
+      return;
+    case FillOutcome::kRemoving:
+      return delay(wanted, nullptr);
+    default:
+      return note_failure(result, unit);
+  }
 }
 
 void ServedMemory::fill_run() {
@@ -106,6 +126,9 @@ void ServedMemory::fill_huge(HugeFills::Fill& fill) {
     }
     latency_.record(Clock::now() - fill.since);
   } else {
+    if (region != nullptr) {
+      wake_pages(userfaultfd_, RegionTable::address_in(*region, fill.first), {kHugePageBytes});
+    }
     note_failure(result, {fill.first, kHugePages});
   }
   huge_.end(fill);
@@ -134,9 +157,13 @@ void ServedMemory::note_failure(const FillResult& result, PageRange unit) {
 
 void ServedMemory::delay(const WantedPage& wanted, const PlainPage* content) {
   ++delayed_fills_;
-  if (content != nullptr && delayed_.size() >= limits::kMaxDelayedFills) {
-    wanted_.push_back(wanted);  // too much to keep: its chunk is asked for again
-    return;
+  if (delayed_.size() >= limits::kMaxDelayedFills) {
+    // Too much to keep: its chunk is asked for again, or who waits for zeros faults again.
+    if (content != nullptr) return wanted_.push_back(wanted);
+    const HandoffRegion& region = *regions_.find(wanted.page);
+    const PageRange unit = unit_of(wanted.page, region);
+    return wake_pages(userfaultfd_, RegionTable::address_in(region, unit.first),
+                      bytes_of(unit.count));
   }
   delayed_.push_back(
       {wanted, content != nullptr ? std::make_unique<PlainPage>(*content) : nullptr});

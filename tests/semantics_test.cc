@@ -5,6 +5,7 @@
 #include <csignal>
 #include <fstream>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/userfaultfd.h>
 #include <sys/mman.h>
@@ -139,6 +140,55 @@ TEST_P(SemanticsTest, RiderThatIsRemovedOnItsWayIsZero) {
   server_.reply(request);
   vcpu.join();
   EXPECT_TRUE(guest.has_zeros(page));
+}
+
+TEST_P(SemanticsTest, RiderThatAVcpuWaitsForAndThatIsRemovedIsZeroAtOnce) {
+  ServedGuest& guest = start_around();
+  GuestThread first([&] { EXPECT_TRUE(guest.has_content(0)); });
+  const auto request = server_.next_request();
+  const std::size_t page = request.optional.back().value - kFirst.value;
+  GuestThread second([&] { EXPECT_TRUE(guest.has_zeros(page)); });
+  second.wait_until_blocked();
+  loop_.run([] {});  // its fault has been read
+  guest.give_back(page, 1);
+  second.join();  // before any reply
+  server_.reply(request);
+}
+
+TEST_P(SemanticsTest, HoleInTheFileBehindTheMemoryIsZeroAtTheNextFault) {
+  const UniqueFd file(static_cast<int>(::memfd_create("guest", MFD_CLOEXEC)));
+  ASSERT_EQ(::ftruncate(file.get(), 16 * kPageBytes), 0);
+  void* const at =
+      ::mmap(nullptr, 16 * kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+  ASSERT_NE(at, MAP_FAILED);
+  guest_ =
+      std::make_unique<ServedGuest>(loop_, *link_, GuestOptions{.map = content_pages(16)},
+                                    MutableByteSpan(static_cast<std::byte*>(at), 16 * kPageBytes));
+  server_.accept();
+  serve(3);
+  ASSERT_EQ(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 3 * kPageBytes,
+                        kPageBytes),
+            0);
+  EXPECT_TRUE(guest_->has_zeros(3));
+}
+
+TEST_P(SemanticsTest, VmmThatMakesItsUserfaultfdBlockHoldsUpNobody) {
+  ServedGuest& guest = start(16);
+  ServedGuest other(loop_, *link_, {.map = content_pages(16)});
+  serve(1);
+  ASSERT_EQ(::fcntl(guest.userfaultfd().get(), F_SETFL, 0), 0);
+  GuestThread stuck([&] { EXPECT_TRUE(guest.has_content(3)); });
+  stuck.wait_until_blocked();
+  GuestThread vcpu([&] { EXPECT_TRUE(other.has_content(5)); });
+  auto request = server_.next_request();
+  if (request.required != std::vector<ChunkId>{chunk(5)}) {
+    server_.reply(request);  // the other one's, read before the flag was seen
+    request = server_.next_request();
+  }
+  server_.reply(request);
+  vcpu.join();
+  const PlainPage content = content_of(chunk(3));
+  copy_pages(guest.userfaultfd(), guest.address(3), content);
 }
 
 TEST_P(SemanticsTest, RiderThatIsLeftOutWhileAVcpuWaitsIsAskedForAgain) {

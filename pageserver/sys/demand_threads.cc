@@ -96,9 +96,13 @@ class DemandPeer {
 
 }  // namespace
 
-void DemandThreads::serve(UniqueFd socket, Peer peer, std::string remote) {
+void DemandThreads::forget_ended() {
   const std::lock_guard lock(mutex_);
   connections_.remove_if([](const Connection& connection) { return connection.ended.load(); });
+}
+
+void DemandThreads::serve(UniqueFd socket, Peer peer, std::string remote) {
+  const std::lock_guard lock(mutex_);
   if (stopped_) return;
   Connection& connection =
       connections_.emplace_back(std::move(socket), std::move(peer), std::move(remote));

@@ -23,6 +23,8 @@ class DemandThreads {
   DemandThreads& operator=(const DemandThreads&) = delete;
   ~DemandThreads() { stop(); }
 
+  /// Drops connections that have ended: until then they count as connections.
+  void forget_ended();
   /// Takes over a connection whose hello has been answered.
   void serve(UniqueFd socket, Peer peer, std::string remote);
   /// Connections end, after the reply to what was received, and no others are taken any more.

@@ -260,6 +260,7 @@ class Acceptor {
         continue;
       }
       std::erase_if(connections_, [](const auto& weak) { return weak.expired(); });
+      executors_.demand.forget_ended();
       if (counters_.connections >= options_.max_connections) {
         log_warning("refused a peer: {} connections are the limit", options_.max_connections);
         continue;
