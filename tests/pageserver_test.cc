@@ -213,6 +213,32 @@ TEST_F(DemandTest, MessagesThatAreNoneEndTheConnectionWithTheirName) {
   expect_closed(garbage);
 }
 
+TEST_F(DemandTest, ConnectionsThatHaveEndedMakeRoom) {
+  Program server({program_path("thaw-pageserver"), "--store", path("small"), "--listen",
+                  "127.0.0.1:0", "--min-free-mib", "0", "--max-connections", "2"});
+  const TcpAddress address = *resolve_tcp(server.wait_for_line("listening on ").value());
+  const auto greeted = [&]() -> std::optional<UniqueFd> {
+    UniqueFd socket = connect_tcp(address, deadline_).value();
+    Bytes hello;
+    encode_message(message::Hello{.role = message::Role::kDemand, .name_space = "default"}, 1, 0,
+                   hello);
+    std::array<std::byte, kWireHeadBytes> prefix;
+    if (!send_all(socket, hello, deadline_) || !receive_all(socket, prefix, deadline_)) {
+      return std::nullopt;
+    }
+    return socket;
+  };
+  auto first = greeted();
+  auto second = greeted();
+  ASSERT_TRUE(first && second);
+  EXPECT_FALSE(greeted()) << "two are the limit";
+  first.reset();
+  second.reset();
+  bool room = false;
+  while (!room && !deadline_.passed()) room = greeted().has_value();
+  EXPECT_TRUE(room);
+}
+
 TEST_F(DemandTest, RequestInAnyPiecesIsAnswered) {
   const ChunkId chunk = first_chunk();
   const UniqueFd socket = connect_demand();
