@@ -59,6 +59,12 @@ Result<void> set_allowed_cpus(pid_t thread, const CpuSet& cpus) {
   return {};
 }
 
+CpuSet only_cpu(int cpu) {
+  CpuSet only;
+  only.set(static_cast<std::size_t>(cpu));
+  return only;
+}
+
 Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling) {
   const sched_param none{};
   const int policy = scheduling == SchedulingClass::kBackground ? SCHED_IDLE : SCHED_OTHER;
@@ -73,6 +79,27 @@ bool may_leave_background() {
           set_scheduling_class(0, SchedulingClass::kNormal).has_value();
   }).join();
   return may;
+}
+
+ThreadPlace::ThreadPlace(pid_t thread) : thread_(thread) {
+  if (auto allowed = allowed_cpus(thread)) allowed_ = *allowed;
+}
+
+bool ThreadPlace::move(int cpu, SchedulingClass scheduling) {
+  if (!set_allowed_cpus(thread_, only_cpu(cpu))) return false;
+  if (!set_scheduling_class(thread_, scheduling)) {
+    let_go();
+    return false;
+  }
+  at_ = cpu;
+  return true;
+}
+
+void ThreadPlace::let_go() {
+  // The class first: with it the thread is not at others' mercy any more.
+  static_cast<void>(set_scheduling_class(thread_, SchedulingClass::kNormal));
+  static_cast<void>(set_allowed_cpus(thread_, allowed_));
+  at_.reset();
 }
 
 // schedstat: "time_running time_queued switches"

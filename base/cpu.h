@@ -3,6 +3,7 @@
 #include <bitset>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include <sys/types.h>
@@ -24,6 +25,8 @@ Result<CpuSet> allowed_cpus(pid_t thread);
 /// kInvalidArgument when none of them is there or allowed by its cgroup; kNotFound when the thread
 /// has ended.
 Result<void> set_allowed_cpus(pid_t thread, const CpuSet& cpus);
+/// REQUIRES: 0 <= cpu < kMaxCpus.
+CpuSet only_cpu(int cpu);
 
 /// How a thread competes for a CPU: like others, or only for what others leave (SCHED_IDLE). A CPU
 /// that runs only such threads counts as idle when the scheduler places a thread that wakes up.
@@ -32,6 +35,31 @@ Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling);
 /// Whether a thread of this process may leave the background class again, which takes a right that
 /// entering it does not. Tried on a thread that ends at once.
 bool may_leave_background();
+
+/// Keeps a thread on one CPU at a time, and gives it back its freedom. One thread uses it.
+class ThreadPlace {
+ public:
+  /// What the thread is allowed now is what it goes back to.
+  explicit ThreadPlace(pid_t thread);
+
+  /// Where it is kept; nothing: anywhere.
+  std::optional<int> cpu() const { return at_; }
+  /// Whether there is any choice.
+  bool has_choice() const { return allowed_.count() > 1; }
+  bool allows(int cpu) const {
+    return cpu >= 0 && static_cast<std::size_t>(cpu) < kMaxCpus &&
+           allowed_[static_cast<std::size_t>(cpu)];
+  }
+  /// False when it did not go there. REQUIRES: allows(cpu).
+  bool move(int cpu, SchedulingClass scheduling);
+  /// As an ordinary thread, wherever it was allowed at first.
+  void let_go();
+
+ private:
+  const pid_t thread_;
+  CpuSet allowed_;
+  std::optional<int> at_;
+};
 
 /// How long a thread of this process has run, and was ready to run and did not; from its schedstat.
 struct ThreadTimes {

@@ -4,11 +4,11 @@
 #include <fstream>
 #include <string>
 
-#include <sched.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/cpu.h"
 
 namespace thaw::bench {
 
@@ -25,13 +25,8 @@ double microseconds(const timeval& time) {
 }  // namespace
 
 Result<void> pin_this_thread(unsigned cpu) {
-  cpu_set_t cpus;
-  CPU_ZERO(&cpus);
-  CPU_SET(cpu, &cpus);
-  if (::sched_setaffinity(0, sizeof(cpus), &cpus) != 0) {
-    return fail_errno(fmt::format("run on CPU {}", cpu));
-  }
-  return {};
+  if (cpu >= kMaxCpus) return fail(ErrorCode::kInvalidArgument, "there is no CPU {}", cpu);
+  return set_allowed_cpus(0, only_cpu(static_cast<int>(cpu)));
 }
 
 double thread_cpu_us() {

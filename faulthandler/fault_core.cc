@@ -112,16 +112,15 @@ void FaultCore::leave_one_out(PageIndex page, PageRange from) {
   const std::uint64_t place = (++draws_ * 0x9E37'79B9'7F4A'7C15u) >> 32;
   const PageIndex probe{from.first.value + place % from.count.value};
   if (probe == page || state(probe) != PageState::kMissing) return;
-  PageIndex& slot = probes_[probe_count_ % probes_.size()];
+  PageIndex& slot = probes_[window_.probes() % probes_.size()];
   auto expired = AroundWindow::Expired::kNone;
-  if (probe_count_ >= probes_.size()) {
+  if (window_.probes() >= probes_.size()) {
     const bool missed = state(slot) == PageState::kProbe;
     if (missed) states_[slot.value] = PageState::kMissing;
     expired = missed ? AroundWindow::Expired::kMiss : AroundWindow::Expired::kHit;
   }
   slot = probe;
   states_[probe.value] = PageState::kProbe;
-  ++probe_count_;
   window_.on_probe(expired);
 }
 

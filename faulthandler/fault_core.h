@@ -92,9 +92,8 @@ class FaultCore {
   const PageMap& map_;
   std::vector<PageState> states_;
   AroundWindow window_;
-  std::array<PageIndex, limits::kMaxProbes> probes_{};  // a ring of those that are looked at
-  std::uint64_t probe_count_ = 0;
-  std::uint64_t draws_ = 0;  // of pages to leave out
+  std::array<PageIndex, limits::kMaxProbes> probes_{};  // a ring of the last that were left out
+  std::uint64_t draws_ = 0;                             // of pages to leave out
   FaultCounters faults_;
   std::uint64_t present_pages_ = 0;
   std::uint64_t removed_pages_ = 0;

@@ -54,19 +54,17 @@ Result<std::optional<Nanoseconds>> parse_spin(const std::string& text) {
 Placement::Placement(const PlacementOptions& options)
     : options_(options),
       loop_(this_thread_id()),
-      spin_(options.spin.value_or(Nanoseconds(0)).count()) {
-  if (auto allowed = allowed_cpus(0)) allowed_ = *allowed;
+      spin_(options.spin.value_or(Nanoseconds(0))),
+      place_(loop_) {
   if (options_.mode == PlacementOptions::Mode::kCpu) {
-    CpuSet only;
-    only.set(static_cast<std::size_t>(options_.cpu));
-    if (const auto placed = set_allowed_cpus(0, only); !placed) {
+    if (const auto placed = set_allowed_cpus(0, only_cpu(options_.cpu)); !placed) {
       log_warning("not placed on CPU {}: {}", options_.cpu, placed.error().message());
     }
   }
-  following_ = options_.mode == PlacementOptions::Mode::kFollow && allowed_.count() > 1 &&
+  following_ = options_.mode == PlacementOptions::Mode::kFollow && place_.has_choice() &&
                may_leave_background();
   const bool spins =
-      !options_.spin && allowed_.count() > 1 && options_.mode != PlacementOptions::Mode::kCpu;
+      !options_.spin && place_.has_choice() && options_.mode != PlacementOptions::Mode::kCpu;
   policy_ = PlacementPolicy(following_ ? PlacementPolicy::May::kFollow
                                        : PlacementPolicy::May::kSpinAlone);
   if (following_ || spins) watcher_ = std::jthread([this] { watch(); });
@@ -92,7 +90,7 @@ void Placement::watch() {
     resting_.wait(true);
     if (!stopping_) watch_activity();
   }
-  let_go();
+  if (following_) place_.let_go();
 }
 
 void Placement::watch_activity() {
@@ -148,7 +146,7 @@ PlacementPolicy::Look Placement::look() {
   if (look.faults == 0) return look;
   if (looks_ <= kFirstLooks || looks_ % kLooksPerExamination == 0) {
     examine(vmm, look);
-  } else if (const auto activity = thread_activity(vmm, hot_thread_); at_ && activity) {
+  } else if (const auto activity = thread_activity(vmm, hot_thread_); place_.cpu() && activity) {
     look.examined = true;
     look.hot_cpu = activity->cpu;
   }
@@ -182,26 +180,12 @@ void Placement::examine(pid_t vmm, PlacementPolicy::Look& look) {
 
 void Placement::apply(const PlacementPolicy::Decision& decision) {
   if (!options_.spin) {
-    spin_.store(decision.spin ? Nanoseconds(kAutomaticSpin).count() : 0, std::memory_order_relaxed);
+    spin_.store(decision.spin ? kAutomaticSpin : Nanoseconds(0), std::memory_order_relaxed);
   }
-  if (!following_ || decision.cpu == at_) return;
-  const auto cpu = static_cast<std::size_t>(decision.cpu.value_or(-1));
-  if (!decision.cpu || cpu >= kMaxCpus || !allowed_[cpu]) return let_go();
-  CpuSet only;
-  only.set(cpu);
-  if (set_allowed_cpus(loop_, only) && set_scheduling_class(loop_, SchedulingClass::kBackground)) {
-    at_ = decision.cpu;
-  } else {
-    let_go();
-  }
-}
-
-void Placement::let_go() {
-  if (!following_) return;
-  // The class first: with it the loop is not at others' mercy any more.
-  static_cast<void>(set_scheduling_class(loop_, SchedulingClass::kNormal));
-  static_cast<void>(set_allowed_cpus(loop_, allowed_));
-  at_.reset();
+  if (!following_ || decision.cpu == place_.cpu()) return;
+  const bool goes = decision.cpu && place_.allows(*decision.cpu) &&
+                    place_.move(*decision.cpu, SchedulingClass::kBackground);
+  if (!goes) place_.let_go();
 }
 
 }  // namespace thaw

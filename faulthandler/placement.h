@@ -44,7 +44,7 @@ class Placement {
   void before_turn() { turn_start_.store(Clock::now(), std::memory_order_relaxed); }
   void after_turn();
   /// How long to look for more before sleeping.
-  Nanoseconds spin() const { return Nanoseconds(spin_.load(std::memory_order_relaxed)); }
+  Nanoseconds spin() const { return spin_.load(std::memory_order_relaxed); }
 
  private:
   void wake();
@@ -59,25 +59,23 @@ class Placement {
   /// happened.
   void examine(pid_t vmm, PlacementPolicy::Look& look);
   void apply(const PlacementPolicy::Decision& decision);
-  void let_go();
 
   const PlacementOptions options_;
   const pid_t loop_;
-  CpuSet allowed_;  // the loop's, as they were at the start
 
   std::atomic<pid_t> vmm_ = 0;  // the last that had a fault
   std::atomic<std::uint64_t> faults_ = 0;
   std::atomic<bool> resting_ = true;
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> restored_ = false;
-  std::atomic<std::int64_t> spin_ = 0;
+  std::atomic<Nanoseconds> spin_;
   static_assert(std::atomic<Clock::time_point>::is_always_lock_free);
   std::atomic<Clock::time_point> turn_start_{};  // zero between two turns
   std::atomic<Nanoseconds> in_turns_{};          // time spent in those that have ended
 
   // Of the watching thread.
   PlacementPolicy policy_{PlacementPolicy::May::kSpinAlone};
-  std::optional<int> at_;
+  ThreadPlace place_;  // of the loop
   bool following_ = false;
   std::uint64_t looks_ = 0;  // in this activity
   std::uint64_t faults_seen_ = 0;

@@ -25,17 +25,17 @@ Nanoseconds tolerable(const PlacementPolicy::Look& look) {
 }  // namespace
 
 PlacementPolicy::Decision PlacementPolicy::decide(const Look& look) {
-  const bool queues = at_ && look.queued > tolerable(look);
+  const bool queues = look.queued > tolerable(look);
   if (at_) {
     pause_ = std::clamp<Nanoseconds>(queues ? pause_ * 2 : pause_ / 2, kShortestPause / 2,
                                      kLongestPause);
   }
-  if (queues) {
+  if (at_ && queues) {
     free_until_ = look.now + pause_;
     at_.reset();
   } else if (look.faults > 0 && look.examined) {
-    const bool follow = may_ == May::kFollow && !look.other_vm && look.now >= free_until_ &&
-                        look.queued <= tolerable(look);
+    const bool follow =
+        may_ == May::kFollow && !look.other_vm && look.now >= free_until_ && !queues;
     at_ = follow ? look.hot_cpu : std::nullopt;
     spread_ = may_ == May::kSpinAlone || !look.hot_cpu;
   }

@@ -101,8 +101,12 @@ class ServedMemory final : public ChunkSink {
   /// Puts in the riders that have been decoded.
   void fill_run();
   void fill_huge(HugeFills::Fill& fill);
-  /// Puts in zeros for a huge page that the guest gave back, or that is zero in the snapshot.
-  FillResult zero_huge(HostAddress address);
+  /// Puts in zeros for a page or a huge page: hugetlbfs has no zero page.
+  FillResult zero_unit(HostAddress address, PageRange unit);
+  /// What becomes of a fill that no REMOVE held up.
+  void settle(const FillResult& result, HostAddress address, PageRange unit,
+              Clock::time_point since);
+  void note_filled(PageRange pages);
   void delay(const WantedPage& wanted, const PlainPage* content);
   void retry_delayed();
   void on_retry_timer();

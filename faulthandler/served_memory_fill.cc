@@ -12,26 +12,28 @@ void ServedMemory::fill(const WantedPage& wanted, const PlainPage* content) {
   const HostAddress address = RegionTable::address_in(*region, wanted.page);
   const PageRange unit = unit_of(wanted.page, *region);
   if (!core_.takes_content(wanted.page)) content = nullptr;
-  const FillResult result = content != nullptr ? copy_pages(userfaultfd_, address, *content)
-                            : unit.count == kHugePages
-                                ? zero_huge(address)
-                                : zero_pages(userfaultfd_, address, {kPageBytes});
-  switch (result.outcome) {
-    case FillOutcome::kExists:
-      ++redundant_fills_;
-      wake_pages(userfaultfd_, address, bytes_of(unit.count));
-      [[fallthrough]];
-    case FillOutcome::kFilled:
-      for (std::uint64_t i = 0; i < unit.count.value; ++i) {
-        core_.on_filled(unit.first + PageCount{i});
-      }
-      latency_.record(Clock::now() - wanted.since);
-      return;
-    case FillOutcome::kRemoving:
-      return delay(wanted, content);
-    default:
-      wake_pages(userfaultfd_, address, bytes_of(unit.count));  // if it is gone, from here
-      return note_failure(result, unit);
+  const FillResult result =
+      content != nullptr ? copy_pages(userfaultfd_, address, *content) : zero_unit(address, unit);
+  if (result.outcome == FillOutcome::kRemoving) return delay(wanted, content);
+  settle(result, address, unit, wanted.since);
+}
+
+void ServedMemory::settle(const FillResult& result, HostAddress address, PageRange unit,
+                          Clock::time_point since) {
+  const bool there = result.outcome == FillOutcome::kExists;
+  if (there) ++redundant_fills_;
+  // Who waits looks again; and if the memory is gone, goes on from here.
+  if (result.outcome != FillOutcome::kFilled) {
+    wake_pages(userfaultfd_, address, bytes_of(unit.count));
+  }
+  if (!there && result.outcome != FillOutcome::kFilled) return note_failure(result, unit);
+  note_filled(unit);
+  latency_.record(Clock::now() - since);
+}
+
+void ServedMemory::note_filled(PageRange pages) {
+  for (std::uint64_t i = 0; i < pages.count.value; ++i) {
+    core_.on_filled(pages.first + PageCount{i});
   }
 }
 
@@ -42,9 +44,7 @@ void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& reg
   const PageRange zeros = core_.zeros_around(wanted.page, RegionTable::pages_of(region));
   const FillResult result =
       zero_pages(userfaultfd_, RegionTable::address_in(region, zeros.first), bytes_of(zeros.count));
-  for (std::uint64_t i = 0; i < pages_for(result.done).value; ++i) {
-    core_.on_filled(zeros.first + PageCount{i});
-  }
+  note_filled({zeros.first, pages_for(result.done)});
   if (result.outcome != FillOutcome::kFilled) return fill(wanted, nullptr);
   around_pages_ += zeros.count.value - 1;
   latency_.record(Clock::now() - wanted.since);
@@ -53,9 +53,7 @@ void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& reg
 void ServedMemory::fill_again(const WantedPage& wanted, const HandoffRegion& region) {
   const HostAddress address = RegionTable::address_in(region, wanted.page);
   const PageRange unit = unit_of(wanted.page, region);
-  const FillResult result = unit.count == kHugePages
-                                ? zero_huge(address)
-                                : zero_pages(userfaultfd_, address, {kPageBytes});
+  const FillResult result = zero_unit(address, unit);
   switch (result.outcome) {
     case FillOutcome::kExists:
       return wake_pages(userfaultfd_, address, bytes_of(unit.count));
@@ -71,9 +69,9 @@ void ServedMemory::fill_again(const WantedPage& wanted, const HandoffRegion& reg
 
 void ServedMemory::fill_run() {
   PageRange rest = std::exchange(run_pages_, {});
-  const auto done = [&](std::uint64_t pages) {
-    for (std::uint64_t i = 0; i < pages; ++i) core_.on_filled(rest.first + PageCount{i});
-    rest = {rest.first + PageCount{pages}, rest.count - PageCount{pages}};
+  const auto done = [&](PageCount pages) {
+    note_filled({rest.first, pages});
+    rest = {rest.first + pages, rest.count - pages};
   };
   const PageIndex first = rest.first;
   while (rest.count.value > 0) {
@@ -84,12 +82,12 @@ void ServedMemory::fill_run() {
                           : copy_pages(userfaultfd_, RegionTable::address_in(*region, rest.first),
                                        as_bytes(std::span(*run_).subspan(at, rest.count.value)));
     around_pages_ += pages_for(result.done).value;
-    done(pages_for(result.done).value);
+    done(pages_for(result.done));
     if (result.outcome == FillOutcome::kFilled) return;
     if (result.outcome == FillOutcome::kExists) {
       ++redundant_fills_;
       wake_pages(userfaultfd_, RegionTable::address_in(*region, rest.first), {kPageBytes});
-      done(1);
+      done({1});
       continue;
     }
     // Those that somebody waits for by now are asked for again; the others were a favour.
@@ -103,33 +101,20 @@ void ServedMemory::fill_run() {
 }
 
 void ServedMemory::fill_huge(HugeFills::Fill& fill) {
-  const HandoffRegion* const region = regions_.find(fill.first);
-  FillResult result{FillOutcome::kRangeGone, {0}};
-  if (region != nullptr) {
+  const PageRange unit{fill.first, kHugePages};
+  if (const HandoffRegion* const region = regions_.find(fill.first); region != nullptr) {
     const HostAddress address = RegionTable::address_in(*region, fill.first);
-    result = core_.takes_content(fill.first)
-                 ? copy_pages(userfaultfd_, address, fill.buffer.bytes())
-                 : zero_huge(address);
-    if (result.outcome == FillOutcome::kExists) {
-      ++redundant_fills_;
-      wake_pages(userfaultfd_, address, {kHugePageBytes});
+    const FillResult result = core_.takes_content(fill.first)
+                                  ? copy_pages(userfaultfd_, address, fill.buffer.bytes())
+                                  : zero_unit(address, unit);
+    if (result.outcome == FillOutcome::kRemoving) {
+      ++delayed_fills_;
+      if (!retrying_.active()) loop_.wait(delay_, retrying_);
+      return;
     }
-  }
-  if (result.outcome == FillOutcome::kRemoving) {
-    ++delayed_fills_;
-    if (!retrying_.active()) loop_.wait(delay_, retrying_);
-    return;
-  }
-  if (result.outcome == FillOutcome::kFilled || result.outcome == FillOutcome::kExists) {
-    for (std::uint64_t i = 0; i < kHugePages.value; ++i) {
-      core_.on_filled(fill.first + PageCount{i});
-    }
-    latency_.record(Clock::now() - fill.since);
+    settle(result, address, unit, fill.since);
   } else {
-    if (region != nullptr) {
-      wake_pages(userfaultfd_, RegionTable::address_in(*region, fill.first), {kHugePageBytes});
-    }
-    note_failure(result, {fill.first, kHugePages});
+    note_failure({FillOutcome::kRangeGone, {0}}, unit);
   }
   huge_.end(fill);
   const auto next = huge_.begin_next();
@@ -137,7 +122,8 @@ void ServedMemory::fill_huge(HugeFills::Fill& fill) {
   if (*next != nullptr) want_huge(**next);
 }
 
-FillResult ServedMemory::zero_huge(HostAddress address) {
+FillResult ServedMemory::zero_unit(HostAddress address, PageRange unit) {
+  if (unit.count != kHugePages) return zero_pages(userfaultfd_, address, bytes_of(unit.count));
   const auto zeros = huge_.zeros();
   if (!zeros) return {FillOutcome::kFailed, {0}, zeros.error().error_number()};
   return copy_pages(userfaultfd_, address, *zeros);

@@ -15,30 +15,27 @@ constexpr std::chrono::microseconds kTolerableQueueing{20};
 constexpr std::chrono::milliseconds kShortestPause{10};
 constexpr std::chrono::seconds kLongestPause{1};
 
-bool is_cpu(int cpu) { return cpu >= 0 && static_cast<std::size_t>(cpu) < kMaxCpus; }
-
 }  // namespace
 
 CoreFollower::CoreFollower(WorkFrom from)
-    : from_(from),
+    : class_(from == WorkFrom::kThisHost ? SchedulingClass::kBackground : SchedulingClass::kNormal),
       thread_(this_thread_id()),
       may_follow_(from == WorkFrom::kElsewhere || may_leave_background()),
-      pause_(kShortestPause) {
-  if (auto allowed = allowed_cpus(0)) allowed_ = *allowed;
-}
+      place_(thread_),
+      pause_(kShortestPause) {}
 
 void CoreFollower::follow(std::optional<int> cpu) {
-  if (!may_follow_ || allowed_.count() < 2 || !cpu || !is_cpu(*cpu)) return;
+  if (!may_follow_ || !place_.has_choice() || !cpu) return;
   const auto now = Clock::now();
   look(now);
-  if (at_ && queues_) {
-    let_go();
+  if (place_.cpu() && queues_) {
+    place_.let_go();
     free_until_ = now + pause_;
     pause_ = std::min<Nanoseconds>(pause_ * 2, kLongestPause);
   }
   const bool steady = std::exchange(seen_, cpu) == cpu;
-  if (queues_ || now < free_until_ || !steady || at_ == cpu) return;
-  if (allowed_[static_cast<std::size_t>(*cpu)]) move(*cpu);
+  if (queues_ || now < free_until_ || !steady || place_.cpu() == cpu) return;
+  if (place_.allows(*cpu)) static_cast<void>(place_.move(*cpu, class_));
 }
 
 void CoreFollower::look(Clock::time_point now) {
@@ -49,25 +46,8 @@ void CoreFollower::look(Clock::time_point now) {
   const std::uint64_t wakeups = wakeups_ - std::exchange(wakeups_seen_, wakeups_);
   looked_ = now;
   queues_ = queued > kTolerableQueueing * wakeups;
-  if (at_ && !queues_) pause_ = std::max<Nanoseconds>(pause_ - pause_ / 16, kShortestPause);
-}
-
-void CoreFollower::move(int cpu) {
-  CpuSet only;
-  only.set(static_cast<std::size_t>(cpu));
-  if (!set_allowed_cpus(0, only)) return;
-  if (!at_ && from_ == WorkFrom::kThisHost &&
-      !set_scheduling_class(0, SchedulingClass::kBackground)) {
-    return let_go();
-  }
-  at_ = cpu;
-}
-
-void CoreFollower::let_go() {
-  // The class first: with it the thread is not at others' mercy any more.
-  static_cast<void>(set_scheduling_class(0, SchedulingClass::kNormal));
-  static_cast<void>(set_allowed_cpus(0, allowed_));
-  at_.reset();
+  if (place_.cpu() && !queues_)
+    pause_ = std::max<Nanoseconds>(pause_ - pause_ / 16, kShortestPause);
 }
 
 }  // namespace thaw

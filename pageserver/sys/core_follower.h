@@ -33,14 +33,11 @@ class CoreFollower {
   void follow(std::optional<int> cpu);
   /// Every now and then, finds out whether the thread queues.
   void look(Clock::time_point now);
-  void move(int cpu);
-  void let_go();
 
-  const WorkFrom from_;
+  const SchedulingClass class_;  // where it follows
   const pid_t thread_;
   const bool may_follow_;
-  CpuSet allowed_;  // as it was at the start
-  std::optional<int> at_;
+  ThreadPlace place_;
   std::optional<int> seen_;  // at the last wake-up
   std::uint64_t wakeups_ = 0;
   Clock::time_point looked_;
