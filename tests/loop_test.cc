@@ -16,6 +16,7 @@
 #include "faulthandler/sys/epoll_loop.h"
 #include "faulthandler/sys/uring_loop.h"
 #include "tests/support/loop_kind.h"
+#include "tests/support/loopback.h"
 #include "tests/support/programs.h"
 #include "tests/support/seccomp.h"
 #include "tests/support/test_support.h"
@@ -50,20 +51,6 @@ struct Noted {
   int result = 1 << 30;
   int completions = 0;
   Operation operation;
-};
-
-/// A listening socket on a loopback port of its own.
-struct Listener {
-  Listener() : socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    address = resolve_tcp("127.0.0.1:0").value();
-    // SAFETY: sockaddr_storage exists to be passed as sockaddr.
-    auto* const raw = reinterpret_cast<sockaddr*>(&address.storage);
-    EXPECT_EQ(::bind(socket.get(), raw, address.length), 0);
-    EXPECT_EQ(::listen(socket.get(), 1), 0);
-    EXPECT_EQ(::getsockname(socket.get(), raw, &address.length), 0);
-  }
-  UniqueFd socket;
-  TcpAddress address;
 };
 
 class LoopTest : public testing::TestWithParam<LoopKind> {
@@ -223,7 +210,7 @@ TEST_P(LoopTest, ClosedDescriptorMayComeBackUnderItsNumber) {
 }
 
 TEST_P(LoopTest, Connects) {
-  Listener listener;
+  LoopbackListener listener;
   const UniqueFd first = create_tcp_socket(listener.address).value();
   Noted connected(stopping());
   loop_->connect(first, listener.address, connected.operation);
@@ -232,7 +219,7 @@ TEST_P(LoopTest, Connects) {
 }
 
 TEST_P(LoopTest, RefusedConnectionIsAnError) {
-  Listener listener;
+  LoopbackListener listener;
   listener.socket.reset();
   const UniqueFd socket = create_tcp_socket(listener.address).value();
   Noted connected(stopping());

@@ -3,7 +3,6 @@
 #include <array>
 #include <memory>
 
-#include <netinet/in.h>
 #include <sys/socket.h>
 
 #include "base/check.h"
@@ -18,30 +17,19 @@ constexpr std::chrono::milliseconds kStopInterval{50};
 }  // namespace
 
 Relay::Relay(std::string server, Tamper tamper)
-    : server_(std::move(server)),
-      tamper_(std::move(tamper)),
-      listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-  sockaddr_in any{};
-  any.sin_family = AF_INET;
-  any.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof(any);
-  // SAFETY: sockaddr_in exists to be passed as sockaddr.
-  auto* const address = reinterpret_cast<sockaddr*>(&any);
-  CHECK(::bind(listener_.get(), address, size) == 0 && ::listen(listener_.get(), 8) == 0 &&
-        ::getsockname(listener_.get(), address, &size) == 0);
-  address_ = "127.0.0.1:" + std::to_string(ntohs(any.sin_port));
+    : server_(std::move(server)), tamper_(std::move(tamper)), address_(listener_.address.text()) {
   acceptor_ = std::jthread([this] { serve(); });
 }
 
 Relay::~Relay() {
   stopping_ = true;
-  shut_down(listener_);
+  shut_down(listener_.socket);
   acceptor_.join();
 }
 
 void Relay::serve() {
   while (true) {
-    UniqueFd client(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    UniqueFd client(::accept4(listener_.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
     if (!client.valid()) return;
     connections_.emplace_back([this, fd = client.release()] { connect(UniqueFd(fd)); });
   }

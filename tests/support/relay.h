@@ -9,6 +9,7 @@
 
 #include "base/bytes.h"
 #include "base/unique_fd.h"
+#include "tests/support/loopback.h"
 
 namespace thaw::test {
 
@@ -34,9 +35,9 @@ class Relay {
 
   const std::string server_;
   const Tamper tamper_;
-  UniqueFd listener_;
+  LoopbackListener listener_;
   std::atomic<bool> stopping_ = false;
-  std::string address_;
+  const std::string address_;
   std::vector<std::jthread> connections_;
   std::jthread acceptor_;
 };

@@ -3,7 +3,6 @@
 #include <random>
 
 #include <poll.h>
-#include <sys/socket.h>
 
 #include "base/check.h"
 #include "tests/support/programs.h"
@@ -18,18 +17,8 @@ PlainPage content_of(ChunkId id) {
   return page;
 }
 
-ScriptedServer::ScriptedServer()
-    : listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)),
-      address_(resolve_tcp("127.0.0.1:0").value()) {
-  // SAFETY: sockaddr_storage exists to be passed as sockaddr.
-  auto* const raw = reinterpret_cast<sockaddr*>(&address_.storage);
-  CHECK(::bind(listener_.get(), raw, address_.length) == 0);
-  CHECK(::listen(listener_.get(), 4) == 0);
-  CHECK(::getsockname(listener_.get(), raw, &address_.length) == 0);
-}
-
 void ScriptedServer::accept() {
-  socket_ = accept_unix(listener_, Deadline::after(kPatience)).value();
+  socket_ = accept_unix(listener_.socket, Deadline::after(kPatience)).value();
   const Envelope hello = receive();
   CHECK(std::get<message::Hello>(hello.message).role == message::Role::kDemand);
   Bytes welcome;

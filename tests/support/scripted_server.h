@@ -7,6 +7,7 @@
 #include "base/socket.h"
 #include "format/chunk.h"
 #include "format/wire.h"
+#include "tests/support/loopback.h"
 
 namespace thaw::test {
 
@@ -17,9 +18,7 @@ PlainPage content_of(ChunkId id);
 /// the test says so. One thread.
 class ScriptedServer {
  public:
-  ScriptedServer();
-
-  const TcpAddress& address() const { return address_; }
+  const TcpAddress& address() const { return listener_.address; }
   /// Takes the connection and answers its hello.
   void accept();
 
@@ -45,8 +44,7 @@ class ScriptedServer {
  private:
   Envelope receive();
 
-  UniqueFd listener_;
-  TcpAddress address_;
+  LoopbackListener listener_;
   UniqueFd socket_;
   ChunkCodec codec_;
   std::function<void(ChunkId, MutableByteSpan)> tamper_;
