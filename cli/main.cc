@@ -143,7 +143,8 @@ Result<void> prepare(const Options& options) {
                            .owner_gid = {},
                            .on_unservable = options.on_unservable == "wait"
                                                 ? UnservablePolicy::kWait
-                                                : UnservablePolicy::kKill};
+                                                : UnservablePolicy::kKill,
+                           .trace_out = {}};
   if (!options.owner.empty()) {
     const std::size_t colon = options.owner.find(':');
     if (colon == std::string::npos) {

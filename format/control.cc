@@ -1,6 +1,7 @@
 #include "format/control.h"
 
 #include <algorithm>
+#include <array>
 #include <initializer_list>
 #include <limits>
 #include <utility>
@@ -15,20 +16,51 @@ using Json = nlohmann::json;
 
 constexpr std::uint64_t kMaxSigned = std::numeric_limits<std::int64_t>::max();
 
-struct StateName {
-  SessionState state;
+template <typename Enum>
+struct Name {
+  Enum value;
   std::string_view name;
 };
 
-constexpr StateName kStates[] = {
-    {SessionState::kPrepared, "prepared"},
-    {SessionState::kServing, "serving"},
-    {SessionState::kRefused, "refused"},
-    {SessionState::kEnded, "ended"},
-};
+/// The names of each choice, found by a value of its type.
+constexpr std::array<Name<SessionState>, 5> names_of(SessionState) {
+  return {{{SessionState::kPrepared, "prepared"},
+           {SessionState::kServing, "serving"},
+           {SessionState::kDetached, "detached"},
+           {SessionState::kRefused, "refused"},
+           {SessionState::kEnded, "ended"}}};
+}
+constexpr std::array<Name<UnservablePolicy>, 2> names_of(UnservablePolicy) {
+  return {{{UnservablePolicy::kKill, "kill"}, {UnservablePolicy::kWait, "wait"}}};
+}
+constexpr std::array<Name<RecordMode>, 3> names_of(RecordMode) {
+  return {{{RecordMode::kWithoutSet, "without_set"},
+           {RecordMode::kAlways, "always"},
+           {RecordMode::kNever, "never"}}};
+}
+constexpr std::array<Name<RecordingState>, 5> names_of(RecordingState) {
+  return {{{RecordingState::kNone, "none"},
+           {RecordingState::kRunning, "running"},
+           {RecordingState::kUploading, "uploading"},
+           {RecordingState::kStored, "stored"},
+           {RecordingState::kFailed, "failed"}}};
+}
+constexpr std::array<Name<PrefetchState>, 4> names_of(PrefetchState) {
+  return {{{PrefetchState::kNone, "none"},
+           {PrefetchState::kStreaming, "streaming"},
+           {PrefetchState::kDone, "done"},
+           {PrefetchState::kStopped, "stopped"}}};
+}
 
-const char* policy_name(UnservablePolicy policy) {
-  return policy == UnservablePolicy::kWait ? "wait" : "kill";
+template <typename T>
+concept Named = requires(T value) { names_of(value); };
+
+template <Named T>
+std::string_view name_of(T value) {
+  for (const auto& [known, name] : names_of(value)) {
+    if (known == value) return name;
+  }
+  return "unknown";
 }
 
 /// Describes the members of each struct once, for both directions: `visit` is called with the
@@ -66,6 +98,12 @@ void members(auto& object, auto visit)
   visit("owner_uid", object.owner_uid);
   visit("owner_gid", object.owner_gid);
   visit("on_unservable", object.on_unservable);
+  visit("record", object.record);
+  visit("record_idle_ms", object.record_idle_ms);
+  visit("record_most_ms", object.record_most_ms);
+  visit("prefetch", object.prefetch);
+  visit("hydrate_bytes_per_s", object.hydrate_bytes_per_s);
+  visit("trace_out", object.trace_out);
 }
 
 void members(auto& object, auto)
@@ -96,6 +134,19 @@ void members(auto& object, auto visit)
 
 void members(auto& object, auto visit)
   requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          PrefetchSummary>
+{
+  visit("state", object.state);
+  visit("set_pages", object.set_pages);
+  visit("prefetched_pages", object.prefetched_pages);
+  visit("late_pages", object.late_pages);
+  visit("packs", object.packs);
+  visit("bytes", object.bytes);
+  visit("hydrated_pages", object.hydrated_pages);
+}
+
+void members(auto& object, auto visit)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
                           SessionReport>
 {
   visit("session", object.session);
@@ -107,6 +158,9 @@ void members(auto& object, auto visit)
   visit("memory_bytes", object.memory);
   visit("present_pages", object.present_pages);
   visit("faults", object.faults);
+  visit("prefetch", object.prefetch);
+  visit("recording", object.recording);
+  visit("recorded_pages", object.recorded_pages);
   visit("around_pages", object.around_pages);
   visit("around_window", object.around_window);
   visit("around_probes", object.around_probes);
@@ -129,10 +183,8 @@ template <typename T>
 Json to_json(const T& value) {
   if constexpr (std::is_same_v<T, ByteCount> || std::is_same_v<T, ImageOffset>) {
     return value.value;
-  } else if constexpr (std::is_same_v<T, SessionState>) {
-    return session_state_name(value);
-  } else if constexpr (std::is_same_v<T, UnservablePolicy>) {
-    return policy_name(value);
+  } else if constexpr (Named<T>) {
+    return name_of(value);
   } else if constexpr (std::is_same_v<T, control::StopMode>) {
     return value == control::StopMode::kKill;
   } else if constexpr (requires { value.has_value(); }) {
@@ -156,15 +208,12 @@ template <typename T>
 void from_json_to(const Json& json, T& value) {
   if constexpr (std::is_same_v<T, ByteCount> || std::is_same_v<T, ImageOffset>) {
     from_json_to(json, value.value);
-  } else if constexpr (std::is_same_v<T, SessionState>) {
+  } else if constexpr (Named<T>) {
     const auto wanted = json.get<std::string>();
-    const auto* const found = std::ranges::find(kStates, wanted, &StateName::name);
-    if (found == std::end(kStates)) throw Json::other_error::create(0, wanted, &json);
-    value = found->state;
-  } else if constexpr (std::is_same_v<T, UnservablePolicy>) {
-    const auto name = json.get<std::string>();
-    if (name != "wait" && name != "kill") throw Json::other_error::create(0, name, &json);
-    value = name == "wait" ? UnservablePolicy::kWait : UnservablePolicy::kKill;
+    const auto names = names_of(value);
+    const auto found = std::ranges::find(names, wanted, &Name<T>::name);
+    if (found == names.end()) throw Json::other_error::create(0, wanted, &json);
+    value = found->value;
   } else if constexpr (std::is_same_v<T, control::StopMode>) {
     value = json.get<bool>() ? control::StopMode::kKill : control::StopMode::kRefuseIfAlive;
   } else if constexpr (requires { value.has_value(); }) {
@@ -183,7 +232,7 @@ void from_json_to(const Json& json, T& value) {
   } else if constexpr (requires { typename T::value_type; } && !std::is_same_v<T, std::string>) {
     if (!json.is_array()) throw Json::other_error::create(0, "not an array", &json);
     for (const Json& element : json) from_json_to(element, value.emplace_back());
-  } else if constexpr (std::is_unsigned_v<T>) {
+  } else if constexpr (std::is_unsigned_v<T> && !std::is_same_v<T, bool>) {
     // get<unsigned>() would wrap a negative or too large number.
     if (!json.is_number_unsigned() || json.get<std::uint64_t>() > std::numeric_limits<T>::max()) {
       throw Json::other_error::create(0, "not an unsigned number in range", &json);
@@ -251,12 +300,9 @@ std::string line_of(const Json& json) {
 
 }  // namespace
 
-std::string_view session_state_name(SessionState state) {
-  for (const auto& [known, name] : kStates) {
-    if (known == state) return name;
-  }
-  return "unknown";
-}
+std::string_view session_state_name(SessionState state) { return name_of(state); }
+std::string_view recording_state_name(RecordingState state) { return name_of(state); }
+std::string_view prefetch_state_name(PrefetchState state) { return name_of(state); }
 
 std::string encode_control_request(const ControlRequest& request) {
   Json json;

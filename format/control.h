@@ -20,6 +20,10 @@ namespace thaw {
 /// chunk, or every copy of it is damaged. A server that is away is always waited for.
 enum class UnservablePolicy { kKill, kWait };
 
+/// Whether a session records what its guest touches, for its snapshot's working set. It is served
+/// without prefetch and fault-around meanwhile.
+enum class RecordMode { kWithoutSet, kAlways, kNever };
+
 namespace control {
 
 struct Prepare {
@@ -30,6 +34,14 @@ struct Prepare {
   std::optional<std::uint32_t> owner_uid;  // of the socket and the state file; both or neither
   std::optional<std::uint32_t> owner_gid;
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
+  RecordMode record = RecordMode::kWithoutSet;
+  /// A recording ends when no page was touched first for so long, and at the latest after the
+  /// other.
+  std::uint32_t record_idle_ms = 1000;
+  std::uint32_t record_most_ms = 10'000;
+  bool prefetch = true;                   // the working set, if there is one
+  std::uint64_t hydrate_bytes_per_s = 0;  // the rest of memory in the background; 0: never
+  std::string trace_out;                  // file for a trace of the same window; empty: none
   friend bool operator==(const Prepare&, const Prepare&) = default;
 };
 struct List {
@@ -58,6 +70,7 @@ struct Prepared {
 enum class SessionState {
   kPrepared,  // waiting for its VMM
   kServing,   // attached to a VM
+  kDetached,  // all its memory is present: the VM needs nobody
   kRefused,   // its handoff was refused; holds the userfaultfd until the VMM has exited
   kEnded,     // the VMM has exited, or the session was stopped
 };
@@ -67,11 +80,36 @@ std::string_view session_state_name(SessionState state);
 struct FaultCounters {
   std::uint64_t total = 0;
   std::uint64_t fetched = 0;    // asked the page server
-  std::uint64_t coalesced = 0;  // the page was in flight already
+  std::uint64_t coalesced = 0;  // the page was in flight already, by prefetch or not
   std::uint64_t zero = 0;       // zero in the snapshot
   std::uint64_t removed = 0;    // zero because the guest gave the page back
   std::uint64_t present = 0;    // there already when the event was read
   friend bool operator==(const FaultCounters&, const FaultCounters&) = default;
+};
+
+enum class RecordingState {
+  kNone,
+  kRunning,
+  kUploading,
+  kStored,  // the page server has it
+  kFailed,
+};
+enum class PrefetchState {
+  kNone,       // there is no working set, or it is not to be used
+  kStreaming,  // packs are on their way or being put in
+  kDone,
+  kStopped,  // given up before its end; the rest comes on demand
+};
+
+struct PrefetchSummary {
+  PrefetchState state = PrefetchState::kNone;
+  std::uint64_t set_pages = 0;
+  std::uint64_t prefetched_pages = 0;  // of the set, before anybody asked, zero pages included
+  std::uint64_t late_pages = 0;        // of the set, demanded while on their way
+  std::uint64_t packs = 0;             // put in
+  std::uint64_t bytes = 0;             // of packs, as they came
+  std::uint64_t hydrated_pages = 0;    // brought in the background after the set
+  friend bool operator==(const PrefetchSummary&, const PrefetchSummary&) = default;
 };
 
 struct SessionReport {
@@ -84,6 +122,9 @@ struct SessionReport {
   ByteCount memory;
   std::uint64_t present_pages = 0;
   FaultCounters faults;
+  PrefetchSummary prefetch;
+  RecordingState recording = RecordingState::kNone;
+  std::uint64_t recorded_pages = 0;
   std::uint64_t around_pages = 0;     // brought beside demanded ones, zero pages included
   std::uint64_t around_window = 0;    // pages in the present fault-around window
   std::uint64_t around_probes = 0;    // pages left out to learn from
@@ -107,6 +148,9 @@ struct Stopped {
   friend bool operator==(const Stopped&, const Stopped&) = default;
 };
 using ControlReply = std::variant<Error, control::Prepared, std::vector<SessionReport>, Stopped>;
+
+std::string_view recording_state_name(RecordingState state);
+std::string_view prefetch_state_name(PrefetchState state);
 
 /// Each ends in a newline.
 std::string encode_control_request(const ControlRequest& request);

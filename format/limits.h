@@ -28,6 +28,16 @@ inline constexpr std::uint64_t kSegmentPages = 1u << 16;
 /// A run of one page costs at most 4 bytes of length and 10 of chunk id.
 inline constexpr std::size_t kMaxSegmentBytes = 64 + kSegmentPages * 14;
 
+// Working sets. A recording or a set of the most pages fits one message: a touch takes at most ten
+// bytes, a page of a set twelve, the entry of a pack six.
+inline constexpr std::size_t kMaxTouches = 1u << 17;  // 512 MiB of guest memory
+inline constexpr std::size_t kMaxRecordingBytes = 64 + kMaxRegions * 30 + kMaxTouches * 10;
+inline constexpr std::size_t kMaxWorkingSetBytes = 64 + kMaxTouches * 13;
+inline constexpr std::size_t kMaxRecordings = 64;  // of a snapshot, whatever a server keeps
+inline constexpr std::size_t kMinPackPages = 16;   // but for a set that has fewer
+inline constexpr std::size_t kMaxPackPages = 64;
+inline constexpr std::size_t kMaxPackBytes = 4096 + kMaxPackPages * (kPageBytes + 16);
+
 // Wire.
 inline constexpr std::size_t kMaxHeaderBytes = 256u << 10;  // Cap'n Proto part of a message
 inline constexpr std::size_t kMaxBodyBytes = 2u << 20;      // raw part of a message
@@ -47,6 +57,7 @@ inline constexpr seconds kPartialMessageTimeout{10};  // from a message's first 
 inline constexpr seconds kIdlePushTimeout{60};        // between two messages of a push
 
 static_assert(kMaxSegmentBytes <= kMaxBodyBytes);
+static_assert(kMaxRecordingBytes <= kMaxBodyBytes && kMaxWorkingSetBytes <= kMaxBodyBytes);
 static_assert(kMaxOfferPages * 32 <= kMaxBodyBytes, "an offer's hashes fit one body");
 static_assert(kMaxChunksPerRequest * (kPageBytes + 16) <= kMaxBodyBytes, "so do raw chunks");
 static_assert(kMaxChunksPerRequest * 8 <= kMaxHeaderBytes / 2);

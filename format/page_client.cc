@@ -84,8 +84,8 @@ Result<Reply> PageClient::ask(const Message& request, ByteSpan body, Nanoseconds
   return fail(ErrorCode::kProtocol, "the page server answered with another kind of message");
 }
 
-Result<void> PageClient::begin_push(const SnapshotSpec& spec) {
-  TRY(ask<message::Done>(message::BeginPush{spec}));
+Result<void> PageClient::begin_push(const SnapshotSpec& spec, const std::string& parent) {
+  TRY(ask<message::Done>(message::BeginPush{spec, parent}));
   return {};
 }
 
@@ -152,6 +152,36 @@ Result<PageMap> PageClient::page_map(const Manifest& manifest) {
     }
   }
   return map;
+}
+
+Result<WorkingSet> PageClient::working_set(SnapshotId snapshot) {
+  TRY(ask<message::WorkingSetReply>(message::GetWorkingSet{snapshot}));
+  return decode_working_set(body_);
+}
+
+Result<void> PageClient::put_recording(SnapshotId snapshot, const Recording& recording) {
+  TRY(ask<message::Done>(message::PutRecording{snapshot}, encode_recording(recording)));
+  return {};
+}
+
+Result<Recording> PageClient::recording(SnapshotId snapshot, std::uint64_t number) {
+  TRY(ask<message::RecordingReply>(message::GetRecording{snapshot, number}));
+  return decode_recording(body_);
+}
+
+Result<message::WorkingSetReport> PageClient::working_set_report(SnapshotId snapshot) {
+  return ask<message::WorkingSetReport>(message::ShowWorkingSet{snapshot});
+}
+
+Result<void> PageClient::drop_working_set(SnapshotId snapshot) {
+  TRY(ask<message::Done>(message::DropWorkingSet{snapshot}));
+  return {};
+}
+
+Result<void> PageClient::put_prefetch_report(SnapshotId snapshot,
+                                             const message::PrefetchCounters& counters) {
+  TRY(ask<message::Done>(message::PutPrefetchReport{snapshot, counters}));
+  return {};
 }
 
 Result<void> PageClient::request_chunks(std::vector<ChunkId> ids) {

@@ -9,7 +9,9 @@
 #include "base/socket.h"
 #include "format/limits.h"
 #include "format/page_map.h"
+#include "format/recording.h"
 #include "format/wire.h"
+#include "format/working_set.h"
 
 namespace thaw {
 
@@ -23,7 +25,8 @@ class PageClient {
   static Result<PageClient> connect(const TcpAddress& address, const std::string& name_space);
 
   // Pushing: begin_push, then for all pages in order offer and uploads, then commit.
-  Result<void> begin_push(const SnapshotSpec& spec);
+  /// `parent` names the snapshot that this one came from; empty: none.
+  Result<void> begin_push(const SnapshotSpec& spec, const std::string& parent = {});
   /// Returns which of the hashes are missing, a bit each. REQUIRES: at most
   /// limits::kMaxOfferPages pages, and a hash for each that is not zero.
   Result<Bytes> offer(const message::Offer& offer, std::span<const Sha256> hashes);
@@ -37,6 +40,14 @@ class PageClient {
   Result<void> remove(const std::string& name);
   Result<message::Statistics> statistics();
   Result<PageMap> page_map(const Manifest& manifest);
+
+  // Working sets. kNotFound when the snapshot, its set or the recording is not there.
+  Result<WorkingSet> working_set(SnapshotId snapshot);
+  Result<void> put_recording(SnapshotId snapshot, const Recording& recording);
+  Result<Recording> recording(SnapshotId snapshot, std::uint64_t number);
+  Result<message::WorkingSetReport> working_set_report(SnapshotId snapshot);
+  Result<void> drop_working_set(SnapshotId snapshot);
+  Result<void> put_prefetch_report(SnapshotId snapshot, const message::PrefetchCounters& counters);
 
   /// Asks for chunks without waiting; receive_chunks() answers in the same order.
   Result<void> request_chunks(std::vector<ChunkId> ids);

@@ -33,6 +33,19 @@ struct Message {
     pageMapSegment @18 :Void;
     chunks @19 :UInt32;
     statistics @20 :Statistics;
+
+    # Working sets; their requests name a snapshot by its id.
+    putRecording @22 :UInt64;
+    getRecording @23 :RecordingKey;
+    getWorkingSet @24 :UInt64;
+    showWorkingSet @25 :UInt64;
+    dropWorkingSet @26 :UInt64;
+    getPack @27 :PackKey;
+    putPrefetchReport @28 :PrefetchReport;
+    recording @29 :Void;
+    workingSet @30 :Void;
+    pack @31 :Void;
+    workingSetReport @32 :WorkingSetReport;
   }
 
   # getChunks: so many ids at the end are wanted only if they are at hand.
@@ -42,6 +55,7 @@ struct Message {
 enum Role {
   control @0;
   demand @1;
+  prefetch @2;
 }
 
 struct Hello {
@@ -77,6 +91,7 @@ struct BeginPush {
   regions @3 :List(Region);
   labels @4 :List(Label);
   cpuVendor @5 :Text;
+  parent @6 :Text;  # name; empty: none
 }
 
 struct Offer {
@@ -116,6 +131,46 @@ struct Statistics {
   connections @5 :UInt64;
   chunksServed @6 :UInt64;
   uptimeSeconds @7 :UInt64;
+  packBytes @8 :UInt64;
+  packsServed @9 :UInt64;
+}
+
+struct RecordingKey {
+  snapshot @0 :UInt64;
+  number @1 :UInt64;
+}
+
+struct PackKey {
+  snapshot @0 :UInt64;
+  generation @1 :UInt64;
+  number @2 :UInt32;
+}
+
+struct PrefetchReport {
+  snapshot @0 :UInt64;
+  counters @1 :PrefetchCounters;
+}
+
+struct PrefetchCounters {
+  sessions @0 :UInt64;
+  setPages @1 :UInt64;
+  prefetchedPages @2 :UInt64;
+  latePages @3 :UInt64;
+  faults @4 :UInt64;
+  bytes @5 :UInt64;
+}
+
+struct RecordingSummary {
+  number @0 :UInt64;
+  createdUnixMs @1 :UInt64;
+  pages @2 :UInt32;
+  setPages @3 :UInt32;
+  setHits @4 :UInt32;
+}
+
+struct WorkingSetReport {
+  recordings @0 :List(RecordingSummary);
+  totals @1 :PrefetchCounters;
 }
 
 struct Manifest {

@@ -21,11 +21,13 @@ using Reader = schema::Message::Reader;
 void write(const message::Hello& from, Builder to) {
   auto hello = to.initHello();
   hello.setVersion(from.version);
-  hello.setRole(from.role == message::Role::kDemand ? schema::Role::DEMAND : schema::Role::CONTROL);
+  hello.setRole(static_cast<schema::Role>(from.role));
   hello.setNamespace(to_text(from.name_space));
 }
 void write(const message::BeginPush& from, Builder to) {
-  write_spec(from.spec, to.initBeginPush());
+  auto begin = to.initBeginPush();
+  write_spec(from.spec, begin);
+  begin.setParent(to_text(from.parent));
 }
 void write(const message::Offer& from, Builder to) {
   auto offer = to.initOffer();
@@ -58,6 +60,42 @@ void write(const message::GetChunks& from, Builder to) {
   write_get_chunks(from.ids, from.optional, to);
 }
 void write(const message::GetStatistics&, Builder to) { to.setGetStatistics(); }
+void write(const message::PutRecording& from, Builder to) {
+  to.setPutRecording(from.snapshot.value);
+}
+void write(const message::GetRecording& from, Builder to) {
+  auto get = to.initGetRecording();
+  get.setSnapshot(from.snapshot.value);
+  get.setNumber(from.number);
+}
+void write(const message::GetWorkingSet& from, Builder to) {
+  to.setGetWorkingSet(from.snapshot.value);
+}
+void write(const message::ShowWorkingSet& from, Builder to) {
+  to.setShowWorkingSet(from.snapshot.value);
+}
+void write(const message::DropWorkingSet& from, Builder to) {
+  to.setDropWorkingSet(from.snapshot.value);
+}
+void write(const message::GetPack& from, Builder to) {
+  auto get = to.initGetPack();
+  get.setSnapshot(from.snapshot.value);
+  get.setGeneration(from.generation);
+  get.setNumber(from.number);
+}
+void write_counters(const message::PrefetchCounters& from, schema::PrefetchCounters::Builder to) {
+  to.setSessions(from.sessions);
+  to.setSetPages(from.set_pages);
+  to.setPrefetchedPages(from.prefetched_pages);
+  to.setLatePages(from.late_pages);
+  to.setFaults(from.faults);
+  to.setBytes(from.bytes);
+}
+void write(const message::PutPrefetchReport& from, Builder to) {
+  auto put = to.initPutPrefetchReport();
+  put.setSnapshot(from.snapshot.value);
+  write_counters(from.counters, put.initCounters());
+}
 void write(const message::ErrorReply& from, Builder to) {
   auto error = to.initError();
   error.setCode(static_cast<std::uint16_t>(from.code));
@@ -87,6 +125,24 @@ void write(const message::Statistics& from, Builder to) {
   statistics.setConnections(from.connections);
   statistics.setChunksServed(from.chunks_served);
   statistics.setUptimeSeconds(from.uptime_seconds);
+  statistics.setPackBytes(from.pack_bytes);
+  statistics.setPacksServed(from.packs_served);
+}
+void write(const message::RecordingReply&, Builder to) { to.setRecording(); }
+void write(const message::WorkingSetReply&, Builder to) { to.setWorkingSet(); }
+void write(const message::PackReply&, Builder to) { to.setPack(); }
+void write(const message::WorkingSetReport& from, Builder to) {
+  auto report = to.initWorkingSetReport();
+  auto list = report.initRecordings(static_cast<unsigned>(from.recordings.size()));
+  for (unsigned i = 0; i < list.size(); ++i) {
+    const message::RecordingSummary& summary = from.recordings[i];
+    list[i].setNumber(summary.number);
+    list[i].setCreatedUnixMs(summary.created_unix_ms);
+    list[i].setPages(summary.pages);
+    list[i].setSetPages(summary.set_pages);
+    list[i].setSetHits(summary.set_hits);
+  }
+  write_counters(from.totals, report.initTotals());
 }
 
 Result<Message> read_offer(schema::Offer::Reader from) {
@@ -142,19 +198,60 @@ message::Statistics read_statistics(schema::Statistics::Reader from) {
           .chunk_bytes = from.getChunkBytes(),
           .connections = from.getConnections(),
           .chunks_served = from.getChunksServed(),
-          .uptime_seconds = from.getUptimeSeconds()};
+          .uptime_seconds = from.getUptimeSeconds(),
+          .pack_bytes = from.getPackBytes(),
+          .packs_served = from.getPacksServed()};
+}
+
+message::PrefetchCounters read_counters(schema::PrefetchCounters::Reader from) {
+  return {.sessions = from.getSessions(),
+          .set_pages = from.getSetPages(),
+          .prefetched_pages = from.getPrefetchedPages(),
+          .late_pages = from.getLatePages(),
+          .faults = from.getFaults(),
+          .bytes = from.getBytes()};
+}
+
+Result<Message> read_working_set_report(schema::WorkingSetReport::Reader from) {
+  const auto recordings = from.getRecordings();
+  if (recordings.size() > limits::kMaxRecordings) {
+    return fail(ErrorCode::kTooLarge, "a report of {} recordings", recordings.size());
+  }
+  message::WorkingSetReport report;
+  for (const auto summary : recordings) {
+    report.recordings.push_back({.number = summary.getNumber(),
+                                 .created_unix_ms = summary.getCreatedUnixMs(),
+                                 .pages = summary.getPages(),
+                                 .set_pages = summary.getSetPages(),
+                                 .set_hits = summary.getSetHits()});
+  }
+  report.totals = read_counters(from.getTotals());
+  return report;
+}
+
+/// A role that this build does not know is read as control.
+message::Role read_role(schema::Role role) {
+  switch (role) {
+    case schema::Role::DEMAND:
+      return message::Role::kDemand;
+    case schema::Role::PREFETCH:
+      return message::Role::kPrefetch;
+    case schema::Role::CONTROL:
+      break;
+  }
+  return message::Role::kControl;
 }
 
 Result<Message> read(Reader from) {
   switch (from.which()) {
     case schema::Message::HELLO: {
       const auto hello = from.getHello();
-      const auto role = hello.getRole() == schema::Role::DEMAND ? message::Role::kDemand
-                                                                : message::Role::kControl;
-      return message::Hello{hello.getVersion(), role, to_string(hello.getNamespace())};
+      return message::Hello{hello.getVersion(), read_role(hello.getRole()),
+                            to_string(hello.getNamespace())};
     }
     case schema::Message::BEGIN_PUSH:
-      return message::BeginPush{TRY(read_spec(from.getBeginPush()))};
+      return message::BeginPush{TRY(read_spec(from.getBeginPush())),
+                                to_string(from.getBeginPush().getParent())};
     case schema::Message::OFFER:
       return read_offer(from.getOffer());
     case schema::Message::UPLOAD:
@@ -174,6 +271,24 @@ Result<Message> read(Reader from) {
       return read_get_chunks(from);
     case schema::Message::GET_STATISTICS:
       return message::GetStatistics{};
+    case schema::Message::PUT_RECORDING:
+      return message::PutRecording{{from.getPutRecording()}};
+    case schema::Message::GET_RECORDING:
+      return message::GetRecording{{from.getGetRecording().getSnapshot()},
+                                   from.getGetRecording().getNumber()};
+    case schema::Message::GET_WORKING_SET:
+      return message::GetWorkingSet{{from.getGetWorkingSet()}};
+    case schema::Message::SHOW_WORKING_SET:
+      return message::ShowWorkingSet{{from.getShowWorkingSet()}};
+    case schema::Message::DROP_WORKING_SET:
+      return message::DropWorkingSet{{from.getDropWorkingSet()}};
+    case schema::Message::GET_PACK:
+      return message::GetPack{{from.getGetPack().getSnapshot()},
+                              from.getGetPack().getGeneration(),
+                              from.getGetPack().getNumber()};
+    case schema::Message::PUT_PREFETCH_REPORT:
+      return message::PutPrefetchReport{{from.getPutPrefetchReport().getSnapshot()},
+                                        read_counters(from.getPutPrefetchReport().getCounters())};
     case schema::Message::ERROR:
       return read_error(from.getError());
     case schema::Message::WELCOME:
@@ -192,6 +307,14 @@ Result<Message> read(Reader from) {
       return message::Chunks{from.getChunks()};
     case schema::Message::STATISTICS:
       return read_statistics(from.getStatistics());
+    case schema::Message::RECORDING:
+      return message::RecordingReply{};
+    case schema::Message::WORKING_SET:
+      return message::WorkingSetReply{};
+    case schema::Message::PACK:
+      return message::PackReply{};
+    case schema::Message::WORKING_SET_REPORT:
+      return read_working_set_report(from.getWorkingSetReport());
   }
   return fail(ErrorCode::kUnsupported, "a message of unknown kind {}",
               static_cast<unsigned>(from.which()));

@@ -20,8 +20,8 @@ namespace message {
 
 inline constexpr std::uint16_t kVersion = 1;
 
-/// What a connection is for. Demand requests have their own threads at the server.
-enum class Role : std::uint16_t { kControl = 0, kDemand = 1 };
+/// What a connection is for. Those for pages have their own threads at the server.
+enum class Role : std::uint16_t { kControl = 0, kDemand = 1, kPrefetch = 2 };
 
 // Requests, each with the reply it gets.
 
@@ -34,6 +34,7 @@ struct Hello {
 /// Starts this connection's push; an earlier one that was not committed is forgotten. -> Done
 struct BeginPush {
   SnapshotSpec spec;
+  std::string parent;  // name of the snapshot that it came from; empty: none
 };
 /// The next pages of the image in order. Body: the SHA-256 of each page that is not zero. -> Needed
 struct Offer {
@@ -68,6 +69,46 @@ struct GetChunks {
   std::uint16_t optional = 0;
 };
 struct GetStatistics {};  // -> Statistics
+
+/// Body: a sealed recording of this snapshot, from which its working set is made anew. -> Done
+struct PutRecording {
+  SnapshotId snapshot;
+};
+struct GetRecording {  // -> RecordingReply
+  SnapshotId snapshot;
+  std::uint64_t number = 0;
+};
+/// kNotFound when there is none. -> WorkingSetReply
+struct GetWorkingSet {
+  SnapshotId snapshot;
+};
+struct ShowWorkingSet {  // -> WorkingSetReport
+  SnapshotId snapshot;
+};
+/// Removes the working set with all recordings and counters. -> Done
+struct DropWorkingSet {
+  SnapshotId snapshot;
+};
+/// kNotFound when the set of that generation has been replaced. -> PackReply
+struct GetPack {
+  SnapshotId snapshot;
+  std::uint64_t generation = 0;
+  std::uint32_t number = 0;
+};
+/// What came of prefetching for one session, or for all of a snapshot together.
+struct PrefetchCounters {
+  std::uint64_t sessions = 0;
+  std::uint64_t set_pages = 0;         // of the sets that they had
+  std::uint64_t prefetched_pages = 0;  // brought before anybody asked, zero pages included
+  std::uint64_t late_pages = 0;        // demanded while on their way
+  std::uint64_t faults = 0;            // demands of all kinds
+  std::uint64_t bytes = 0;             // of packs
+  friend bool operator==(const PrefetchCounters&, const PrefetchCounters&) = default;
+};
+struct PutPrefetchReport {  // -> Done
+  SnapshotId snapshot;
+  PrefetchCounters counters;
+};
 
 // Replies.
 
@@ -104,17 +145,40 @@ struct Statistics {
   std::uint64_t connections = 0;
   std::uint64_t chunks_served = 0;
   std::uint64_t uptime_seconds = 0;
+  std::uint64_t pack_bytes = 0;  // of working sets, beside the chunks
+  std::uint64_t packs_served = 0;
+};
+/// Body: one sealed recording.
+struct RecordingReply {};
+/// Body: one sealed working set.
+struct WorkingSetReply {};
+/// Body: one sealed pack.
+struct PackReply {};
+/// A recording, and how well the working set would have done that was there before it.
+struct RecordingSummary {
+  std::uint64_t number = 0;
+  std::uint64_t created_unix_ms = 0;
+  std::uint32_t pages = 0;      // touched
+  std::uint32_t set_pages = 0;  // in that set; 0: there was none
+  std::uint32_t set_hits = 0;   // of them, touched
+  friend bool operator==(const RecordingSummary&, const RecordingSummary&) = default;
+};
+struct WorkingSetReport {
+  std::vector<RecordingSummary> recordings;  // oldest first
+  PrefetchCounters totals;
 };
 
 }  // namespace message
 
-using Message =
-    std::variant<message::Hello, message::BeginPush, message::Offer, message::Upload,
-                 message::Commit, message::ListSnapshots, message::ShowSnapshot,
-                 message::DeleteSnapshot, message::GetPageMap, message::GetChunks,
-                 message::GetStatistics, message::ErrorReply, message::Welcome, message::Done,
-                 message::Needed, message::ManifestReply, message::Snapshots,
-                 message::PageMapSegment, message::Chunks, message::Statistics>;
+using Message = std::variant<
+    message::Hello, message::BeginPush, message::Offer, message::Upload, message::Commit,
+    message::ListSnapshots, message::ShowSnapshot, message::DeleteSnapshot, message::GetPageMap,
+    message::GetChunks, message::GetStatistics, message::PutRecording, message::GetRecording,
+    message::GetWorkingSet, message::ShowWorkingSet, message::DropWorkingSet, message::GetPack,
+    message::PutPrefetchReport, message::ErrorReply, message::Welcome, message::Done,
+    message::Needed, message::ManifestReply, message::Snapshots, message::PageMapSegment,
+    message::Chunks, message::Statistics, message::RecordingReply, message::WorkingSetReply,
+    message::PackReply, message::WorkingSetReport>;
 
 /// The 16 bytes before every message.
 inline constexpr std::size_t kWireHeadBytes = 16;

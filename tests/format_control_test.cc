@@ -14,7 +14,13 @@ control::Prepare full_prepare() {
           .name_space = "prod",
           .owner_uid = 1000,
           .owner_gid = 0,
-          .on_unservable = UnservablePolicy::kWait};
+          .on_unservable = UnservablePolicy::kWait,
+          .record = RecordMode::kNever,
+          .record_idle_ms = 7,
+          .record_most_ms = 8,
+          .prefetch = false,
+          .hydrate_bytes_per_s = 9,
+          .trace_out = "/run/thaw/1.trace"};
 }
 
 SessionReport full_report() {
@@ -28,6 +34,15 @@ SessionReport full_report() {
       .memory = {1u << 30},
       .present_pages = 10,
       .faults = {.total = 6, .fetched = 1, .coalesced = 1, .zero = 1, .removed = 1, .present = 2},
+      .prefetch = {.state = PrefetchState::kStopped,
+                   .set_pages = 15,
+                   .prefetched_pages = 16,
+                   .late_pages = 17,
+                   .packs = 18,
+                   .bytes = 19,
+                   .hydrated_pages = 20},
+      .recording = RecordingState::kUploading,
+      .recorded_pages = 21,
       .around_pages = 11,
       .around_window = 12,
       .around_probes = 13,

@@ -36,7 +36,7 @@ SnapshotSpec some_spec() {
 std::vector<Message> all_messages() {
   return {
       message::Hello{.version = 9, .role = message::Role::kDemand, .name_space = "prod"},
-      message::BeginPush{some_spec()},
+      message::BeginPush{some_spec(), "parent"},
       message::Offer{.first = {77}, .count = {9}, .zero_bitmap = Bytes(2, std::byte{0x81})},
       message::Upload{200},
       message::Commit{},
@@ -46,6 +46,13 @@ std::vector<Message> all_messages() {
       message::GetPageMap{{12}, 34},
       message::GetChunks{{{1}, {~std::uint64_t{0}}, {3}}, 2},
       message::GetStatistics{},
+      message::PutRecording{{5}},
+      message::GetRecording{{5}, 6},
+      message::GetWorkingSet{{7}},
+      message::ShowWorkingSet{{8}},
+      message::DropWorkingSet{{9}},
+      message::GetPack{{10}, 11, 12},
+      message::PutPrefetchReport{{13}, {1, 2, 3, 4, 5, 6}},
       message::ErrorReply{ErrorCode::kBusy, "no"},
       message::Welcome{3},
       message::Done{},
@@ -54,7 +61,11 @@ std::vector<Message> all_messages() {
       message::Snapshots{{100, 200, 300}, true},
       message::PageMapSegment{},
       message::Chunks{256},
-      message::Statistics{1, 2, 3, 4, 5, 6, 7, 8},
+      message::Statistics{1, 2, 3, 4, 5, 6, 7, 8, 9, 10},
+      message::RecordingReply{},
+      message::WorkingSetReply{},
+      message::PackReply{},
+      message::WorkingSetReport{{{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}}, {1, 2, 3, 4, 5, 6}},
   };
 }
 
@@ -87,10 +98,10 @@ TEST(Wire, FieldsArriveInTheirPlaces) {
   ASSERT_TRUE(succeeded(offer));
   EXPECT_EQ(std::get<message::Offer>(offer->message).first, PageIndex{77});
   EXPECT_EQ(std::get<message::Offer>(offer->message).count, PageCount{9});
-  const auto push = decode_message(header_of(message::BeginPush{some_spec()}));
+  const auto push = decode_message(header_of(message::BeginPush{some_spec(), "parent"}));
   ASSERT_TRUE(succeeded(push));
   EXPECT_EQ(std::get<message::BeginPush>(push->message).spec, some_spec());
-  const auto statistics = decode_message(header_of(all_messages()[19]));
+  const auto statistics = decode_message(header_of(all_messages()[26]));
   ASSERT_TRUE(succeeded(statistics));
   EXPECT_EQ(std::get<message::Statistics>(statistics->message).uptime_seconds, 8u);
   const auto hello = decode_message(header_of(all_messages()[0]));
@@ -135,7 +146,7 @@ TEST(Wire, ListsBeyondTheirLimitAreTooLarge) {
             ErrorCode::kTooLarge);
   const PageCount many{limits::kMaxOfferPages + 1};
   EXPECT_EQ(decoding(message::Offer{{0}, many, empty_bitmap(many.value)}), ErrorCode::kTooLarge);
-  message::BeginPush push{some_spec()};
+  message::BeginPush push{some_spec(), ""};
   push.spec.labels.resize(limits::kMaxLabels + 1, {"k", "v"});
   EXPECT_EQ(decoding(push), ErrorCode::kTooLarge);
 }
@@ -150,7 +161,7 @@ TEST(Wire, OfferAndItsBitmapMustAgree) {
 }
 
 TEST(Wire, PushWithABadSpecIsRefusedByItsRule) {
-  message::BeginPush push{some_spec()};
+  message::BeginPush push{some_spec(), ""};
   push.spec.memory = {1};
   EXPECT_EQ(code_of(decode_message(header_of(push))), ErrorCode::kInvalidArgument);
 }

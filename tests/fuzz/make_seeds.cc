@@ -92,7 +92,7 @@ void add_manifests(const Corpus& corpus) {
 void add_messages(const Corpus& corpus) {
   const Message messages[] = {
       message::Hello{.version = 1, .role = message::Role::kDemand, .name_space = "default"},
-      message::BeginPush{some_spec()},
+      message::BeginPush{some_spec(), "parent"},
       message::Offer{.first = {64}, .count = {9}, .zero_bitmap = Bytes(2, std::byte{0x81})},
       message::Upload{3},
       message::Commit{},
@@ -102,6 +102,13 @@ void add_messages(const Corpus& corpus) {
       message::GetPageMap{{12}, 34},
       message::GetChunks{{{1}, {2}, {3}}},
       message::GetStatistics{},
+      message::PutRecording{{5}},
+      message::GetRecording{{5}, 6},
+      message::GetWorkingSet{{7}},
+      message::ShowWorkingSet{{8}},
+      message::DropWorkingSet{{9}},
+      message::GetPack{{10}, 11, 12},
+      message::PutPrefetchReport{{13}, {1, 2, 3, 4, 5, 6}},
       message::ErrorReply{ErrorCode::kBusy, "busy"},
       message::Welcome{1},
       message::Done{},
@@ -110,7 +117,11 @@ void add_messages(const Corpus& corpus) {
       message::Snapshots{{100, 200}, true},
       message::PageMapSegment{},
       message::Chunks{2},
-      message::Statistics{1, 2, 3, 4, 5, 6, 7, 8},
+      message::Statistics{1, 2, 3, 4, 5, 6, 7, 8, 9, 10},
+      message::RecordingReply{},
+      message::WorkingSetReply{},
+      message::PackReply{},
+      message::WorkingSetReport{{{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}}, {1, 2, 3, 4, 5, 6}},
   };
   for (const Message& message : messages) {
     Bytes bytes;

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "base/bytes.h"
+#include "base/error.h"
+#include "format/working_set.h"
+
+namespace thaw {
+
+/// Turns pages of a working set into a pack and back. Each page has the checksum that its chunk
+/// has, seeded with the chunk's id: a pack of another snapshot, or of other pages, fails as a
+/// damaged one does. Holds reusable zstd contexts; one thread at a time.
+class PackCodec {
+ public:
+  PackCodec();
+  ~PackCodec();
+  PackCodec(PackCodec&&) noexcept;
+
+  /// `plain` is the content of the pages, one after the other. REQUIRES: 1 to
+  /// limits::kMaxPackPages pages, ascending.
+  Bytes encode(std::span<const PackPage> pages, ByteSpan plain);
+
+  /// Decodes a pack of exactly these pages into `plain` and verifies each of them: kBadMagic,
+  /// kBadVersion, kTruncated, kMalformed, kChecksumMismatch. On an error `plain` holds garbage.
+  /// REQUIRES: plain has room for the pages.
+  Result<void> decode(ByteSpan sealed, std::span<const PackPage> pages, MutableByteSpan plain);
+
+ private:
+  struct Contexts;
+  std::unique_ptr<Contexts> contexts_;
+};
+
+}  // namespace thaw
