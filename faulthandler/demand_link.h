@@ -7,11 +7,10 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/socket.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/server_connection.h"
 #include "format/chunk.h"
-#include "format/wire.h"
 
 namespace thaw {
 
@@ -48,11 +47,14 @@ class ChunkSink {
 };
 
 /// The demand connection to one page server for one namespace, shared by the sessions of a loop.
-/// Connects when first needed; when the server goes away, it reconnects with backoff for ever and
-/// asks again for everything that is outstanding, so that guests wait and lose nothing. One thread.
-class DemandLink {
+/// When the server goes away, everything that is outstanding is asked for again once it is back, so
+/// that guests wait and lose nothing. One thread.
+class DemandLink final : private ServerConnection::User {
  public:
   DemandLink(Loop& loop, TcpAddress server, std::string name_space);
+  DemandLink(const DemandLink&) = delete;
+  DemandLink& operator=(const DemandLink&) = delete;
+  ~DemandLink() = default;
 
   /// Whether request() has room for another batch of this sink's.
   bool has_room(const ChunkSink& sink) const;
@@ -65,11 +67,10 @@ class DemandLink {
   void add(ChunkSink& sink);
 
   /// Ends it; may be destroyed once idle().
-  void close();
-  bool idle() const;
+  void close() { connection_.close(); }
+  bool idle() const { return connection_.idle(); }
 
  private:
-  enum class State { kAway, kConnecting, kGreeting, kReady, kClosing };
   struct Batch {
     ChunkSink* sink = nullptr;  // nullptr: nobody waits for it any more
     std::vector<WantedPage> pages;
@@ -78,52 +79,23 @@ class DemandLink {
     Clock::time_point sent;
   };
 
-  void connect();
-  void on_connected(int result);
-  void on_sent(int result);
-  void on_received(int result);
-  void on_timer();
-  /// Tears the connection down and comes back after the backoff.
-  void lose(const std::string& reason);
-  void finish_losing();
-  void arm_timer(Nanoseconds duration);
+  void on_ready() override;
+  Result<void> on_reply(Envelope reply, ByteSpan body) override;
+  void on_replies_end() override;
+  void on_lost() override {}
+  std::size_t outstanding() const override;
+  bool overdue(Clock::time_point now) const override;
 
-  void send_hello();
   void send_batch(Batch& batch);
-  void flush();
-  /// Handles the complete messages in the buffer; false when the connection was lost.
-  Result<void> take_messages();
-  Result<void> take_message(Envelope envelope, ByteSpan body);
   Result<void> take_chunks(Batch& batch, const message::Chunks& chunks, ByteSpan body);
   void take_refusal(Batch& batch, const Error& error);
-  void offer_room();
   Batch* free_batch();
-  std::size_t outstanding() const;
 
-  Loop& loop_;
-  const TcpAddress server_;
-  const std::string name_space_;
-  State state_ = State::kAway;
-  UniqueFd socket_;
   std::vector<ChunkSink*> sinks_;
   std::array<Batch, limits::kMaxBatches> batches_;
   std::uint64_t next_request_ = 1;
   std::size_t next_sink_ = 0;  // who is offered room first
-  Bytes unsent_;               // encoded, not yet given to the kernel
-  Bytes sending_;              // being sent
-  std::size_t sent_bytes_ = 0;
-  Bytes buffer_;  // being received
-  std::size_t filled_ = 0;
-  Bytes header_;  // the message being decoded, aligned
-  Nanoseconds backoff_{limits::kReconnectFirst};
-  Clock::time_point away_since_;
-  Clock::time_point away_logged_;
-  bool closed_ = false;
-
-  Operation connecting_{[this](int result) { on_connected(result); }};
-  Operation sending_operation_{[this](int result) { on_sent(result); }};
-  Operation receiving_{[this](int result) { on_received(result); }};
-  Operation timer_{[this](int) { on_timer(); }};
+  ServerConnection connection_;
 };
 
 }  // namespace thaw

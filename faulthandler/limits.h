@@ -16,6 +16,9 @@ inline constexpr std::size_t kMaxHugeFills = 4;  // huge pages of a session put 
 inline constexpr std::size_t kMaxDelayedFills = 256;  // pages kept while a REMOVE is under way
 inline constexpr std::size_t kMaxPostedTasks = 1024;  // from control threads to the loop
 
+/// Replies on connections for pages have a short header; anything else is not ours.
+inline constexpr std::size_t kMaxReplyHeaderBytes = 4096;
+
 // Demand requests of one link: batches under way, and pages in one.
 inline constexpr std::size_t kMaxBatches = 64;
 inline constexpr std::size_t kMaxBatchPages = 64;
