@@ -92,6 +92,14 @@ Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount
   return {};
 }
 
+Result<void> unregister(const UniqueFd& uffd, HostAddress start, ByteCount length) {
+  uffdio_range range{.start = start.value, .len = length.value};
+  // SAFETY: the kernel checks the range.
+  if (::ioctl(uffd.get(), UFFDIO_UNREGISTER, &range) == 0) return {};
+  if (errno == EINVAL || errno == ENOMEM || errno == ESRCH) return {};
+  return fail_errno("UFFDIO_UNREGISTER");
+}
+
 Result<void> check_userfaultfd(const UniqueFd& uffd) {
   std::error_code ignored;
   const auto target =
@@ -173,7 +181,7 @@ Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& 
   return count;
 }
 
-FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from) {
+FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from, Waiters waiters) {
   return fill_all({from.size()}, [&](ByteCount done) {
     const ByteSpan rest = from.subspan(done.value);
     // SAFETY: the source is readable for its whole length; the kernel checks the destination and
@@ -181,19 +189,21 @@ FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from) {
     uffdio_copy request{.dst = (to + done).value,
                         .src = reinterpret_cast<std::uint64_t>(rest.data()),
                         .len = rest.size(),
-                        .mode = 0,
+                        .mode = waiters == Waiters::kLeave ? UFFDIO_COPY_MODE_DONTWAKE : 0,
                         .copy = 0};
     const int status = ::ioctl(uffd.get(), UFFDIO_COPY, &request);
     return fill_result(status, request.copy, {rest.size()});
   });
 }
 
-FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length) {
+FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length, Waiters waiters) {
   return fill_all(length, [&](ByteCount done) {
     const ByteCount rest = length - done;
     // SAFETY: the kernel checks the range and never overwrites a present page.
     uffdio_zeropage request{
-        .range = {.start = (to + done).value, .len = rest.value}, .mode = 0, .zeropage = 0};
+        .range = {.start = (to + done).value, .len = rest.value},
+        .mode = waiters == Waiters::kLeave ? UFFDIO_ZEROPAGE_MODE_DONTWAKE : 0,
+        .zeropage = 0};
     const int status = ::ioctl(uffd.get(), UFFDIO_ZEROPAGE, &request);
     return fill_result(status, request.zeropage, rest);
   });

@@ -62,6 +62,10 @@ Result<UniqueFd> create_userfaultfd();
 /// Registers [start, start + length) for MISSING faults.
 Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length);
 
+/// Ends the registration of [start, start + length) and wakes who waits there: missing pages are
+/// zero from now on, and nobody is told. A range that is not registered or mapped any more is fine.
+Result<void> unregister(const UniqueFd& uffd, HostAddress start, ByteCount length);
+
 /// Refuses descriptors that are no userfaultfd (kNotUserfaultfd) and userfaultfds on which
 /// UFFDIO_API was not done with REMOVE events (kNoRemoveEvents). Reads /proc/self/fdinfo, whose
 /// "API:" line is written by userfaultfd_show_fdinfo() in fs/userfaultfd.c.
@@ -75,10 +79,15 @@ Result<void> make_nonblocking(const UniqueFd& uffd);
 /// empty.
 Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& to);
 
-/// Fills missing pages with a copy of `from` and wakes their waiters.
-FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from);
-/// Fills missing pages with zeros and wakes their waiters. Not for hugetlbfs memory.
-FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length);
+/// What a fill does with those who wait for its pages. Left asleep, they must be woken later.
+enum class Waiters { kWake, kLeave };
+
+/// Fills missing pages with a copy of `from`.
+FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from,
+                      Waiters waiters = Waiters::kWake);
+/// Fills missing pages with zeros. Not for hugetlbfs memory.
+FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length,
+                      Waiters waiters = Waiters::kWake);
 /// Wakes waiters; those whose page is still missing raise their fault again.
 void wake_pages(const UniqueFd& uffd, HostAddress start, ByteCount length);
 

@@ -1,5 +1,6 @@
 #include "faulthandler/daemon.h"
 
+#include <algorithm>
 #include <future>
 
 #include <poll.h>
@@ -37,13 +38,19 @@ void TaskQueue::run_all() {
   for (const auto& task : due) task();
 }
 
-Daemon::Daemon(Loop& loop, TaskQueue& tasks, DaemonOptions options)
+Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, DaemonOptions options)
     : loop_(loop),
       tasks_(tasks),
+      workers_(workers),
       options_(std::move(options)),
       source_(options_.server),
       placement_(options_.placement),
-      task_watch_([this](int result) { watch_tasks(result); }) {}
+      task_watch_([this](int result) { watch_tasks(result); }),
+      worker_watch_([this](int result) { watch_workers(result); }),
+      reports_(options_.server, [this](std::uint64_t session, RecordingState state) {
+        // A full queue loses what a report says, not the recording.
+        static_cast<void>(tasks_.post([this, session, state] { note_recording(session, state); }));
+      }) {}
 
 Daemon::~Daemon() = default;
 
@@ -80,47 +87,77 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   std::optional<FileOwner> owner;
   if (request.owner_uid) owner = FileOwner{*request.owner_uid, *request.owner_gid};
 
-  auto image = source_.prepare(name_space, request.snapshot, request.state_out, owner);
-  if (!image) return image.error();
+  auto snapshot = source_.prepare(name_space, request.snapshot, request.state_out, owner);
+  if (!snapshot) return snapshot.error();
   auto listener = listen_unix(request.socket, owner);
   if (!listener) return listener.error();
-  auto options =
-      std::make_shared<SessionOptions>(SessionOptions{.id = 0,
-                                                      .socket_path = request.socket,
-                                                      .listener = *std::move(listener),
-                                                      .image = *image,
-                                                      .on_unservable = request.on_unservable,
-                                                      .around = options_.around});
-  const auto session = on_loop<std::uint64_t>(
-      [this, options, name_space] { return add_session(std::move(*options), name_space); });
+  const WindowUse use = window_use(request, *snapshot);
+  const SnapshotSpec& spec = snapshot->image->manifest.spec;
+  const bool prefetches = request.prefetch && use != WindowUse::kRecord;
+  auto options = std::make_shared<SessionOptions>(SessionOptions{
+      .id = 0,
+      .name_space = name_space,
+      .socket_path = request.socket,
+      .listener = *std::move(listener),
+      .on_unservable = request.on_unservable,
+      .trace_out = request.trace_out,
+      .serve = {.image = snapshot->image,
+                .around = options_.around,
+                .prefetch = {},
+                .plan = {.set = prefetches ? snapshot->set : nullptr,
+                         .hydrate_bytes_per_s = request.hydrate_bytes_per_s},
+                .window = {.idle = std::chrono::milliseconds(request.record_idle_ms),
+                           .most = std::chrono::milliseconds(request.record_most_ms)},
+                .window_use = use}});
+  const auto session =
+      on_loop<std::uint64_t>([this, options] { return add_session(std::move(*options)); });
   if (!session) {
     remove_file(request.socket);
     return session.error();
   }
-  const SnapshotSpec& spec = (*image)->manifest.spec;
   return control::Prepared{*session, request.socket, spec.memory, spec.state, spec.regions};
 }
 
-Result<std::uint64_t> Daemon::add_session(SessionOptions options, const std::string& name_space) {
+WindowUse Daemon::window_use(const control::Prepare& request, const PreparedSnapshot& snapshot) {
+  const WindowUse otherwise = request.trace_out.empty() ? WindowUse::kNone : WindowUse::kTrace;
+  if (request.record == RecordMode::kNever) return otherwise;
+  if (request.record == RecordMode::kAlways || snapshot.set == nullptr) return WindowUse::kRecord;
+  if (options_.record_every == 0) return otherwise;
+  const std::lock_guard lock(restores_mutex_);
+  if (restores_.size() >= limits::kMaxCountedSnapshots) restores_.clear();
+  const SnapshotId id = snapshot.image->manifest.snapshot;
+  const std::uint64_t count = ++restores_[{request.name_space, id}];
+  return count % options_.record_every == 0 ? WindowUse::kRecord : otherwise;
+}
+
+Result<std::uint64_t> Daemon::add_session(SessionOptions options) {
   if (stopping_) return fail(ErrorCode::kStopped, "the fault handler is stopping");
   if (sessions_.size() >= limits::kMaxSessions) {
     return fail(ErrorCode::kLimitExceeded, "{} sessions are the limit", limits::kMaxSessions);
   }
   const std::uint64_t id = next_session_++;
   options.id = id;
+  Links& server = links(options.name_space);
+  options.serve.prefetch.emplace(server.prefetch, workers_, buffers_);
   Session::Owner& owner = *this;  // a private base: make_unique may not convert
-  auto session = std::make_unique<Session>(loop_, link(name_space), std::move(options), owner);
+  auto session = std::make_unique<Session>(loop_, server.demand, std::move(options), owner);
   session->start();
   sessions_.emplace(id, std::move(session));
   return id;
 }
 
-DemandLink& Daemon::link(const std::string& name_space) {
-  auto& link = links_[name_space];
-  if (link == nullptr) {
-    link = std::make_unique<DemandLink>(loop_, options_.server, name_space);
+Daemon::Links& Daemon::links(const std::string& name_space) {
+  auto& links = links_[name_space];
+  if (links == nullptr) links = std::make_unique<Links>(loop_, options_.server, name_space);
+  return *links;
+}
+
+void Daemon::note_recording(std::uint64_t session, RecordingState state) {
+  if (const auto found = sessions_.find(session); found != sessions_.end()) {
+    return found->second->set_recording(state);
   }
-  return *link;
+  const auto ended = std::ranges::find(ended_, session, &SessionReport::session);
+  if (ended != ended_.end()) ended->recording = state;
 }
 
 std::vector<SessionReport> Daemon::list() const {
@@ -139,6 +176,7 @@ Result<void> Daemon::stop_session(const control::Stop& request) {
 
 void Daemon::run() {
   loop_.poll(tasks_.wakeup(), POLLIN, task_watch_);
+  loop_.poll(workers_.wakeup(), POLLIN, worker_watch_);
   loop_.run({.before = [this] { placement_.before_turn(); }, .after = [this] { after_turn(); }});
 }
 
@@ -146,6 +184,12 @@ void Daemon::watch_tasks(int result) {
   if (result < 0) return;
   tasks_.run_all();
   loop_.poll(tasks_.wakeup(), POLLIN, task_watch_);
+}
+
+void Daemon::watch_workers(int result) {
+  if (result < 0) return;
+  workers_.finish_done();
+  loop_.poll(workers_.wakeup(), POLLIN, worker_watch_);
 }
 
 void Daemon::after_turn() {
@@ -167,7 +211,10 @@ void Daemon::forget_ended() {
     it = sessions_.erase(it);
   }
   if (!stopping_ || !sessions_.empty()) return;
-  for (const auto& [name_space, link] : links_) link->close();
+  for (const auto& [name_space, links] : links_) {
+    links->prefetch.close();
+    links->demand.close();
+  }
   loop_.stop();
 }
 

@@ -11,8 +11,11 @@
 #include "faulthandler/demand_link.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/placement.h"
+#include "faulthandler/prefetch_link.h"
+#include "faulthandler/restore_reports.h"
 #include "faulthandler/session.h"
 #include "faulthandler/snapshot_source.h"
+#include "faulthandler/worker_pool.h"
 #include "format/control.h"
 
 namespace thaw {
@@ -41,6 +44,8 @@ struct DaemonOptions {
   TcpAddress server;
   std::string name_space;
   std::uint32_t around = 1;  // largest fault-around window in pages, a power of two
+  /// Of so many restores of a snapshot that has a working set, one records all the same; 0: none.
+  std::uint32_t record_every = 0;
   PlacementOptions placement;
 };
 
@@ -49,7 +54,7 @@ struct DaemonOptions {
 /// everything else happens on the loop's thread.
 class Daemon final : private Session::Owner {
  public:
-  Daemon(Loop& loop, TaskQueue& tasks, DaemonOptions options);
+  Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, DaemonOptions options);
   virtual ~Daemon();
 
   /// Carries out one control request and waits for its result.
@@ -63,17 +68,31 @@ class Daemon final : private Session::Owner {
 
  private:
   ControlReply prepare(const control::Prepare& request);
-  Result<std::uint64_t> add_session(SessionOptions options, const std::string& name_space);
+  Result<std::uint64_t> add_session(SessionOptions options);
   std::vector<SessionReport> list() const;
   Result<void> stop_session(const control::Stop& request);
-  DemandLink& link(const std::string& name_space);
+  /// The connections to the page server for one namespace.
+  struct Links {
+    DemandLink demand;
+    PrefetchLink prefetch;
+    Links(Loop& loop, const TcpAddress& server, const std::string& name_space)
+        : demand(loop, server, name_space), prefetch(loop, server, name_space, demand) {}
+  };
+  Links& links(const std::string& name_space);
+  /// What the window after the restore is for. Any thread.
+  WindowUse window_use(const control::Prepare& request, const PreparedSnapshot& snapshot);
   void on_attached() override { placement_.on_restore(); }
   void on_faults(pid_t vmm) override { placement_.on_faults(vmm); }
+  void on_window_end(Session& session, std::vector<Touch> touches) override {
+    reports_.on_window_end(session, std::move(touches));
+  }
   void on_ended() override { any_ended_ = true; }
+  void note_recording(std::uint64_t session, RecordingState state);
   void after_turn();
   /// Forgets sessions that have ended, and stops the loop when the last one has.
   void forget_ended();
   void watch_tasks(int result);
+  void watch_workers(int result);
 
   /// Runs `task` on the loop's thread and returns its result, or kTimeout.
   template <typename T>
@@ -81,16 +100,23 @@ class Daemon final : private Session::Owner {
 
   Loop& loop_;
   TaskQueue& tasks_;
+  WorkerPool& workers_;
+  PlainBuffers buffers_;
   const DaemonOptions options_;
   SnapshotSource source_;
   Placement placement_;
-  std::map<std::string, std::unique_ptr<DemandLink>> links_;  // by namespace
+  std::map<std::string, std::unique_ptr<Links>> links_;  // by namespace
   std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
   std::deque<SessionReport> ended_;
   std::uint64_t next_session_ = 1;
   bool any_ended_ = false;  // and was not forgotten yet
   bool stopping_ = false;
   Operation task_watch_;
+  Operation worker_watch_;
+
+  std::mutex restores_mutex_;
+  std::map<std::pair<std::string, SnapshotId>, std::uint64_t> restores_;  // guarded by it
+  RestoreReports reports_;  // the last member: its thread posts tasks
 };
 
 }  // namespace thaw

@@ -56,6 +56,8 @@ class DemandLink final : private ServerConnection::User {
   DemandLink& operator=(const DemandLink&) = delete;
   ~DemandLink() = default;
 
+  /// Whether anybody waits for a reply.
+  bool waiting() const { return outstanding() > 0; }
   /// Whether request() has room for another batch of this sink's.
   bool has_room(const ChunkSink& sink) const;
   /// Asks for pages in one request, and for riders. REQUIRES: has_room(), at least one and at most
@@ -83,6 +85,7 @@ class DemandLink final : private ServerConnection::User {
   Result<void> on_reply(Envelope reply, ByteSpan body) override;
   void on_replies_end() override;
   void on_lost() override {}
+  bool needs_connection() const override { return waiting(); }
   std::size_t outstanding() const override;
   bool overdue(Clock::time_point now) const override;
 

@@ -24,9 +24,10 @@ FaultCore::Need FaultCore::on_fault(PageRange unit) {
     case PageState::kPresent:
       ++faults_.present;
       return Need::kWake;
-    case PageState::kRiding:
+    case PageState::kComing:
       states_[unit.first.value] = PageState::kWanted;
-      [[fallthrough]];
+      ++faults_.coalesced;
+      return Need::kHurry;
     case PageState::kWanted:
       ++faults_.coalesced;
       return Need::kWait;
@@ -72,9 +73,21 @@ void FaultCore::on_gone(PageRange unit) {
   }
 }
 
+void FaultCore::on_coming(PageIndex page) {
+  if (!is_missing(page)) return;
+  leave_state(state(page));
+  states_[page.value] = PageState::kComing;
+}
+
+bool FaultCore::all_accounted() const {
+  return std::ranges::all_of(states_, [](PageState state) {
+    return state == PageState::kPresent || state == PageState::kRemoved;
+  });
+}
+
 bool FaultCore::on_left_out(PageIndex page) {
   PageState& state = states_[page.value];
-  if (state == PageState::kRiding) state = PageState::kMissing;
+  if (state == PageState::kComing) state = PageState::kMissing;
   return state == PageState::kWanted;
 }
 

@@ -16,7 +16,7 @@ namespace thaw {
 enum class PageState : std::uint8_t {
   kMissing,  // as the kernel sees it at the start
   kProbe,    // missing, and left out of a fault-around to see whether the guest asks for it
-  kRiding,   // its chunk is on its way beside a demanded one; nobody waits for it
+  kComing,   // on its way, beside a demanded one or in a pack; nobody waits for it
   kWanted,   // a vCPU waits, its chunk is asked for or about to be
   kPresent,  // was filled
   kRemoved,  // the guest gave it back: zero at every later fault, never the snapshot's content
@@ -38,6 +38,7 @@ class FaultCore {
     kZero,   // fill with zeros
     kWake,   // it is there: let the vCPU look again
     kWait,   // already asked for
+    kHurry,  // on its way, and this is the first who waits for it
   };
   /// A vCPU faulted on pages that are filled as one: a page of 4 KiB or the 512 of a huge page.
   /// kZero when all of them are zero. REQUIRES: they are guest memory.
@@ -62,18 +63,30 @@ class FaultCore {
     for (std::uint64_t i = near.first.value; most > 0 && i < near.first.value + near.count.value;
          ++i) {
       if (states_[i] != PageState::kMissing) continue;
-      states_[i] = PageState::kRiding;
+      states_[i] = PageState::kComing;
       ride(PageIndex{i});
       --most;
     }
   }
-  /// The riding page did not come. True when a vCPU waits for it by now: ask for it again.
+  /// The page is on its way in a pack, if it was missing.
+  void on_coming(PageIndex page);
+  bool is_missing(PageIndex page) const {
+    return state(page) == PageState::kMissing || state(page) == PageState::kProbe;
+  }
+  /// On its way, whether somebody waits for it or not.
+  bool is_awaited(PageIndex page) const {
+    return state(page) == PageState::kComing || state(page) == PageState::kWanted;
+  }
+  /// Whether every page is present or was removed. Looks at each.
+  bool all_accounted() const;
+  /// The page that was coming did not. True when a vCPU waits for it by now: ask for it again.
   bool on_left_out(PageIndex page);
 
   /// The missing zero pages around one that is filled with zeros, itself included, when a page
   /// beside it was filled before: the next ones will be asked for soon. Within `region`.
   PageRange zeros_around(PageIndex page, PageRange region) const;
 
+  PageCount page_count() const { return {states_.size()}; }
   PageState state(PageIndex page) const { return states_[page.value]; }
   ChunkId chunk_of(PageIndex page) const { return map_.chunk_of(page); }
   const FaultCounters& faults() const { return faults_; }

@@ -29,6 +29,20 @@ inline constexpr std::size_t kMaxBatchesPerSession = 8;
 /// Replies to a page that may be bad (damaged, refused) before it counts as unservable.
 inline constexpr unsigned kMaxPageAttempts = 3;
 
+// Prefetch.
+inline constexpr std::size_t kPrefetchBuffers = 8;  // of a link, to receive into
+inline constexpr std::size_t kPrefetchBufferBytes = 512u << 10;
+inline constexpr std::size_t kPrefetchWindowBytes = 256u << 10;  // asked for and not yet there
+/// Decompressed pieces of all sessions that wait for their VM or are being put in, 256 KiB each.
+inline constexpr std::size_t kMaxPlainBuffers = 1024;
+inline constexpr std::size_t kMaxSessionPlainBuffers = 256;
+inline constexpr std::size_t kSparePlainBuffers = 64;  // that are kept for the next
+inline constexpr std::size_t kMaxCopyPages = 16;       // between two looks at what the VM removed
+inline constexpr std::size_t kMaxZeroPages = 256;      // the same
+inline constexpr unsigned kMaxPrefetchAttempts = 8;    // to put a piece in beside REMOVEs
+inline constexpr std::size_t kMaxCountedSnapshots = 4096;  // whose restores are counted
+inline constexpr std::size_t kMaxUploads = 64;             // recordings and reports that wait
+
 inline constexpr std::chrono::seconds kAcceptTimeout{600};  // from prepare to the VMM's connect
 inline constexpr std::chrono::seconds kHandoffTimeout{10};  // from connect to the whole handoff
 inline constexpr std::chrono::seconds kDemandTimeout{5};    // a reply; then the link is redone

@@ -57,6 +57,9 @@ class Loop {
 
   /// Completes once when one of poll(2)'s `events` is there.
   virtual void poll(const UniqueFd& fd, short events, Operation& operation) = 0;
+  /// Memory that will be received into again and again, which the kernel may therefore keep at
+  /// hand. It must outlive the loop's run.
+  virtual void keep_at_hand(MutableByteSpan memory) = 0;
   virtual void receive(const UniqueFd& socket, MutableByteSpan to, Operation& operation) = 0;
   virtual void send(const UniqueFd& socket, ByteSpan from, Operation& operation) = 0;
   /// REQUIRES: the socket is non-blocking.

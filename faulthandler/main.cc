@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <thread>
 
 #include <poll.h>
 
@@ -20,6 +22,8 @@ struct Options {
   std::string placement = "follow";
   std::string spin = "auto";
   std::uint32_t around = 64;
+  std::uint32_t record_every = 64;
+  unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
   bool verbose = false;
 };
 
@@ -30,10 +34,12 @@ thaw::Result<void> run(const Options& options) {
   placement.spin = TRY(thaw::parse_spin(options.spin));
   const auto loop = TRY(thaw::create_loop());
   const auto tasks = TRY(thaw::TaskQueue::create());
-  thaw::Daemon daemon(*loop, *tasks,
+  const auto workers = TRY(thaw::WorkerPool::create(options.workers));
+  thaw::Daemon daemon(*loop, *tasks, *workers,
                       {.server = server,
                        .name_space = options.name_space,
                        .around = options.around,
+                       .record_every = options.record_every,
                        .placement = placement});
 
   std::function<void(int)> watch_signals;
@@ -81,6 +87,14 @@ int main(int argc, char** argv) {
   app.add_option("--around", options.around,
                  "Most pages that come along with a demanded one; 1: none")
       ->check(CLI::IsMember({1, 2, 4, 8, 16, 32, 64}))
+      ->capture_default_str();
+  app.add_option("--record-every", options.record_every,
+                 "Of so many restores of a snapshot one records what its guest touches, without "
+                 "prefetch, to keep the working set true; 0: only while there is none")
+      ->capture_default_str();
+  app.add_option("--workers", options.workers,
+                 "Threads that decompress prefetched pages and put them in")
+      ->check(CLI::Range(1u, 64u))
       ->capture_default_str();
   app.add_flag("--verbose", options.verbose, "Log details");
   thaw::add_configuration(app);

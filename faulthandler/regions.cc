@@ -51,6 +51,11 @@ Result<RegionTable> RegionTable::check(std::vector<HandoffRegion> handoff,
   return RegionTable(std::move(handoff));
 }
 
+bool RegionTable::has_small_pages_only() const {
+  return std::ranges::all_of(
+      regions_, [](const HandoffRegion& region) { return region.page_size.value == kPageBytes; });
+}
+
 std::optional<PageIndex> RegionTable::page_at(HostAddress address) const {
   for (const HandoffRegion& region : regions_) {
     if (address < region.base || address - region.base >= region.size) continue;

@@ -30,6 +30,9 @@ class RegionTable {
     return region.base + (offset_of(page) - region.offset);
   }
 
+  bool has_small_pages_only() const;
+  const std::vector<HandoffRegion>& regions() const { return regions_; }
+
   /// Calls `visit(range)` for each range of pages that lies in [start, start + length).
   template <typename Visit>
   void for_each_range(HostAddress start, ByteCount length, Visit visit) const {

@@ -8,13 +8,24 @@
 
 namespace thaw {
 
-ServedMemory::ServedMemory(Loop& loop, DemandLink& link, std::shared_ptr<const SnapshotImage> image,
-                           std::uint32_t around, Owner& owner)
+ServedMemory::ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, Owner& owner)
     : loop_(loop),
       link_(link),
-      image_(std::move(image)),
+      options_(std::move(options)),
       owner_(owner),
-      core_(image_->map, image_->manifest.spec.memory_pages(), around) {}
+      core_(options_.image->map, options_.image->manifest.spec.memory_pages(), options_.around),
+      recorder_(options_.window, core_.page_count()) {
+  const bool any = options_.plan.set != nullptr || options_.plan.hydrate_bytes_per_s > 0;
+  if (!options_.prefetch || !any) return;
+  Prefetch::Owner& prefetch_owner = *this;  // a private base: make_unique may not convert
+  prefetch_ = std::make_unique<Prefetch>(loop_, *options_.prefetch, options_.plan, core_,
+                                         options_.image->map, prefetch_owner);
+}
+
+void ServedMemory::connect() {
+  link_.add(*this);
+  if (prefetch_ != nullptr) prefetch_->begin();
+}
 
 void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   userfaultfd_ = std::move(userfaultfd);
@@ -30,13 +41,27 @@ void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
     return give_up(made.error().message());
   }
   loop_.poll(userfaultfd_, POLLIN, reading_);
+  if (options_.window.most > Nanoseconds(0)) {
+    recorder_.start(Clock::now());
+    loop_.wait(options_.window.idle, windowing_);
+  }
+  if (prefetch_ != nullptr) prefetch_->attach(userfaultfd_, regions_);
 }
 
 void ServedMemory::stop() {
   serving_ = false;
   link_.forget(*this);
+  if (prefetch_ != nullptr) prefetch_->stop();
+  end_window();
   delayed_.clear();
-  for (Operation* operation : {&reading_, &retrying_, &unsticking_}) loop_.cancel(*operation);
+  for (Operation* operation : {&reading_, &retrying_, &unsticking_, &windowing_}) {
+    loop_.cancel(*operation);
+  }
+}
+
+bool ServedMemory::finished() const {
+  return !reading_.active() && !retrying_.active() && !unsticking_.active() &&
+         !windowing_.active() && (prefetch_ == nullptr || prefetch_->finished());
 }
 
 void ServedMemory::on_events(int result) {
@@ -53,14 +78,24 @@ void ServedMemory::give_up(const std::string& reason) {
   owner_.give_up(reason);
 }
 
+namespace {
+
+bool is_fault(const MemoryEvent& event) { return std::holds_alternative<FaultEvent>(event); }
+
+}  // namespace
+
 void ServedMemory::drain_events() {
   events_.clear();
+  // From here until what was read has taken effect nobody else puts pages in.
+  auto reading = prefetch_ != nullptr ? prefetch_->reading() : std::nullopt;
   for (std::size_t i = 0; i < limits::kMaxEventReads; ++i) {
     const auto read = read_events(userfaultfd_, events_);
     if (!read) return give_up(read.error().message());
     if (*read < limits::kUserfaultfdEventsPerRead) break;  // that was the end of the queue
   }
+  if (reading && !std::ranges::all_of(events_, is_fault)) reading->note_change();
   if (const auto applied = apply_changes(); !applied) give_up(applied.error().message());
+  reading.reset();
   answer_faults();
 }
 
@@ -130,6 +165,9 @@ void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
   }
   const HandoffRegion& region = *regions_.find(*page);
   const PageRange unit = unit_of(*page, region);
+  if (core_.is_missing(unit.first) || core_.state(unit.first) == PageState::kComing) {
+    recorder_.note(unit.first, TouchKind::kDemand, now);
+  }
   switch (core_.on_fault(unit)) {
     case FaultCore::Need::kFetch: {
       if (unit.count == kHugePages) {
@@ -145,6 +183,9 @@ void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
       return fill_zeros({.page = unit.first, .chunk = kNoChunk, .since = now}, region);
     case FaultCore::Need::kWake:
       return fill_again({.page = unit.first, .chunk = kNoChunk, .since = now}, region);
+    case FaultCore::Need::kHurry:
+      if (prefetch_ != nullptr) prefetch_->hurry(unit.first);
+      return;
     case FaultCore::Need::kWait:
       return;
   }
@@ -177,7 +218,7 @@ void ServedMemory::ask_for_wanted() {
     riders_.clear();
     for (const WantedPage& wanted : pages) {
       const HandoffRegion* const region = regions_.find(wanted.page);
-      if (region == nullptr || region->page_size.value != kPageBytes) continue;
+      if (region == nullptr || region->page_size.value != kPageBytes || records()) continue;
       core_.around(wanted.page, RegionTable::pages_of(*region),
                    limits::kMaxBatchRiders - riders_.size(),
                    [&](PageIndex page) { riders_.push_back({page, core_.chunk_of(page)}); });
@@ -221,7 +262,7 @@ void ServedMemory::on_rider(const Rider& rider, ByteSpan chunk) {
   if (!serving_) return;
   bytes_received_ += chunk.size();
   const PageState state = core_.state(rider.page);
-  if (state != PageState::kRiding && state != PageState::kWanted) return;
+  if (state != PageState::kComing && state != PageState::kWanted) return;
   const PageIndex next = run_pages_.first + run_pages_.count;
   if (rider.page != next || regions_.find(rider.page) != regions_.find(run_pages_.first)) {
     fill_run();
@@ -279,6 +320,11 @@ void ServedMemory::add_to(SessionReport& report) const {
   report.gone_fills = gone_fills_;
   report.delayed_fills = delayed_fills_;
   report.damaged_chunks = damaged_chunks_;
+  if (prefetch_ != nullptr) {
+    report.prefetch = prefetch_->summary();
+    report.damaged_chunks += prefetch_->damaged();
+  }
+  report.recorded_pages = options_.window_use == WindowUse::kRecord ? recorder_.size() : 0;
   if (serving_) {
     report.waiting_pages =
         wanted_.size() - next_wanted_ + asked_ + delayed_.size() + stuck_.size() + huge_.waiting();

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include "faulthandler/fault_core.h"
 #include "faulthandler/huge_fills.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/prefetch.h"
+#include "faulthandler/recorder.h"
 #include "faulthandler/regions.h"
 #include "faulthandler/snapshot_source.h"
 #include "format/chunk.h"
@@ -18,12 +21,28 @@
 
 namespace thaw {
 
+/// What happens in the window after a restore, beside answering faults.
+enum class WindowUse {
+  kNone,
+  kRecord,  // faults are noted, and answered alone: nothing is prefetched, no neighbours come
+  kTrace,   // faults and prefetched pages are noted
+};
+
+struct ServeOptions {
+  std::shared_ptr<const SnapshotImage> image;
+  std::uint32_t around = 1;                 // largest fault-around window, a power of two; 1: none
+  std::optional<PrefetchService> prefetch;  // nothing: nothing is prefetched
+  PrefetchPlan plan;
+  Recorder::Window window;
+  WindowUse window_use = WindowUse::kNone;
+};
+
 /// The guest memory of one VM while it is served: reads its faults, asks for its pages and fills
 /// them. A page enters the guest only here: as the verified content of its chunk, or as zeros where
 /// the snapshot has zeros or the guest gave the page back. On the loop's thread.
 ///
 /// A fault that is answered without a surprise allocates nothing, takes no lock and logs nothing.
-class ServedMemory final : public ChunkSink {
+class ServedMemory final : public ChunkSink, private Prefetch::Owner {
  public:
   /// Who decides what becomes of the VM.
   class Owner {
@@ -34,27 +53,27 @@ class ServedMemory final : public ChunkSink {
     virtual bool may_wait(PageIndex page, const std::string& reason) = 0;
     /// Faults were read; called once for all that were.
     virtual void on_faults() = 0;
+    /// The window after the restore is over; what was touched in it, and what prefetch did.
+    virtual void on_window_end(std::vector<Touch> touches) = 0;
+    /// Every page is there or was removed, and the memory is not registered any more.
+    virtual void on_detached() = 0;
 
    protected:
     ~Owner() = default;
   };
 
-  /// `around` is the largest fault-around window in pages, a power of two; 1 is none.
-  ServedMemory(Loop& loop, DemandLink& link, std::shared_ptr<const SnapshotImage> image,
-               std::uint32_t around, Owner& owner);
+  ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, Owner& owner);
   ServedMemory(const ServedMemory&) = delete;
   ServedMemory& operator=(const ServedMemory&) = delete;
   ~ServedMemory() { link_.forget(*this); }
 
   /// Opens the way to the page server, so that the first fault finds it made.
-  void connect() { link_.add(*this); }
+  void connect();
   /// Begins to answer faults.
   void start(UniqueFd userfaultfd, RegionTable regions);
   /// The VMM has exited. The userfaultfd is closed with this object.
   void stop();
-  bool finished() const {
-    return !reading_.active() && !retrying_.active() && !unsticking_.active();
-  }
+  bool finished() const;
 
   void add_to(SessionReport& report) const;
 
@@ -91,6 +110,15 @@ class ServedMemory final : public ChunkSink {
   void unservable(const WantedPage& wanted, const std::string& reason);
   void on_stuck_timer();
 
+  // Prefetch and the window after the restore.
+  void want_on_demand(std::span<const PageIndex> pages) override;
+  void on_prefetched(PageRange pages) override;
+  void on_prefetch_failed(int error_number) override;
+  void on_complete() override;
+  bool records() const { return options_.window_use == WindowUse::kRecord && recorder_.running(); }
+  void on_window_timer();
+  void end_window();
+
   // Filling.
   /// Puts the page in: `content`, or zeros when that is nullptr or the page was removed since.
   void fill(const WantedPage& wanted, const PlainPage* content);
@@ -116,7 +144,7 @@ class ServedMemory final : public ChunkSink {
 
   Loop& loop_;
   DemandLink& link_;
-  const std::shared_ptr<const SnapshotImage> image_;
+  const ServeOptions options_;
   Owner& owner_;
   bool serving_ = false;
   bool given_up_ = false;
@@ -143,6 +171,9 @@ class ServedMemory final : public ChunkSink {
   Nanoseconds delay_{limits::kDelayedFirst};
   std::vector<WantedPage> stuck_;  // unservable, and the guest waits
 
+  Recorder recorder_;
+  std::unique_ptr<Prefetch> prefetch_;  // nullptr: none
+
   LatencyHistogram latency_;
   std::uint64_t around_pages_ = 0;
   std::uint64_t redundant_fills_ = 0;
@@ -154,6 +185,7 @@ class ServedMemory final : public ChunkSink {
   Operation reading_{[this](int result) { on_events(result); }};
   Operation retrying_{[this](int) { on_retry_timer(); }};
   Operation unsticking_{[this](int) { on_stuck_timer(); }};
+  Operation windowing_{[this](int) { on_window_timer(); }};
 };
 
 }  // namespace thaw

@@ -38,7 +38,7 @@ void ServedMemory::note_filled(PageRange pages) {
 }
 
 void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& region) {
-  if (!core_.takes_content(wanted.page) || region.page_size.value != kPageBytes) {
+  if (!core_.takes_content(wanted.page) || region.page_size.value != kPageBytes || records()) {
     return fill(wanted, nullptr);
   }
   const PageRange zeros = core_.zeros_around(wanted.page, RegionTable::pages_of(region));

@@ -203,7 +203,7 @@ void ServerConnection::on_timer() {
     case State::kClosing:
       return finish_losing();
     case State::kAway:
-      if (!closed_ && user_.outstanding() > 0) connect();
+      if (!closed_ && user_.needs_connection()) connect();
       return;
     case State::kConnecting:
     case State::kGreeting:

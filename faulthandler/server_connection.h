@@ -30,7 +30,9 @@ class ServerConnection {
     virtual void on_replies_end() = 0;
     /// The connection is gone; what was outstanding will not be answered.
     virtual void on_lost() = 0;
-    /// Pages that wait for a reply: while there are any, the connection is made again.
+    /// Whether a connection that was lost is to be made again.
+    virtual bool needs_connection() const = 0;
+    /// Pages that wait for a reply.
     virtual std::size_t outstanding() const = 0;
     /// Whether a request that was sent has waited too long for its reply.
     virtual bool overdue(Clock::time_point now) const = 0;

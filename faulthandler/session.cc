@@ -12,7 +12,7 @@ Session::Session(Loop& loop, DemandLink& link, SessionOptions options, Owner& ow
     : loop_(loop),
       options_(std::move(options)),
       owner_(owner),
-      memory_(loop, link, options_.image, options_.around, *this) {}
+      memory_(loop, link, options_.serve, *this) {}
 
 void Session::start() {
   memory_.connect();
@@ -60,7 +60,8 @@ void Session::on_patience_over(int result) {
 }
 
 Result<void> Session::attach(HandoffReceiver::Handoff handoff) {
-  auto regions = RegionTable::check(std::move(handoff.regions), options_.image->manifest.spec);
+  auto regions =
+      RegionTable::check(std::move(handoff.regions), options_.serve.image->manifest.spec);
   if (!regions) {
     refused_userfaultfd_ = std::move(handoff.userfaultfd);
     return std::unexpected(regions.error());
@@ -69,9 +70,13 @@ Result<void> Session::attach(HandoffReceiver::Handoff handoff) {
   state_ = SessionState::kServing;
   loop_.cancel(patience_);
   remove_file(options_.socket_path);
-  log_info("session {}: serving {} to process {}", options_.id, options_.image->manifest.spec.name,
-           vmm_.pid);
+  log_info("session {}: serving {} to process {}", options_.id,
+           options_.serve.image->manifest.spec.name, vmm_.pid);
   loop_.poll(vmm_.pidfd, POLLIN, exiting_);
+  for (const HandoffRegion& region : regions->regions()) {
+    layout_.push_back({region.size, region.offset, region.page_size});
+  }
+  if (options_.serve.window_use == WindowUse::kRecord) recording_ = RecordingState::kRunning;
   memory_.start(std::move(handoff.userfaultfd), *std::move(regions));
   owner_.on_attached();
   return {};
@@ -101,7 +106,7 @@ void Session::kill_vmm() {
 
 bool Session::may_wait(PageIndex page, const std::string& reason) {
   const std::string what = fmt::format("page {} of {} cannot be had: {}", page.value,
-                                       options_.image->manifest.spec.name, reason);
+                                       options_.serve.image->manifest.spec.name, reason);
   if (options_.on_unservable == UnservablePolicy::kKill) {
     give_up(what);
     return false;
@@ -122,6 +127,16 @@ void Session::give_up(const std::string& reason) {
   kill_vmm();
 }
 
+void Session::on_window_end(std::vector<Touch> touches) {
+  owner_.on_window_end(*this, std::move(touches));
+}
+
+void Session::on_detached() {
+  log_info("session {}: all memory of process {} is there; it needs nobody any more", options_.id,
+           vmm_.pid);
+  state_ = SessionState::kDetached;
+}
+
 void Session::on_vmm_exit(int result) {
   if (result < 0 || state_ == SessionState::kEnded) return;
   end(outcome_.empty() ? "the VMM exited" : outcome_);
@@ -137,6 +152,10 @@ Result<void> Session::stop(control::StopMode mode) {
     return {};
   }
   if (state_ == SessionState::kEnded) return {};
+  if (state_ == SessionState::kDetached && mode == control::StopMode::kRefuseIfAlive) {
+    end("stopped; its VM goes on by itself");
+    return {};
+  }
   if (mode == control::StopMode::kRefuseIfAlive) {
     return fail(ErrorCode::kBusy, "process {} still runs on session {}", vmm_.pid, options_.id);
   }
@@ -164,12 +183,13 @@ bool Session::finished() const {
 SessionReport Session::report() const {
   SessionReport report;
   report.session = options_.id;
-  report.snapshot = options_.image->manifest.spec.name;
+  report.snapshot = options_.serve.image->manifest.spec.name;
   report.socket = options_.socket_path;
   report.state = state_;
   report.outcome = outcome_;
   report.vmm_pid = vmm_.pid;
-  report.memory = options_.image->manifest.spec.memory;
+  report.recording = recording_;
+  report.memory = options_.serve.image->manifest.spec.memory;
   memory_.add_to(report);
   return report;
 }

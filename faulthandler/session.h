@@ -14,11 +14,12 @@ namespace thaw {
 
 struct SessionOptions {
   std::uint64_t id = 0;
+  std::string name_space;
   std::string socket_path;
   UniqueFd listener;  // on socket_path
-  std::shared_ptr<const SnapshotImage> image;
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
-  std::uint32_t around = 1;  // largest fault-around window in pages, a power of two
+  std::string trace_out;  // file for a trace of the window; empty: none
+  ServeOptions serve;
 };
 
 /// One VM being served: waits for its VMM, takes the handoff, has its memory served until the VMM
@@ -34,6 +35,8 @@ class Session final : private ServedMemory::Owner {
     virtual void on_attached() = 0;
     /// Faults of this VMM were read; called once for all that were.
     virtual void on_faults(pid_t vmm) = 0;
+    /// The window after the restore is over.
+    virtual void on_window_end(Session& session, std::vector<Touch> touches) = 0;
     /// It has ended, and may be destroyed once finished().
     virtual void on_ended() = 0;
 
@@ -53,6 +56,10 @@ class Session final : private ServedMemory::Owner {
   Result<void> stop(control::StopMode mode);
 
   SessionState state() const { return state_; }
+  const SessionOptions& options() const { return options_; }
+  /// The layout of guest memory as it was handed over; empty before.
+  const std::vector<RegionShape>& layout() const { return layout_; }
+  void set_recording(RecordingState state) { recording_ = state; }
   /// Whether it has ended and may be destroyed.
   bool finished() const;
   SessionReport report() const;
@@ -69,6 +76,8 @@ class Session final : private ServedMemory::Owner {
   void give_up(const std::string& reason) override;
   bool may_wait(PageIndex page, const std::string& reason) override;
   void on_faults() override { owner_.on_faults(vmm_.pid); }
+  void on_window_end(std::vector<Touch> touches) override;
+  void on_detached() override;
   void on_vmm_exit(int result);
   void kill_vmm();
   void end(std::string outcome);
@@ -78,6 +87,8 @@ class Session final : private ServedMemory::Owner {
   Owner& owner_;
   SessionState state_ = SessionState::kPrepared;
   std::string outcome_;
+  std::vector<RegionShape> layout_;
+  RecordingState recording_ = RecordingState::kNone;
 
   UniqueFd connection_;  // kept open: its end is the VMM's exit for Firecracker 1.12 and later
   PeerProcess vmm_{.pid = 0, .pidfd = UniqueFd()};

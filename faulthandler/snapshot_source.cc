@@ -1,12 +1,14 @@
 #include "faulthandler/snapshot_source.h"
 
+#include "base/log.h"
 #include "format/page_client.h"
 
 namespace thaw {
 
-Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::prepare(
-    const std::string& name_space, const std::string& snapshot, const std::string& state_out,
-    std::optional<FileOwner> owner) {
+Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
+                                                 const std::string& snapshot,
+                                                 const std::string& state_out,
+                                                 std::optional<FileOwner> owner) {
   PageClient client = TRY(PageClient::connect(server_, name_space));
   Manifest manifest = TRY(client.show(snapshot));
   const Key key{name_space, manifest.snapshot};
@@ -28,7 +30,18 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::prepare(
     TRY(fetch_state(client, image->manifest, image->map, file.fd()));
     TRY(file.publish());
   }
-  return image;
+  std::shared_ptr<const PrefetchSet> set;
+  if (auto working_set = client.working_set(image->manifest.snapshot)) {
+    auto ready = PrefetchSet::create(*working_set, image->map, image->manifest.spec.memory_pages());
+    if (ready) {
+      set = std::make_shared<const PrefetchSet>(*std::move(ready));
+    } else {
+      log_warning("{}: {}", snapshot, ready.error().message());
+    }
+  } else if (working_set.error().code() != ErrorCode::kNotFound) {
+    log_warning("{} without its working set: {}", snapshot, working_set.error().message());
+  }
+  return PreparedSnapshot{std::move(image), std::move(set)};
 }
 
 }  // namespace thaw

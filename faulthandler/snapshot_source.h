@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/socket.h"
+#include "faulthandler/prefetch_set.h"
 #include "format/manifest.h"
 #include "format/page_map.h"
 
@@ -21,18 +22,23 @@ struct SnapshotImage {
   PageMap map;
 };
 
-/// Brings manifests, page maps and state files from a page server. Keeps an image as long as some
-/// session uses it. Locks itself; no lock is held while it talks to the server.
+/// What a session begins with.
+struct PreparedSnapshot {
+  std::shared_ptr<const SnapshotImage> image;
+  std::shared_ptr<const PrefetchSet> set;  // nullptr: there is none
+};
+
+/// Brings manifests, page maps, working sets and state files from a page server. Keeps an image as
+/// long as some session uses it. Locks itself; no lock is held while it talks to the server.
 class SnapshotSource {
  public:
   explicit SnapshotSource(TcpAddress server) : server_(server) {}
 
-  /// The image, and the VMM state written to `state_out` unless that is empty. kNotFound,
-  /// kUnavailable and whatever the page client or the file says.
-  Result<std::shared_ptr<const SnapshotImage>> prepare(const std::string& name_space,
-                                                       const std::string& snapshot,
-                                                       const std::string& state_out,
-                                                       std::optional<FileOwner> owner);
+  /// The image and its working set, and the VMM state written to `state_out` unless that is empty.
+  /// kNotFound, kUnavailable and whatever the page client or the file says. A working set that
+  /// cannot be had is done without.
+  Result<PreparedSnapshot> prepare(const std::string& name_space, const std::string& snapshot,
+                                   const std::string& state_out, std::optional<FileOwner> owner);
   const TcpAddress& server() const { return server_; }
 
  private:

@@ -92,15 +92,24 @@ TEST(FaultCore, AnyHistoryKeepsTheRules) {
   for (int i = 0; i < 20000; ++i) {
     const PageIndex page{pick(generator, 16)};
     const PageState before = core.state(page);
-    switch (pick(generator, 4)) {
+    switch (pick(generator, 5)) {
+      case 4:
+        core.on_coming(page);
+        ASSERT_EQ(core.state(page), before == PageState::kMissing || before == PageState::kProbe
+                                        ? PageState::kComing
+                                        : before);
+        break;
       case 0: {
         const auto need = fault(core, page.value);
-        if (removed[page.value] || (map.find(page).zero() && !filled[page.value])) {
+        if (removed[page.value] ||
+            (map.find(page).zero() && !filled[page.value] && !core.is_awaited(page))) {
           ASSERT_EQ(need, Need::kZero);
         } else if (filled[page.value]) {
           ASSERT_EQ(need, Need::kWake);
         } else {
-          ASSERT_TRUE(need == Need::kFetch || need == Need::kWait);
+          ASSERT_TRUE(need == (before == PageState::kComing   ? Need::kHurry
+                               : before == PageState::kWanted ? Need::kWait
+                                                              : Need::kFetch));
         }
         if (need != Need::kFetch) break;
         core.around(page, {{0}, {16}}, 64, [&](PageIndex rider) {
@@ -116,7 +125,7 @@ TEST(FaultCore, AnyHistoryKeepsTheRules) {
         break;
       case 2:
         ASSERT_EQ(core.on_left_out(page),
-                  before == PageState::kWanted || before == PageState::kRiding
+                  before == PageState::kWanted || before == PageState::kComing
                       ? before == PageState::kWanted
                       : false);
         break;
@@ -161,6 +170,7 @@ TEST_F(AroundTest, RiderIsNoNeighbourTwiceAndIsCoalescedWhenItIsFaultedOn) {
   FaultCore core(map_, {128}, 8);
   const auto first = riders(core, 16, kAll);
   ASSERT_GE(first.size(), 6u);  // one may be left out
+  EXPECT_EQ(fault(core, first.front()), Need::kHurry);
   EXPECT_EQ(fault(core, first.front()), Need::kWait);
   EXPECT_TRUE(core.on_left_out({first.front()})) << "a vCPU waits: it is asked for again";
   EXPECT_FALSE(core.on_left_out({first.back()}));

@@ -405,6 +405,8 @@ TEST_P(SemanticsTest, ProcessThatIsGoneIsNoError) {
     void give_up(const std::string& reason) override { reason_ = reason; }
     bool may_wait(PageIndex, const std::string&) override { return true; }
     void on_faults() override {}
+    void on_window_end(std::vector<Touch>) override {}
+    void on_detached() override {}
     std::string reason_;
   } owner;
   SnapshotImage image;
@@ -413,7 +415,12 @@ TEST_P(SemanticsTest, ProcessThatIsGoneIsNoError) {
   std::unique_ptr<ServedMemory> served;
   loop_.run([&] {
     served = std::make_unique<ServedMemory>(
-        loop_.loop(), *link_, std::make_shared<const SnapshotImage>(std::move(image)), 1, owner);
+        loop_.loop(), *link_,
+        ServeOptions{.image = std::make_shared<const SnapshotImage>(std::move(image)),
+                     .prefetch = {},
+                     .plan = {},
+                     .window = {}},
+        owner);
     served->connect();
     served->start(
         std::move(received->descriptors.at(0)),

@@ -93,6 +93,7 @@ class EpollLoop final : public Loop {
     begin(operation);
     wait_on(fd, {.operation = &operation, .kind = Kind::kPoll, .interest = interest});
   }
+  void keep_at_hand(MutableByteSpan) override {}
   void receive(const UniqueFd& socket, MutableByteSpan to, Operation& operation) override {
     begin(operation);
     wait_on(socket,

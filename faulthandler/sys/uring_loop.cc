@@ -1,6 +1,8 @@
 #include "faulthandler/sys/uring_loop.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <optional>
 #include <vector>
 
 #include <liburing.h>
@@ -14,9 +16,10 @@ namespace thaw {
 namespace {
 
 constexpr unsigned kEntries = 1024;
-/// Room for a result of everything that can be under way: a session has seven operations.
-constexpr unsigned kResults = 8192;
-static_assert(kResults > 7 * limits::kMaxSessions);
+constexpr unsigned kRegisteredBuffers = 16;
+/// Room for a result of everything that can be under way: a session has nine operations.
+constexpr unsigned kResults = 16384;
+static_assert(kResults > 9 * limits::kMaxSessions);
 
 static_assert(sizeof(Operation::Interval) == sizeof(__kernel_timespec));
 
@@ -39,6 +42,7 @@ class UringLoop final : public Loop {
     if (status == -EINVAL) status = open_with(0);
     if (status < 0) return fail_errno("io_uring_setup", -status);
     ready_ = true;
+    has_registered_buffers_ = io_uring_register_buffers_sparse(&ring_, kRegisteredBuffers) == 0;
     return {};
   }
 
@@ -46,8 +50,22 @@ class UringLoop final : public Loop {
     io_uring_prep_poll_add(prepare(operation), fd.get(), static_cast<unsigned>(events));
     finish(operation);
   }
+  void keep_at_hand(MutableByteSpan memory) override {
+    if (!has_registered_buffers_ || registered_.size() == kRegisteredBuffers) return;
+    const iovec buffer{memory.data(), memory.size()};
+    const __u64 tag = 0;
+    const auto index = static_cast<unsigned>(registered_.size());
+    const int status = io_uring_register_buffers_update_tag(&ring_, index, &buffer, &tag, 1);
+    if (status == 1) return registered_.push_back(memory);
+    log_warning("receiving without registered buffers: errno {}", -status);
+  }
   void receive(const UniqueFd& socket, MutableByteSpan to, Operation& operation) override {
     io_uring_sqe* const entry = prepare(operation);
+    if (const auto index = registered_index(to)) {
+      io_uring_prep_read_fixed(entry, socket.get(), to.data(), static_cast<unsigned>(to.size()), 0,
+                               *index);
+      return finish(operation);
+    }
     io_uring_prep_recv(entry, socket.get(), to.data(), to.size(), 0);
     // What is received answers what has just been sent: there is nothing to receive yet.
     if (has_linux61_) entry->ioprio |= IORING_RECVSEND_POLL_FIRST;
@@ -104,6 +122,15 @@ class UringLoop final : public Loop {
     return io_uring_queue_init_params(kEntries, &ring_, &parameters);
   }
 
+  std::optional<int> registered_index(MutableByteSpan part) const {
+    const auto holds = [&](MutableByteSpan whole) {
+      return part.data() >= whole.data() && part.data() < whole.data() + whole.size();
+    };
+    const auto found = std::ranges::find_if(registered_, holds);
+    if (found == registered_.end()) return std::nullopt;
+    return static_cast<int>(found - registered_.begin());
+  }
+
   io_uring_sqe* next_entry() {
     io_uring_sqe* entry = io_uring_get_sqe(&ring_);
     if (entry == nullptr) {
@@ -156,9 +183,11 @@ class UringLoop final : public Loop {
   io_uring ring_{};
   io_uring_sqe* last_ = nullptr;
   std::vector<Operation*> under_way_;  // each at its `place`
+  std::vector<MutableByteSpan> registered_;  // by their index in the ring
   Spin spin_;
   bool ready_ = false;
   bool has_linux61_ = false;
+  bool has_registered_buffers_ = false;  // Linux 5.19
   bool stopped_ = false;
 };
 

@@ -138,8 +138,11 @@ ServedGuest::ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions option
   RegionTable regions = RegionTable::check(handoff, image_->manifest.spec).value();
   UniqueFd handed(::fcntl(userfaultfd_.get(), F_DUPFD_CLOEXEC, 0));
   loop_.run([&] {
-    served_ = std::make_unique<ServedMemory>(loop_.loop(), link, image_, options.around,
-                                             static_cast<ServedMemory::Owner&>(*this));
+    served_ = std::make_unique<ServedMemory>(
+        loop_.loop(), link,
+        ServeOptions{
+            .image = image_, .around = options.around, .prefetch = {}, .plan = {}, .window = {}},
+        static_cast<ServedMemory::Owner&>(*this));
     served_->connect();
     served_->start(std::move(handed), std::move(regions));
   });

@@ -99,6 +99,8 @@ class ServedGuest final : private ServedMemory::Owner {
   void give_up(const std::string& reason) override { given_up_ = reason; }
   bool may_wait(PageIndex, const std::string&) override { return true; }
   void on_faults() override {}
+  void on_window_end(std::vector<Touch>) override {}
+  void on_detached() override {}
 
   LoopThread& loop_;
   std::shared_ptr<const SnapshotImage> image_;

@@ -1,0 +1,313 @@
+#include "faulthandler/prefetch.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace thaw {
+
+namespace {
+
+/// A pack is asked for when at least this share of its pages is missing: less is cheaper on demand.
+constexpr std::size_t kWorthwhileShare = 4;
+
+/// Where a piece stands among all: classes in turn, in each of them zero pages before packs.
+std::size_t order_of(TouchClass when, bool zeros, std::size_t number) {
+  return (static_cast<std::size_t>(when) * 2 + (zeros ? 0 : 1)) << 32 | number;
+}
+
+}  // namespace
+
+Prefetch::Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, FaultCore& core,
+                   const PageMap& map, Owner& owner)
+    : loop_(loop),
+      service_(service),
+      plan_(std::move(plan)),
+      core_(core),
+      map_(map),
+      owner_(owner) {
+  if (plan_.set == nullptr) return;
+  by_pack_.resize(plan_.set->packs().size());
+  summary_.set_pages = plan_.set->page_count();
+}
+
+void Prefetch::begin() {
+  if (plan_.set != nullptr) state_ = PrefetchState::kStreaming;
+  announced_ = true;
+  service_.link.add(*this);
+  ask_more();
+}
+
+void Prefetch::attach(const UniqueFd& userfaultfd, const RegionTable& regions) {
+  if (!regions.has_small_pages_only()) {
+    give_up("guest memory has huge pages, which come on demand alone");
+    return stop();
+  }
+  userfaultfd_ = &userfaultfd;
+  regions_ = &regions;
+  rest_due_ = Clock::now();
+  if (plan_.set != nullptr) {
+    for (const PrefetchSet::Zeros& zeros : plan_.set->zeros()) {
+      add_zeros(zeros.ranges, order_of(zeros.when, true, 0));
+    }
+  }
+  // What has been decompressed by now goes in at once, in order.
+  std::vector<PrefetchJob*> ready;
+  for (const auto& job : jobs_) {
+    if (job->ready && !job->in_pool) ready.push_back(job.get());
+  }
+  std::ranges::sort(ready, {}, &PrefetchJob::order);
+  for (PrefetchJob* const job : ready) issue(*job);
+  ask_more();
+}
+
+PrefetchJob& Prefetch::add_job(PrefetchJob::Content content, std::size_t order) {
+  PrefetchJob::Owner& owner = *this;  // a private base: make_unique may not convert
+  PrefetchJob& job = *jobs_.emplace_back(std::make_unique<PrefetchJob>(owner, content));
+  job.order = order;
+  job.ready = content == PrefetchJob::Content::kZeros;
+  if (job.ready) return job;
+  job.plain = service_.buffers.take();
+  ++buffers_taken_;
+  return job;
+}
+
+bool Prefetch::may_take_buffer() const {
+  return buffers_taken_ < limits::kMaxSessionPlainBuffers && service_.buffers.has_room();
+}
+
+void Prefetch::ask_more() {
+  if (stopped_) return;
+  while (service_.link.has_room() && may_take_buffer() && (ask_for_pack() || ask_for_rest())) {
+  }
+  check_done();
+}
+
+std::optional<std::size_t> Prefetch::next_pack() {
+  if (state_ != PrefetchState::kStreaming) return std::nullopt;
+  const auto& packs = plan_.set->packs();
+  while (true) {
+    std::size_t next = next_pack_;
+    if (!again_.empty()) {
+      next = *again_.begin();
+      again_.erase(again_.begin());
+    } else if (next_pack_ < packs.size()) {
+      ++next_pack_;
+    } else {
+      return std::nullopt;
+    }
+    const auto& pages = packs[next].pages;
+    const auto missing = static_cast<std::size_t>(std::ranges::count_if(
+        pages, [this](const PackPage& page) { return core_.is_missing(page.page); }));
+    if (missing * kWorthwhileShare >= pages.size()) return next;
+  }
+}
+
+bool Prefetch::ask_for_pack() {
+  const auto number = next_pack();
+  if (!number) return false;
+  const PrefetchSet::Pack& pack = plan_.set->packs()[*number];
+  PrefetchJob& job = add_job(PrefetchJob::Content::kPack, order_of(pack.when, false, *number));
+  job.pack = *number;
+  job.pages = pack.pages;
+  by_pack_[*number] = &job;
+  for (const PackPage& page : pack.pages) core_.on_coming(page.page);
+  service_.link.request_pack(*this, job, plan_.set->snapshot(), plan_.set->generation(),
+                             static_cast<std::uint32_t>(*number), pack.bytes);
+  return true;
+}
+
+void Prefetch::on_prefetched(PrefetchJob& job, ByteSpan sealed) {
+  if (job.content() == PrefetchJob::Content::kPack) summary_.bytes += sealed.size();
+  job.sealed = sealed;
+  job.kept_buffer = service_.link.keep_buffer();
+  issue(job);
+}
+
+void Prefetch::on_refused(PrefetchJob& job, const Error& error) {
+  drop(job);
+  give_up(error.message());
+}
+
+void Prefetch::on_lost(PrefetchJob& job) {
+  if (job.content() == PrefetchJob::Content::kPack) again_.insert(*job.pack);
+  drop(job);
+}
+
+void Prefetch::hurry(PageIndex page) {
+  if (plan_.set == nullptr) return;
+  const auto pack = plan_.set->pack_of(page);
+  if (!pack || by_pack_[*pack] == nullptr) return;
+  ++summary_.late_pages;
+  PrefetchJob& job = *by_pack_[*pack];
+  if (job.in_pool) service_.workers.hurry(job);
+}
+
+PrefetchJob& Prefetch::add_zeros(std::vector<PageRange> ranges, std::size_t order) {
+  PrefetchJob& job = add_job(PrefetchJob::Content::kZeros, order);
+  job.zeros = std::move(ranges);
+  return job;
+}
+
+void Prefetch::add_run(PrefetchJob& job, PageIndex page, std::size_t place, std::size_t most) {
+  if (!job.runs.empty()) {
+    PrefetchJob::Run& last = job.runs.back();
+    const bool next = last.first + last.count == page && last.place + last.count.value == place;
+    if (next && last.count.value < most && regions_->find(page) == regions_->find(last.first)) {
+      last.count += PageCount{1};
+      return;
+    }
+  }
+  const HandoffRegion* const region = regions_->find(page);
+  if (region == nullptr) return;
+  job.runs.push_back({.first = page,
+                      .count = {1},
+                      .address = RegionTable::address_in(*region, page),
+                      .place = place,
+                      .present = {0},
+                      .filled = {0}});
+}
+
+void Prefetch::plan_runs(PrefetchJob& job) {
+  job.runs.clear();
+  for (std::size_t i = 0; i < job.pages.size(); ++i) {
+    const PageIndex page = job.pages[i].page;
+    if (core_.is_awaited(page)) add_run(job, page, i, limits::kMaxCopyPages);
+  }
+  for (const PageRange range : job.zeros) {
+    for (std::uint64_t i = 0; i < range.count.value; ++i) {
+      const PageIndex page = range.first + PageCount{i};
+      if (core_.is_missing(page)) add_run(job, page, page.value, limits::kMaxZeroPages);
+    }
+  }
+}
+
+void Prefetch::issue(PrefetchJob& job) {
+  if (userfaultfd_ != nullptr) {
+    plan_runs(job);
+    if (job.ready && (job.runs.empty() || job.attempts >= limits::kMaxPrefetchAttempts)) {
+      return drop(job);
+    }
+    ++job.attempts;
+    job.userfaultfd = userfaultfd_;
+    job.gate = &gate_;
+    job.decided = gate_.epoch();
+  }
+  job.in_pool = true;
+  ++in_pool_;
+  service_.workers.add(job);
+}
+
+void Prefetch::on_job_done(PrefetchJob& job) {
+  job.in_pool = false;
+  --in_pool_;
+  if (job.kept_buffer) service_.link.let_go(*std::exchange(job.kept_buffer, std::nullopt));
+  job.sealed = {};
+  if (stopped_) return drop(job);
+  if (!job.decoded) {
+    ++damaged_;
+    log_warning("prefetch: {}", job.decoded.error().message());
+    drop(job);
+    return ask_more();
+  }
+  if (!job.ready && job.content() == PrefetchJob::Content::kPack) ++summary_.packs;
+  job.ready = true;
+  for (const PrefetchJob::Run& run : job.runs) settle(job, run);
+  // What a REMOVE was in the way of goes in now; a job without a VM waits for one.
+  if (userfaultfd_ != nullptr) issue(job);
+  ask_more();
+}
+
+void Prefetch::settle(PrefetchJob& job, const PrefetchJob::Run& run) {
+  std::optional<PageRange> waited;  // from the first page that somebody waits for to the last
+  PageCount asked{0};
+  for (std::uint64_t i = 0; i < run.present.value; ++i) {
+    const PageIndex page = run.first + PageCount{i};
+    if (core_.state(page) == PageState::kWanted) {
+      if (!waited) waited = PageRange{page, {0}};
+      waited->count = page - waited->first + PageCount{1};
+      asked += PageCount{1};
+    }
+    core_.on_filled(page);
+  }
+  if (waited) {
+    wake_pages(*userfaultfd_, run.address + bytes_of(waited->first - run.first),
+               bytes_of(waited->count));
+  }
+  (job.is_rest ? summary_.hydrated_pages : summary_.prefetched_pages) +=
+      (run.filled - std::min(run.filled, asked)).value;
+  if (run.present.value > 0) owner_.on_prefetched({run.first, run.present});
+  // Who waits in memory that is gone finds out on demand.
+  if (run.outcome == FillOutcome::kRangeGone) job.attempts = limits::kMaxPrefetchAttempts;
+  if (run.outcome == FillOutcome::kFailed) owner_.on_prefetch_failed(run.error_number);
+}
+
+void Prefetch::drop(PrefetchJob& job) {
+  std::vector<PageIndex> wanted;
+  for (const PackPage& page : job.pages) {
+    if (core_.on_left_out(page.page)) wanted.push_back(page.page);
+  }
+  end_job(job);
+  if (!wanted.empty()) owner_.want_on_demand(wanted);
+}
+
+void Prefetch::end_job(PrefetchJob& job) {
+  if (job.plain != nullptr) {
+    service_.buffers.give_back(std::move(job.plain));
+    --buffers_taken_;
+  }
+  if (job.pack) by_pack_[*job.pack] = nullptr;
+  std::erase_if(jobs_, [&](const auto& own) { return own.get() == &job; });
+}
+
+void Prefetch::give_up(const std::string& reason) {
+  if (state_ != PrefetchState::kStreaming) return;
+  log_warning("the working set of snapshot {} is not brought on: {}", plan_.set->snapshot().value,
+              reason);
+  state_ = PrefetchState::kStopped;
+  again_.clear();
+}
+
+void Prefetch::check_done() {
+  if (state_ == PrefetchState::kStreaming && userfaultfd_ != nullptr && again_.empty() &&
+      next_pack_ == by_pack_.size() &&
+      std::ranges::all_of(jobs_, [](const auto& job) { return job->is_rest; })) {
+    state_ = PrefetchState::kDone;
+  }
+  const bool asks = state_ == PrefetchState::kStreaming ||
+                    (plan_.hydrate_bytes_per_s > 0 && !complete_) || !jobs_.empty();
+  if (asks || !announced_) return;
+  announced_ = false;
+  service_.link.forget(*this);
+}
+
+void Prefetch::stop() {
+  if (stopped_) return;
+  stopped_ = true;
+  CopyGate::Reading(gate_).note_change();
+  service_.link.forget(*this);
+  loop_.cancel(pacing_);
+  for (std::size_t i = jobs_.size(); i-- > 0;) {
+    PrefetchJob& job = *jobs_[i];
+    if (!job.in_pool) {
+      drop(job);
+    } else if (service_.workers.take_back(job)) {
+      on_job_done(job);
+    }
+  }
+}
+
+bool Prefetch::finished() const { return stopped_ && jobs_.empty() && !pacing_.active(); }
+
+std::optional<CopyGate::Reading> Prefetch::reading() {
+  if (in_pool_ == 0 || userfaultfd_ == nullptr) return std::nullopt;
+  return std::optional<CopyGate::Reading>(std::in_place, gate_);
+}
+
+PrefetchSummary Prefetch::summary() const {
+  PrefetchSummary summary = summary_;
+  summary.state = state_;
+  return summary;
+}
+
+}  // namespace thaw

@@ -1,0 +1,144 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "faulthandler/copy_gate.h"
+#include "faulthandler/fault_core.h"
+#include "faulthandler/loop.h"
+#include "faulthandler/plain_buffers.h"
+#include "faulthandler/prefetch_job.h"
+#include "faulthandler/prefetch_link.h"
+#include "faulthandler/prefetch_set.h"
+#include "faulthandler/regions.h"
+#include "format/control.h"
+
+namespace thaw {
+
+/// What a loop's sessions share for prefetching.
+struct PrefetchService {
+  PrefetchLink& link;
+  WorkerPool& workers;
+  PlainBuffers& buffers;
+};
+
+/// What is to be brought to a session before its guest asks.
+struct PrefetchPlan {
+  std::shared_ptr<const PrefetchSet> set;  // nullptr: there is none
+  std::uint64_t hydrate_bytes_per_s = 0;   // the rest of memory after the set; 0: never
+};
+
+/// Streams the working set into one VM's memory, and then, if that is wanted, the rest of it. Packs
+/// are received and decompressed from begin() on, within bounds, and put in from attach() on: in
+/// the set's order, zero pages of a class before its packs. A demand goes its own way; one for a
+/// page that is on its way here hurries that pack. On the loop's thread.
+class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
+ public:
+  class Owner {
+   public:
+    /// Somebody waits for pages that will not be brought after all.
+    virtual void want_on_demand(std::span<const PageIndex> pages) = 0;
+    /// Pages are present.
+    virtual void on_prefetched(PageRange pages) = 0;
+    /// Putting pages in failed for a reason that no fill should have.
+    virtual void on_prefetch_failed(int error_number) = 0;
+    /// Every page is present or was removed.
+    virtual void on_complete() = 0;
+
+   protected:
+    ~Owner() = default;
+  };
+
+  /// `core` and `map` are those of the session.
+  Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, FaultCore& core,
+           const PageMap& map, Owner& owner);
+  Prefetch(const Prefetch&) = delete;
+  Prefetch& operator=(const Prefetch&) = delete;
+  virtual ~Prefetch() = default;
+
+  /// Begins to receive. Nothing is put in yet.
+  void begin();
+  /// Begins to put pages in. What is passed must stay until finished().
+  void attach(const UniqueFd& userfaultfd, const RegionTable& regions);
+  /// A vCPU has come to wait for a page that is on its way.
+  void hurry(PageIndex page);
+  /// Ends it at once; nothing is put in any more. May be destroyed once finished().
+  void stop();
+  bool finished() const;
+
+  /// To be held while events of the VM are read and take effect: keeps copies away meanwhile. None
+  /// is needed when no copy can be under way.
+  std::optional<CopyGate::Reading> reading();
+
+  PrefetchSummary summary() const;
+  std::uint64_t damaged() const { return damaged_; }
+
+ private:
+  // Asking.
+  void on_room() override { ask_more(); }
+  void ask_more();
+  bool may_take_buffer() const;
+  /// False when there is nothing to ask for, or no room.
+  bool ask_for_pack();
+  /// The next pack of which enough is missing.
+  std::optional<std::size_t> next_pack();
+  PrefetchJob& add_job(PrefetchJob::Content content, std::size_t order);
+
+  // Receiving.
+  void on_prefetched(PrefetchJob& job, ByteSpan sealed) override;
+  void on_refused(PrefetchJob& job, const Error& error) override;
+  void on_lost(PrefetchJob& job) override;
+
+  // Putting in.
+  PrefetchJob& add_zeros(std::vector<PageRange> ranges, std::size_t order);
+  void plan_runs(PrefetchJob& job);
+  void add_run(PrefetchJob& job, PageIndex page, std::size_t place, std::size_t most);
+  /// Has a worker do what is left of the job, or ends it.
+  void issue(PrefetchJob& job);
+  void on_job_done(PrefetchJob& job) override;
+  void settle(PrefetchJob& job, const PrefetchJob::Run& run);
+  /// What it was to bring and has not is left to demand.
+  void drop(PrefetchJob& job);
+  void end_job(PrefetchJob& job);
+  /// Gives up what has not been asked for.
+  void give_up(const std::string& reason);
+  void check_done();
+
+  // The rest of memory. Each says whether to go on asking.
+  bool ask_for_rest();
+  bool end_sweep();
+  bool pause_rest(Nanoseconds pause);
+  void on_pace_timer();
+
+  Loop& loop_;
+  PrefetchService service_;
+  PrefetchPlan plan_;
+  FaultCore& core_;
+  const PageMap& map_;
+  Owner& owner_;
+  const UniqueFd* userfaultfd_ = nullptr;  // nullptr: no VM yet
+  const RegionTable* regions_ = nullptr;
+  CopyGate gate_;
+
+  PrefetchState state_ = PrefetchState::kNone;
+  bool announced_ = false;  // to the link
+  bool stopped_ = false;
+  std::size_t next_pack_ = 0;
+  std::set<std::size_t> again_;  // packs lost with the connection
+  std::vector<std::unique_ptr<PrefetchJob>> jobs_;
+  std::vector<PrefetchJob*> by_pack_;  // nullptr: not under way
+  std::size_t buffers_taken_ = 0;
+  std::size_t in_pool_ = 0;
+
+  PageIndex rest_;  // the next page that hydration looks at
+  Clock::time_point rest_due_;
+  bool complete_ = false;
+  Operation pacing_{[this](int) { on_pace_timer(); }};
+
+  PrefetchSummary summary_;
+  std::uint64_t damaged_ = 0;
+};
+
+}  // namespace thaw

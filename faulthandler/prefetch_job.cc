@@ -1,0 +1,49 @@
+#include "faulthandler/prefetch_job.h"
+
+namespace thaw {
+
+void PrefetchJob::work(WorkerPool::Tools& tools) {
+  if (!sealed.empty()) decoded = decode(tools);
+  if (!decoded) return;
+  for (Run& run : runs) {
+    if (!gate->try_copy(decided, [&] { put_in(run); })) return;
+  }
+}
+
+Result<void> PrefetchJob::decode(WorkerPool::Tools& tools) {
+  const MutableByteSpan to(plain.get(), pages.size() * kPageBytes);
+  if (content_ == Content::kPack) return tools.packs.decode(sealed, pages, to);
+  ByteSpan rest = sealed;
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    const std::size_t size = TRY(chunk_size(rest));
+    TRY(tools.chunks.decode(rest.first(size), pages[i].chunk,
+                            to.subspan(i * kPageBytes).first<kPageBytes>()));
+    rest = rest.subspan(size);
+  }
+  if (!rest.empty()) return fail(ErrorCode::kMalformed, "bytes after the last chunk");
+  return {};
+}
+
+FillResult PrefetchJob::fill(const Run& run) {
+  const HostAddress to = run.address + bytes_of(run.present);
+  const ByteCount length = bytes_of(run.count - run.present);
+  if (content_ == Content::kZeros) return zero_pages(*userfaultfd, to, length, Waiters::kLeave);
+  const ByteSpan from(plain.get() + (run.place + run.present.value) * kPageBytes, length.value);
+  return copy_pages(*userfaultfd, to, from, Waiters::kLeave);
+}
+
+void PrefetchJob::put_in(Run& run) {
+  while (run.present < run.count) {
+    const FillResult result = fill(run);
+    run.present += pages_for(result.done);
+    run.filled += pages_for(result.done);
+    run.outcome = result.outcome;
+    run.error_number = result.error_number;
+    // Somebody else was quicker with this one.
+    if (result.outcome == FillOutcome::kExists) run.present += PageCount{1};
+    if (result.outcome != FillOutcome::kFilled && result.outcome != FillOutcome::kExists) return;
+  }
+  run.outcome = FillOutcome::kFilled;
+}
+
+}  // namespace thaw

@@ -1,0 +1,124 @@
+#include "faulthandler/prefetch_link.h"
+
+#include <algorithm>
+
+#include "format/limits.h"
+
+namespace thaw {
+
+namespace {
+
+constexpr std::size_t kMostReplyBytes =
+    kWireHeadBytes + limits::kMaxReplyHeaderBytes + limits::kMaxPackBytes;
+/// About what a chunk takes, for batches whose size nobody knows before.
+constexpr std::size_t kUsualChunkBytes = 1500;
+
+}  // namespace
+
+PrefetchLink::PrefetchLink(Loop& loop, TcpAddress server, std::string name_space,
+                           const DemandLink& demand)
+    : demand_(demand),
+      connection_(loop,
+                  {.server = server,
+                   .name_space = std::move(name_space),
+                   .role = message::Role::kPrefetch,
+                   .send_bytes = 0,
+                   .most_reply_bytes = kMostReplyBytes,
+                   .buffers = limits::kPrefetchBuffers,
+                   .buffer_bytes = limits::kPrefetchBufferBytes},
+                  *this) {
+  static_assert(limits::kPrefetchBufferBytes >= kMostReplyBytes);
+  loop.keep_at_hand(connection_.memory());
+}
+
+void PrefetchLink::add(Sink& sink) {
+  sinks_.push_back(&sink);
+  connection_.open();
+}
+
+void PrefetchLink::forget(const Sink& sink) {
+  std::erase(sinks_, &sink);
+  for (Request& request : requests_) {
+    if (request.sink == &sink) request.sink = nullptr;
+  }
+}
+
+bool PrefetchLink::has_room() const {
+  if (!connection_.ready()) return false;
+  if (demand_.waiting()) return requests_.empty();
+  return bytes_ahead_ < limits::kPrefetchWindowBytes;
+}
+
+void PrefetchLink::request_pack(Sink& sink, PrefetchJob& job, SnapshotId snapshot,
+                                std::uint64_t generation, std::uint32_t number,
+                                std::uint32_t bytes) {
+  send(sink, job, message::GetPack{snapshot, generation, number}, bytes);
+}
+
+void PrefetchLink::request_chunks(Sink& sink, PrefetchJob& job) {
+  message::GetChunks get;
+  for (const PackPage& page : job.pages) get.ids.push_back(page.chunk);
+  send(sink, job, get, get.ids.size() * kUsualChunkBytes);
+}
+
+void PrefetchLink::send(Sink& sink, PrefetchJob& job, const Message& request, std::size_t bytes) {
+  requests_.push_back({next_request_++, &sink, &job, bytes, Clock::now()});
+  bytes_ahead_ += bytes;
+  encode_message(request, requests_.back().id, 0, connection_.outbox());
+  connection_.flush();
+}
+
+Result<void> PrefetchLink::on_reply(Envelope reply, ByteSpan body) {
+  const auto found = std::ranges::find(requests_, reply.request_id, &Request::id);
+  if (found == requests_.end()) {
+    return fail(ErrorCode::kProtocol, "a reply to request {}, which is not outstanding",
+                reply.request_id);
+  }
+  const Request request = *found;
+  requests_.erase(found);
+  bytes_ahead_ -= request.bytes;
+  if (const auto* const error = std::get_if<message::ErrorReply>(&reply.message)) {
+    if (request.sink != nullptr) request.sink->on_refused(*request.job, from_reply(*error));
+    return {};
+  }
+  if (!std::holds_alternative<message::PackReply>(reply.message) &&
+      !std::holds_alternative<message::Chunks>(reply.message)) {
+    return fail(ErrorCode::kProtocol, "a reply that is neither a pack nor chunks");
+  }
+  if (request.sink != nullptr) request.sink->on_prefetched(*request.job, body);
+  return {};
+}
+
+void PrefetchLink::on_lost() {
+  const std::vector<Request> lost = std::move(requests_);
+  requests_.clear();
+  bytes_ahead_ = 0;
+  for (const Request& request : lost) {
+    if (request.sink != nullptr) request.sink->on_lost(*request.job);
+  }
+}
+
+std::size_t PrefetchLink::outstanding() const {
+  std::size_t pages = 0;
+  for (const Request& request : requests_) {
+    if (request.sink != nullptr) pages += request.job->pages.size();
+  }
+  return pages;
+}
+
+bool PrefetchLink::overdue(Clock::time_point now) const {
+  return std::ranges::any_of(requests_, [&](const Request& request) {
+    return now - request.sent > limits::kDemandTimeout;
+  });
+}
+
+void PrefetchLink::offer_room() {
+  // Each time another sink comes first, so that none takes all the room that there is. Callbacks
+  // may drop sinks.
+  ++next_sink_;
+  for (std::size_t i = 0; i < sinks_.size() && has_room(); ++i) {
+    sinks_[(next_sink_ + i) % sinks_.size()]->on_room();
+  }
+}
+
+}  // namespace thaw

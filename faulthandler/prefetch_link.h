@@ -1,0 +1,92 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "faulthandler/demand_link.h"
+#include "faulthandler/prefetch_job.h"
+#include "faulthandler/server_connection.h"
+#include "format/working_set.h"
+
+namespace thaw {
+
+/// The prefetch connection to one page server for one namespace, shared by the sessions of a loop.
+/// A bounded number of bytes is asked for ahead, and only one piece while a demand waits: what has
+/// been asked for stands in a demand's way on the network. What is lost with the connection is for
+/// its session to ask for again. One thread.
+class PrefetchLink final : private ServerConnection::User {
+ public:
+  /// Who asked for pieces, and is told of each once unless it is forgotten before.
+  class Sink {
+   public:
+    /// The piece as it was stored, unverified. It lies in the buffer that keep_buffer() keeps.
+    virtual void on_prefetched(PrefetchJob& job, ByteSpan sealed) = 0;
+    /// The server answers, but not with this piece.
+    virtual void on_refused(PrefetchJob& job, const Error& error) = 0;
+    /// The connection was lost before the piece came.
+    virtual void on_lost(PrefetchJob& job) = 0;
+    /// There may be room for requests again.
+    virtual void on_room() = 0;
+
+   protected:
+    ~Sink() = default;
+  };
+
+  /// `demand` is the same server's, and must outlive it.
+  PrefetchLink(Loop& loop, TcpAddress server, std::string name_space, const DemandLink& demand);
+  PrefetchLink(const PrefetchLink&) = delete;
+  PrefetchLink& operator=(const PrefetchLink&) = delete;
+  ~PrefetchLink() = default;
+
+  /// Announces a sink and connects.
+  void add(Sink& sink);
+  /// Drops what it has asked for. Not to be called from the sink's own callbacks.
+  void forget(const Sink& sink);
+
+  /// Whether something may be asked for now.
+  bool has_room() const;
+  /// REQUIRES: has_room().
+  void request_pack(Sink& sink, PrefetchJob& job, SnapshotId snapshot, std::uint64_t generation,
+                    std::uint32_t number, std::uint32_t bytes);
+  /// Asks for the chunks of the job's pages. REQUIRES: has_room().
+  void request_chunks(Sink& sink, PrefetchJob& job);
+
+  /// During on_prefetched().
+  std::size_t keep_buffer() { return connection_.keep_buffer(); }
+  void let_go(std::size_t buffer) { connection_.let_go(buffer); }
+
+  /// Ends it; may be destroyed once idle().
+  void close() { connection_.close(); }
+  bool idle() const { return connection_.idle(); }
+
+ private:
+  struct Request {
+    std::uint64_t id;
+    Sink* sink;  // nullptr: nobody waits for it any more
+    PrefetchJob* job;
+    std::size_t bytes;  // that its reply will have, about
+    Clock::time_point sent;
+  };
+
+  void on_ready() override { offer_room(); }
+  Result<void> on_reply(Envelope reply, ByteSpan body) override;
+  void on_replies_end() override { offer_room(); }
+  void on_lost() override;
+  bool needs_connection() const override { return !sinks_.empty(); }
+  std::size_t outstanding() const override;
+  bool overdue(Clock::time_point now) const override;
+
+  void send(Sink& sink, PrefetchJob& job, const Message& request, std::size_t bytes);
+  void offer_room();
+
+  const DemandLink& demand_;
+  std::vector<Sink*> sinks_;
+  std::size_t next_sink_ = 0;  // who is offered room first
+  std::vector<Request> requests_;
+  std::uint64_t next_request_ = 1;
+  std::size_t bytes_ahead_ = 0;  // of requests_
+  ServerConnection connection_;
+};
+
+}  // namespace thaw

@@ -1,0 +1,85 @@
+// After the working set: the rest of memory, in the background at a bounded rate.
+
+#include <algorithm>
+
+#include "faulthandler/prefetch.h"
+
+namespace thaw {
+
+namespace {
+
+/// Pages looked at in one turn of the loop.
+constexpr std::uint64_t kMostLooks = 1u << 16;
+/// Zero pages of one job.
+constexpr std::uint64_t kMostZeros = 4096;
+/// Jobs of one session with the workers at a time.
+constexpr std::size_t kMostJobs = 8;
+constexpr std::chrono::milliseconds kShortPause{1};
+/// Until pages that are left are looked at again: others wait for them, or will bring them.
+constexpr std::chrono::milliseconds kSweepPause{100};
+constexpr double kNanoseconds = 1e9;
+
+}  // namespace
+
+bool Prefetch::ask_for_rest() {
+  if (plan_.hydrate_bytes_per_s == 0 || userfaultfd_ == nullptr || complete_) return false;
+  if (in_pool_ >= kMostJobs) return false;  // there will be room when one is done
+  const auto now = Clock::now();
+  if (now < rest_due_) return pause_rest(rest_due_ - now);
+
+  const PageIndex end{std::min(rest_.value + kMostLooks, core_.page_count().value)};
+  std::vector<PackPage> pages;
+  std::vector<PageRange> zeros;
+  std::uint64_t zero_count = 0;
+  while (rest_ < end && pages.size() < limits::kMaxPackPages && zero_count < kMostZeros) {
+    const PageMap::Run run = map_.find(rest_);
+    const PageIndex page = rest_;
+    rest_ += PageCount{1};
+    if (!core_.is_missing(page)) continue;
+    if (!run.zero()) {
+      pages.push_back({page, run.chunk});
+      continue;
+    }
+    ++zero_count;
+    if (zeros.empty() || zeros.back().first + zeros.back().count != page) {
+      zeros.push_back({page, {0}});
+    }
+    zeros.back().count += PageCount{1};
+  }
+  if (!zeros.empty()) {
+    PrefetchJob& job = add_zeros(std::move(zeros), 0);
+    job.is_rest = true;
+    issue(job);
+  }
+  if (!pages.empty()) {
+    const double bytes = static_cast<double>(pages.size() * kPageBytes);
+    rest_due_ = now + Nanoseconds(static_cast<std::int64_t>(
+                          bytes / static_cast<double>(plan_.hydrate_bytes_per_s) * kNanoseconds));
+    PrefetchJob& job = add_job(PrefetchJob::Content::kChunks, 0);
+    job.is_rest = true;
+    for (const PackPage& page : pages) core_.on_coming(page.page);
+    job.pages = std::move(pages);
+    service_.link.request_chunks(*this, job);
+    return true;
+  }
+  if (zero_count > 0) return true;
+  if (rest_.value < core_.page_count().value) return pause_rest(kShortPause);
+  return end_sweep();
+}
+
+bool Prefetch::end_sweep() {
+  rest_ = {};
+  if (!core_.all_accounted()) return pause_rest(kSweepPause);
+  complete_ = true;
+  owner_.on_complete();
+  return false;
+}
+
+bool Prefetch::pause_rest(Nanoseconds pause) {
+  if (!pacing_.active()) loop_.wait(pause, pacing_);
+  return false;
+}
+
+void Prefetch::on_pace_timer() { ask_more(); }
+
+}  // namespace thaw

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <vector>
+
+#include "base/clock.h"
+#include "base/types.h"
+#include "format/recording.h"
+
+namespace thaw {
+
+/// Notes what a restored guest touches during a window after its restore: from the handover until
+/// nothing was touched first for a while, and no longer than some time. Allocates when it begins
+/// and never after. One thread.
+class Recorder {
+ public:
+  struct Window {
+    Nanoseconds idle{0};
+    Nanoseconds most{0};
+  };
+
+  Recorder(Window window, PageCount memory) : window_(window), memory_(memory) {}
+
+  /// The memory was handed over.
+  void start(Clock::time_point now);
+  bool running() const { return running_; }
+  /// A page was touched, or brought. Nothing when it is not running; the window ends early when
+  /// there is no room for more.
+  void note(PageIndex page, TouchKind kind, Clock::time_point now);
+  /// When the window ends unless more is touched until then. REQUIRES: running().
+  Clock::time_point end() const;
+  void stop() { running_ = false; }
+
+  std::size_t size() const { return touches_.size(); }
+  std::vector<Touch> take() { return std::move(touches_); }
+
+ private:
+  const Window window_;
+  const PageCount memory_;
+  bool running_ = false;
+  Clock::time_point start_;
+  Clock::time_point last_;
+  std::vector<Touch> touches_;
+};
+
+}  // namespace thaw

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "base/socket.h"
+#include "faulthandler/session.h"
+#include "faulthandler/uploader.h"
+#include "format/control.h"
+#include "format/recording.h"
+
+namespace thaw {
+
+/// The recording of what a session's guest touched: each page where it was touched first.
+Recording make_recording(const Session& session, std::vector<Touch> touches);
+
+/// What is told of a restore when its window is over: its recording and what prefetch did, to the
+/// page server; its trace, to a file. On the loop's thread.
+class RestoreReports {
+ public:
+  /// Called on another thread when it is known what became of a session's recording.
+  using OnRecording = std::function<void(std::uint64_t session, RecordingState state)>;
+
+  RestoreReports(TcpAddress server, OnRecording on_recording)
+      : server_(server), on_recording_(std::move(on_recording)) {}
+
+  void on_window_end(Session& session, std::vector<Touch> touches);
+
+ private:
+  void send_recording(const Session& session, Recording recording);
+  void send_counters(const Session& session);
+  void write_trace(const std::string& path, const Recording& trace);
+
+  const TcpAddress server_;
+  const OnRecording on_recording_;
+  Uploader uploader_;  // the last member: its thread uses the others
+};
+
+}  // namespace thaw

@@ -1,0 +1,50 @@
+// What a session does beside its faults: the window after its restore, and what prefetch tells it.
+
+#include <algorithm>
+
+#include "faulthandler/served_memory.h"
+
+namespace thaw {
+
+void ServedMemory::want_on_demand(std::span<const PageIndex> pages) {
+  if (!serving_) return;
+  const auto now = Clock::now();
+  for (const PageIndex page : pages) want(page, now);
+  ask_for_wanted();
+}
+
+void ServedMemory::on_prefetched(PageRange pages) {
+  if (options_.window_use != WindowUse::kTrace) return;
+  const auto now = Clock::now();
+  for (std::uint64_t i = 0; i < pages.count.value; ++i) {
+    recorder_.note(pages.first + PageCount{i}, TouchKind::kPrefetch, now);
+  }
+}
+
+void ServedMemory::on_prefetch_failed(int error_number) {
+  give_up(fmt::format("putting in prefetched pages failed with errno {}", error_number));
+}
+
+void ServedMemory::on_complete() {
+  for (const HandoffRegion& region : regions_.regions()) {
+    if (const auto ended = unregister(userfaultfd_, region.base, region.size); !ended) {
+      return give_up(ended.error().message());
+    }
+  }
+  owner_.on_detached();
+}
+
+void ServedMemory::on_window_timer() {
+  if (!serving_ || !recorder_.running()) return;
+  const auto now = Clock::now();
+  if (recorder_.end() <= now) return end_window();
+  loop_.wait(recorder_.end() - now, windowing_);
+}
+
+void ServedMemory::end_window() {
+  if (!recorder_.running()) return;
+  recorder_.stop();
+  owner_.on_window_end(recorder_.take());
+}
+
+}  // namespace thaw

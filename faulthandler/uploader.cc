@@ -1,0 +1,62 @@
+#include "faulthandler/uploader.h"
+
+#include <array>
+
+#include "base/log.h"
+#include "faulthandler/limits.h"
+
+namespace thaw {
+
+namespace {
+
+/// Before each further attempt. Another recording of the same snapshot may be on its way, or the
+/// server may be starting.
+constexpr std::array kPauses{std::chrono::milliseconds(200), std::chrono::milliseconds(2000)};
+
+}  // namespace
+
+Uploader::Uploader() : thread_([this](const std::stop_token& stop) { run(stop); }) {}
+
+void Uploader::add(Upload upload) {
+  bool full = false;
+  {
+    const std::lock_guard lock(mutex_);
+    full = uploads_.size() >= limits::kMaxUploads;
+    if (!full) uploads_.push_back(std::move(upload));
+  }
+  if (!full) return added_.notify_one();
+  log_warning("{} is not sent: {} others wait", upload.what, limits::kMaxUploads);
+  upload.done(false);
+}
+
+void Uploader::run(const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    added_.wait(lock, stop, [this] { return !uploads_.empty(); });
+    if (uploads_.empty()) return;
+    const Upload upload = std::move(uploads_.front());
+    uploads_.pop_front();
+    lock.unlock();
+    const bool sent = send(upload, stop);
+    upload.done(sent);
+    lock.lock();
+    if (!sent && stop.stop_requested()) return;
+  }
+}
+
+bool Uploader::send(const Upload& upload, const std::stop_token& stop) {
+  for (std::size_t i = 0;; ++i) {
+    const auto sent = upload.attempt();
+    if (sent) return true;
+    const ErrorCode code = sent.error().code();
+    const bool passing = code == ErrorCode::kUnavailable || code == ErrorCode::kTimeout;
+    if (!passing || i == kPauses.size() || stop.stop_requested()) {
+      log_warning("{} was not sent: {}", upload.what, sent.error().message());
+      return false;
+    }
+    std::unique_lock lock(mutex_);
+    added_.wait_for(lock, stop, kPauses[i], [] { return false; });
+  }
+}
+
+}  // namespace thaw

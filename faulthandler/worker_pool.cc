@@ -1,0 +1,71 @@
+#include "faulthandler/worker_pool.h"
+
+#include <algorithm>
+
+#include "base/cpu.h"
+#include "base/event_fd.h"
+
+namespace thaw {
+
+Result<std::unique_ptr<WorkerPool>> WorkerPool::create(unsigned threads) {
+  UniqueFd wakeup = TRY(create_event_fd());
+  return std::unique_ptr<WorkerPool>(new WorkerPool(std::move(wakeup), threads));
+}
+
+WorkerPool::WorkerPool(UniqueFd wakeup, unsigned threads) : wakeup_(std::move(wakeup)) {
+  for (unsigned i = 0; i < threads; ++i) {
+    threads_.emplace_back([this](const std::stop_token& stop) { run(stop); });
+  }
+}
+
+WorkerPool::~WorkerPool() = default;
+
+void WorkerPool::add(Job& job) {
+  {
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back(&job);
+  }
+  added_.notify_one();
+}
+
+void WorkerPool::hurry(Job& job) {
+  const std::lock_guard lock(mutex_);
+  const auto found = std::ranges::find(waiting_, &job);
+  if (found == waiting_.end()) return;
+  waiting_.erase(found);
+  waiting_.push_front(&job);
+}
+
+bool WorkerPool::take_back(Job& job) {
+  const std::lock_guard lock(mutex_);
+  return std::erase(waiting_, &job) > 0;
+}
+
+void WorkerPool::finish_done() {
+  clear_event_fd(wakeup_);
+  {
+    const std::lock_guard lock(mutex_);
+    finishing_.swap(done_);
+  }
+  for (Job* const job : finishing_) job->on_done();
+  finishing_.clear();
+}
+
+void WorkerPool::run(const std::stop_token& stop) {
+  Tools tools;
+  std::unique_lock lock(mutex_);
+  while (added_.wait(lock, stop, [this] { return !waiting_.empty(); })) {
+    Job* const job = waiting_.front();
+    waiting_.pop_front();
+    lock.unlock();
+    job->work(tools);
+    lock.lock();
+    done_.push_back(job);
+    if (done_.size() > 1) continue;
+    lock.unlock();
+    signal_event_fd(wakeup_);
+    lock.lock();
+  }
+}
+
+}  // namespace thaw
