@@ -8,6 +8,7 @@ from catalog import Spec
 from shared import KERNEL_ARGUMENTS, Archive, Guest, output
 
 _HERE = Path(__file__).parent
+WORKLOADS = _HERE / "workloads"
 # In the order in which they need each other. ext4 and the serial port are built in.
 _MODULES = ("drivers/virtio/virtio_ring.ko", "drivers/virtio/virtio.ko",
             "drivers/virtio/virtio_pci_legacy_dev.ko", "drivers/virtio/virtio_pci_modern_dev.ko",
@@ -26,12 +27,12 @@ def make_disk(spec: Spec, archives: list[Path], work: Path, disk: Path) -> None:
     for name in (*_MOUNT_POINTS, "bin", "guest"):
         (root / name).mkdir(exist_ok=True)
     (root / "bin/sh").symlink_to("busybox")
-    workload = root / "guest" / spec.workload
-    shutil.copyfile(_HERE / "workloads" / spec.workload, workload)
+    for name in spec.files:
+        shutil.copyfile(WORKLOADS / name, root / "guest" / name)
     run = root / "guest/run"
     run.write_text(f"#!/bin/sh\n{spec.start}\n")
     run.chmod(0o755)
-    spec.prepare(root, workload)
+    spec.prepare(root)
     _make_file_system(root, disk)
 
 
@@ -70,7 +71,7 @@ def make_boot(spec: Spec, kernel_package: Path, busybox: list[Path], work: Path)
     return Guest(kernel, initramfs, spec.memory_mib, f"{KERNEL_ARGUMENTS} panic=-1")
 
 
-def disk_arguments(disk: Path) -> list[str]:
-    """QEMU's arguments for the disk, when booting and when restoring."""
+def qemu_arguments(disk: Path) -> list[str]:
+    """What QEMU needs besides its machine and memory, when booting and when restoring."""
     return ["-drive", f"if=none,id=disk,format=raw,readonly=on,file={disk}", "-device",
             "virtio-blk-pci,drive=disk", "-no-reboot"]

@@ -5,6 +5,8 @@ Each becomes a directory with `memory`, `state`, `disk` and `guest.json`; see re
 
 import argparse
 import hashlib
+import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -14,9 +16,9 @@ from pathlib import Path
 
 import packages
 from catalog import GUESTS, Spec
-from disk import disk_arguments, make_boot, make_disk
+from disk import WORKLOADS, make_boot, make_disk, qemu_arguments
 from pages import copy_sparse
-from restore import TMPFS, SavedGuest, ask_restored, request
+from restore import DESCRIPTION, ENDS_WITH_US, TMPFS, SavedGuest, ask_restored, request
 from shared import (SOURCES, ConsoleError, GuestBuildError, Qemu, QemuError, boot_arguments,
                     kernel_archive, output)
 
@@ -45,7 +47,8 @@ class Maker:
     def make(self) -> None:
         """Whole or not at all; nothing to do if it is there and made of the same."""
         digest, place = self._digest(), self._out / self._name
-        if (place / "guest.json").exists() and SavedGuest.load(place).digest == digest:
+        description = place / DESCRIPTION
+        if description.exists() and json.loads(description.read_text())["digest"] == digest:
             print(f"{self._name}: is there")
             return
         with tempfile.TemporaryDirectory(prefix=f".{self._name}-", dir=self._out) as temporary:
@@ -59,9 +62,9 @@ class Maker:
 
     def _digest(self) -> str:
         digest = hashlib.sha256(output("qemu-system-x86_64", "--version").encode())
-        digest.update(repr((self._name, self._spec.workload)).encode())
-        for path in [*sorted(_HERE.glob("*.*")), *SOURCES,
-                     _HERE / "workloads" / self._spec.workload]:
+        digest.update(self._name.encode())
+        workload = [WORKLOADS / name for name in self._spec.files]
+        for path in [*sorted(_HERE.glob("*.*")), *SOURCES, *workload]:
             digest.update(path.read_bytes())
         # A package's file is named after its version.
         for path in [self._kernel, *self._packages]:
@@ -77,7 +80,8 @@ class Maker:
             memory = Path(ram, "memory")
             with memory.open("xb") as file:
                 file.truncate(saved.memory_mib * _MIB)
-            vm = Qemu(memory, work / "log", [*boot_arguments(boot), *disk_arguments(saved.disk)])
+            vm = Qemu(memory, work / "log", [*boot_arguments(boot), *qemu_arguments(saved.disk)],
+                      ENDS_WITH_US)
             try:
                 vm.console.wait_for_line("ready", _READY_SECONDS)
                 ready = time.monotonic()
@@ -100,8 +104,11 @@ class Maker:
         if repeated.result != last_result:
             raise GuestBuildError(f"{self._name} answered {last_result} and, restored, "
                                   f"{repeated.result}")
-        return replace(saved, answers={seed: answer.result
-                                       for seed, answer in zip(_NEW_SEEDS, new)})
+        answers = {seed: answer.result for seed, answer in zip(_NEW_SEEDS, new)}
+        if len(set(answers.values())) != len(answers):
+            raise GuestBuildError(f"{self._name} gives the same answer to different requests: "
+                                  f"{', '.join(answers.values())}")
+        return replace(saved, answers=answers)
 
 
 def main() -> int:
@@ -111,6 +118,8 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=GUESTS, default=list(GUESTS), metavar="NAME",
                         help=f"only these of {', '.join(GUESTS)}")
     arguments = parser.parse_args()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit("interrupted"))
     cache, out = arguments.cache.resolve(), arguments.out.resolve()
     try:
         for directory in (cache, out):

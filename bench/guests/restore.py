@@ -7,13 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Iterable, Mapping, Sequence
 
-from disk import disk_arguments
+from disk import qemu_arguments
 from pages import copy_sparse
 from shared import Qemu, restore_arguments
 
 # Guest memory has to be on tmpfs: there it is memory, and userfaultfd works on it.
 TMPFS = Path("/dev/shm")
-_DESCRIPTION = "guest.json"
+# Before a command: its process does not outlive this program even if that is killed.
+ENDS_WITH_US = ("setpriv", "--pdeathsig", "KILL")
+DESCRIPTION = "guest.json"
 _REQUEST_SECONDS = 60
 
 
@@ -38,7 +40,7 @@ class SavedGuest:
 
     @staticmethod
     def load(directory: Path) -> "SavedGuest":
-        kept = json.loads((directory / _DESCRIPTION).read_text())
+        kept = json.loads((directory / DESCRIPTION).read_text())
         kept["answers"] = {int(seed): result for seed, result in kept["answers"].items()}
         return SavedGuest(directory, **kept)
 
@@ -46,7 +48,7 @@ class SavedGuest:
         """Writes what load() reads."""
         kept = asdict(self)
         del kept["directory"]
-        (self.directory / _DESCRIPTION).write_text(json.dumps(kept, indent=2) + "\n")
+        (self.directory / DESCRIPTION).write_text(json.dumps(kept, indent=2) + "\n")
 
     @property
     def memory(self) -> Path:
@@ -60,11 +62,11 @@ class SavedGuest:
     def disk(self) -> Path:
         return self.directory / "disk"
 
-    def start(self, memory: Path, log: Path, prefix: Sequence[str] = (),
+    def start(self, memory: Path, log: Path, prefix: Sequence[str] = ENDS_WITH_US,
               environment: Mapping[str, str] | None = None) -> Qemu:
         """A QEMU whose restore() takes the state. `memory` is the file that it maps: a copy of
         the guest's, or an empty one of the same size if `environment` has somebody serve it."""
-        arguments = [*restore_arguments(), *disk_arguments(self.disk)]
+        arguments = [*restore_arguments(), *qemu_arguments(self.disk)]
         return Qemu(memory, log, arguments, prefix, environment)
 
 
@@ -72,8 +74,9 @@ def request(vm: Qemu, seed: int) -> Answer:
     """Asks a running guest and waits for its answer."""
     asked = time.monotonic()
     vm.type_line(f"request {seed}")
-    line = vm.console.wait_for_line(f"done {seed} ", _REQUEST_SECONDS)
-    return Answer(line.text.split()[2], line.seconds - asked)
+    start = f"done {seed} "
+    line = vm.console.wait_for_line(start, _REQUEST_SECONDS)
+    return Answer(line.text.removeprefix(start), line.seconds - asked)
 
 
 def ask_restored(guest: SavedGuest, seeds: Iterable[int]) -> list[Answer]:
