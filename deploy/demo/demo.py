@@ -18,6 +18,7 @@ from typing import Any, Mapping, Sequence
 import guest as guests
 from console import ConsoleError, Tick
 from hosts import Host, Network
+from kernel import GuestBuildError
 from programs import ProgramError, daemon, run
 from qemu import Qemu, QemuError, boot_arguments, restore_arguments
 
@@ -264,7 +265,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("demo interrupted", file=sys.stderr)
         return 130
-    except (DemoError, ConsoleError, QemuError, ProgramError, guests.GuestBuildError, OSError,
+    except (DemoError, ConsoleError, QemuError, ProgramError, GuestBuildError, OSError,
             subprocess.SubprocessError) as error:
         print("demo failed:", " ".join(str(error).split()), file=sys.stderr)
         return 1

@@ -2,21 +2,14 @@
 
 import hashlib
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from cpio import Archive
+from kernel import KERNEL_ARGUMENTS, kernel_archive, output
 
 _HERE = Path(__file__).parent
-_KERNEL_METAPACKAGE = "linux-image-cloud-amd64"
-
-# The last four shorten the boot under emulation. init_on_free leaves zeros where the unpacked
-# initramfs was; otherwise it stays behind as 90 MiB of equal filler pages, and every comparison
-# with a download would look better than it is.
-_KERNEL_ARGUMENTS = ("console=ttyS0 quiet loglevel=0 init_on_free=1 init_on_alloc=0 "
-                     "cryptomgr.notests mitigations=off tsc=reliable audit=0")
 
 
 @dataclass(frozen=True)
@@ -26,41 +19,7 @@ class Guest:
     kernel: Path
     initramfs: Path
     memory_mib: int
-    arguments: str = _KERNEL_ARGUMENTS
-
-
-class GuestBuildError(RuntimeError):
-    """The guest could not be built here."""
-
-
-def _output(*command: str, cwd: Path | None = None) -> str:
-    result = subprocess.run(command, text=True, cwd=cwd, stdin=subprocess.DEVNULL,
-                            capture_output=True, timeout=240)
-    if result.returncode != 0:
-        raise GuestBuildError(f"{' '.join(command[:4])} failed: {result.stderr.strip()[-400:]}")
-    return result.stdout
-
-
-def _kernel_package() -> str:
-    """The name of the package that holds the kernel itself."""
-    for line in _output("apt-cache", "depends", "--important", _KERNEL_METAPACKAGE).splitlines():
-        words = line.split()
-        if words[0] == "Depends:" and words[1].startswith("linux-image-"):
-            return words[1]
-    raise GuestBuildError(f"apt does not know {_KERNEL_METAPACKAGE}; run apt-get update")
-
-
-def _kernel_archive(cache: Path) -> Path:
-    """The kernel's .deb in `cache`. Once it is there apt and the network are not needed."""
-    kept = sorted(cache.glob("linux-image-*.deb"))
-    if not kept:
-        with tempfile.TemporaryDirectory(dir=cache) as temporary:
-            # apt would drop its rights to a user who may not enter every directory.
-            _output("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download",
-                    _kernel_package(), cwd=Path(temporary))
-            [downloaded] = Path(temporary).glob("*.deb")
-            kept = [downloaded.rename(cache / downloaded.name)]
-    return kept[-1]
+    arguments: str = KERNEL_ARGUMENTS
 
 
 def _build_initramfs(out: Path, workload: Path, root: Path, content: Path) -> None:
@@ -83,11 +42,11 @@ def _build_initramfs(out: Path, workload: Path, root: Path, content: Path) -> No
         archive.finish()
 
 
-def _build(out: Path, work: Path, kernel_archive: Path) -> None:
+def _build(out: Path, work: Path, kernel_package: Path) -> None:
     root, workload = work / "root", work / "workload"
-    _output("dpkg", "-x", str(kernel_archive), str(root))
-    _output("g++", "-std=c++20", "-O2", "-static", "-s", "-o", str(workload),
-            str(_HERE / "workload.cc"))
+    output("dpkg", "-x", str(kernel_package), str(root))
+    output("g++", "-std=c++20", "-O2", "-static", "-s", "-o", str(workload),
+           str(_HERE / "workload.cc"))
     out.mkdir()
     [kernel] = (root / "boot").glob("vmlinuz-*")
     kernel.rename(out / "vmlinuz")
@@ -100,8 +59,9 @@ def _build(out: Path, work: Path, kernel_archive: Path) -> None:
 def build(cache: Path, small: bool) -> Guest:
     """The guest from `cache`; built there first when any of its inputs has changed."""
     cache.mkdir(parents=True, exist_ok=True)
-    kernel_archive = _kernel_archive(cache)
-    inputs = [kernel_archive, *(_HERE / name for name in ("guest.py", "cpio.py", "workload.cc"))]
+    kernel_package = kernel_archive(cache)
+    ours = ("guest.py", "kernel.py", "cpio.py", "workload.cc")
+    inputs = [kernel_package, *(_HERE / name for name in ours)]
     digests = [hashlib.sha256(path.read_bytes()).digest() for path in inputs]
     place = cache / f"guest-{hashlib.sha256(b''.join(digests)).hexdigest()[:16]}"
     if not place.exists():
@@ -109,7 +69,7 @@ def build(cache: Path, small: bool) -> Guest:
             shutil.rmtree(old)
         with tempfile.TemporaryDirectory(dir=cache) as temporary:
             built = Path(temporary) / "built"
-            _build(built, Path(temporary), kernel_archive)
+            _build(built, Path(temporary), kernel_package)
             built.rename(place)
     if small:
         return Guest(place / "vmlinuz", place / "initramfs.small", 256)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import guest as guests
 from console import ConsoleError
+from kernel import GuestBuildError
 from qemu import Qemu, QemuError, boot_arguments
 
 _TMPFS = Path("/dev/shm")
@@ -46,7 +47,7 @@ def main() -> int:
     try:
         guest = guests.build(arguments.cache.resolve(), small=arguments.small)
         make(guest, arguments.out)
-    except (ConsoleError, QemuError, guests.GuestBuildError, OSError,
+    except (ConsoleError, QemuError, GuestBuildError, OSError,
             subprocess.SubprocessError) as error:
         print("no image could be made:", " ".join(str(error).split()), file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Runs the demo's guest in QEMU, saves it and restores it.
+"""Runs a guest in QEMU, saves it and restores it.
 
 Guest memory is a file that QEMU maps shared. With x-ignore-shared a migration leaves such memory
 out, so what is saved besides the file is the state of the devices, about half a megabyte.
@@ -53,10 +53,18 @@ class Qemu:
             # In a session of its own: a Ctrl-C reaches the demo only, which then ends things in
             # their order.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
                 pass_fds=[theirs.fileno()], start_new_session=True)
         self.console = Console(self._process.stdout, unfinished_line)
         self._qmp = Qmp(ours)
+
+    def type_line(self, line: str) -> None:
+        """Types one line on the guest's serial console, which the guest has to be reading."""
+        try:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError as error:
+            raise self._failure(error) from error
 
     def save(self, state: Path) -> None:
         """Stops the guest, writes its state, and ends QEMU."""
