@@ -31,6 +31,7 @@ class HugePagesTest : public SemanticsTest {
     guest_ = std::make_unique<ServedGuest>(
         loop_, *link_, GuestOptions{.map = map(), .around = 64, .page_bytes = kHugePageBytes},
         memory);
+    guest_->attach();
     server_.accept();
   }
   /// Maps two huge pages.

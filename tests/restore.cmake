@@ -7,6 +7,7 @@ thaw_add_test(session_test SOURCES fault_core_test.cc session_test.cc LIBRARIES 
 add_library(thaw_test_guest STATIC support/scripted_server.cc support/served_guest.cc)
 target_link_libraries(thaw_test_guest PUBLIC thaw_faulthandler_sys thaw_test_programs)
 thaw_add_test(semantics_test SOURCES semantics_test.cc TIMEOUT 120 LIBRARIES thaw_test_guest)
+thaw_add_test(prefetch_test SOURCES prefetch_test.cc TIMEOUT 120 LIBRARIES thaw_test_guest)
 thaw_add_test(huge_pages_test SOURCES huge_pages_test.cc support/huge_page_pool.cc
   LIBRARIES thaw_test_guest)
 if(NOT THAW_SANITIZE)  # a sanitizer has its own malloc

@@ -164,6 +164,7 @@ TEST_P(SemanticsTest, HoleInTheFileBehindTheMemoryIsZeroAtTheNextFault) {
   guest_ =
       std::make_unique<ServedGuest>(loop_, *link_, GuestOptions{.map = content_pages(16)},
                                     MutableByteSpan(static_cast<std::byte*>(at), 16 * kPageBytes));
+  guest_->attach();
   server_.accept();
   serve(3);
   ASSERT_EQ(::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 3 * kPageBytes,
@@ -175,6 +176,7 @@ TEST_P(SemanticsTest, HoleInTheFileBehindTheMemoryIsZeroAtTheNextFault) {
 TEST_P(SemanticsTest, VmmThatMakesItsUserfaultfdBlockHoldsUpNobody) {
   ServedGuest& guest = start(16);
   ServedGuest other(loop_, *link_, {.map = content_pages(16)});
+  other.attach();
   serve(1);
   ASSERT_EQ(::fcntl(guest.userfaultfd().get(), F_SETFL, 0), 0);
   GuestThread stuck([&] { EXPECT_TRUE(guest.has_content(3)); });
@@ -349,6 +351,7 @@ TEST_P(SemanticsTest, BalloonOf200MiBIsZeroWhenItIsTouchedAgain) {
 TEST_P(SemanticsTest, NoSessionTakesAllTheRoomForRequests) {
   ServedGuest& greedy = start(2048);
   ServedGuest other(loop_, *link_, {.map = content_pages(16)});
+  other.attach();
   // More faults at once than one batch takes, again and again, without any answer.
   std::vector<std::unique_ptr<GuestThread>> vcpus;
   vcpus.reserve(32);

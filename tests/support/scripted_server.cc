@@ -17,13 +17,20 @@ PlainPage content_of(ChunkId id) {
   return page;
 }
 
-void ScriptedServer::accept() {
+Bytes pack_of(std::span<const PackPage> pages) {
+  Bytes plain;
+  for (const PackPage& page : pages) {
+    const PlainPage content = content_of(page.chunk);
+    plain.insert(plain.end(), content.begin(), content.end());
+  }
+  return PackCodec().encode(pages, plain);
+}
+
+void ScriptedServer::accept(message::Role role) {
   socket_ = accept_unix(listener_.socket, Deadline::after(kPatience)).value();
   const Envelope hello = receive();
-  CHECK(std::get<message::Hello>(hello.message).role == message::Role::kDemand);
-  Bytes welcome;
-  encode_message(message::Welcome{}, hello.request_id, 0, welcome);
-  send(welcome);
+  CHECK(std::get<message::Hello>(hello.message).role == role);
+  send(message::Welcome{}, hello.request_id, {});
 }
 
 Envelope ScriptedServer::receive() {
@@ -59,17 +66,29 @@ void ScriptedServer::reply(const Request& request, std::size_t optional) {
   };
   for (const ChunkId id : request.required) add(id);
   for (std::size_t i = 0; i < optional; ++i) add(request.optional[i]);
-  Bytes bytes;
-  encode_message(
-      message::Chunks{.count = static_cast<std::uint32_t>(request.required.size() + optional)},
-      request.id, body.size(), bytes);
-  bytes.insert(bytes.end(), body.begin(), body.end());
-  send(bytes);
+  send(message::Chunks{.count = static_cast<std::uint32_t>(request.required.size() + optional)},
+       request.id, body);
 }
 
-void ScriptedServer::refuse(const Request& request, ErrorCode code) {
+ScriptedServer::PackRequest ScriptedServer::next_pack_request() {
+  const Envelope envelope = receive();
+  return {.id = envelope.request_id, .pack = std::get<message::GetPack>(envelope.message)};
+}
+
+void ScriptedServer::reply(const PackRequest& request, std::span<const PackPage> pages) {
+  Bytes pack = pack_of(pages);
+  if (tamper_) tamper_(pages.front().chunk, pack);
+  send(message::PackReply{}, request.id, pack);
+}
+
+void ScriptedServer::refuse(std::uint64_t request_id, ErrorCode code) {
+  send(to_reply(Error(code, "as the test says")), request_id, {});
+}
+
+void ScriptedServer::send(const Message& message, std::uint64_t request_id, ByteSpan body) {
   Bytes bytes;
-  encode_message(to_reply(Error(code, "as the test says")), request.id, 0, bytes);
+  encode_message(message, request_id, body.size(), bytes);
+  bytes.insert(bytes.end(), body.begin(), body.end());
   send(bytes);
 }
 

@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/socket.h"
 #include "format/chunk.h"
+#include "format/pack.h"
 #include "format/wire.h"
 #include "tests/support/loopback.h"
 
@@ -13,14 +14,18 @@ namespace thaw::test {
 
 /// What a chunk holds in these tests: a page that its id determines and that is not zero.
 PlainPage content_of(ChunkId id);
+/// A sealed pack of such pages.
+Bytes pack_of(std::span<const PackPage> pages);
 
-/// The page server's end of a demand connection in the hands of a test: nothing is answered unless
-/// the test says so. One thread.
+/// The page server's end of a connection for pages in the hands of a test: nothing is answered
+/// unless the test says so. One thread.
 class ScriptedServer {
  public:
   const TcpAddress& address() const { return listener_.address; }
   /// Takes the connection and answers its hello.
-  void accept();
+  void accept(message::Role role = message::Role::kDemand);
+  /// Ends the connection; another may be accepted.
+  void hang_up() { socket_.reset(); }
 
   struct Request {
     std::uint64_t id = 0;
@@ -33,7 +38,15 @@ class ScriptedServer {
   /// Sends all chunks, or as many of the optional ones.
   void reply(const Request& request) { reply(request, request.optional.size()); }
   void reply(const Request& request, std::size_t optional);
-  void refuse(const Request& request, ErrorCode code);
+  void refuse(const Request& request, ErrorCode code) { refuse(request.id, code); }
+
+  struct PackRequest {
+    std::uint64_t id = 0;
+    message::GetPack pack;
+  };
+  PackRequest next_pack_request();
+  void reply(const PackRequest& request, std::span<const PackPage> pages);
+  void refuse(const PackRequest& request, ErrorCode code) { refuse(request.id, code); }
   /// Sends bytes as they are.
   void send(ByteSpan bytes);
   /// Called with each chunk before it is sent.
@@ -43,6 +56,8 @@ class ScriptedServer {
 
  private:
   Envelope receive();
+  void refuse(std::uint64_t request_id, ErrorCode code);
+  void send(const Message& message, std::uint64_t request_id, ByteSpan body);
 
   LoopbackListener listener_;
   UniqueFd socket_;

@@ -39,6 +39,7 @@ class SemanticsTest : public testing::TestWithParam<LoopKind> {
   }
   ServedGuest& start(const GuestOptions& options) {
     guest_ = std::make_unique<ServedGuest>(loop_, *link_, options);
+    guest_->attach();
     server_.accept();
     return *guest_;
   }

@@ -135,22 +135,33 @@ ServedGuest::ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions option
     CHECK(register_missing(userfaultfd_, address(from), size).has_value());
     handoff.push_back({address(from), size, offset_of({from}), {options.page_bytes}});
   }
-  RegionTable regions = RegionTable::check(handoff, image_->manifest.spec).value();
-  UniqueFd handed(::fcntl(userfaultfd_.get(), F_DUPFD_CLOEXEC, 0));
+  regions_ = RegionTable::check(handoff, image_->manifest.spec).value();
   loop_.run([&] {
-    served_ = std::make_unique<ServedMemory>(
-        loop_.loop(), link,
-        ServeOptions{
-            .image = image_, .around = options.around, .prefetch = {}, .plan = {}, .window = {}},
-        static_cast<ServedMemory::Owner&>(*this));
+    served_ = std::make_unique<ServedMemory>(loop_.loop(), link,
+                                             ServeOptions{.image = image_,
+                                                          .around = options.around,
+                                                          .prefetch = options.prefetch,
+                                                          .plan = options.plan,
+                                                          .window = options.window,
+                                                          .window_use = options.window_use},
+                                             static_cast<ServedMemory::Owner&>(*this));
     served_->connect();
-    served_->start(std::move(handed), std::move(regions));
   });
 }
 
-ServedGuest::~ServedGuest() {
+void ServedGuest::attach() {
+  loop_.run([this] {
+    served_->start(UniqueFd(::fcntl(userfaultfd_.get(), F_DUPFD_CLOEXEC, 0)), regions_);
+  });
+}
+
+void ServedGuest::end_session() {
   loop_.run([this] { served_->stop(); });
   for (bool finished = false; !finished;) loop_.run([&] { finished = served_->finished(); });
+}
+
+ServedGuest::~ServedGuest() {
+  end_session();
   loop_.run([this] { served_.reset(); });
   userfaultfd_.reset();  // nobody would read of the end of the memory
   ::munmap(memory_.data(), memory_.size());
@@ -192,6 +203,18 @@ std::string ServedGuest::given_up() {
   std::string reason;
   loop_.run([&] { reason = given_up_; });
   return reason;
+}
+
+std::optional<std::vector<Touch>> ServedGuest::touches() {
+  std::optional<std::vector<Touch>> touches;
+  loop_.run([&] { touches = touches_; });
+  return touches;
+}
+
+bool ServedGuest::detached() {
+  bool detached = false;
+  loop_.run([&] { detached = detached_; });
+  return detached;
 }
 
 }  // namespace thaw::test

@@ -65,17 +65,26 @@ struct GuestOptions {
   std::uint64_t page_bytes = kPageBytes;
   /// Page with which a second region begins, a page behind the first one; 0: there is one region.
   std::size_t second_region = 0;
+  /// Beside its image and its window for fault-around.
+  std::optional<PrefetchService> prefetch = {};
+  PrefetchPlan plan = {};
+  Recorder::Window window = {};
+  WindowUse window_use = WindowUse::kNone;
 };
 
 /// A guest in this process whose memory is served by a ServedMemory on the loop's thread, through
 /// a link. Its faults are the kernel's own. Whatever the handler would do to a VMM is only noted.
 class ServedGuest final : private ServedMemory::Owner {
  public:
-  /// With anonymous memory.
+  /// With anonymous memory. It is not handed over before attach().
   ServedGuest(LoopThread& loop, DemandLink& link, const GuestOptions& options);
   /// With this mapping, of which it becomes the owner.
   ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions options, MutableByteSpan memory);
   ~ServedGuest();
+  /// Hands its memory over.
+  void attach();
+  /// Its session ends, as when its VMM has exited.
+  void end_session();
 
   std::byte* page(std::size_t index) const {
     const std::size_t gap = second_region_ != 0 && index >= second_region_ ? 1 : 0;
@@ -94,20 +103,27 @@ class ServedGuest final : private ServedMemory::Owner {
   SessionReport report();
   /// Why the handler gave it up; empty: it did not.
   std::string given_up();
+  /// What was touched in the window after the restore; nothing while that lasts.
+  std::optional<std::vector<Touch>> touches();
+  bool detached();
 
  private:
   void give_up(const std::string& reason) override { given_up_ = reason; }
   bool may_wait(PageIndex, const std::string&) override { return true; }
   void on_faults() override {}
-  void on_window_end(std::vector<Touch>) override {}
-  void on_detached() override {}
+  void on_window_end(std::vector<Touch> touches) override { touches_ = std::move(touches); }
+  void on_detached() override { detached_ = true; }
 
   LoopThread& loop_;
   std::shared_ptr<const SnapshotImage> image_;
   MutableByteSpan memory_;
   const std::size_t second_region_;
   UniqueFd userfaultfd_;
-  std::string given_up_;  // of the loop's thread
+  RegionTable regions_;
+  // Of the loop's thread.
+  std::string given_up_;
+  std::optional<std::vector<Touch>> touches_;
+  bool detached_ = false;
   std::unique_ptr<ServedMemory> served_;
 };
 

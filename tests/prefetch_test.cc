@@ -1,0 +1,288 @@
+// What prefetch does to a guest: the kernel, worker threads, and a page server that answers when
+// the test says so.
+
+#include <algorithm>
+#include <random>
+
+#include "tests/support/prefetching.h"
+
+namespace thaw {
+namespace {
+
+using test::content_pages;
+using test::GuestThread;
+using test::pick;
+using test::PrefetchingTest;
+using test::seeded_generator;
+using test::ServedGuest;
+
+/// 64 pages: content, but for the last 16.
+PageMap map_with_zeros() {
+  PageMap map = content_pages(48);
+  map.append_zero({16});
+  return map;
+}
+
+TEST_P(PrefetchingTest, PacksThatCameBeforeTheVmAreThereWithoutAFault) {
+  const std::vector<std::uint64_t> pages{9, 3, 40, 2, 20, 21, 22, 50, 51, 55, 1};
+  ServedGuest& guest = start_with(pages, {.map = map_with_zeros()}, Attach::kLater);
+  EXPECT_EQ(serve_pack(), 0u);
+  EXPECT_EQ(serve_pack(), 1u);
+  wait_until([&] { return guest.report().prefetch.packs == 2; });
+  EXPECT_FALSE(guest.is_present(9)) << "there is no VM yet";
+
+  guest.attach();
+  wait_for_present(pages);
+  wait_for_state(PrefetchState::kDone);
+  for (const std::uint64_t page : pages) EXPECT_TRUE(guest.has_content(page)) << page;
+  EXPECT_FALSE(guest.is_present(0));
+  const SessionReport report = guest.report();
+  EXPECT_EQ(report.faults.total, 0u);
+  EXPECT_EQ(report.prefetch.prefetched_pages, pages.size());
+  EXPECT_EQ(report.prefetch.set_pages, pages.size());
+  EXPECT_EQ(report.prefetch.late_pages, 0u);
+  EXPECT_GT(report.prefetch.bytes, 0u);
+}
+
+TEST_P(PrefetchingTest, PageOnItsWayIsNotAskedForAgainAndWakesWhoWaits) {
+  ServedGuest& guest = start_with({0, 1, 2, 3}, {.map = content_pages(64)});
+  const auto request = packs_.next_pack_request();
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(2)); });
+  GuestThread another([&] { EXPECT_TRUE(guest.has_content(2)); });
+  vcpu.wait_until_blocked();
+  another.wait_until_blocked();
+  EXPECT_FALSE(server_.has_request());
+
+  packs_.reply(request, set_->packs()[0].pages);
+  vcpu.join();
+  another.join();
+  const SessionReport report = guest.report();
+  EXPECT_EQ(report.prefetch.late_pages, 1u);
+  EXPECT_EQ(report.prefetch.prefetched_pages, 3u);
+  EXPECT_EQ(report.faults.fetched, 0u);
+}
+
+TEST_P(PrefetchingTest, DemandGoesItsOwnWay) {
+  start_with({0, 1, 2, 3}, {.map = content_pages(64)});
+  const auto request = packs_.next_pack_request();
+  serve(30);
+  packs_.reply(request, set_->packs()[0].pages);
+  wait_for_present({0, 1, 2, 3});
+}
+
+TEST_P(PrefetchingTest, OnePieceIsOnTheWayWhileADemandWaits) {
+  std::vector<std::uint64_t> pages;
+  for (std::uint64_t i = 0; i < 40; ++i) pages.push_back(i);
+  ServedGuest& guest = start_with(pages, {.map = content_pages(64)});
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(60)); });
+  const auto demand = server_.next_request();
+  // What was asked for before the demand came.
+  while (packs_.has_request()) serve_pack();
+  std::size_t served = 0;
+  for (; packs_.has_request(); ++served) {
+    const auto request = packs_.next_pack_request();
+    EXPECT_FALSE(packs_.has_request()) << "one at a time";
+    packs_.reply(request, set_->packs().at(request.pack.number).pages);
+  }
+  server_.reply(demand);
+  vcpu.join();
+  wait_for_state(PrefetchState::kDone);
+}
+
+TEST_P(PrefetchingTest, RemovedPageIsNeverBroughtBack) {
+  ServedGuest& guest = start_with({0, 1, 2, 3}, {.map = content_pages(64)});
+  const auto request = packs_.next_pack_request();
+  guest.give_back(1, 2);
+  packs_.reply(request, set_->packs()[0].pages);
+  wait_for_present({0, 3});
+  wait_for_state(PrefetchState::kDone);
+  EXPECT_FALSE(guest.is_present(1));
+  EXPECT_TRUE(guest.has_zeros(1));
+  EXPECT_TRUE(guest.has_zeros(2));
+}
+
+TEST_P(PrefetchingTest, PagesGivenBackBesideCopiesAreZeroAfterwards) {
+  constexpr std::uint64_t kPages = 4096;
+  auto generator = seeded_generator();
+  std::vector<std::uint64_t> pages(kPages);
+  for (std::uint64_t i = 0; i < kPages; ++i) pages[i] = i;
+  ServedGuest& guest = start_with(pages, {.map = content_pages(kPages)});
+  std::vector<bool> removed(kPages);
+  GuestThread balloon([&] {
+    for (int i = 0; i < 400; ++i) {
+      const std::uint64_t first = pick(generator, kPages - 8);
+      const std::uint64_t count = 1 + pick(generator, 8);
+      guest.give_back(first, count);
+      std::fill_n(removed.begin() + static_cast<std::ptrdiff_t>(first), count, true);
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+    }
+  });
+  while (guest.report().prefetch.state == PrefetchState::kStreaming) {
+    while (packs_.has_request()) serve_pack();
+  }
+  balloon.join();
+  // What prefetch left out comes on demand.
+  GuestThread vcpu([&] {
+    for (std::uint64_t page = 0; page < kPages; ++page) {
+      ASSERT_TRUE(removed[page] ? guest.has_zeros(page) : guest.has_content(page)) << page;
+    }
+  });
+  while (!vcpu.ended()) {
+    if (server_.has_request()) server_.reply(server_.next_request());
+  }
+  vcpu.join();
+  EXPECT_EQ(guest.given_up(), "");
+}
+
+TEST_P(PrefetchingTest, DamagedPackIsLeftToDemand) {
+  ServedGuest& guest = start_with({0, 1, 2, 3, 4, 5, 6, 7}, {.map = content_pages(64)});
+  packs_.set_tamper([](ChunkId first, MutableByteSpan pack) {
+    if (first == test::chunk(0)) pack.back() ^= std::byte{1};
+  });
+  const auto request = packs_.next_pack_request();
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(2)); });
+  vcpu.wait_until_blocked();
+  packs_.reply(request, set_->packs()[0].pages);
+  const auto demand = server_.next_request();
+  EXPECT_EQ(demand.required, std::vector{test::chunk(2)});
+  server_.reply(demand);
+  vcpu.join();
+  EXPECT_EQ(serve_pack(), 1u);
+  wait_for_present({4, 5, 6, 7});
+  EXPECT_FALSE(guest.is_present(0));
+  EXPECT_EQ(guest.report().damaged_chunks, 1u);
+}
+
+TEST_P(PrefetchingTest, PackOfOtherPagesIsRefused) {
+  ServedGuest& guest = start_with({0, 1, 2, 3, 4, 5, 6, 7}, {.map = content_pages(64)});
+  const auto first = packs_.next_pack_request();
+  packs_.reply(first, set_->packs()[1].pages);
+  EXPECT_EQ(serve_pack(), 1u);
+  wait_for_present({4, 5, 6, 7});
+  wait_for_state(PrefetchState::kDone);
+  EXPECT_FALSE(guest.is_present(0));
+  EXPECT_EQ(guest.report().damaged_chunks, 1u);
+}
+
+TEST_P(PrefetchingTest, SetThatIsNotThereAnyMoreIsLeftToDemand) {
+  ServedGuest& guest = start_with({0, 1, 2, 3, 4, 5, 6, 7}, {.map = content_pages(64)});
+  const auto request = packs_.next_pack_request();
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(1)); });
+  vcpu.wait_until_blocked();
+  packs_.refuse(request, ErrorCode::kNotFound);
+  server_.reply(server_.next_request());
+  vcpu.join();
+  EXPECT_EQ(guest.report().prefetch.state, PrefetchState::kStopped);
+  serve(30);
+}
+
+TEST_P(PrefetchingTest, PackLostWithTheConnectionIsAskedForAgain) {
+  ServedGuest& guest = start_with({0, 1, 2, 3}, {.map = content_pages(64)});
+  EXPECT_EQ(packs_.next_pack_request().pack.number, 0u);
+  packs_.hang_up();
+  packs_.accept(message::Role::kPrefetch);
+  EXPECT_EQ(serve_pack(), 0u);
+  wait_for_present({0, 1, 2, 3});
+  EXPECT_EQ(guest.given_up(), "");
+}
+
+TEST_P(PrefetchingTest, GuestWhosePackIsLostWithTheConnectionIsServedOnDemand) {
+  ServedGuest& guest = start_with({0, 1, 2, 3}, {.map = content_pages(64)});
+  EXPECT_EQ(packs_.next_pack_request().pack.number, 0u);
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(1)); });
+  vcpu.wait_until_blocked();
+  packs_.hang_up();
+  server_.reply(server_.next_request());
+  vcpu.join();
+}
+
+TEST_P(PrefetchingTest, SessionMayEndAtAnyPoint) {
+  auto generator = seeded_generator();
+  std::vector<std::uint64_t> pages;
+  for (std::uint64_t i = 0; i < 64; ++i) pages.push_back(i);
+  ServedGuest& guest = start_with(pages, {.map = content_pages(64)});
+  for (std::uint64_t i = pick(generator, 8); i > 0; --i) serve_pack();
+  guest.end_session();
+  while (packs_.has_request()) serve_pack();  // nobody waits for them any more
+}
+
+TEST_P(PrefetchingTest, RestOfMemoryFollowsAndThenTheGuestNeedsNobody) {
+  ServedGuest& guest =
+      start_with({0, 1, 2, 3},
+                 {.map = map_with_zeros(), .plan = {.set = {}, .hydrate_bytes_per_s = 1u << 30}});
+  guest.give_back(10, 2);
+  serve_pack();
+  packs_.reply(packs_.next_request());
+  wait_until([&] { return guest.detached(); });
+  EXPECT_EQ(guest.report().prefetch.hydrated_pages, 64u - 4 - 2);
+
+  guest.end_session();
+  for (std::size_t page = 0; page < 64; ++page) {
+    EXPECT_TRUE(page == 10 || page == 11 ? guest.has_zeros(page) : guest.has_content(page)) << page;
+  }
+  guest.give_back(20, 1);
+  EXPECT_TRUE(guest.has_zeros(20));
+}
+
+TEST_P(PrefetchingTest, RecordingHasFirstTouchesInTheirOrderAndNothingElseComes) {
+  ServedGuest& guest =
+      start_with({}, {.map = map_with_zeros(),
+                      .around = 64,
+                      .window = {.idle = std::chrono::milliseconds(50), .most = test::kPatience},
+                      .window_use = WindowUse::kRecord});
+  const std::vector<std::size_t> order{7, 3, 52, 53, 8, 30};
+  for (const std::size_t page : order) {
+    GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(page)); });
+    if (page < 48) {
+      const auto request = server_.next_request();
+      EXPECT_TRUE(request.optional.empty()) << "no riders";
+      server_.reply(request);
+    }
+  }
+  EXPECT_FALSE(guest.is_present(54)) << "no zeros around";
+  wait_until([&] { return guest.touches().has_value(); });
+  const auto touches = *guest.touches();
+  ASSERT_EQ(touches.size(), order.size());
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    EXPECT_EQ(touches[i].page, PageIndex{order[i]});
+    EXPECT_EQ(touches[i].kind, TouchKind::kDemand);
+    EXPECT_GE(touches[i].us, touches[i == 0 ? 0 : i - 1].us);
+  }
+  // When the window is over neighbours come along again.
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(20)); });
+  const auto request = server_.next_request();
+  EXPECT_FALSE(request.optional.empty());
+  server_.reply(request);
+}
+
+TEST_P(PrefetchingTest, RecordingOfAVmThatDiesEarlyIsNotLost) {
+  ServedGuest& guest = start_with({}, {.map = content_pages(64),
+                                       .window = {.idle = test::kPatience, .most = test::kPatience},
+                                       .window_use = WindowUse::kRecord});
+  serve(7);
+  EXPECT_FALSE(guest.touches().has_value());
+  guest.end_session();
+  ASSERT_TRUE(guest.touches().has_value());
+  ASSERT_EQ(guest.touches()->size(), 1u);
+  EXPECT_EQ(guest.touches()->front().page, PageIndex{7});
+}
+
+TEST_P(PrefetchingTest, TraceHasWhatWasBroughtAsWell) {
+  ServedGuest& guest =
+      start_with({0, 1, 2, 3}, {.map = content_pages(64),
+                                .window = {.idle = test::kPatience, .most = test::kPatience},
+                                .window_use = WindowUse::kTrace});
+  serve_pack();
+  wait_for_state(PrefetchState::kDone);
+  serve(9);
+  guest.end_session();
+  const auto touches = *guest.touches();
+  ASSERT_EQ(touches.size(), 5u);
+  EXPECT_EQ(std::ranges::count(touches, TouchKind::kPrefetch, &Touch::kind), 4);
+  EXPECT_EQ(touches.back().page, PageIndex{9});
+}
+
+INSTANTIATE_TEST_SUITE_P(Loops, PrefetchingTest, test::both_loops(), test::loop_name);
+
+}  // namespace
+}  // namespace thaw
