@@ -26,14 +26,16 @@ using rocksdb::PinnableSlice;
 using rocksdb::Slice;
 using rocksdb::Status;
 
-constexpr std::uint64_t kStoreVersion = 1;
+/// Version 1 had no packs. A store of it is taken over: RocksDB adds the family.
+constexpr std::uint64_t kStoreVersion = 2;
 constexpr std::size_t kBlockCacheBytes = 64u << 20;
 
-constexpr std::array<std::pair<const char*, Family>, 5> kFamilies{{{"default", Family::kDefault},
+constexpr std::array<std::pair<const char*, Family>, 6> kFamilies{{{"default", Family::kDefault},
                                                                    {"chunk", Family::kChunk},
                                                                    {"hash", Family::kHash},
                                                                    {"snapshot", Family::kSnapshot},
-                                                                   {"meta", Family::kMeta}}};
+                                                                   {"meta", Family::kMeta},
+                                                                   {"pack", Family::kPack}}};
 
 Slice slice(std::string_view text) { return {text.data(), text.size()}; }
 ByteSpan span_of(const Slice& value) { return as_bytes({value.data(), value.size()}); }
@@ -118,6 +120,18 @@ void RocksDatabase::Batch::remove(Family from, const std::string& key) {
   CHECK(changes_->Delete(database_.family(from), slice(key)).ok());
 }
 
+void RocksDatabase::Batch::remove_range(Family from, const std::string& first,
+                                        const std::string& end) {
+  if (first >= end) return;
+  CHECK(changes_->DeleteRange(database_.family(from), slice(first), slice(end)).ok());
+}
+void RocksDatabase::Batch::remove_prefix(Family from, const std::string& prefix) {
+  std::string end = prefix;
+  while (end.back() == '\xff') end.pop_back();
+  end.back() = static_cast<char>(static_cast<unsigned char>(end.back()) + 1);
+  remove_range(from, prefix, end);
+}
+
 Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& directory,
                                                            ByteCount min_free) {
   const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes);
@@ -183,6 +197,16 @@ Result<Bytes> RocksDatabase::get(Family from, const std::string& key, const char
   if (!status.ok()) return store_failure(status, what);
   const ByteSpan found = span_of(value);
   return Bytes(found.begin(), found.end());
+}
+
+Result<PinnedValue> RocksDatabase::get_pinned(Family from, const std::string& key,
+                                              const char* what) {
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  const auto value = std::make_shared<PinnableSlice>();
+  const Status status = db_->Get(options, family(from), slice(key), value.get());
+  if (!status.ok()) return store_failure(status, what);
+  return PinnedValue{span_of(*value), value};
 }
 
 Result<std::optional<std::uint64_t>> RocksDatabase::get_number(Family from,

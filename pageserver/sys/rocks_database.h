@@ -25,7 +25,7 @@ class WriteBatch;
 namespace thaw {
 
 /// The column families, in the order in which they are opened. FORMAT.md has their keys.
-enum class Family : std::uint8_t { kDefault, kChunk, kHash, kSnapshot, kMeta };
+enum class Family : std::uint8_t { kDefault, kChunk, kHash, kSnapshot, kMeta, kPack };
 
 /// What a look-up of several keys found, in the caller's order. Values stay where RocksDB has them
 /// and are valid as long as this object lives. Immutable.
@@ -54,6 +54,12 @@ class MultiRead {
   std::vector<rocksdb::Status> statuses_;
 };
 
+/// A value where RocksDB has it; the span is valid as long as this object lives.
+struct PinnedValue {
+  ByteSpan value;
+  std::shared_ptr<const void> pin;
+};
+
 /// The RocksDB in a directory: its column families, look-ups and writes as Results. Reads on any
 /// number of threads, writes on one at a time.
 class RocksDatabase {
@@ -67,6 +73,10 @@ class RocksDatabase {
     void put(Family to, const std::string& key, std::string_view value);
     void put_number(Family to, const std::string& key, std::uint64_t value);
     void remove(Family from, const std::string& key);
+    /// Removes the keys in [first, end).
+    void remove_range(Family from, const std::string& first, const std::string& end);
+    /// Removes the keys with this prefix. REQUIRES: it is not empty and not all 0xff.
+    void remove_prefix(Family from, const std::string& prefix);
 
    private:
     friend class RocksDatabase;
@@ -84,10 +94,12 @@ class RocksDatabase {
 
   /// kNotFound when there is none; `what` begins the error's text.
   Result<Bytes> get(Family from, const std::string& key, const char* what);
+  /// The same without a copy, for large values: the block cache keeps what it has instead.
+  Result<PinnedValue> get_pinned(Family from, const std::string& key, const char* what);
   Result<std::optional<std::uint64_t>> get_number(Family from, const std::string& key);
   MultiRead multi_get(Family from, std::span<const std::string> keys);
-  /// Calls `visit` with what lies behind each key with this prefix, from `prefix + from` on in
-  /// order, until it returns false. It gets the rest of the key.
+  /// Calls `visit` with the rest of each key that has this prefix, and its value, in order from
+  /// `prefix + start` on, until it returns false.
   using Visit = std::function<Result<bool>(std::string_view key, ByteSpan value)>;
   Result<void> scan(Family from, const std::string& prefix, const std::string& start,
                     const Visit& visit);

@@ -23,12 +23,16 @@ inline std::string number_key(std::uint64_t value) {
   return text;
 }
 
+/// REQUIRES: at most 8 bytes.
+inline std::uint64_t load_big_endian(ByteSpan bytes) {
+  std::uint64_t value = 0;
+  for (const std::byte byte : bytes) value = value << 8 | std::to_integer<std::uint64_t>(byte);
+  return value;
+}
 /// The number in a value of 8 bytes; kCorrupt.
 inline Result<std::uint64_t> parse_number(ByteSpan value) {
   if (value.size() != 8) return fail(ErrorCode::kCorrupt, "a number of {} bytes", value.size());
-  std::uint64_t result = 0;
-  for (const std::byte byte : value) result = result << 8 | std::to_integer<std::uint64_t>(byte);
-  return result;
+  return load_big_endian(value);
 }
 
 /// Of one kind of thing in a namespace.

@@ -9,6 +9,7 @@
 #include "pageserver/sys/cached_reads.h"
 #include "pageserver/sys/rocks_database.h"
 #include "pageserver/sys/rocks_keys.h"
+#include "pageserver/sys/rocks_working_sets.h"
 
 namespace thaw {
 
@@ -39,7 +40,8 @@ std::string namespace_key(const std::string& name) { return "namespace/" + name;
 
 class RocksStore final : public Store {
  public:
-  explicit RocksStore(std::unique_ptr<RocksDatabase> database) : database_(std::move(database)) {}
+  explicit RocksStore(std::unique_ptr<RocksDatabase> database)
+      : database_(std::move(database)), working_sets_(*database_) {}
 
   Result<std::optional<NamespaceId>> find_namespace(const std::string& name) override {
     const auto found = TRY(database_->get_number(Family::kMeta, namespace_key(name)));
@@ -50,7 +52,8 @@ class RocksStore final : public Store {
   Result<NamespaceTotals> totals(NamespaceId in) override {
     return NamespaceTotals{
         .chunks = TRY(database_->get_number(Family::kMeta, prefixed('c', in))).value_or(0),
-        .chunk_bytes = TRY(database_->get_number(Family::kMeta, prefixed('b', in))).value_or(0)};
+        .chunk_bytes = TRY(database_->get_number(Family::kMeta, prefixed('b', in))).value_or(0),
+        .pack_bytes = TRY(working_sets_.pack_bytes(in))};
   }
 
   Result<std::vector<ChunkId>> find_chunks(NamespaceId in,
@@ -107,6 +110,10 @@ class RocksStore final : public Store {
     const auto snapshot = TRY(find_snapshot(in, name));
     if (!snapshot) return fail(ErrorCode::kNotFound, "there is no snapshot \"{}\"", name);
     return manifest(in, *snapshot);
+  }
+
+  Result<Bytes> manifest(NamespaceId in, SnapshotId snapshot) override {
+    return database_->get(Family::kSnapshot, manifest_key(in, snapshot), "reading a manifest");
   }
 
   Result<std::vector<Bytes>> manifests(NamespaceId in, const std::string& after,
@@ -196,20 +203,14 @@ class RocksStore final : public Store {
     Batch batch(*database_);
     batch.remove(Family::kSnapshot, name_key(in, name));
     batch.remove(Family::kSnapshot, manifest_key(in, *snapshot));
-    const std::string segments = snapshot_key('p', in, *snapshot);
-    TRY(database_->scan(Family::kSnapshot, segments, {},
-                        [&](std::string_view rest, ByteSpan) -> Result<bool> {
-                          batch.remove(Family::kSnapshot, segments + std::string(rest));
-                          return true;
-                        }));
+    batch.remove_prefix(Family::kSnapshot, snapshot_key('p', in, *snapshot));
+    TRY(working_sets_.remove(batch, in, *snapshot));
     return database_->write(batch, Durability::kSynced);
   }
 
- private:
-  Result<Bytes> manifest(NamespaceId in, SnapshotId snapshot) {
-    return database_->get(Family::kSnapshot, manifest_key(in, snapshot), "reading a manifest");
-  }
+  WorkingSetStore& working_sets() override { return working_sets_; }
 
+ private:
   Result<std::optional<SnapshotId>> find_snapshot(NamespaceId in, const std::string& name) {
     const auto found = TRY(database_->get_number(Family::kSnapshot, name_key(in, name)));
     if (!found) return std::optional<SnapshotId>();
@@ -241,6 +242,7 @@ class RocksStore final : public Store {
   }
 
   const std::unique_ptr<RocksDatabase> database_;
+  RocksWorkingSets working_sets_;
   std::map<NamespaceId, Reserved> reserved_;  // of the writing thread
 };
 
