@@ -71,9 +71,8 @@ Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
   }
   if (const auto* put = std::get_if<message::PutRecording>(&message)) {
     const NamespaceId in = TRY(name_space());
-    build_.emplace(
-        TRY(WorkingSetBuild::of_recording(store_, in, put->snapshot, body, kept_recordings_)));
-    TRY(build_->prepare());
+    TRY(begin_build(
+        WorkingSetBuild::of_recording(store_, in, put->snapshot, body, kept_recordings_)));
   }
   return NeedsWriter{};
 }
@@ -169,9 +168,15 @@ Result<Peer::Step> Peer::working_set(const message::GetWorkingSet& request) {
   auto stored = store_.working_sets().working_set(in, request.snapshot);
   if (stored) return with_body(message::WorkingSetReply{}, *std::move(stored));
   if (stored.error().code() != ErrorCode::kNotFound) return std::unexpected(stored.error());
-  build_.emplace(TRY(WorkingSetBuild::of_parent(store_, in, request.snapshot)));
-  TRY(build_->prepare());
+  TRY(begin_build(WorkingSetBuild::of_parent(store_, in, request.snapshot)));
   return NeedsWriter{};
+}
+
+Result<void> Peer::begin_build(Result<WorkingSetBuild> begun) {
+  WorkingSetBuild build = TRY(std::move(begun));
+  TRY(build.prepare());
+  build_.emplace(std::move(build));
+  return {};
 }
 
 Result<Bytes> Peer::finish_build() {

@@ -71,6 +71,7 @@ class Peer {
   Result<Reply> statistics();
   Result<Step> working_set(const message::GetWorkingSet& request);
   Result<Reply> report(const message::ShowWorkingSet& request);
+  Result<void> begin_build(Result<WorkingSetBuild> begun);
   Result<Bytes> finish_build();
   Result<void> begin_push(const message::BeginPush& request);
   /// This peer's namespace; kNotFound before the first push to it.
