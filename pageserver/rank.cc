@@ -56,7 +56,7 @@ std::vector<SetPage> rank(std::span<const Recording> recordings) {
     const auto end = std::find_if(first, sightings.end(),
                                   [&](const Sighting& next) { return next.page != first->page; });
     const auto seen = static_cast<std::size_t>(end - first);
-    if (seen * kRecordingsPerSighting >= recordings.size()) {
+    if (belongs(seen, recordings.size())) {
       const std::uint32_t median_us = first[(end - first - 1) / 2].us;
       pages.push_back({.page = {first->page},
                        .when = class_of(median_us),

@@ -15,18 +15,19 @@ namespace thaw {
 /// The rules that make a working set of recordings. Pure functions: the same recordings, in any
 /// order, make the same set.
 
-/// A page is in the set when at least one of so many recordings has it, which is half of them:
-/// a page that most restored guests do without costs more than it saves.
-inline constexpr std::size_t kRecordingsPerSighting = 2;
-/// Touched this soon after the handover, in the middle of its recordings, a page holds up the guest
-/// before it gets anything done; until the second, it is of what the guest does first.
+/// Whether a page belongs to the set: half of the recordings have it. One that most restored guests
+/// do without costs more than it saves.
+constexpr bool belongs(std::size_t seen, std::size_t recordings) { return seen * 2 >= recordings; }
+/// The classes, by the median of a page's first touches since the handover: up to the first limit
+/// it holds up the guest before that gets anything done, up to the second it is of what the guest
+/// does first.
 inline constexpr std::uint32_t kFirstUntilUs = 10'000;
 inline constexpr std::uint32_t kEarlyUntilUs = 250'000;
 
-/// The pages that at least half of the recordings have, in the order in which they are to be
-/// brought: by class, those seen more often first, then the earlier ones by the median of their
-/// first touches (the lower one of two), then by page. Beyond limits::kMaxTouches the last are left
-/// out. REQUIRES: at most limits::kMaxRecordings recordings, each with a page at most once.
+/// The pages that belong to the set, in the order in which they are to be brought: by class, those
+/// seen more often first, then the earlier ones by the median of their first touches (the lower one
+/// of two), then by page. Beyond limits::kMaxTouches the last are left out. REQUIRES: at most
+/// limits::kMaxRecordings recordings, each with a page at most once.
 std::vector<SetPage> rank(std::span<const Recording> recordings);
 
 /// The pages of a parent's set that a child has not changed: the same chunk, or zero, at the same

@@ -1,3 +1,5 @@
+thaw_add_test(rank_test SOURCES rank_test.cc LIBRARIES thaw_pageserver_core)
+
 thaw_add_test(store_test SOURCES store_test.cc
   LIBRARIES thaw_pageserver_sys thaw_test_programs PkgConfig::rocksdb)
 
