@@ -3,6 +3,7 @@
 
 #include "base/command_line.h"
 #include "base/log.h"
+#include "pageserver/limits.h"
 #include "pageserver/sys/rocks_store.h"
 #include "pageserver/sys/server.h"
 
@@ -15,6 +16,7 @@ struct Options {
   bool verbose = false;
   std::size_t max_connections = 1024;
   std::uint64_t min_free_mib = 256;
+  std::size_t keep_recordings = thaw::limits::kDefaultKeptRecordings;
 };
 
 thaw::Result<void> run(const Options& options) {
@@ -29,7 +31,10 @@ thaw::Result<void> run(const Options& options) {
   std::filesystem::create_directories(options.store, error);
   if (error) return thaw::fail_errno("create " + options.store, error.value());
   const auto store = TRY(thaw::open_rocks_store(options.store, {options.min_free_mib << 20}));
-  return thaw::run_server(*store, {.listen = listen, .max_connections = options.max_connections},
+  return thaw::run_server(*store,
+                          {.listen = listen,
+                           .max_connections = options.max_connections,
+                           .kept_recordings = options.keep_recordings},
                           [](const std::string& address) {
                             std::printf("listening on %s\n", address.c_str());
                             std::fflush(stdout);
@@ -52,6 +57,10 @@ int main(int argc, char** argv) {
   app.add_option("--min-free-mib", options.min_free_mib,
                  "Refuse pushes that would leave less than this on the store's file system")
       ->check(CLI::Range(0, 1 << 30))
+      ->capture_default_str();
+  app.add_option("--keep-recordings", options.keep_recordings,
+                 "Recordings of a snapshot that its working set is made of, the last ones")
+      ->check(CLI::Range(std::size_t{1}, thaw::limits::kMaxRecordings))
       ->capture_default_str();
   app.add_flag("--verbose", options.verbose, "Log details");
   thaw::add_configuration(app);

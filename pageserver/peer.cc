@@ -2,6 +2,7 @@
 
 #include <chrono>
 
+#include "base/check.h"
 #include "format/limits.h"
 
 namespace thaw {
@@ -12,7 +13,10 @@ bool writes(const Message& message) {
   return std::holds_alternative<message::BeginPush>(message) ||
          std::holds_alternative<message::Upload>(message) ||
          std::holds_alternative<message::Commit>(message) ||
-         std::holds_alternative<message::DeleteSnapshot>(message);
+         std::holds_alternative<message::DeleteSnapshot>(message) ||
+         std::holds_alternative<message::PutRecording>(message) ||
+         std::holds_alternative<message::DropWorkingSet>(message) ||
+         std::holds_alternative<message::PutPrefetchReport>(message);
 }
 
 Reply with_body(Message message, Bytes body) {
@@ -49,11 +53,26 @@ Result<Push*> Peer::push() {
   return push_.get();
 }
 
-Result<std::variant<Reply, Peer::NeedsWriter>> Peer::handle(const Message& message, ByteSpan body) {
+Result<Reply> Peer::pages(const Message& message) {
+  if (const auto* get = std::get_if<message::GetChunks>(&message)) return chunks(*get);
+  if (role_ != message::Role::kPrefetch) {
+    return fail(ErrorCode::kProtocol, "a demand connection asks for chunks alone");
+  }
+  if (const auto* get = std::get_if<message::GetPack>(&message)) return pack(*get);
+  return fail(ErrorCode::kProtocol, "a prefetch connection asks for packs and chunks alone");
+}
+
+Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
+  if (const auto* get = std::get_if<message::GetWorkingSet>(&message)) return working_set(*get);
   if (!writes(message)) return TRY(read(message, body));
   if (const auto* upload = std::get_if<message::Upload>(&message)) {
     Push* const current = TRY(push());
     TRY(current->check_upload(upload->count, body));
+  }
+  if (const auto* put = std::get_if<message::PutRecording>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    TRY(begin_build(
+        WorkingSetBuild::of_recording(store_, in, put->snapshot, body, kept_recordings_)));
   }
   return NeedsWriter{};
 }
@@ -76,25 +95,46 @@ Result<Reply> Peer::read(const Message& message, ByteSpan body) {
   if (const auto* list_request = std::get_if<message::ListSnapshots>(&message)) {
     return list(*list_request);
   }
+  if (const auto* get = std::get_if<message::GetRecording>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    return with_body(message::RecordingReply{},
+                     TRY(store_.working_sets().recording(in, get->snapshot, get->number)));
+  }
+  if (const auto* show = std::get_if<message::ShowWorkingSet>(&message)) return report(*show);
   if (std::holds_alternative<message::GetStatistics>(message)) return statistics();
+  if (std::holds_alternative<message::GetPack>(message)) {
+    return fail(ErrorCode::kProtocol, "packs are asked for on a prefetch connection");
+  }
   return fail(ErrorCode::kProtocol, "a message that is no request");
 }
 
 Result<Reply> Peer::finish_write(const Message& message) {
   if (const auto* begin = std::get_if<message::BeginPush>(&message)) {
-    name_space_ = TRY(store_.open_namespace(name_space_name_));
-    if (auto existing = store_.manifest(*name_space_, begin->spec.name);
-        existing || existing.error().code() != ErrorCode::kNotFound) {
-      if (!existing) return std::unexpected(existing.error());
-      return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already",
-                  begin->spec.name);
-    }
-    push_ = std::make_unique<Push>(store_, *name_space_, begin->spec);
+    TRY(begin_push(*begin));
     return done();
   }
   if (const auto* removal = std::get_if<message::DeleteSnapshot>(&message)) {
     const NamespaceId in = TRY(name_space());
     TRY(store_.remove(in, removal->name));
+    return done();
+  }
+  if (std::holds_alternative<message::PutRecording>(message)) {
+    TRY(finish_build());
+    return done();
+  }
+  if (std::holds_alternative<message::GetWorkingSet>(message)) {
+    return with_body(message::WorkingSetReply{}, TRY(finish_build()));
+  }
+  if (const auto* drop = std::get_if<message::DropWorkingSet>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    TRY(store_.manifest(in, drop->snapshot));
+    TRY(store_.working_sets().drop(in, drop->snapshot));
+    return done();
+  }
+  if (const auto* put = std::get_if<message::PutPrefetchReport>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    TRY(store_.manifest(in, put->snapshot));
+    TRY(store_.working_sets().add(in, put->snapshot, put->counters));
     return done();
   }
   Push* const current = TRY(push());
@@ -105,6 +145,66 @@ Result<Reply> Peer::finish_write(const Message& message) {
   const Manifest manifest = TRY(current->commit());
   push_.reset();
   return with_body(message::ManifestReply{}, encode_manifest(manifest));
+}
+
+Result<void> Peer::begin_push(const message::BeginPush& request) {
+  name_space_ = TRY(store_.open_namespace(name_space_name_));
+  if (auto existing = store_.manifest(*name_space_, request.spec.name);
+      existing || existing.error().code() != ErrorCode::kNotFound) {
+    if (!existing) return std::unexpected(existing.error());
+    return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", request.spec.name);
+  }
+  SnapshotId parent;
+  if (!request.parent.empty()) {
+    const Bytes sealed = TRY(store_.manifest(*name_space_, request.parent));
+    parent = TRY(decode_manifest(sealed)).snapshot;
+  }
+  push_ = std::make_unique<Push>(store_, *name_space_, request.spec, parent);
+  return {};
+}
+
+Result<Peer::Step> Peer::working_set(const message::GetWorkingSet& request) {
+  const NamespaceId in = TRY(name_space());
+  auto stored = store_.working_sets().working_set(in, request.snapshot);
+  if (stored) return with_body(message::WorkingSetReply{}, *std::move(stored));
+  if (stored.error().code() != ErrorCode::kNotFound) return std::unexpected(stored.error());
+  TRY(begin_build(WorkingSetBuild::of_parent(store_, in, request.snapshot)));
+  return NeedsWriter{};
+}
+
+Result<void> Peer::begin_build(Result<WorkingSetBuild> begun) {
+  WorkingSetBuild build = TRY(std::move(begun));
+  TRY(build.prepare());
+  build_.emplace(std::move(build));
+  return {};
+}
+
+Result<Bytes> Peer::finish_build() {
+  CHECK(build_);
+  auto set = build_->publish();
+  build_.reset();
+  return set;
+}
+
+Result<Reply> Peer::report(const message::ShowWorkingSet& request) {
+  const NamespaceId in = TRY(name_space());
+  TRY(store_.manifest(in, request.snapshot));
+  WorkingSetState state = TRY(store_.working_sets().state(in, request.snapshot));
+  return with_body(message::WorkingSetReport{.recordings = std::move(state.recordings),
+                                             .totals = TRY(store_.working_sets().counters(
+                                                 in, request.snapshot))},
+                   {});
+}
+
+Result<Reply> Peer::pack(const message::GetPack& request) {
+  const NamespaceId in = TRY(name_space());
+  PackRead read =
+      TRY(store_.working_sets().pack(in, {request.snapshot, request.generation, request.number}));
+  counters_.packs_served.fetch_add(1, std::memory_order_relaxed);
+  return Reply{.message = message::PackReply{},
+               .owned = {},
+               .pieces = {read.pack},
+               .pin = std::move(read.pin)};
 }
 
 Result<Reply> Peer::chunks(const message::GetChunks& request) {
@@ -147,12 +247,14 @@ Result<Reply> Peer::statistics() {
       .chunks_served = counters_.chunks_served.load(std::memory_order_relaxed),
       .uptime_seconds = static_cast<std::uint64_t>(
           std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - counters_.started)
-              .count())};
+              .count()),
+      .packs_served = counters_.packs_served.load(std::memory_order_relaxed)};
   const auto in = name_space();
   if (!in) return with_body(total, {});
   const NamespaceTotals totals = TRY(store_.totals(*in));
   total.chunks = totals.chunks;
   total.chunk_bytes = totals.chunk_bytes;
+  total.pack_bytes = totals.pack_bytes;
   std::string after;
   while (true) {
     const auto manifests = TRY(store_.manifests(*in, after, limits::kMaxSnapshotsPerListing));

@@ -8,8 +8,10 @@
 
 #include "base/clock.h"
 #include "format/wire.h"
+#include "pageserver/limits.h"
 #include "pageserver/push.h"
 #include "pageserver/store.h"
+#include "pageserver/working_sets.h"
 
 namespace thaw {
 
@@ -18,6 +20,7 @@ struct ServerCounters {
   Clock::time_point started = Clock::now();
   std::atomic<std::uint64_t> connections = 0;
   std::atomic<std::uint64_t> chunks_served = 0;
+  std::atomic<std::uint64_t> packs_served = 0;
 };
 
 /// An answer: the message and the pieces of its body, kept alive by `owned` and `pin`.
@@ -32,8 +35,13 @@ struct Reply {
 /// a time.
 class Peer {
  public:
-  Peer(Store& store, ServerCounters& counters)
-      : store_(store), counters_(counters), counted_(&counters.connections) {
+  /// `kept_recordings` is how many a snapshot has at most.
+  Peer(Store& store, ServerCounters& counters,
+       std::size_t kept_recordings = limits::kDefaultKeptRecordings)
+      : store_(store),
+        counters_(counters),
+        kept_recordings_(kept_recordings),
+        counted_(&counters.connections) {
     counters.connections.fetch_add(1, std::memory_order_relaxed);
   }
 
@@ -41,21 +49,31 @@ class Peer {
   Result<Reply> hello(const Message& message);
   message::Role role() const { return role_; }
 
-  /// Answers a request for chunks: all that a demand connection may ask for.
-  Result<Reply> chunks(const message::GetChunks& request);
+  /// Answers what a connection for pages may ask for: chunks, and with the role kPrefetch packs.
+  Result<Reply> pages(const Message& message);
+
+  // A control connection's requests.
 
   /// Marks a request of which only the checking is done: finish_write() must follow where the
   /// store's writes are serialised.
   struct NeedsWriter {};
   /// Answers a request. An error is to be sent as an ErrorReply; the connection may go on.
-  Result<std::variant<Reply, NeedsWriter>> handle(const Message& message, ByteSpan body);
+  using Step = std::variant<Reply, NeedsWriter>;
+  Result<Step> handle(const Message& message, ByteSpan body);
   /// Does the writing of the request that handle() has just checked.
   Result<Reply> finish_write(const Message& message);
 
  private:
   Result<Reply> read(const Message& message, ByteSpan body);
+  Result<Reply> chunks(const message::GetChunks& request);
+  Result<Reply> pack(const message::GetPack& request);
   Result<Reply> list(const message::ListSnapshots& request);
   Result<Reply> statistics();
+  Result<Step> working_set(const message::GetWorkingSet& request);
+  Result<Reply> report(const message::ShowWorkingSet& request);
+  Result<void> begin_build(Result<WorkingSetBuild> begun);
+  Result<Bytes> finish_build();
+  Result<void> begin_push(const message::BeginPush& request);
   /// This peer's namespace; kNotFound before the first push to it.
   Result<NamespaceId> name_space();
   Result<Push*> push();
@@ -68,11 +86,13 @@ class Peer {
 
   Store& store_;
   ServerCounters& counters_;
+  const std::size_t kept_recordings_;
   std::unique_ptr<std::atomic<std::uint64_t>, Uncount> counted_;  // one connection, as it lives
   message::Role role_ = message::Role::kControl;
   std::string name_space_name_;
   std::optional<NamespaceId> name_space_;
   std::unique_ptr<Push> push_;
+  std::optional<WorkingSetBuild> build_;  // between handle() and finish_write()
 };
 
 }  // namespace thaw

@@ -23,8 +23,8 @@ std::vector<std::size_t> first_equal(const std::vector<Sha256>& hashes) {
 
 }  // namespace
 
-Push::Push(Store& store, NamespaceId name_space, SnapshotSpec spec)
-    : store_(store), name_space_(name_space), spec_(std::move(spec)) {}
+Push::Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent)
+    : store_(store), name_space_(name_space), spec_(std::move(spec)), parent_(parent) {}
 
 Result<message::Needed> Push::offer(const message::Offer& offer, ByteSpan hashes) {
   if (waiting_for_uploads()) return fail(ErrorCode::kProtocol, "an offer before its uploads");
@@ -117,7 +117,7 @@ Result<Manifest> Push::commit() {
   statistics_.duplicate_pages = map_.size().value - statistics_.zero_pages - statistics_.new_pages;
   return store_.publish(name_space_,
                         Manifest{.snapshot = {},
-                                 .parent = {},
+                                 .parent = parent_,
                                  .created_unix_ms = unix_milliseconds(),
                                  .spec = spec_,
                                  .content_hash = content_hash_.finish(),

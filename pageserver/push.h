@@ -22,8 +22,8 @@ namespace thaw {
 /// are serialised.
 class Push {
  public:
-  /// REQUIRES: check_spec(spec).
-  Push(Store& store, NamespaceId name_space, SnapshotSpec spec);
+  /// `parent` is the snapshot that this one came from, if any. REQUIRES: check_spec(spec).
+  Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent = {});
 
   /// kProtocol when the pages are not the next ones, or uploads are still due.
   Result<message::Needed> offer(const message::Offer& offer, ByteSpan hashes);
@@ -50,6 +50,7 @@ class Push {
   Store& store_;
   const NamespaceId name_space_;
   const SnapshotSpec spec_;
+  const SnapshotId parent_;
   PageMap map_;
   ContentHash content_hash_;
   PushStatistics statistics_;

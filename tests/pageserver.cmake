@@ -1,6 +1,12 @@
+thaw_add_test(rank_test SOURCES rank_test.cc LIBRARIES thaw_pageserver_core)
+
 thaw_add_test(store_test SOURCES store_test.cc
   LIBRARIES thaw_pageserver_sys thaw_test_programs PkgConfig::rocksdb)
 
-thaw_add_test(pageserver_test SOURCES pageserver_test.cc TIMEOUT 180
+thaw_add_test(pageserver_test SOURCES pageserver_test.cc support/page_connection.cc TIMEOUT 180
   LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
 add_dependencies(pageserver_test thaw-pageserver thaw-cli)
+
+thaw_add_test(working_sets_test SOURCES working_sets_test.cc support/page_connection.cc TIMEOUT 120
+  LIBRARIES thaw_pageserver_core thaw_test_programs)
+add_dependencies(working_sets_test thaw-pageserver)

@@ -12,6 +12,7 @@
 #include "base/socket.h"
 #include "format/hash.h"
 #include "format/page_client.h"
+#include "tests/support/page_connection.h"
 #include "tests/support/programs.h"
 #include "tests/support/relay.h"
 #include "tests/support/test_support.h"
@@ -144,38 +145,7 @@ TEST_F(PageServerTest, StalledMessageIsCutOffWhileOthersWork) {
 
 class DemandTest : public PageServerTest {
  protected:
-  /// A demand connection that has been greeted.
-  UniqueFd connect_demand() {
-    UniqueFd socket = connect();
-    send(socket, message::Hello{.role = message::Role::kDemand, .name_space = "default"});
-    EXPECT_TRUE(std::holds_alternative<message::Welcome>(receive(socket)));
-    return socket;
-  }
-  void send(const UniqueFd& socket, const Message& message, std::size_t body_bytes = 0) {
-    Bytes bytes;
-    encode_message(message, 1, body_bytes, bytes);
-    EXPECT_TRUE(succeeded(send_all(socket, bytes, deadline_)));
-  }
-  /// The next message, its body dropped.
-  Message receive(const UniqueFd& socket) {
-    std::array<std::byte, kWireHeadBytes> prefix;
-    EXPECT_TRUE(succeeded(receive_all(socket, prefix, deadline_)));
-    const WireHead head = decode_wire_head(prefix).value();
-    Bytes header(head.header_bytes);
-    EXPECT_TRUE(succeeded(receive_all(socket, header, deadline_)));
-    Bytes body(head.body_bytes);
-    EXPECT_TRUE(succeeded(receive_all(socket, body, deadline_)));
-    return decode_message(header)->message;
-  }
-  ErrorCode error(const UniqueFd& socket) {
-    const Message message = receive(socket);
-    const auto* const error = std::get_if<message::ErrorReply>(&message);
-    return error != nullptr ? error->code : ErrorCode::kIo;
-  }
-  void expect_closed(const UniqueFd& socket) {
-    std::array<std::byte, 1> byte;
-    EXPECT_EQ(code_of(receive_all(socket, byte, deadline_)), ErrorCode::kUnavailable);
-  }
+  PageConnection connect_demand() { return {server_.address(), message::Role::kDemand}; }
   ChunkId first_chunk() {
     EXPECT_EQ(push("a", image_file(1, 100)).exit_code, 0);
     auto client = PageClient::connect(*resolve_tcp(server_.address()), "default");
@@ -191,26 +161,28 @@ class DemandTest : public PageServerTest {
 
 TEST_F(DemandTest, RefusalsByName) {
   const ChunkId chunk = first_chunk();
-  const UniqueFd good = connect_demand();
-  send(good, message::GetChunks{.ids = {{chunk.value + 5000}}});
-  EXPECT_EQ(error(good), ErrorCode::kNotFound);
-  send(good, message::GetChunks{.ids = {ChunkId::of(77, 0, 1)}});
-  EXPECT_EQ(error(good), ErrorCode::kWrongNamespace);
-  send(good, message::ListSnapshots{});
-  EXPECT_EQ(error(good), ErrorCode::kProtocol);
-  send(good, message::GetChunks{.ids = {chunk, chunk}});
-  EXPECT_EQ(std::get<message::Chunks>(receive(good)).count, 2u) << "it is served on after all";
+  PageConnection good = connect_demand();
+  good.send(message::GetChunks{.ids = {{chunk.value + 5000}}});
+  EXPECT_EQ(good.receive_error(), ErrorCode::kNotFound);
+  good.send(message::GetChunks{.ids = {ChunkId::of(77, 0, 1)}});
+  EXPECT_EQ(good.receive_error(), ErrorCode::kWrongNamespace);
+  good.send(message::ListSnapshots{});
+  EXPECT_EQ(good.receive_error(), ErrorCode::kProtocol);
+  good.send(message::GetPack{});
+  EXPECT_EQ(good.receive_error(), ErrorCode::kProtocol);
+  const auto served = good.ask(message::GetChunks{.ids = {chunk, chunk}});
+  EXPECT_EQ(std::get<message::Chunks>(served.message).count, 2u) << "it is served on after all";
 }
 
 TEST_F(DemandTest, MessagesThatAreNoneEndTheConnectionWithTheirName) {
-  const UniqueFd body = connect_demand();
-  send(body, message::GetChunks{.ids = {{1}}}, 1);
-  EXPECT_EQ(error(body), ErrorCode::kTooLarge);
-  expect_closed(body);
-  const UniqueFd garbage = connect_demand();
-  ASSERT_TRUE(succeeded(send_all(garbage, as_bytes(std::string(64, 'x')), deadline_)));
-  EXPECT_EQ(error(garbage), ErrorCode::kBadMagic);
-  expect_closed(garbage);
+  PageConnection body = connect_demand();
+  body.send(message::GetChunks{.ids = {{1}}}, Bytes(1));
+  EXPECT_EQ(body.receive_error(), ErrorCode::kTooLarge);
+  body.expect_closed();
+  PageConnection garbage = connect_demand();
+  ASSERT_TRUE(succeeded(send_all(garbage.socket(), as_bytes(std::string(64, 'x')), deadline_)));
+  EXPECT_EQ(garbage.receive_error(), ErrorCode::kBadMagic);
+  garbage.expect_closed();
 }
 
 TEST_F(DemandTest, ConnectionsThatHaveEndedMakeRoom) {
@@ -241,29 +213,31 @@ TEST_F(DemandTest, ConnectionsThatHaveEndedMakeRoom) {
 
 TEST_F(DemandTest, RequestInAnyPiecesIsAnswered) {
   const ChunkId chunk = first_chunk();
-  const UniqueFd socket = connect_demand();
+  PageConnection connection = connect_demand();
   Bytes bytes;
   for (std::uint64_t i = 1; i <= 3; ++i) {
     encode_get_chunks(std::array{chunk}, 0, i, bytes);
   }
   for (const std::byte& byte : bytes) {
-    ASSERT_TRUE(succeeded(send_all(socket, ByteSpan(&byte, 1), deadline_)));
+    ASSERT_TRUE(succeeded(send_all(connection.socket(), ByteSpan(&byte, 1), deadline_)));
   }
-  for (int i = 0; i < 3; ++i) EXPECT_EQ(std::get<message::Chunks>(receive(socket)).count, 1u);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(std::get<message::Chunks>(connection.receive().message).count, 1u);
+  }
 }
 
 TEST_F(DemandTest, PeerThatTakesNoRepliesHoldsUpNobodyElse) {
   const ChunkId chunk = first_chunk();
-  const UniqueFd slow = connect_demand();
+  const PageConnection slow = connect_demand();
   Bytes bytes;
   encode_get_chunks(std::vector<ChunkId>(limits::kMaxChunksPerRequest, chunk), 0, 1, bytes);
   // Until neither side's buffers take any more.
   std::size_t sent = 0;
-  for (std::size_t n = 1; n > 0; sent += n) n = send_at_once(slow, bytes);
+  for (std::size_t n = 1; n > 0; sent += n) n = send_at_once(slow.socket(), bytes);
   EXPECT_GT(sent, bytes.size());
-  const UniqueFd other = connect_demand();
-  send(other, message::GetChunks{.ids = {chunk}});
-  EXPECT_EQ(std::get<message::Chunks>(receive(other)).count, 1u);
+  PageConnection other = connect_demand();
+  const auto reply = other.ask(message::GetChunks{.ids = {chunk}});
+  EXPECT_EQ(std::get<message::Chunks>(reply.message).count, 1u);
 }
 
 TEST_F(PageServerTest, ConnectionsLeakNothing) {

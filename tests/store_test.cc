@@ -247,14 +247,14 @@ TEST_F(StoreTest, StoreInUseIsRefused) {
 TEST_F(StoreTest, NewerStoreIsRefused) {
   store_.reset();
   std::vector<rocksdb::ColumnFamilyDescriptor> families;
-  for (const char* name : {"default", "chunk", "hash", "snapshot", "meta"}) {
+  for (const char* name : {"default", "chunk", "hash", "snapshot", "meta", "pack"}) {
     families.emplace_back(name, rocksdb::ColumnFamilyOptions());
   }
   rocksdb::DB* raw = nullptr;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   ASSERT_TRUE(rocksdb::DB::Open({}, directory_.path("store"), families, &handles, &raw).ok());
   std::unique_ptr<rocksdb::DB> db(raw);
-  ASSERT_TRUE(db->Put({}, handles[4], "version", std::string("\0\0\0\0\0\0\0\2", 8)).ok());
+  ASSERT_TRUE(db->Put({}, handles[4], "version", std::string("\0\0\0\0\0\0\0\3", 8)).ok());
   for (auto* handle : handles) db->DestroyColumnFamilyHandle(handle);
   db.reset();
   EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"), {0})), ErrorCode::kBadVersion);

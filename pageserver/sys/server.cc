@@ -9,7 +9,7 @@
 #include "base/log.h"
 #include "format/limits.h"
 #include "pageserver/peer.h"
-#include "pageserver/sys/demand_threads.h"
+#include "pageserver/sys/page_threads.h"
 
 namespace thaw {
 
@@ -27,7 +27,7 @@ constexpr unsigned kBulkThreads = 2;
 
 /// Where the work of all connections runs.
 struct Executors {
-  DemandThreads demand;
+  PageThreads pages;
   asio::thread_pool bulk{kBulkThreads};
   /// The store takes writes from one thread at a time.
   asio::strand<asio::thread_pool::executor_type> writer{asio::make_strand(bulk)};
@@ -37,12 +37,11 @@ struct Executors {
 /// requests that serve() takes to the bulk threads, during which nothing else touches them.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(Socket socket, std::string remote, Store& store, ServerCounters& counters,
-             Executors& executors)
+  Connection(Socket socket, std::string remote, Peer peer, Executors& executors)
       : socket_(std::move(socket)),
         remote_(std::move(remote)),
         watchdog_(socket_.get_executor()),
-        peer_(store, counters),
+        peer_(std::move(peer)),
         executors_(executors) {}
 
   void start() {
@@ -84,10 +83,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
       if (!reply) reply = error_reply(reply.error());
       const bool sent = co_await send(request->id, *reply);
       if (!sent || fatal) break;
-      if (peer_.role() == message::Role::kDemand) {
+      if (peer_.role() != message::Role::kControl) {
         watchdog_.cancel();
         UniqueFd released(socket_.release());
-        executors_.demand.serve(std::move(released), std::move(peer_), remote_);
+        executors_.pages.serve(std::move(released), std::move(peer_), remote_);
         co_return;
       }
     }
@@ -242,7 +241,7 @@ class Acceptor {
   }
 
   void join() {
-    executors_.demand.stop();
+    executors_.pages.stop();
     executors_.bulk.join();
   }
 
@@ -260,7 +259,7 @@ class Acceptor {
         continue;
       }
       std::erase_if(connections_, [](const auto& weak) { return weak.expired(); });
-      executors_.demand.forget_ended();
+      executors_.pages.forget_ended();
       if (counters_.connections >= options_.max_connections) {
         log_warning("refused a peer: {} connections are the limit", options_.max_connections);
         continue;
@@ -271,7 +270,7 @@ class Acceptor {
       const tcp::endpoint remote = socket.remote_endpoint(ignored);
       auto connection = std::make_shared<Connection>(
           std::move(socket), fmt::format("{}:{}", remote.address().to_string(), remote.port()),
-          store_, counters_, executors_);
+          Peer(store_, counters_, options_.kept_recordings), executors_);
       connections_.push_back(connection);
       connection->start();
     }

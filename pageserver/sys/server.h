@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/socket.h"
+#include "pageserver/limits.h"
 #include "pageserver/store.h"
 
 namespace thaw {
@@ -13,11 +14,12 @@ namespace thaw {
 struct ServerOptions {
   TcpAddress listen;
   std::size_t max_connections = 1024;
+  std::size_t kept_recordings = limits::kDefaultKeptRecordings;  // of a snapshot
 };
 
 /// Serves `store` over TCP until SIGTERM or SIGINT, then finishes the requests that are under way
 /// and returns. Calls `ready` once with the address it listens on. Blocks; uses threads of its own:
-/// demand requests run on threads that bulk work never takes.
+/// requests for pages run on threads that bulk work never takes.
 Result<void> run_server(Store& store, const ServerOptions& options,
                         const std::function<void(const std::string& address)>& ready);
 

@@ -11,17 +11,18 @@
 
 namespace thaw {
 
-/// Serves demand connections, each on a thread of its own that blocks: one system call receives a
-/// request, one sends its reply, and nothing else stands between the two but the store. A peer that
-/// is slow to take replies stops its own thread alone. Locks itself.
+/// Serves the connections for pages, demand and prefetch, each on a thread of its own that blocks:
+/// one system call receives a request, one sends its reply, and nothing else stands between the two
+/// but the store. A peer that is slow to take replies stops its own thread alone. Locks itself.
 ///
-/// A thread runs on the CPU where its connection's packets are processed (CoreFollower).
-class DemandThreads {
+/// A demand connection's thread runs on the CPU where its packets are processed (CoreFollower); one
+/// that prefetches runs where there is room.
+class PageThreads {
  public:
-  DemandThreads() = default;
-  DemandThreads(const DemandThreads&) = delete;
-  DemandThreads& operator=(const DemandThreads&) = delete;
-  ~DemandThreads() { stop(); }
+  PageThreads() = default;
+  PageThreads(const PageThreads&) = delete;
+  PageThreads& operator=(const PageThreads&) = delete;
+  ~PageThreads() { stop(); }
 
   /// Drops connections that have ended: until then they count as connections.
   void forget_ended();

@@ -1,6 +1,7 @@
-#include "pageserver/sys/demand_threads.h"
+#include "pageserver/sys/page_threads.h"
 
 #include <cstring>
+#include <optional>
 
 #include "base/log.h"
 #include "base/socket.h"
@@ -15,14 +16,15 @@ namespace {
 constexpr std::size_t kMaxRequestBytes = kWireHeadBytes + limits::kMaxChunksPerRequest * 8 + 1024;
 
 /// The requests of one connection as they arrive, and the replies as they go.
-class DemandPeer {
+class PagePeer {
  public:
-  DemandPeer(const UniqueFd& socket, Peer& peer)
-      : socket_(socket),
-        peer_(peer),
-        follower_(is_to_this_host(socket) ? CoreFollower::WorkFrom::kThisHost
-                                          : CoreFollower::WorkFrom::kElsewhere),
-        buffer_(2 * kMaxRequestBytes) {}
+  PagePeer(const UniqueFd& socket, Peer& peer)
+      : socket_(socket), peer_(peer), buffer_(2 * kMaxRequestBytes) {
+    if (peer.role() == message::Role::kDemand) {
+      follower_.emplace(is_to_this_host(socket) ? CoreFollower::WorkFrom::kThisHost
+                                                : CoreFollower::WorkFrom::kElsewhere);
+    }
+  }
 
   /// Waits for requests and answers them; nothing to do any more when it returns false.
   Result<bool> serve_next() {
@@ -31,7 +33,7 @@ class DemandPeer {
                               : TRY(receive_some(socket_, MutableByteSpan(buffer_).subspan(filled_),
                                                  Deadline::after(limits::kPartialMessageTimeout)));
     if (n == 0) return false;
-    follower_.on_wakeup([this] { return incoming_cpu(socket_); });
+    if (follower_) follower_->on_wakeup([this] { return incoming_cpu(socket_); });
     filled_ += n;
     std::size_t start = 0;
     while (const std::size_t size =
@@ -58,17 +60,13 @@ class DemandPeer {
     const WireHead head = TRY(decode_wire_head(received.first<kWireHeadBytes>()));
     const std::size_t size = kWireHeadBytes + head.header_bytes;
     if (head.body_bytes != 0 || size > kMaxRequestBytes) {
-      return fail(ErrorCode::kTooLarge, "a demand request of {} + {} bytes", head.header_bytes,
+      return fail(ErrorCode::kTooLarge, "a request for pages of {} + {} bytes", head.header_bytes,
                   head.body_bytes);
     }
     if (received.size() < size) return std::size_t{0};
     const Envelope request =
         TRY(decode_message(received.subspan(kWireHeadBytes, head.header_bytes)));
-    const auto* const get = std::get_if<message::GetChunks>(&request.message);
-    auto reply = get != nullptr
-                     ? peer_.chunks(*get)
-                     : fail(ErrorCode::kProtocol, "a demand connection asks for chunks alone");
-    TRY(send(request.request_id, reply));
+    TRY(send(request.request_id, peer_.pages(request.message)));
     return size;
   }
 
@@ -87,7 +85,7 @@ class DemandPeer {
 
   const UniqueFd& socket_;
   Peer& peer_;
-  CoreFollower follower_;
+  std::optional<CoreFollower> follower_;
   Bytes buffer_;  // requests received and not yet answered
   std::size_t filled_ = 0;
   Bytes head_;
@@ -96,12 +94,12 @@ class DemandPeer {
 
 }  // namespace
 
-void DemandThreads::forget_ended() {
+void PageThreads::forget_ended() {
   const std::lock_guard lock(mutex_);
   connections_.remove_if([](const Connection& connection) { return connection.ended.load(); });
 }
 
-void DemandThreads::serve(UniqueFd socket, Peer peer, std::string remote) {
+void PageThreads::serve(UniqueFd socket, Peer peer, std::string remote) {
   const std::lock_guard lock(mutex_);
   if (stopped_) return;
   Connection& connection =
@@ -115,9 +113,9 @@ void DemandThreads::serve(UniqueFd socket, Peer peer, std::string remote) {
   });
 }
 
-Result<void> DemandThreads::run(Connection& connection) {
+Result<void> PageThreads::run(Connection& connection) {
   TRY(make_blocking(connection.socket));
-  DemandPeer peer(connection.socket, connection.peer);
+  PagePeer peer(connection.socket, connection.peer);
   while (true) {
     const auto more = peer.serve_next();
     if (!more) {
@@ -128,7 +126,7 @@ Result<void> DemandThreads::run(Connection& connection) {
   }
 }
 
-void DemandThreads::stop() {
+void PageThreads::stop() {
   std::list<Connection> ending;
   {
     const std::lock_guard lock(mutex_);

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstddef>
+
+#include "format/limits.h"
+
+namespace thaw::limits {
+
+// Working sets, at the page server.
+inline constexpr std::size_t kDefaultKeptRecordings = 8;
+/// How far up a snapshot's line of descent a working set to inherit is looked for.
+inline constexpr std::size_t kMaxAncestors = 16;
+/// Packs of one working set that are kept in memory before they are written.
+inline constexpr std::size_t kMaxHeldPackBytes = 64u << 20;
+
+static_assert(kDefaultKeptRecordings <= kMaxRecordings);
+static_assert(kMaxPackPages <= kMaxChunksPerRequest, "a pack's chunks are read in one go");
+
+}  // namespace thaw::limits

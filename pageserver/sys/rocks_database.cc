@@ -1,0 +1,284 @@
+#include "pageserver/sys/rocks_database.h"
+
+#include <algorithm>
+#include <array>
+#include <cstdarg>
+#include <cstdio>
+#include <numeric>
+
+#include <rocksdb/cache.h>
+#include <rocksdb/db.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_batch.h>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "base/log.h"
+#include "pageserver/sys/cached_reads.h"
+#include "pageserver/sys/rocks_keys.h"
+
+namespace thaw {
+
+namespace {
+
+using rocksdb::PinnableSlice;
+using rocksdb::Slice;
+using rocksdb::Status;
+
+/// Version 1 had no packs. A store of it is taken over: RocksDB adds the family.
+constexpr std::uint64_t kStoreVersion = 2;
+constexpr std::size_t kBlockCacheBytes = 64u << 20;
+
+constexpr std::array<std::pair<const char*, Family>, 6> kFamilies{{{"default", Family::kDefault},
+                                                                   {"chunk", Family::kChunk},
+                                                                   {"hash", Family::kHash},
+                                                                   {"snapshot", Family::kSnapshot},
+                                                                   {"meta", Family::kMeta},
+                                                                   {"pack", Family::kPack}}};
+
+Slice slice(std::string_view text) { return {text.data(), text.size()}; }
+ByteSpan span_of(const Slice& value) { return as_bytes({value.data(), value.size()}); }
+
+std::unexpected<Error> store_failure(const Status& status, const char* what) {
+  ErrorCode code = ErrorCode::kIo;
+  if (status.IsNotFound()) code = ErrorCode::kNotFound;
+  if (status.IsCorruption()) code = ErrorCode::kCorrupt;
+  if (status.IsNoSpace() || status.ToString().find("No space left") != std::string::npos) {
+    code = ErrorCode::kNoSpace;
+  }
+  return fail(code, "{}: {}", what, status.ToString());
+}
+
+rocksdb::ColumnFamilyOptions family_options(Family family,
+                                            const std::shared_ptr<rocksdb::Cache>& cache) {
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = cache;
+  table.block_size = 4096;
+  table.format_version = 5;
+  table.checksum = rocksdb::kXXH3;
+  if (family == Family::kHash) table.filter_policy.reset(rocksdb::NewRibbonFilterPolicy(10));
+  rocksdb::ColumnFamilyOptions options;
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  options.compression = rocksdb::kNoCompression;
+  options.level_compaction_dynamic_level_bytes = true;
+  options.optimize_filters_for_hits = family == Family::kChunk;
+  return options;
+}
+
+/// RocksDB's own messages, into our log. Its default, a file beside the data, aborts the process
+/// (an assertion of Debian's build) when the disk is full.
+class StoreLog final : public rocksdb::Logger {
+ public:
+  StoreLog() : Logger(rocksdb::InfoLogLevel::WARN_LEVEL) {}
+  using Logger::Logv;
+  void Logv(const char* format, va_list arguments) override {
+    std::array<char, 512> line{};
+    std::vsnprintf(line.data(), line.size(), format, arguments);
+    log_warning("rocksdb: {}", line.data());
+  }
+};
+
+rocksdb::DBOptions database_options(rocksdb::Env& env) {
+  rocksdb::DBOptions options;
+  options.env = &env;
+  options.info_log = std::make_shared<StoreLog>();
+  options.create_if_missing = true;
+  options.create_missing_column_families = true;
+  options.max_open_files = -1;
+  // A torn tail of the log is the normal end after a crash; anything else refuses to open.
+  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+  return options;
+}
+
+}  // namespace
+
+MultiRead::MultiRead() = default;
+MultiRead::MultiRead(MultiRead&&) noexcept = default;
+MultiRead& MultiRead::operator=(MultiRead&&) noexcept = default;
+MultiRead::~MultiRead() = default;
+
+bool MultiRead::found(std::size_t i) const { return statuses_[place_[i]].ok(); }
+bool MultiRead::missing(std::size_t i) const { return statuses_[place_[i]].IsNotFound(); }
+bool MultiRead::cold(std::size_t i) const { return is_cold(statuses_[place_[i]]); }
+ByteSpan MultiRead::value(std::size_t i) const { return span_of(values_[place_[i]]); }
+std::unexpected<Error> MultiRead::failure(std::size_t i, const char* what) const {
+  return store_failure(statuses_[place_[i]], what);
+}
+
+RocksDatabase::Batch::Batch(RocksDatabase& database)
+    : database_(database), changes_(std::make_unique<rocksdb::WriteBatch>()) {}
+RocksDatabase::Batch::~Batch() = default;
+
+void RocksDatabase::Batch::put(Family to, const std::string& key, std::string_view value) {
+  CHECK(changes_->Put(database_.family(to), slice(key), slice(value)).ok());
+}
+void RocksDatabase::Batch::put_number(Family to, const std::string& key, std::uint64_t value) {
+  put(to, key, number_key(value));
+}
+void RocksDatabase::Batch::remove(Family from, const std::string& key) {
+  CHECK(changes_->Delete(database_.family(from), slice(key)).ok());
+}
+
+void RocksDatabase::Batch::remove_range(Family from, const std::string& first,
+                                        const std::string& end) {
+  if (first >= end) return;
+  CHECK(changes_->DeleteRange(database_.family(from), slice(first), slice(end)).ok());
+}
+void RocksDatabase::Batch::remove_prefix(Family from, const std::string& prefix) {
+  std::string end = prefix;
+  while (end.back() == '\xff') end.pop_back();
+  end.back() = static_cast<char>(static_cast<unsigned char>(end.back()) + 1);
+  remove_range(from, prefix, end);
+}
+
+Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& directory,
+                                                           ByteCount min_free) {
+  const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes);
+  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  descriptors.reserve(kFamilies.size());
+  for (const auto& [name, family] : kFamilies) {
+    descriptors.emplace_back(name, family_options(family, cache));
+  }
+  auto env = create_caching_env();
+  rocksdb::DB* db = nullptr;
+  std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  const Status status =
+      rocksdb::DB::Open(database_options(*env), directory, descriptors, &handles, &db);
+  if (!status.ok()) {
+    if (status.ToString().find("lock") != std::string::npos) {
+      return fail(ErrorCode::kBusy, "{} is in use by another process", directory);
+    }
+    return store_failure(status, fmt::format("opening the store in {}", directory).c_str());
+  }
+  std::unique_ptr<RocksDatabase> opened(new RocksDatabase(
+      std::move(env), std::unique_ptr<rocksdb::DB>(db), handles, directory, min_free));
+  TRY(opened->check_version());
+  return opened;
+}
+
+RocksDatabase::RocksDatabase(std::unique_ptr<rocksdb::Env> env, std::unique_ptr<rocksdb::DB> db,
+                             const std::vector<rocksdb::ColumnFamilyHandle*>& handles,
+                             std::string directory, ByteCount min_free)
+    : directory_(std::move(directory)),
+      min_free_(min_free),
+      env_(std::move(env)),
+      db_(std::move(db)) {
+  for (rocksdb::ColumnFamilyHandle* handle : handles) {
+    families_.push_back(Handle(handle, HandleDeleter{db_.get()}));
+  }
+}
+
+RocksDatabase::~RocksDatabase() {
+  families_.clear();
+  if (const Status status = db_->Close(); !status.ok()) {
+    log_error("closing the store: {}", status.ToString());
+  }
+}
+
+void RocksDatabase::HandleDeleter::operator()(rocksdb::ColumnFamilyHandle* handle) const {
+  db->DestroyColumnFamilyHandle(handle);
+}
+
+Result<void> RocksDatabase::check_version() {
+  const auto version = TRY(get_number(Family::kMeta, "version"));
+  if (version && *version > kStoreVersion) {
+    return fail(ErrorCode::kBadVersion, "the store has version {}, this build knows up to {}",
+                *version, kStoreVersion);
+  }
+  Batch batch(*this);
+  batch.put_number(Family::kMeta, "version", kStoreVersion);
+  return write(batch, Durability::kSynced);
+}
+
+Result<Bytes> RocksDatabase::get(Family from, const std::string& key, const char* what) {
+  PinnableSlice value;
+  const Status status = db_->Get(rocksdb::ReadOptions(), family(from), slice(key), &value);
+  if (!status.ok()) return store_failure(status, what);
+  const ByteSpan found = span_of(value);
+  return Bytes(found.begin(), found.end());
+}
+
+Result<PinnedValue> RocksDatabase::get_pinned(Family from, const std::string& key,
+                                              const char* what) {
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  const auto value = std::make_shared<PinnableSlice>();
+  const Status status = db_->Get(options, family(from), slice(key), value.get());
+  if (!status.ok()) return store_failure(status, what);
+  return PinnedValue{span_of(*value), value};
+}
+
+Result<std::optional<std::uint64_t>> RocksDatabase::get_number(Family from,
+                                                               const std::string& key) {
+  PinnableSlice value;
+  const Status status = db_->Get(rocksdb::ReadOptions(), family(from), slice(key), &value);
+  if (status.IsNotFound()) return std::optional<std::uint64_t>();
+  if (!status.ok()) return store_failure(status, "reading the store");
+  return std::optional(TRY(parse_number(span_of(value))));
+}
+
+MultiRead RocksDatabase::multi_get(Family from, std::span<const std::string> keys) {
+  std::vector<std::size_t> order(keys.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::sort(order, {}, [&](std::size_t i) { return std::string_view(keys[i]); });
+  std::vector<Slice> distinct;
+  MultiRead read;
+  read.place_.resize(keys.size());
+  for (const std::size_t i : order) {
+    if (distinct.empty() || distinct.back() != Slice(keys[i])) distinct.emplace_back(keys[i]);
+    read.place_[i] = distinct.size() - 1;
+  }
+  read.values_ = std::vector<PinnableSlice>(distinct.size());
+  read.statuses_ = std::vector<Status>(distinct.size());
+  if (distinct.size() == 1) {
+    // Most demand requests; MultiGet has more to set up.
+    read.statuses_[0] =
+        db_->Get(rocksdb::ReadOptions(), family(from), distinct[0], &read.values_[0]);
+    return read;
+  }
+  db_->MultiGet(rocksdb::ReadOptions(), family(from), distinct.size(), distinct.data(),
+                read.values_.data(), read.statuses_.data(), /*sorted_input=*/true);
+  return read;
+}
+
+Result<void> RocksDatabase::scan(Family from, const std::string& prefix, const std::string& start,
+                                 const Visit& visit) {
+  const std::unique_ptr<rocksdb::Iterator> entry(
+      db_->NewIterator(rocksdb::ReadOptions(), family(from)));
+  for (entry->Seek(prefix + start); entry->Valid() && entry->key().starts_with(prefix);
+       entry->Next()) {
+    Slice rest = entry->key();
+    rest.remove_prefix(prefix.size());
+    if (!TRY(visit(rest.ToStringView(), span_of(entry->value())))) return {};
+  }
+  if (!entry->status().ok()) return store_failure(entry->status(), "going through the store");
+  return {};
+}
+
+Result<void> RocksDatabase::check_space(const Batch& batch) {
+  const ByteCount free = TRY(free_space(directory_));
+  if (within(batch.changes_->GetDataSize(), min_free_.value, free.value)) return {};
+  return fail(ErrorCode::kNoSpace, "{} MiB are left in {}, of which {} MiB stay free",
+              free.value >> 20, directory_, min_free_.value >> 20);
+}
+
+/// After a failed write, such as on a full disk, RocksDB refuses all others until it is told to go
+/// on; the next write does that.
+Result<void> RocksDatabase::write(Batch& batch, Durability durability) {
+  if (must_resume_) {
+    if (const Status status = db_->Resume(); !status.ok()) {
+      return store_failure(status, "the store cannot be written");
+    }
+    must_resume_ = false;
+  }
+  rocksdb::WriteOptions options;
+  options.sync = durability == Durability::kSynced;
+  if (const Status status = db_->Write(options, batch.changes_.get()); !status.ok()) {
+    must_resume_ = true;
+    return store_failure(status, "writing to the store");
+  }
+  return {};
+}
+
+}  // namespace thaw

@@ -1,0 +1,161 @@
+#include "pageserver/working_sets.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "pageserver/limits.h"
+#include "pageserver/rank.h"
+
+namespace thaw {
+
+namespace {
+
+/// A success without a value for kNotFound.
+template <typename T>
+Result<std::optional<T>> if_found(Result<T> found) {
+  if (found) return std::optional<T>(*std::move(found));
+  if (found.error().code() == ErrorCode::kNotFound) return std::optional<T>();
+  return std::unexpected(std::move(found).error());
+}
+
+}  // namespace
+
+Result<WorkingSetBuild> WorkingSetBuild::of_recording(Store& store, NamespaceId in,
+                                                      SnapshotId snapshot, ByteSpan sealed,
+                                                      std::size_t kept) {
+  CHECK(kept >= 1 && kept <= limits::kMaxRecordings);
+  const Bytes manifest = TRY(store.manifest(in, snapshot));
+  WorkingSetBuild build(store, in, TRY(decode_manifest(manifest)));
+  build.recording_ = TRY(decode_recording(sealed));
+  build.kept_ = kept;
+  TRY(check_recording(*build.recording_, build.manifest_));
+  return build;
+}
+
+Result<WorkingSetBuild> WorkingSetBuild::of_parent(Store& store, NamespaceId in,
+                                                   SnapshotId snapshot) {
+  const Bytes manifest = TRY(store.manifest(in, snapshot));
+  return WorkingSetBuild(store, in, TRY(decode_manifest(manifest)));
+}
+
+Result<void> WorkingSetBuild::prepare() {
+  prepared_ = false;
+  set_ = {
+      .snapshot = manifest_.snapshot, .generation = 0, .recordings = 0, .pages = {}, .packs = {}};
+  made_packs_ = 0;
+  held_.clear();
+  state_ = TRY(sets().state(name_space_, manifest_.snapshot));
+  if (!recording_ && state_.generation) return {};
+  const PageMap map = TRY(page_map(manifest_));
+  if (!recording_) {
+    TRY(inherit_from_ancestor(map));
+  } else if (!TRY(rank_recordings())) {
+    return {};
+  }
+  set_.packs = pack_groups(set_.pages, map);
+  pack_pages_ = TRY(packed_pages(set_, map, manifest_.spec.memory_pages()));
+  for (std::size_t held = 0; packs_left() && held < limits::kMaxHeldPackBytes;) {
+    held_.push_back(TRY(make_pack()));
+    held += held_.back().size();
+  }
+  prepared_ = true;
+  return {};
+}
+
+Result<Bytes> WorkingSetBuild::publish() {
+  TRY(store_.manifest(name_space_, manifest_.snapshot));
+  const WorkingSetState now = TRY(sets().state(name_space_, manifest_.snapshot));
+  if (!prepared_ || now != state_) TRY(prepare());
+  if (!recording_ && state_.generation) {
+    return sets().working_set(name_space_, manifest_.snapshot);
+  }
+  // Nobody else writes now.
+  if (!prepared_) return fail(ErrorCode::kCorrupt, "a recording or working set is missing");
+  PackId id{.snapshot = set_.snapshot, .generation = set_.generation};
+  for (; id.number < held_.size(); ++id.number) {
+    TRY(sets().put_pack(name_space_, id, held_[id.number]));
+  }
+  for (; packs_left(); ++id.number) {
+    const Bytes pack = TRY(make_pack());
+    TRY(sets().put_pack(name_space_, id, pack));
+  }
+  std::optional<NewRecording> recording;
+  if (recording_) recording = {summary_, encode_recording(*recording_), oldest_kept_};
+  TRY(sets().publish(name_space_, set_, recording));
+  return encode_working_set(set_);
+}
+
+Result<PageMap> WorkingSetBuild::page_map(const Manifest& manifest) const {
+  PageMap map;
+  for (std::uint32_t i = 0; map.size() < manifest.spec.memory_pages(); ++i) {
+    const Bytes segment = TRY(store_.page_map_segment(name_space_, manifest.snapshot, i));
+    TRY(map.append_segment(segment, manifest.spec.image_pages() - map.size()));
+  }
+  return map;
+}
+
+Result<bool> WorkingSetBuild::rank_recordings() {
+  // As many of the older ones as may stay beside the new one.
+  std::span<const message::RecordingSummary> older = state_.recordings;
+  older = older.last(std::min(older.size(), kept_ - 1));
+  std::vector<Recording> recordings;
+  for (const message::RecordingSummary& summary : older) {
+    const auto sealed =
+        TRY(if_found(sets().recording(name_space_, manifest_.snapshot, summary.number)));
+    if (!sealed) return false;
+    recordings.push_back(TRY(decode_recording(*sealed)));
+  }
+  recordings.push_back(*recording_);
+  set_.pages = rank(recordings);
+  set_.recordings = static_cast<std::uint8_t>(recordings.size());
+  set_.generation = state_.last_recording + 1;
+  oldest_kept_ = older.empty() ? set_.generation : older.front().number;
+  summary_ = {.number = set_.generation,
+              .created_unix_ms = recording_->created_unix_ms,
+              .pages = static_cast<std::uint32_t>(recording_->touches.size())};
+  if (!state_.generation) return true;
+  const auto sealed = TRY(if_found(sets().working_set(name_space_, manifest_.snapshot)));
+  if (!sealed) return false;
+  const WorkingSet before = TRY(decode_working_set(*sealed));
+  summary_.set_pages = static_cast<std::uint32_t>(before.pages.size());
+  summary_.set_hits = static_cast<std::uint32_t>(judge(before.pages, *recording_));
+  return before.generation == *state_.generation;
+}
+
+Result<void> WorkingSetBuild::inherit_from_ancestor(const PageMap& map) {
+  SnapshotId ancestor = manifest_.parent;
+  for (std::size_t i = 0; i < limits::kMaxAncestors && ancestor != SnapshotId{}; ++i) {
+    const auto sealed = TRY(if_found(store_.manifest(name_space_, ancestor)));
+    if (!sealed) break;
+    const Manifest manifest = TRY(decode_manifest(*sealed));
+    if (const auto found = TRY(if_found(sets().working_set(name_space_, ancestor)))) {
+      const WorkingSet set = TRY(decode_working_set(*found));
+      const PageMap ancestor_map = TRY(page_map(manifest));
+      set_.pages = inherit(set.pages, ancestor_map, map, manifest_.spec.memory_pages());
+      set_.recordings = set.recordings;
+      return {};
+    }
+    ancestor = manifest.parent;
+  }
+  return fail(ErrorCode::kNotFound, "the snapshot has no working set and nothing to inherit");
+}
+
+Result<Bytes> WorkingSetBuild::make_pack() {
+  const std::vector<PackPage>& pages = pack_pages_[made_packs_];
+  std::vector<ChunkId> ids;
+  for (const PackPage& page : pages) ids.push_back(page.chunk);
+  const auto read = TRY(if_found(store_.read_chunks(ids, 0)));
+  if (!read) return fail(ErrorCode::kCorrupt, "a chunk of the snapshot is missing");
+  Bytes plain(bytes_of({pages.size()}).value);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const MutablePageSpan to(plain.data() + i * kPageBytes, kPageBytes);
+    if (const auto decoded = chunk_codec_.decode(read->chunks[i], ids[i], to); !decoded) {
+      return fail(ErrorCode::kCorrupt, "chunk {:#x}: {}", ids[i].value, decoded.error().message());
+    }
+  }
+  Bytes pack = pack_codec_.encode(pages, plain);
+  set_.packs[made_packs_++].bytes = static_cast<std::uint32_t>(pack.size());
+  return pack;
+}
+
+}  // namespace thaw

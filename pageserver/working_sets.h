@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "format/chunk.h"
+#include "format/pack.h"
+#include "format/page_map.h"
+#include "format/recording.h"
+#include "format/working_set.h"
+#include "pageserver/store.h"
+
+namespace thaw {
+
+/// A snapshot's working set being made anew: of its recordings and one more, or of the set of the
+/// snapshot that it came from. prepare() does the work where it may take its time, publish() writes
+/// where the store's writes are serialised, and does the work over if the recordings are others by
+/// then. What is made depends on the recordings alone.
+///
+/// Packs that are made and not written yet are kept in memory up to a limit; those beyond it are
+/// made in publish(), each written before the next. One thread at a time.
+class WorkingSetBuild {
+ public:
+  /// Takes in a sealed recording; of the older ones so many stay that `kept` are there then.
+  /// kNotFound when there is no such snapshot, kInvalidArgument when the recording is of another
+  /// one, and what decode_recording() says. REQUIRES: kept is 1 to limits::kMaxRecordings.
+  static Result<WorkingSetBuild> of_recording(Store& store, NamespaceId in, SnapshotId snapshot,
+                                              ByteSpan sealed, std::size_t kept);
+  /// Inherits the set of the nearest snapshot that it came from which has one.
+  static Result<WorkingSetBuild> of_parent(Store& store, NamespaceId in, SnapshotId snapshot);
+
+  /// kNotFound when there is nothing to inherit.
+  Result<void> prepare();
+  /// [writer] Stores the set with its recording. Returns the sealed set of the snapshot, which is
+  /// another one if there was nothing to inherit for because it has got one. kNotFound when the
+  /// snapshot was deleted meanwhile.
+  Result<Bytes> publish();
+
+ private:
+  WorkingSetBuild(Store& store, NamespaceId in, Manifest manifest)
+      : store_(store), name_space_(in), manifest_(std::move(manifest)) {}
+
+  WorkingSetStore& sets() const { return store_.working_sets(); }
+  /// Reads the map as far as the memory.
+  Result<PageMap> page_map(const Manifest& manifest) const;
+  /// Fills set_ but for its packs. False when the store has changed in between.
+  Result<bool> rank_recordings();
+  Result<void> inherit_from_ancestor(const PageMap& map);
+  bool packs_left() const { return made_packs_ < pack_pages_.size(); }
+  Result<Bytes> make_pack();
+
+  Store& store_;
+  const NamespaceId name_space_;
+  const Manifest manifest_;
+  std::optional<Recording> recording_;  // nothing: the set is inherited
+  std::size_t kept_ = 0;
+
+  // What prepare() made; all of it is set anew by the next.
+  bool prepared_ = false;
+  WorkingSetState state_;  // that it stands on
+  message::RecordingSummary summary_;
+  std::uint64_t oldest_kept_ = 0;
+  WorkingSet set_;
+  std::vector<std::vector<PackPage>> pack_pages_;
+  std::size_t made_packs_ = 0;
+  std::vector<Bytes> held_;  // the first packs, not written yet
+
+  ChunkCodec chunk_codec_;
+  PackCodec pack_codec_;
+};
+
+}  // namespace thaw

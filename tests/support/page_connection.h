@@ -1,0 +1,37 @@
+#pragma once
+
+#include <string>
+
+#include "base/clock.h"
+#include "base/unique_fd.h"
+#include "format/wire.h"
+
+namespace thaw::test {
+
+/// A connection to the page server message by message, for what no client of ours would say.
+class PageConnection {
+ public:
+  struct Received {
+    Message message;
+    Bytes body;
+  };
+
+  /// Connects and is greeted.
+  PageConnection(const std::string& address, message::Role role,
+                 const std::string& name_space = "default");
+
+  void send(const Message& message, ByteSpan body = {});
+  Received receive();
+  Received ask(const Message& message, ByteSpan body = {});
+  /// The code of the next reply; kIo when it is no error.
+  ErrorCode receive_error();
+  void expect_closed();
+
+  const UniqueFd& socket() const { return socket_; }
+
+ private:
+  Deadline deadline_;
+  UniqueFd socket_;
+};
+
+}  // namespace thaw::test
