@@ -3,6 +3,7 @@
 #include <csignal>
 #include <cstdint>
 
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <unistd.h>
@@ -42,6 +43,14 @@ int next_signal(const UniqueFd& fd) {
   signalfd_siginfo info{};
   return ::read(fd.get(), &info, sizeof(info)) == sizeof(info) ? static_cast<int>(info.ssi_signo)
                                                                : 0;
+}
+
+bool wait_until_readable(const UniqueFd& fd, Deadline deadline) {
+  while (true) {
+    pollfd request{.fd = fd.get(), .events = POLLIN, .revents = 0};
+    if (::poll(&request, 1, deadline.milliseconds_left()) > 0) return true;
+    if (deadline.passed()) return false;
+  }
 }
 
 }  // namespace thaw

@@ -2,6 +2,7 @@
 
 #include <initializer_list>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
 
@@ -17,5 +18,8 @@ void clear_event_fd(const UniqueFd& fd);
 Result<UniqueFd> take_signals(std::initializer_list<int> signals);
 /// The next pending signal, or 0 when there is none.
 int next_signal(const UniqueFd& fd);
+
+/// Waits until the descriptor is readable; false when it is not by the deadline.
+bool wait_until_readable(const UniqueFd& fd, Deadline deadline);
 
 }  // namespace thaw

@@ -20,6 +20,9 @@ inline constexpr std::size_t kMaxSocketPath = 107;
 /// How long one TCP connection attempt may take.
 inline constexpr seconds kConnectTimeout{5};
 
+/// How long a process that was sent SIGKILL may take to go.
+inline constexpr seconds kKilledExit{5};
+
 /// Events read from one userfaultfd in one system call (32 bytes each).
 inline constexpr std::size_t kUserfaultfdEventsPerRead = 64;
 

@@ -1,0 +1,123 @@
+#include "base/process.h"
+
+#include <algorithm>
+#include <csignal>
+#include <string_view>
+#include <utility>
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/limits.h"
+#include "base/socket.h"
+
+namespace thaw {
+
+namespace {
+
+/// Pointers to the words and a null, as exec takes them. It does not write to them.
+std::vector<char*> pointers_to(const std::vector<std::string>& words) {
+  std::vector<char*> pointers;
+  pointers.reserve(words.size() + 1);
+  for (const std::string& word : words) pointers.push_back(const_cast<char*>(word.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+/// Our environment as NAME=VALUE with these put in.
+std::vector<std::string> environment_with(const std::vector<EnvironmentVariable>& additions) {
+  std::vector<std::string> variables;
+  for (char** inherited = environ; *inherited != nullptr; ++inherited) {
+    const std::string_view name =
+        std::string_view(*inherited).substr(0, std::string_view(*inherited).find('='));
+    if (std::ranges::find(additions, name, &EnvironmentVariable::name) == additions.end()) {
+      variables.emplace_back(*inherited);
+    }
+  }
+  for (const auto& [name, value] : additions) variables.push_back(name + "=" + value);
+  return variables;
+}
+
+/// What a child does between fork and exec. Its calls fail only without memory.
+class SpawnPlan {
+ public:
+  SpawnPlan() {
+    sigset_t none;
+    sigemptyset(&none);
+    bool ok = ::posix_spawn_file_actions_init(&actions_) == 0;
+    ok &= ::posix_spawnattr_init(&attributes_) == 0;
+    ok &= ::posix_spawn_file_actions_addopen(&actions_, 0, "/dev/null", O_RDONLY, 0) == 0;
+    ok &= ::posix_spawn_file_actions_adddup2(&actions_, 2, 1) == 0;
+    ok &= ::posix_spawnattr_setpgroup(&attributes_, 0) == 0;
+    ok &= ::posix_spawnattr_setsigmask(&attributes_, &none) == 0;
+    ok &= ::posix_spawnattr_setflags(&attributes_,
+                                     POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK) == 0;
+    CHECK(ok);
+  }
+  SpawnPlan(const SpawnPlan&) = delete;
+  SpawnPlan& operator=(const SpawnPlan&) = delete;
+  ~SpawnPlan() {
+    ::posix_spawn_file_actions_destroy(&actions_);
+    ::posix_spawnattr_destroy(&attributes_);
+  }
+
+  const posix_spawn_file_actions_t* actions() const { return &actions_; }
+  const posix_spawnattr_t* attributes() const { return &attributes_; }
+
+ private:
+  posix_spawn_file_actions_t actions_;
+  posix_spawnattr_t attributes_;
+};
+
+}  // namespace
+
+std::string ExitStatus::text() const {
+  return signal != 0 ? fmt::format("was killed by signal {}", signal)
+                     : fmt::format("exited with code {}", code);
+}
+
+Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& command,
+                                         const std::vector<EnvironmentVariable>& environment) {
+  CHECK(!command.empty());
+  // Where SIGCHLD is ignored, which is inherited, the kernel reaps children itself.
+  ::signal(SIGCHLD, SIG_DFL);
+  const std::vector<std::string> variables = environment_with(environment);
+  const SpawnPlan plan;
+  pid_t pid = -1;
+  const int error_number =
+      ::posix_spawnp(&pid, command.front().c_str(), plan.actions(), plan.attributes(),
+                     pointers_to(command).data(), pointers_to(variables).data());
+  if (error_number != 0) return fail_errno(fmt::format("start {}", command.front()), error_number);
+  ChildProcess child(pid);
+  child.pidfd_ = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!child.pidfd_.valid()) return fail_errno(fmt::format("pidfd_open of process {}", pid));
+  return child;
+}
+
+ChildProcess::ChildProcess(ChildProcess&& other) noexcept
+    : pid_(std::exchange(other.pid_, -1)), pidfd_(std::move(other.pidfd_)) {}
+
+ChildProcess::~ChildProcess() {
+  if (pid_ < 0) return;
+  signal_group(SIGKILL);
+  // One that the kernel holds in a system call is left behind.
+  if (pidfd_.valid() && !wait_for_exit(pidfd_, Deadline::after(limits::kKilledExit))) return;
+  ::waitpid(pid_, nullptr, 0);
+}
+
+std::optional<ExitStatus> ChildProcess::status() const {
+  siginfo_t info{};
+  const int found = ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT);
+  CHECK(found == 0);
+  if (info.si_pid == 0) return std::nullopt;
+  if (info.si_code == CLD_EXITED) return ExitStatus{.code = info.si_status};
+  return ExitStatus{.signal = info.si_status};
+}
+
+void ChildProcess::signal_group(int signal) const { ::kill(-pid_, signal); }
+
+}  // namespace thaw
