@@ -66,4 +66,16 @@ Result<Bytes> open_envelope(const EnvelopeKind& kind, ByteSpan sealed) {
   return plain;
 }
 
+Result<std::size_t> sealed_bytes(ByteSpan bytes) {
+  if (bytes.size() < kHeaderBytes) {
+    return fail(ErrorCode::kTruncated, "{} bytes are no header", bytes.size());
+  }
+  const std::size_t payload_bytes = load_le<std::uint32_t>(bytes.data() + 12);
+  if (payload_bytes > bytes.size() - kHeaderBytes) {
+    return fail(ErrorCode::kTruncated, "{} of {} bytes", bytes.size() - kHeaderBytes,
+                payload_bytes);
+  }
+  return kHeaderBytes + payload_bytes;
+}
+
 }  // namespace thaw

@@ -20,4 +20,8 @@ Bytes seal_envelope(const EnvelopeKind& kind, ByteSpan plain);
 /// kChecksumMismatch otherwise. Allocates at most kind.most_plain_bytes.
 Result<Bytes> open_envelope(const EnvelopeKind& kind, ByteSpan sealed);
 
+/// How many of these bytes the document takes that they begin with, as its header says: for
+/// documents that follow one another. kTruncated.
+Result<std::size_t> sealed_bytes(ByteSpan bytes);
+
 }  // namespace thaw

@@ -96,6 +96,19 @@ Result<Recording> decode_recording(ByteSpan sealed) {
   return recording;
 }
 
+Result<std::vector<Recording>> decode_recordings(ByteSpan file) {
+  std::vector<Recording> recordings;
+  while (!file.empty()) {
+    if (recordings.size() == limits::kMaxRecordings) {
+      return fail(ErrorCode::kTooLarge, "a file of more than {} recordings", recordings.size());
+    }
+    const std::size_t size = TRY(sealed_bytes(file));
+    recordings.push_back(TRY(decode_recording(file.first(size))));
+    file = file.subspan(size);
+  }
+  return recordings;
+}
+
 Result<void> check_recording(const Recording& recording, const Manifest& snapshot) {
   if (recording.content_hash != snapshot.content_hash) {
     return fail(ErrorCode::kInvalidArgument, "recorded on a snapshot of other content");

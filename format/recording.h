@@ -38,6 +38,8 @@ Bytes encode_recording(const Recording& recording);
 
 /// kTooLarge, kMalformed for pages beyond a snapshot's limit, and what open_envelope() says.
 Result<Recording> decode_recording(ByteSpan sealed);
+/// Of a file that has sealed recordings one after the other, at most limits::kMaxRecordings.
+Result<std::vector<Recording>> decode_recordings(ByteSpan file);
 
 /// Whether a working set of `snapshot` may be made of it: recorded on the same content, demands
 /// alone, each of them a page of guest memory, none twice. kInvalidArgument.
