@@ -1,0 +1,1 @@
+thaw_add_test(cli_test SOURCES cli_plot_test.cc LIBRARIES thaw_cli_core thaw_test_programs)
