@@ -1,0 +1,22 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+
+#include "format/limits.h"
+
+namespace thaw::limits {
+
+// Files that `thaw ws` reads: recordings one after the other, their headers included.
+inline constexpr std::size_t kMaxRecordingsFileBytes = kMaxRecordings * (kMaxRecordingBytes + 4096);
+
+// One run of `thaw record`.
+inline constexpr std::chrono::seconds kRunStart{120};  // from the command to a VM that runs
+inline constexpr std::chrono::seconds kRunStore{60};   // from the recording's end to its being kept
+/// For what is on its way when the command has exited or the session has ended.
+inline constexpr std::chrono::seconds kRunSettle{2};
+inline constexpr std::chrono::milliseconds kRunPoll{100};  // between looks at the session
+inline constexpr std::chrono::seconds kCommandExit{5};     // from SIGTERM to SIGKILL
+inline constexpr std::chrono::seconds kSessionEnd{10};     // of a session whose VMM was killed
+
+}  // namespace thaw::limits
