@@ -1,222 +1,195 @@
-#include <charconv>
-#include <filesystem>
+#include <algorithm>
+#include <functional>
+#include <string_view>
 
 #include "base/command_line.h"
 #include "base/log.h"
+#include "cli/commands.h"
+#include "cli/limits.h"
+#include "cli/options.h"
 #include "cli/output.h"
-#include "cli/pull.h"
-#include "cli/push.h"
 #include "cli/report.h"
-#include "format/control_channel.h"
-#include "format/page_client.h"
 
 namespace thaw {
 
 namespace {
 
-struct Options {
-  std::string server = "127.0.0.1:7433";
-  std::string name_space = "default";
-  std::string control = "/run/thaw/control.sock";
-  bool json = false;
+/// Returns the exit code, unless it fails.
+using Command = std::function<Result<int>(const Options&)>;
 
-  std::string name;
-  std::string memory;
-  std::string state;
-  std::vector<std::string> labels;
-  std::vector<std::string> regions;
-  std::string socket;
-  std::string owner;
-  std::string on_unservable = "kill";
-  std::uint64_t session = 0;
-  bool kill = false;
+Command as_command(Result<void> (*run)(const Options&)) {
+  return [run](const Options& options) -> Result<int> {
+    TRY(run(options));
+    return 0;
+  };
+}
+Command as_command(Result<bool> (*run)(const Options&)) {
+  return [run](const Options& options) -> Result<int> { return TRY(run(options)) ? 0 : 1; };
+}
 
-  OutputForm form() const { return json ? OutputForm::kJson : OutputForm::kTable; }
+/// Declares commands below an app; the one that the user chose is stored in `chosen`.
+class Declaration {
+ public:
+  Declaration(CLI::App& app, Options& options, Command& chosen)
+      : app_(app), options_(options), chosen_(chosen) {}
+
+  void declare_all() {
+    declare_snapshot_commands();
+    declare_session_commands();
+    declare_working_set_commands();
+    declare_record();
+  }
+
+ private:
+  template <typename Run>
+  CLI::App* command(CLI::App& parent, const char* name, const char* description, Run run) {
+    CLI::App* const subcommand = parent.add_subcommand(name, description);
+    subcommand->fallthrough();
+    subcommand->callback([&chosen = chosen_, run] { chosen = as_command(run); });
+    return subcommand;
+  }
+  CLI::Option* name_snapshot(CLI::App* subcommand) {
+    return subcommand->add_option("snapshot", options_.name, "Name of the snapshot");
+  }
+  /// A command on one snapshot.
+  template <typename Run>
+  CLI::App* command_on(CLI::App& parent, const char* name, const char* description, Run run) {
+    CLI::App* const subcommand = command(parent, name, description, run);
+    name_snapshot(subcommand)->required();
+    return subcommand;
+  }
+
+  void declare_snapshot_commands() {
+    CLI::App* sub = command_on(app_, "push", "Store a snapshot on the page server", command::push);
+    sub->add_option("--memory", options_.memory, "Raw image of guest memory")->required();
+    sub->add_option("--state", options_.state,
+                    "The VMM's state file, kept and given back as it is");
+    sub->add_option("--parent", options_.parent,
+                    "Snapshot that this one came from: until it has recordings of its own, its "
+                    "working set is that one's");
+    sub->add_option("--label", options_.labels, "KEY=VALUE, may be repeated");
+    sub->add_option("--region", options_.regions,
+                    "SIZE[:PAGE_SIZE] of each memory region in order; a VM is then only served "
+                    "if its regions are these");
+
+    sub = command_on(app_, "pull", "Write a snapshot's memory image, sparse, and state file",
+                     command::pull);
+    sub->add_option("--memory", options_.memory, "File for the memory image")->required();
+    sub->add_option("--state", options_.state, "File for the VMM's state");
+
+    command(app_, "ls", "List the snapshots", command::list);
+    command_on(app_, "show", "Show one snapshot", command::show);
+    command_on(app_, "rm", "Delete a snapshot", command::remove);
+    command(app_, "stats", "Show what the page server holds", command::statistics);
+  }
+
+  /// How long a recording may last.
+  std::vector<CLI::Option*> declare_window(CLI::App* sub) {
+    constexpr int kMostMs = 3'600'000;
+    return {sub->add_option("--record-idle-ms", options_.record_idle_ms,
+                            "A recording ends when the guest touched no new page for so long")
+                ->check(CLI::Range(1, kMostMs))
+                ->capture_default_str(),
+            sub->add_option("--record-most-ms", options_.record_most_ms,
+                            "and at the latest after so long")
+                ->check(CLI::Range(1, kMostMs))
+                ->capture_default_str()};
+  }
+
+  void declare_session_commands() {
+    constexpr int kMostMibPerSecond = 1 << 20;
+    CLI::App* sub = command_on(
+        app_, "prepare", "Make this host's fault handler ready for a restore", command::prepare);
+    sub->add_option("--socket", options_.socket, "Where the VMM will connect")->required();
+    sub->add_option("--state-out", options_.state, "File to write the VMM's state to");
+    sub->add_option("--owner", options_.owner, "UID:GID of the socket and the state file");
+    sub->add_option("--on-unservable", options_.on_unservable,
+                    "If a page cannot be had for good: kill the VM, or let it wait")
+        ->check(CLI::IsMember({"kill", "wait"}))
+        ->capture_default_str();
+    CLI::Option* const record = sub->add_flag(
+        "--record", options_.record,
+        "Record what the guest touches even if there is a working set, which is then not used. "
+        "Without a working set every restore is recorded");
+    CLI::Option* const no_record =
+        sub->add_flag("--no-record", options_.no_record, "Never record")->excludes(record);
+    const std::vector<CLI::Option*> window = declare_window(sub);
+    sub->add_flag("--no-prefetch", options_.no_prefetch,
+                  "Do not bring the working set: every page comes on demand")
+        ->excludes(record);
+    sub->add_option("--hydrate-mib-s", options_.hydrate_mib_s,
+                    "Bring the rest of memory in the background at up to so many MiB/s; 0: never")
+        ->check(CLI::Range(0, kMostMibPerSecond))
+        ->capture_default_str();
+    CLI::Option* const trace =
+        sub->add_option("--trace", options_.trace,
+                        "File for what came when, in the window of a recording; for `ws plot`");
+    sub->callback([=, &chosen = chosen_] {
+      const bool has_window = window[0]->count() > 0 || window[1]->count() > 0;
+      if (no_record->count() > 0 && trace->count() == 0 && has_window) {
+        throw CLI::ExcludesError("--no-record", "--record-idle-ms and --record-most-ms");
+      }
+      chosen = as_command(command::prepare);
+    });
+
+    command(app_, "ps", "Show the VMs that this host's fault handler serves",
+            command::list_sessions);
+    sub = command(app_, "stop", "End a session", command::stop);
+    sub->add_option("session", options_.session, "Number of the session")->required();
+    sub->add_flag("--kill", options_.kill, "Kill its VM too; without its session it would hang");
+  }
+
+  void declare_working_set_commands() {
+    CLI::App& ws = *app_.add_subcommand(
+        "ws", "Look after working sets: the pages that restored guests touch first");
+    ws.fallthrough();
+    ws.require_subcommand(1);
+
+    command_on(ws, "show", "Show a snapshot's working set, its recordings and what it was good for",
+               command::show_working_set);
+    CLI::App* sub =
+        command_on(ws, "export", "Write all recordings into a file", command::export_recordings);
+    sub->add_option("file", options_.file, "The file")->required();
+    sub = command_on(ws, "import", "Add the recordings of a file, made with the same content",
+                     command::import_recordings);
+    sub->add_option("file", options_.file, "The file")->required();
+    command_on(ws, "drop", "Remove the working set with its recordings and counters",
+               command::drop_working_set);
+
+    sub = command(ws, "plot", "Draw which pages were touched when, as SVG", command::plot);
+    CLI::Option_group* const what = sub->add_option_group("what", "What is drawn");
+    what->add_option("snapshot", options_.name, "The newest recording of this snapshot");
+    what->add_option("--trace", options_.trace, "A file that `prepare --trace` wrote");
+    what->require_option(1);
+    sub->add_option("--out", options_.file, "File for the picture")->required();
+  }
+
+  void declare_record() {
+    CLI::App* const sub = command_on(
+        app_, "record", "Restore a snapshot some times and record what its guest touches",
+        command::record);
+    sub->add_option("--runs", options_.runs, "How many times")
+        ->check(CLI::Range(std::size_t{1}, limits::kMaxRecordings))
+        ->capture_default_str();
+    declare_window(sub);
+    sub->add_option("--out", options_.file, "File for these recordings, for `ws import`");
+    sub->add_option("command", options_.command,
+                    "Behind \"--\": starts the VMM on $THAW_SOCKET (and $THAW_STATE, its state "
+                    "file), in run number $THAW_RUN; is ended when the recording is stored")
+        ->required();
+    sub->footer("Example: thaw record mysnap --runs 5 -- sh -c 'exec firecracker ...'");
+  }
+
+  CLI::App& app_;
+  Options& options_;
+  Command& chosen_;
 };
 
-Result<PageClient> connect(const Options& options) {
-  return PageClient::connect(TRY(resolve_tcp(options.server)), options.name_space);
-}
-
-/// "3G", "512M", "4096": a size in bytes with an optional binary unit.
-Result<std::uint64_t> parse_size(std::string_view text) {
-  std::uint64_t value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
-  constexpr std::string_view kUnits = "KMGT";
-  const std::size_t place = unit.size() == 1 ? kUnits.find(unit.front()) : std::string_view::npos;
-  const unsigned shift = unit.empty() ? 0 : 10 * static_cast<unsigned>(place + 1);
-  if (error != std::errc{} || (!unit.empty() && place == std::string_view::npos) ||
-      value > (std::uint64_t{1} << 50) >> shift) {
-    return fail(ErrorCode::kInvalidArgument, "\"{}\" is no size such as 512M", text);
-  }
-  return value << shift;
-}
-
-/// "SIZE" or "SIZE:PAGE_SIZE", one for each region in order.
-Result<std::vector<RegionShape>> parse_regions(const std::vector<std::string>& texts) {
-  std::vector<RegionShape> regions;
-  ImageOffset offset{0};
-  for (const std::string& text : texts) {
-    const std::size_t colon = text.find(':');
-    const ByteCount size{TRY(parse_size(std::string_view(text).substr(0, colon)))};
-    ByteCount page_size{kPageBytes};
-    if (colon != std::string::npos) {
-      page_size = {TRY(parse_size(std::string_view(text).substr(colon + 1)))};
-    }
-    regions.push_back({size, offset, page_size});
-    offset += size;
-  }
-  return regions;
-}
-
-Result<std::vector<Label>> parse_labels(const std::vector<std::string>& texts) {
-  std::vector<Label> labels;
-  for (const std::string& text : texts) {
-    const std::size_t equals = text.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      return fail(ErrorCode::kInvalidArgument, "\"{}\" is not KEY=VALUE", text);
-    }
-    labels.push_back({text.substr(0, equals), text.substr(equals + 1)});
-  }
-  return labels;
-}
-
-Result<void> push(const Options& options) {
-  PushOptions push{.server = TRY(resolve_tcp(options.server)),
-                   .name_space = options.name_space,
-                   .name = options.name,
-                   .memory_path = options.memory,
-                   .state_path = options.state,
-                   .regions = TRY(parse_regions(options.regions)),
-                   .labels = TRY(parse_labels(options.labels))};
-  print_push(TRY(push_snapshot(push)), options.form());
-  return {};
-}
-
-Result<void> pull(const Options& options) {
-  const PullOptions pull{.server = TRY(resolve_tcp(options.server)),
-                         .name_space = options.name_space,
-                         .name = options.name,
-                         .memory_path = options.memory,
-                         .state_path = options.state};
-  print_pull(TRY(pull_snapshot(pull)), options.form());
-  return {};
-}
-
-Result<void> list(const Options& options) {
-  PageClient client = TRY(connect(options));
-  print_snapshots(TRY(client.list()), options.form());
-  return {};
-}
-
-Result<void> show(const Options& options) {
-  PageClient client = TRY(connect(options));
-  print_snapshot(TRY(client.show(options.name)), options.form());
-  return {};
-}
-
-Result<void> remove(const Options& options) {
-  PageClient client = TRY(connect(options));
-  TRY(client.remove(options.name));
-  print_success(options.form());
-  return {};
-}
-
-Result<void> statistics(const Options& options) {
-  PageClient client = TRY(connect(options));
-  print_statistics(TRY(client.statistics()), options.form());
-  return {};
-}
-
-/// A path for the fault handler, whose working directory is another.
-std::string absolute(const std::string& path) {
-  return path.empty() ? path : std::filesystem::absolute(path).string();
-}
-
-Result<void> prepare(const Options& options) {
-  control::Prepare request{.snapshot = options.name,
-                           .socket = absolute(options.socket),
-                           .state_out = absolute(options.state),
-                           .name_space = options.name_space,
-                           .owner_uid = {},
-                           .owner_gid = {},
-                           .on_unservable = options.on_unservable == "wait"
-                                                ? UnservablePolicy::kWait
-                                                : UnservablePolicy::kKill,
-                           .trace_out = {}};
-  if (!options.owner.empty()) {
-    const std::size_t colon = options.owner.find(':');
-    if (colon == std::string::npos) {
-      return fail(ErrorCode::kInvalidArgument, "\"{}\" is not UID:GID", options.owner);
-    }
-    const std::string_view owner(options.owner);
-    request.owner_uid = static_cast<std::uint32_t>(TRY(parse_size(owner.substr(0, colon))));
-    request.owner_gid = static_cast<std::uint32_t>(TRY(parse_size(owner.substr(colon + 1))));
-  }
-  const ControlReply reply = TRY(ask_fault_handler(options.control, request));
-  print_prepared(std::get<control::Prepared>(reply), options.form());
-  return {};
-}
-
-Result<void> list_sessions(const Options& options) {
-  const ControlReply reply = TRY(ask_fault_handler(options.control, control::List{}));
-  print_sessions(std::get<std::vector<SessionReport>>(reply), options.form());
-  return {};
-}
-
-Result<void> stop(const Options& options) {
-  const auto mode = options.kill ? control::StopMode::kKill : control::StopMode::kRefuseIfAlive;
-  TRY(ask_fault_handler(options.control, control::Stop{options.session, mode}));
-  print_success(options.form());
-  return {};
-}
-
-using Command = Result<void> (*)(const Options&);
-
-/// Declares all commands; the one that the user chose is stored in `chosen`.
-void declare_commands(CLI::App& app, Options& options, Command& chosen) {
-  const auto command = [&](const char* name, const char* description, Command run) {
-    CLI::App* const subcommand = app.add_subcommand(name, description);
-    subcommand->fallthrough();
-    subcommand->callback([&chosen, run] { chosen = run; });
-    return subcommand;
-  };
-  const auto named = [&](CLI::App* subcommand) {
-    subcommand->add_option("snapshot", options.name, "Name of the snapshot")->required();
-    return subcommand;
-  };
-
-  CLI::App* sub = named(command("push", "Store a snapshot on the page server", push));
-  sub->add_option("--memory", options.memory, "Raw image of guest memory")->required();
-  sub->add_option("--state", options.state, "The VMM's state file, kept and given back as it is");
-  sub->add_option("--label", options.labels, "KEY=VALUE, may be repeated");
-  sub->add_option("--region", options.regions,
-                  "SIZE[:PAGE_SIZE] of each memory region in order; a VM is then only served if "
-                  "its regions are these");
-
-  sub = named(command("pull", "Write a snapshot's memory image, sparse, and state file", pull));
-  sub->add_option("--memory", options.memory, "File for the memory image")->required();
-  sub->add_option("--state", options.state, "File for the VMM's state");
-
-  command("ls", "List the snapshots", list);
-  named(command("show", "Show one snapshot", show));
-  named(command("rm", "Delete a snapshot", remove));
-  command("stats", "Show what the page server holds", statistics);
-
-  sub = named(command("prepare", "Make this host's fault handler ready for a restore", prepare));
-  sub->add_option("--socket", options.socket, "Where the VMM will connect")->required();
-  sub->add_option("--state-out", options.state, "File to write the VMM's state to");
-  sub->add_option("--owner", options.owner, "UID:GID of the socket and the state file");
-  sub->add_option("--on-unservable", options.on_unservable,
-                  "If a page cannot be had for good: kill the VM, or let it wait")
-      ->check(CLI::IsMember({"kill", "wait"}))
-      ->capture_default_str();
-
-  command("ps", "Show the VMs that this host's fault handler serves", list_sessions);
-  sub = command("stop", "End a session", stop);
-  sub->add_option("session", options.session, "Number of the session")->required();
-  sub->add_flag("--kill", options.kill, "Kill its VM too; without its session it would hang");
+/// The words behind "--" as they are: CLI11 takes "[a,b]" apart.
+std::vector<std::string> words_behind_dashes(int argc, char** argv) {
+  char** const end = argv + argc;
+  char** const dashes = std::find(argv, end, std::string_view("--"));
+  return dashes == end ? std::vector<std::string>() : std::vector<std::string>(dashes + 1, end);
 }
 
 }  // namespace
@@ -225,7 +198,7 @@ void declare_commands(CLI::App& app, Options& options, Command& chosen) {
 
 int main(int argc, char** argv) {
   thaw::Options options;
-  thaw::Command chosen = nullptr;
+  thaw::Command chosen;
   CLI::App app("Restores virtual machines before their memory has arrived.");
   app.require_subcommand(1);
   app.footer(
@@ -237,14 +210,19 @@ int main(int argc, char** argv) {
   app.add_option("--control", options.control, "Control socket of the fault handler")
       ->capture_default_str();
   app.add_flag("--json", options.json, "Print JSON instead of tables");
-  declare_commands(app, options, chosen);
+  thaw::Declaration(app, options, chosen).declare_all();
   thaw::add_configuration(app);
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
+  if (!options.command.empty()) {
+    auto words = thaw::words_behind_dashes(argc, argv);
+    if (!words.empty()) options.command = std::move(words);
+  }
 
   thaw::start_logging("thaw", thaw::LogLevel::kInfo);
-  if (const auto result = chosen(options); !result) {
-    thaw::print_error(result.error(), options.form());
-    return thaw::exit_code_for(result.error().code());
+  const auto exit_code = chosen(options);
+  if (!exit_code) {
+    thaw::print_error(exit_code.error(), options.form());
+    return thaw::exit_code_for(exit_code.error().code());
   }
-  return 0;
+  return *exit_code;
 }

@@ -72,8 +72,8 @@ class PushAttempt {
   PushAttempt(PageClient& client, ImageReader& reader, const SnapshotSpec& spec)
       : client_(client), reader_(reader), spec_(spec) {}
 
-  Result<void> send_pages(Progress& progress) {
-    TRY(client_.begin_push(spec_));
+  Result<void> send_pages(const std::string& parent, Progress& progress) {
+    TRY(client_.begin_push(spec_, parent));
     PageIndex next{0};
     while (next.value < spec_.image_pages().value) {
       const PageCount count = reader_.step(next);
@@ -158,7 +158,7 @@ Result<Manifest> attempt(const PushOptions& options, ImageReader& reader, const 
   }
   Progress progress("push " + spec.name, spec.memory + spec.state);
   PushAttempt push(client, reader, spec);
-  const auto sent = push.send_pages(progress);
+  const auto sent = push.send_pages(options.parent, progress);
   memory.uploaded_bytes += push.uploaded_bytes;
   if (!sent) return std::unexpected(sent.error());
   memory.committed = push.content_hash;

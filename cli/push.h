@@ -14,6 +14,7 @@ struct PushOptions {
   TcpAddress server;
   std::string name_space;
   std::string name;
+  std::string parent;       // snapshot that this one came from; empty: none
   std::string memory_path;  // raw image of guest memory: whole 4 KiB pages, holes are zeros
   std::string state_path;   // empty: none
   std::vector<RegionShape> regions;

@@ -32,6 +32,7 @@ Json manifest_json(const Manifest& manifest) {
   for (const Label& label : manifest.spec.labels) labels[label.key] = label.value;
   return {{"name", manifest.spec.name},
           {"snapshot", manifest.snapshot.value},
+          {"parent", manifest.parent.value},
           {"created_unix_ms", manifest.created_unix_ms},
           {"memory_bytes", manifest.spec.memory.value},
           {"state_bytes", manifest.spec.state.value},
@@ -53,6 +54,50 @@ std::string labels_text(const std::vector<Label>& labels) {
     text += (text.empty() ? "" : " ") + label.key + "=" + label.value;
   }
   return text;
+}
+
+std::string share_text(std::uint64_t part, std::uint64_t whole) {
+  if (whole == 0) return "-";
+  return fmt::format("{:.1f} %", 100 * static_cast<double>(part) / static_cast<double>(whole));
+}
+
+std::string totals_text(const message::PrefetchCounters& totals) {
+  if (totals.sessions == 0) return "in no session yet";
+  return fmt::format("{} sessions: {} pages in {}, {} late; {} faults left a session",
+                     totals.sessions, totals.prefetched_pages, human_bytes(totals.bytes),
+                     share_text(totals.late_pages, totals.prefetched_pages + totals.late_pages),
+                     totals.faults / totals.sessions);
+}
+
+Json working_set_json(const WorkingSetView& view) {
+  Json recordings = Json::array();
+  for (const message::RecordingSummary& recording : view.report.recordings) {
+    recordings.push_back({{"number", recording.number},
+                          {"created_unix_ms", recording.created_unix_ms},
+                          {"pages", recording.pages},
+                          {"set_pages", recording.set_pages},
+                          {"set_hits", recording.set_hits}});
+  }
+  const message::PrefetchCounters& totals = view.report.totals;
+  return {{"snapshot", view.snapshot.spec.name},
+          {"generation", view.set.generation},
+          {"ranked_recordings", view.set.recordings},
+          {"pages", view.set.pages.size()},
+          {"first_pages", view.pages_of(TouchClass::kFirst)},
+          {"early_pages", view.pages_of(TouchClass::kEarly)},
+          {"late_pages", view.pages_of(TouchClass::kLate)},
+          {"zero_pages", view.set.pages.size() - view.packed_pages()},
+          {"packs", view.set.packs.size()},
+          {"pack_bytes", view.set.pack_bytes()},
+          {"plain_bytes", view.packed_pages() * kPageBytes},
+          {"recordings", recordings},
+          {"totals",
+           {{"sessions", totals.sessions},
+            {"set_pages", totals.set_pages},
+            {"prefetched_pages", totals.prefetched_pages},
+            {"late_pages", totals.late_pages},
+            {"faults", totals.faults},
+            {"bytes", totals.bytes}}}};
 }
 
 }  // namespace
@@ -131,7 +176,9 @@ void print_statistics(const message::Statistics& statistics, OutputForm form) {
                        {"chunk_bytes", statistics.chunk_bytes},
                        {"connections", statistics.connections},
                        {"chunks_served", statistics.chunks_served},
-                       {"uptime_seconds", statistics.uptime_seconds}});
+                       {"uptime_seconds", statistics.uptime_seconds},
+                       {"pack_bytes", statistics.pack_bytes},
+                       {"packs_served", statistics.packs_served}});
   }
   print_table(
       {{"snapshots", std::to_string(statistics.snapshots)},
@@ -140,6 +187,8 @@ void print_statistics(const message::Statistics& statistics, OutputForm form) {
        {"chunks", fmt::format("{} in {}", statistics.chunks, human_bytes(statistics.chunk_bytes))},
        {"connections", std::to_string(statistics.connections)},
        {"chunks served", std::to_string(statistics.chunks_served)},
+       {"packs", fmt::format("{} served, {} kept", statistics.packs_served,
+                             human_bytes(statistics.pack_bytes))},
        {"uptime", fmt::format("{} s", statistics.uptime_seconds)}});
 }
 
@@ -155,27 +204,65 @@ void print_prepared(const control::Prepared& prepared, OutputForm form) {
              human_bytes(prepared.memory.value), prepared.socket);
 }
 
-void print_sessions(const std::vector<SessionReport>& sessions, OutputForm form) {
-  if (form == OutputForm::kJson) {
-    // The handler's own JSON, so that no counter is left out.
-    std::fputs(encode_control_reply(sessions).c_str(), stdout);
-    return;
-  }
-  std::vector<std::vector<std::string>> rows{{"SESSION", "SNAPSHOT", "STATE", "PID", "FAULTS",
-                                              "FETCHED", "AROUND", "ZERO", "WAITING", "RECEIVED",
-                                              "P50 US", "P99 US", "OUTCOME"}};
-  for (const SessionReport& session : sessions) {
-    rows.push_back({std::to_string(session.session), session.snapshot,
-                    std::string(session_state_name(session.state)),
-                    session.vmm_pid == 0 ? "-" : std::to_string(session.vmm_pid),
-                    std::to_string(session.faults.total), std::to_string(session.faults.fetched),
-                    std::to_string(session.around_pages),
-                    std::to_string(session.faults.zero + session.faults.removed),
-                    std::to_string(session.waiting_pages), human_bytes(session.bytes_received),
-                    fmt::format("{:.0f}", session.latency_us_p50),
-                    fmt::format("{:.0f}", session.latency_us_p99), session.outcome});
+void print_working_set(const WorkingSetView& view, OutputForm form) {
+  if (form == OutputForm::kJson) return print_json(working_set_json(view));
+  const WorkingSet& set = view.set;
+  const std::uint64_t packed = view.packed_pages();
+  const std::string ranked = set.generation == 0
+                                 ? "taken over from the parent"
+                                 : fmt::format("ranked from {} recordings", set.recordings);
+  print_table({{"snapshot", view.snapshot.spec.name},
+               {"working set", fmt::format("{} pages, {}", set.pages.size(), ranked)},
+               {"touched",
+                fmt::format("{} first, {} early, {} late", view.pages_of(TouchClass::kFirst),
+                            view.pages_of(TouchClass::kEarly), view.pages_of(TouchClass::kLate))},
+               {"packs", fmt::format("{} in {}, plain {}; {} zero pages beside them",
+                                     set.packs.size(), human_bytes(set.pack_bytes()),
+                                     pages_text(packed), set.pages.size() - packed)},
+               {"prefetched", totals_text(view.report.totals)}});
+  if (view.report.recordings.empty()) return;
+  std::puts("");
+  std::vector<std::vector<std::string>> rows{
+      {"RECORDING", "RECORDED (UTC)", "PAGES", "SET THEN", "PRECISION", "RECALL"}};
+  for (const message::RecordingSummary& recording : view.report.recordings) {
+    const bool had_set = recording.set_pages > 0;
+    rows.push_back({std::to_string(recording.number), human_time(recording.created_unix_ms),
+                    std::to_string(recording.pages),
+                    had_set ? std::to_string(recording.set_pages) : "-",
+                    had_set ? share_text(recording.set_hits, recording.set_pages) : "-",
+                    had_set ? share_text(recording.set_hits, recording.pages) : "-"});
   }
   print_table(rows);
+}
+
+void print_recordings(std::string_view done, std::size_t count, OutputForm form) {
+  if (form == OutputForm::kJson) return print_json({{"recordings", count}});
+  fmt::print("{} {} recording{}\n", done, count, count == 1 ? "" : "s");
+}
+
+void print_run(const RecordedRun& run, OutputForm form) {
+  if (form == OutputForm::kJson) return;  // all of them in one document at the end
+  fmt::print("run {}: {} pages in {:.1f} s, {}\n", run.number, run.pages, run.seconds,
+             run.stored() ? "stored" : "not stored: " + run.problem);
+  std::fflush(stdout);
+}
+
+void print_runs(const std::vector<RecordedRun>& runs, const std::optional<WorkingSetView>& set,
+                OutputForm form) {
+  if (form == OutputForm::kJson) {
+    Json array = Json::array();
+    for (const RecordedRun& run : runs) {
+      array.push_back({{"run", run.number},
+                       {"pages", run.pages},
+                       {"seconds", run.seconds},
+                       {"stored", run.stored()},
+                       {"problem", run.problem}});
+    }
+    return print_json({{"runs", array}, {"working_set", set ? working_set_json(*set) : Json()}});
+  }
+  if (!set) return;
+  std::puts("");
+  print_working_set(*set, form);
 }
 
 void print_success(OutputForm form) {

@@ -1,10 +1,14 @@
 #pragma once
 
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "cli/pull.h"
 #include "cli/push.h"
+#include "cli/record.h"
+#include "cli/working_set_view.h"
 #include "format/control.h"
 #include "format/manifest.h"
 #include "format/wire.h"
@@ -20,7 +24,16 @@ void print_snapshots(const std::vector<Manifest>& snapshots, OutputForm form);
 void print_snapshot(const Manifest& snapshot, OutputForm form);
 void print_statistics(const message::Statistics& statistics, OutputForm form);
 void print_prepared(const control::Prepared& prepared, OutputForm form);
+/// What of it is not plain counters stands with the state: "serving, recording".
 void print_sessions(const std::vector<SessionReport>& sessions, OutputForm form);
+void print_working_set(const WorkingSetView& view, OutputForm form);
+/// How many recordings the command has moved; `done` says how.
+void print_recordings(std::string_view done, std::size_t count, OutputForm form);
+/// A run of `thaw record` when it is over. Nothing for programs, for whom the next has them all.
+void print_run(const RecordedRun& run, OutputForm form);
+/// What came of all runs; `set` is the working set in the end.
+void print_runs(const std::vector<RecordedRun>& runs, const std::optional<WorkingSetView>& set,
+                OutputForm form);
 /// A command that only succeeds: nothing for people, {"ok": true} for programs.
 void print_success(OutputForm form);
 /// One line on stderr, with what to do next.

@@ -1,0 +1,40 @@
+#pragma once
+
+#include "base/error.h"
+#include "cli/options.h"
+#include "format/page_client.h"
+
+namespace thaw {
+
+/// The commands of `thaw`: each does its work and prints what came of it.
+namespace command {
+
+/// The page server and namespace that the options name.
+Result<PageClient> connect(const Options& options);
+
+// On snapshots: with the page server.
+Result<void> push(const Options& options);
+Result<void> pull(const Options& options);
+Result<void> list(const Options& options);
+Result<void> show(const Options& options);
+Result<void> remove(const Options& options);
+Result<void> statistics(const Options& options);
+
+// On sessions: with this host's fault handler.
+Result<void> prepare(const Options& options);
+Result<void> list_sessions(const Options& options);
+Result<void> stop(const Options& options);
+
+// On working sets: with the page server.
+Result<void> show_working_set(const Options& options);
+Result<void> export_recordings(const Options& options);
+Result<void> import_recordings(const Options& options);
+Result<void> drop_working_set(const Options& options);
+Result<void> plot(const Options& options);
+
+/// With both. True when every run was recorded.
+Result<bool> record(const Options& options);
+
+}  // namespace command
+
+}  // namespace thaw

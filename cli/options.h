@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "cli/report.h"
+
+namespace thaw {
+
+/// The command line of `thaw`: program-wide options first, then those of all commands.
+struct Options {
+  std::string server = "127.0.0.1:7433";
+  std::string name_space = "default";
+  std::string control = "/run/thaw/control.sock";
+  bool json = false;
+
+  std::string name;
+  std::string memory;
+  std::string state;
+  std::string parent;
+  std::vector<std::string> labels;
+  std::vector<std::string> regions;
+
+  std::string socket;
+  std::string owner;
+  std::string on_unservable = "kill";
+  bool record = false;
+  bool no_record = false;
+  std::uint32_t record_idle_ms = 1000;
+  std::uint32_t record_most_ms = 10'000;
+  bool no_prefetch = false;
+  std::uint64_t hydrate_mib_s = 0;
+  std::string trace;
+  std::uint64_t session = 0;
+  bool kill = false;
+
+  std::string file;  // of recordings, or the picture
+  unsigned runs = 3;
+  std::vector<std::string> command;
+
+  OutputForm form() const { return json ? OutputForm::kJson : OutputForm::kTable; }
+};
+
+}  // namespace thaw

@@ -1,0 +1,73 @@
+#include <algorithm>
+#include <csignal>
+#include <optional>
+
+#include "base/event_fd.h"
+#include "cli/commands.h"
+#include "cli/record.h"
+#include "cli/recordings.h"
+#include "cli/report.h"
+#include "cli/working_set_view.h"
+
+namespace thaw::command {
+
+namespace {
+
+using Summaries = std::vector<message::RecordingSummary>;
+
+/// The recordings that the page server keeps of a snapshot from this number on.
+Result<Summaries> recordings_from(PageClient& client, const Manifest& snapshot,
+                                  std::uint64_t number) {
+  auto report = client.working_set_report(snapshot.snapshot);
+  if (!report && report.error().code() == ErrorCode::kNotFound) return Summaries();
+  if (!report) return std::unexpected(report.error());
+  Summaries& recordings = report->recordings;
+  std::erase_if(recordings, [&](const auto& recording) { return recording.number < number; });
+  return std::move(recordings);
+}
+
+RecordOptions record_options(const Options& options, const Manifest& snapshot) {
+  control::Prepare prepare{.snapshot = options.name,
+                           .socket = {},
+                           .state_out = {},
+                           .name_space = options.name_space,
+                           .owner_uid = {},
+                           .owner_gid = {},
+                           .record = RecordMode::kAlways,
+                           .record_idle_ms = options.record_idle_ms,
+                           .record_most_ms = options.record_most_ms,
+                           .trace_out = {}};
+  return {.control = options.control,
+          .prepare = std::move(prepare),
+          .with_state = snapshot.spec.state.value > 0,
+          .runs = options.runs,
+          .command = options.command};
+}
+
+}  // namespace
+
+Result<bool> record(const Options& options) {
+  const UniqueFd stop_signals = TRY(take_signals({SIGINT, SIGTERM, SIGHUP}));
+  PageClient before = TRY(connect(options));
+  const Manifest snapshot = TRY(before.show(options.name));
+  const Summaries known = TRY(recordings_from(before, snapshot, 0));
+  const std::uint64_t next = known.empty() ? 0 : known.back().number + 1;
+
+  const auto runs =
+      TRY(record_runs(record_options(options, snapshot), stop_signals,
+                      [&](const RecordedRun& run) { print_run(run, options.form()); }));
+
+  PageClient after = TRY(connect(options));
+  std::optional<WorkingSetView> set;
+  const bool all_stored = std::ranges::all_of(runs, &RecordedRun::stored);
+  const bool any_stored = std::ranges::any_of(runs, &RecordedRun::stored);
+  if (any_stored) set = TRY(fetch_working_set(after, snapshot));
+  if (any_stored && !options.file.empty()) {
+    const Summaries fresh = TRY(recordings_from(after, snapshot, next));
+    TRY(thaw::export_recordings(after, snapshot.snapshot, fresh, options.file));
+  }
+  print_runs(runs, set, options.form());
+  return all_stored;
+}
+
+}  // namespace thaw::command

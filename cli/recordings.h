@@ -1,0 +1,31 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "format/manifest.h"
+#include "format/page_client.h"
+#include "format/recording.h"
+
+namespace thaw {
+
+/// Recordings as files.
+
+/// Writes these recordings of a snapshot into a file, which appears whole or not at all.
+Result<void> export_recordings(PageClient& client, SnapshotId snapshot,
+                               const std::vector<message::RecordingSummary>& recordings,
+                               const std::string& path);
+
+/// All recordings of a file. kMalformed when there are none.
+Result<std::vector<Recording>> read_recordings(const std::string& path);
+
+/// Gives the page server all recordings of a file, or none when one is not of this snapshot.
+/// Returns how many.
+Result<std::size_t> import_recordings(PageClient& client, const Manifest& snapshot,
+                                      const std::string& path);
+
+/// Guest memory as the regions of a recording have it. What check_regions() says.
+Result<PageCount> memory_of(const Recording& recording);
+
+}  // namespace thaw

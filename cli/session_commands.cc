@@ -1,0 +1,63 @@
+#include <filesystem>
+
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "cli/report.h"
+#include "format/control_channel.h"
+
+namespace thaw::command {
+
+namespace {
+
+/// A path for the fault handler, whose working directory is another.
+std::string absolute(const std::string& path) {
+  return path.empty() ? path : std::filesystem::absolute(path).string();
+}
+
+RecordMode record_mode(const Options& options) {
+  if (options.record) return RecordMode::kAlways;
+  return options.no_record ? RecordMode::kNever : RecordMode::kWithoutSet;
+}
+
+}  // namespace
+
+Result<void> prepare(const Options& options) {
+  control::Prepare request{.snapshot = options.name,
+                           .socket = absolute(options.socket),
+                           .state_out = absolute(options.state),
+                           .name_space = options.name_space,
+                           .owner_uid = {},
+                           .owner_gid = {},
+                           .on_unservable = options.on_unservable == "wait"
+                                                ? UnservablePolicy::kWait
+                                                : UnservablePolicy::kKill,
+                           .record = record_mode(options),
+                           .record_idle_ms = options.record_idle_ms,
+                           .record_most_ms = options.record_most_ms,
+                           .prefetch = !options.no_prefetch,
+                           .hydrate_bytes_per_s = options.hydrate_mib_s << 20,
+                           .trace_out = absolute(options.trace)};
+  if (!options.owner.empty()) {
+    const FileOwner owner = TRY(parse_owner(options.owner));
+    request.owner_uid = owner.uid;
+    request.owner_gid = owner.gid;
+  }
+  const ControlReply reply = TRY(ask_fault_handler(options.control, request));
+  print_prepared(std::get<control::Prepared>(reply), options.form());
+  return {};
+}
+
+Result<void> list_sessions(const Options& options) {
+  const ControlReply reply = TRY(ask_fault_handler(options.control, control::List{}));
+  print_sessions(std::get<std::vector<SessionReport>>(reply), options.form());
+  return {};
+}
+
+Result<void> stop(const Options& options) {
+  const auto mode = options.kill ? control::StopMode::kKill : control::StopMode::kRefuseIfAlive;
+  TRY(ask_fault_handler(options.control, control::Stop{options.session, mode}));
+  print_success(options.form());
+  return {};
+}
+
+}  // namespace thaw::command

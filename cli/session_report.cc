@@ -1,0 +1,70 @@
+#include <cstdio>
+
+#include "cli/output.h"
+#include "cli/report.h"
+
+namespace thaw {
+
+namespace {
+
+/// "serving, recording": what the session is and what goes on in it beside faults.
+std::string state_text(const SessionReport& session) {
+  std::string text(session_state_name(session.state));
+  switch (session.recording) {
+    case RecordingState::kNone:
+      break;
+    case RecordingState::kRunning:
+      text += ", recording";
+      break;
+    case RecordingState::kUploading:
+      text += ", storing";
+      break;
+    case RecordingState::kStored:
+      text += ", recorded";
+      break;
+    case RecordingState::kFailed:
+      text += ", not recorded";
+      break;
+  }
+  if (session.prefetch.state == PrefetchState::kStreaming) text += ", prefetching";
+  if (session.prefetch.state == PrefetchState::kStopped) text += ", prefetch stopped";
+  return text;
+}
+
+/// "4812/5000": pages brought, of those in the working set.
+std::string prefetched_text(const PrefetchSummary& prefetch) {
+  if (prefetch.state == PrefetchState::kNone) return "-";
+  return fmt::format("{}/{}", prefetch.prefetched_pages, prefetch.set_pages);
+}
+
+std::string late_text(const PrefetchSummary& prefetch) {
+  return prefetch.state == PrefetchState::kNone ? "-" : std::to_string(prefetch.late_pages);
+}
+
+}  // namespace
+
+void print_sessions(const std::vector<SessionReport>& sessions, OutputForm form) {
+  if (form == OutputForm::kJson) {
+    // The handler's own JSON, so that no counter is left out.
+    std::fputs(encode_control_reply(sessions).c_str(), stdout);
+    return;
+  }
+  std::vector<std::vector<std::string>> rows{
+      {"SESSION", "SNAPSHOT", "STATE", "PID", "FAULTS", "FETCHED", "AROUND", "ZERO", "PREFETCHED",
+       "LATE", "WAITING", "RECEIVED", "P50 US", "P99 US", "OUTCOME"}};
+  for (const SessionReport& session : sessions) {
+    rows.push_back({std::to_string(session.session), session.snapshot, state_text(session),
+                    session.vmm_pid == 0 ? "-" : std::to_string(session.vmm_pid),
+                    std::to_string(session.faults.total), std::to_string(session.faults.fetched),
+                    std::to_string(session.around_pages),
+                    std::to_string(session.faults.zero + session.faults.removed),
+                    prefetched_text(session.prefetch), late_text(session.prefetch),
+                    std::to_string(session.waiting_pages),
+                    human_bytes(session.bytes_received + session.prefetch.bytes),
+                    fmt::format("{:.0f}", session.latency_us_p50),
+                    fmt::format("{:.0f}", session.latency_us_p99), session.outcome});
+  }
+  print_table(rows);
+}
+
+}  // namespace thaw

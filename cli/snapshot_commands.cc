@@ -1,0 +1,62 @@
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "cli/pull.h"
+#include "cli/push.h"
+#include "cli/report.h"
+#include "format/page_client.h"
+
+namespace thaw::command {
+
+Result<PageClient> connect(const Options& options) {
+  return PageClient::connect(TRY(resolve_tcp(options.server)), options.name_space);
+}
+
+Result<void> push(const Options& options) {
+  const PushOptions push{.server = TRY(resolve_tcp(options.server)),
+                         .name_space = options.name_space,
+                         .name = options.name,
+                         .parent = options.parent,
+                         .memory_path = options.memory,
+                         .state_path = options.state,
+                         .regions = TRY(parse_regions(options.regions)),
+                         .labels = TRY(parse_labels(options.labels))};
+  print_push(TRY(push_snapshot(push)), options.form());
+  return {};
+}
+
+Result<void> pull(const Options& options) {
+  const PullOptions pull{.server = TRY(resolve_tcp(options.server)),
+                         .name_space = options.name_space,
+                         .name = options.name,
+                         .memory_path = options.memory,
+                         .state_path = options.state};
+  print_pull(TRY(pull_snapshot(pull)), options.form());
+  return {};
+}
+
+Result<void> list(const Options& options) {
+  PageClient client = TRY(connect(options));
+  print_snapshots(TRY(client.list()), options.form());
+  return {};
+}
+
+Result<void> show(const Options& options) {
+  PageClient client = TRY(connect(options));
+  print_snapshot(TRY(client.show(options.name)), options.form());
+  return {};
+}
+
+Result<void> remove(const Options& options) {
+  PageClient client = TRY(connect(options));
+  TRY(client.remove(options.name));
+  print_success(options.form());
+  return {};
+}
+
+Result<void> statistics(const Options& options) {
+  PageClient client = TRY(connect(options));
+  print_statistics(TRY(client.statistics()), options.form());
+  return {};
+}
+
+}  // namespace thaw::command

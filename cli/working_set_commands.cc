@@ -1,0 +1,93 @@
+#include <filesystem>
+
+#include "base/file.h"
+#include "cli/commands.h"
+#include "cli/output.h"
+#include "cli/plot.h"
+#include "cli/recordings.h"
+#include "cli/report.h"
+#include "cli/working_set_view.h"
+
+namespace thaw::command {
+
+namespace {
+
+/// What is to be drawn.
+struct Drawing {
+  Recording recording;
+  PageCount memory;
+  std::string title;
+};
+
+Result<Drawing> newest_recording(const Options& options) {
+  PageClient client = TRY(connect(options));
+  const Manifest snapshot = TRY(client.show(options.name));
+  const auto report = TRY(client.working_set_report(snapshot.snapshot));
+  if (report.recordings.empty()) {
+    return fail(ErrorCode::kNotFound, "{} has no recording", options.name);
+  }
+  const message::RecordingSummary& newest = report.recordings.back();
+  return Drawing{.recording = TRY(client.recording(snapshot.snapshot, newest.number)),
+                 .memory = snapshot.spec.memory_pages(),
+                 .title = fmt::format("{}: recording {} of {} UTC", options.name, newest.number,
+                                      human_time(newest.created_unix_ms))};
+}
+
+Result<Drawing> trace(const std::string& path) {
+  std::vector<Recording> recordings = TRY(read_recordings(path));
+  Recording& last = recordings.back();
+  const PageCount memory = TRY(memory_of(last));
+  return Drawing{.recording = std::move(last),
+                 .memory = memory,
+                 .title = "trace " + std::filesystem::path(path).filename().string()};
+}
+
+}  // namespace
+
+Result<void> show_working_set(const Options& options) {
+  PageClient client = TRY(connect(options));
+  const Manifest snapshot = TRY(client.show(options.name));
+  print_working_set(TRY(fetch_working_set(client, snapshot)), options.form());
+  return {};
+}
+
+Result<void> export_recordings(const Options& options) {
+  PageClient client = TRY(connect(options));
+  const Manifest snapshot = TRY(client.show(options.name));
+  const auto report = TRY(client.working_set_report(snapshot.snapshot));
+  if (report.recordings.empty()) {
+    return fail(ErrorCode::kNotFound, "{} has no recording", options.name);
+  }
+  TRY(thaw::export_recordings(client, snapshot.snapshot, report.recordings, options.file));
+  print_recordings("exported", report.recordings.size(), options.form());
+  return {};
+}
+
+Result<void> import_recordings(const Options& options) {
+  PageClient client = TRY(connect(options));
+  const Manifest snapshot = TRY(client.show(options.name));
+  const std::size_t count = TRY(thaw::import_recordings(client, snapshot, options.file));
+  print_recordings("imported", count, options.form());
+  return {};
+}
+
+Result<void> drop_working_set(const Options& options) {
+  PageClient client = TRY(connect(options));
+  const Manifest snapshot = TRY(client.show(options.name));
+  TRY(client.drop_working_set(snapshot.snapshot));
+  print_success(options.form());
+  return {};
+}
+
+Result<void> plot(const Options& options) {
+  const Drawing drawing =
+      TRY(options.trace.empty() ? newest_recording(options) : trace(options.trace));
+  const std::string picture = plot_svg(drawing.recording, drawing.memory, drawing.title);
+  PartialFile file = TRY(PartialFile::create(options.file));
+  TRY(write_at(file.fd(), as_bytes(picture), 0));
+  TRY(file.publish());
+  print_success(options.form());
+  return {};
+}
+
+}  // namespace thaw::command
