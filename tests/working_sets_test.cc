@@ -103,9 +103,8 @@ class WorkingSetsTest : public testing::Test {
   }
   std::vector<std::uint64_t> numbers(SnapshotId snapshot) {
     std::vector<std::uint64_t> found;
-    for (const auto& summary : client_.working_set_report(snapshot).value().recordings) {
-      found.push_back(summary.number);
-    }
+    const auto report = client_.working_set_report(snapshot).value();
+    for (const auto& summary : report.recordings) found.push_back(summary.number);
     return found;
   }
 
@@ -138,6 +137,250 @@ TEST_F(WorkingSetsTest, RecordingsMakeASetWhosePacksAreTheImage) {
   ASSERT_TRUE(succeeded(statistics));
   EXPECT_GT(statistics->packs_served, 0u);
   EXPECT_GT(statistics->pack_bytes, client_.working_set(manifest.snapshot)->pack_bytes());
+}
+
+TEST_F(WorkingSetsTest, ReportSaysHowWellTheSetBeforeWouldHaveDone) {
+  const Manifest manifest = push("a", make_image(1, kPages)).value();
+  EXPECT_TRUE(client_.working_set_report(manifest.snapshot)->recordings.empty());
+  const Recording first = record(generator_, manifest, 300);
+  const Recording second = record(generator_, manifest, 200);
+  ASSERT_TRUE(succeeded(client_.put_recording(manifest.snapshot, first)));
+  ASSERT_TRUE(succeeded(client_.put_recording(manifest.snapshot, second)));
+  ASSERT_TRUE(succeeded(client_.put_prefetch_report(manifest.snapshot, {1, 2, 3, 4, 5, 6})));
+  ASSERT_TRUE(succeeded(client_.put_prefetch_report(manifest.snapshot, {1, 2, 3, 4, 5, 6})));
+  const auto report = client_.working_set_report(manifest.snapshot);
+  ASSERT_TRUE(succeeded(report));
+  const auto hits = static_cast<std::uint32_t>(judge(rank(std::span(&first, 1)), second));
+  EXPECT_EQ(report->recordings,
+            (std::vector<message::RecordingSummary>{{1, first.created_unix_ms, 300, 0, 0},
+                                                    {2, second.created_unix_ms, 200, 300, hits}}));
+  EXPECT_EQ(report->totals, (message::PrefetchCounters{2, 4, 6, 8, 10, 12}));
+}
+
+TEST_F(WorkingSetsTest, PacksOfTheSetBeforeAreServedForAWhile) {
+  const Manifest manifest = push("a", make_image(1, kPages)).value();
+  PageConnection prefetch(server_.address(), message::Role::kPrefetch);
+  const auto served = [&](std::uint64_t generation) {
+    const auto reply = prefetch.ask(message::GetPack{manifest.snapshot, generation, 0});
+    return std::holds_alternative<message::PackReply>(reply.message);
+  };
+  for (std::uint64_t generation = 1; generation <= 3; ++generation) {
+    ASSERT_TRUE(
+        succeeded(client_.put_recording(manifest.snapshot, record(generator_, manifest, 300))));
+    EXPECT_TRUE(served(generation));
+  }
+  EXPECT_TRUE(served(2));
+  EXPECT_FALSE(served(1));
+}
+
+TEST_F(WorkingSetsTest, ChildInheritsUntilItHasRecordingsOfItsOwn) {
+  const Bytes image = make_image(1, kPages);
+  Bytes changed = image;
+  for (std::size_t i = 100; i < 200; ++i) store_le(changed.data() + i * kPageBytes, 99'999 + i);
+  const Manifest parent = push("parent", image).value();
+  const Manifest child = push("child", changed, "parent").value();
+  EXPECT_EQ(child.parent, parent.snapshot);
+  EXPECT_EQ(code_of(client_.working_set(child.snapshot)), ErrorCode::kNotFound);
+  ASSERT_TRUE(
+      succeeded(client_.put_recording(parent.snapshot, record(generator_, parent, kPages))));
+
+  const auto inherited = client_.working_set(child.snapshot);
+
+  ASSERT_TRUE(succeeded(inherited));
+  EXPECT_EQ(inherited->generation, 0u);
+  EXPECT_EQ(inherited->pages.size(), kPages - 100) << "the changed pages are not in it";
+  for (const SetPage& page : inherited->pages) {
+    EXPECT_FALSE(page.page.value >= 100 && page.page.value < 200);
+  }
+  expect_packs_hold(*inherited, child, changed);
+  EXPECT_EQ(client_.working_set(child.snapshot).value(), *inherited) << "it is stored";
+  const Recording own = record(generator_, child, 50);
+  ASSERT_TRUE(succeeded(client_.put_recording(child.snapshot, own)));
+  const WorkingSet set = client_.working_set(child.snapshot).value();
+  EXPECT_EQ(set.generation, 1u);
+  EXPECT_EQ(set.pages, rank(std::span(&own, 1)));
+  expect_packs_hold(set, child, changed);
+}
+
+TEST_F(WorkingSetsTest, UnknownParentIsNotFound) {
+  EXPECT_EQ(code_of(push("a", make_image(1, 10), "nothing")), ErrorCode::kNotFound);
+  ASSERT_TRUE(succeeded(push("a", make_image(1, 10))));
+}
+
+TEST_F(WorkingSetsTest, DroppedOrDeletedNothingIsLeft) {
+  const Manifest manifest = push("a", make_image(1, kPages)).value();
+  const auto expect_nothing = [&] {
+    EXPECT_EQ(code_of(client_.working_set(manifest.snapshot)), ErrorCode::kNotFound);
+    EXPECT_EQ(code_of(client_.recording(manifest.snapshot, 1)), ErrorCode::kNotFound);
+    EXPECT_EQ(client_.statistics()->pack_bytes, 0u);
+    PageConnection prefetch(server_.address(), message::Role::kPrefetch);
+    for (std::uint64_t generation = 1; generation <= 2; ++generation) {
+      prefetch.send(message::GetPack{manifest.snapshot, generation, 0});
+      EXPECT_EQ(prefetch.receive_error(), ErrorCode::kNotFound);
+    }
+  };
+  const Recording recording = record(generator_, manifest, 300);
+  ASSERT_TRUE(succeeded(client_.put_recording(manifest.snapshot, recording)));
+  ASSERT_TRUE(succeeded(client_.drop_working_set(manifest.snapshot)));
+  expect_nothing();
+  EXPECT_EQ(client_.working_set_report(manifest.snapshot).value().recordings.size(), 0u);
+  ASSERT_TRUE(succeeded(client_.put_recording(manifest.snapshot, recording)));
+  EXPECT_EQ(client_.working_set(manifest.snapshot)->generation, 2u) << "no number twice";
+  ASSERT_TRUE(succeeded(client_.remove("a")));
+  expect_nothing();
+  EXPECT_EQ(code_of(client_.put_recording(manifest.snapshot, recording)), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(client_.drop_working_set(manifest.snapshot)), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(client_.working_set_report(manifest.snapshot)), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(client_.put_prefetch_report(manifest.snapshot, {})), ErrorCode::kNotFound);
+}
+
+TEST_F(WorkingSetsTest, NamespacesShareNothing) {
+  const Manifest manifest = push("a", make_image(1, kPages)).value();
+  ASSERT_TRUE(
+      succeeded(client_.put_recording(manifest.snapshot, record(generator_, manifest, 300))));
+  PageClient other = connect("other");
+  EXPECT_EQ(code_of(other.working_set(manifest.snapshot)), ErrorCode::kNotFound) << "no namespace";
+  std::swap(client_, other);
+  EXPECT_EQ(push("b", make_image(2, kPages))->snapshot, manifest.snapshot);
+  std::swap(client_, other);
+  EXPECT_EQ(code_of(other.put_recording(manifest.snapshot, record(generator_, manifest, 300))),
+            ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code_of(other.working_set(manifest.snapshot)), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(other.recording(manifest.snapshot, 1)), ErrorCode::kNotFound);
+  EXPECT_TRUE(succeeded(other.drop_working_set(manifest.snapshot)));
+  PageConnection prefetch(server_.address(), message::Role::kPrefetch, "other");
+  prefetch.send(message::GetPack{manifest.snapshot, 1, 0});
+  EXPECT_EQ(prefetch.receive_error(), ErrorCode::kNotFound);
+  EXPECT_TRUE(succeeded(client_.working_set(manifest.snapshot)));
+}
+
+TEST_F(WorkingSetsTest, WhatIsNoRecordingOfTheSnapshotIsRefusedByName) {
+  const Manifest manifest = push("a", make_image(1, kPages)).value();
+  const Recording good = record(generator_, manifest, 300);
+  const auto refusal = [&](auto change) {
+    Recording recording = good;
+    change(recording);
+    return code_of(client_.put_recording(manifest.snapshot, recording));
+  };
+  EXPECT_EQ(refusal([](Recording& r) { r.content_hash[0] ^= std::byte{1}; }),
+            ErrorCode::kInvalidArgument);
+  EXPECT_EQ(refusal([](Recording& r) { r.touches[0].page = {kPages}; }),
+            ErrorCode::kInvalidArgument);
+  EXPECT_EQ(refusal([](Recording& r) { r.touches[0].page = r.touches[1].page; }),
+            ErrorCode::kInvalidArgument);
+  EXPECT_EQ(refusal([](Recording& r) { r.touches[0].kind = TouchKind::kPrefetch; }),
+            ErrorCode::kInvalidArgument);
+  PageConnection control(server_.address(), message::Role::kControl);
+  const auto body_refusal = [&](ByteSpan body) {
+    control.send(message::PutRecording{manifest.snapshot}, body);
+    return control.receive_error();
+  };
+  const Bytes sealed = encode_recording(good);
+  EXPECT_EQ(body_refusal({}), ErrorCode::kTruncated);
+  EXPECT_EQ(body_refusal(ByteSpan(sealed).first(sealed.size() - 1)), ErrorCode::kTruncated);
+  EXPECT_EQ(body_refusal(as_bytes(std::string(64, 'x'))), ErrorCode::kBadMagic);
+  EXPECT_EQ(body_refusal(encode_manifest(manifest)), ErrorCode::kBadMagic);
+  Bytes damaged = sealed;
+  damaged[16] ^= std::byte{1};
+  EXPECT_EQ(body_refusal(damaged), ErrorCode::kChecksumMismatch);
+  EXPECT_EQ(code_of(client_.working_set(manifest.snapshot)), ErrorCode::kNotFound);
+  const auto accepted = control.ask(message::PutRecording{manifest.snapshot}, sealed);
+  EXPECT_TRUE(std::holds_alternative<message::Done>(accepted.message));
+}
+
+TEST_F(WorkingSetsTest, PrefetchConnectionIsForPacksAndChunksAlone) {
+  const Bytes image = make_image(1, kPages);
+  const Manifest manifest = push("a", image).value();
+  ASSERT_TRUE(
+      succeeded(client_.put_recording(manifest.snapshot, record(generator_, manifest, kPages))));
+  PageConnection prefetch(server_.address(), message::Role::kPrefetch);
+  for (const Message& message :
+       {Message(message::GetWorkingSet{manifest.snapshot}), Message(message::GetStatistics{}),
+        Message(message::ShowSnapshot{"a"}), Message(message::DropWorkingSet{manifest.snapshot}),
+        Message(message::Welcome{})}) {
+    prefetch.send(message);
+    EXPECT_EQ(prefetch.receive_error(), ErrorCode::kProtocol) << message.index();
+  }
+  const PageMap map = client_.page_map(manifest).value();
+  std::uint64_t first = 0;
+  while (map.find({first}).zero()) ++first;
+  const ChunkId chunk = map.chunk_of({first});
+  const auto chunks = prefetch.ask(message::GetChunks{.ids = {chunk}});
+  ASSERT_EQ(std::get<message::Chunks>(chunks.message).count, 1u);
+  PlainPage plain;
+  ASSERT_TRUE(succeeded(codec_.decode(chunks.body, chunk, plain)));
+  EXPECT_TRUE(std::ranges::equal(plain, page(image, first)));
+  prefetch.send(message::GetPack{manifest.snapshot, 1, 0}, Bytes(1));
+  EXPECT_EQ(prefetch.receive_error(), ErrorCode::kTooLarge) << "no request has a body";
+  prefetch.expect_closed();
+  PageConnection control(server_.address(), message::Role::kControl);
+  control.send(message::GetPack{manifest.snapshot, 1, 0});
+  EXPECT_EQ(control.receive_error(), ErrorCode::kProtocol);
+}
+
+TEST_F(WorkingSetsTest, RecordingsThatComeAtOnceAreAllTaken) {
+  const Bytes image = make_image(1, kPages);
+  const Manifest manifest = push("a", image).value();
+  constexpr int kClients = 4;
+  constexpr int kEach = 5;
+  {
+    std::vector<std::jthread> clients;
+    for (int i = 0; i < kClients; ++i) {
+      clients.emplace_back([&, seed = generator_()] {
+        std::mt19937_64 generator(seed);
+        PageClient client = connect();
+        for (int k = 0; k < kEach; ++k) {
+          EXPECT_TRUE(
+              succeeded(client.put_recording(manifest.snapshot, record(generator, manifest, 300))));
+        }
+      });
+    }
+  }
+  const WorkingSet set = client_.working_set(manifest.snapshot).value();
+  EXPECT_EQ(set.generation, std::uint64_t{kClients * kEach});
+  std::vector<Recording> kept;
+  for (const std::uint64_t number : numbers(manifest.snapshot)) {
+    kept.push_back(client_.recording(manifest.snapshot, number).value());
+  }
+  EXPECT_EQ(kept.size(), limits::kDefaultKeptRecordings);
+  EXPECT_EQ(set.pages, rank(kept));
+  expect_packs_hold(set, manifest, image);
+}
+
+TEST_F(WorkingSetsTest, AcknowledgedSetSurvivesAKill) {
+  const Bytes image = make_image(1, kPages);
+  const Manifest manifest = push("a", image).value();
+  for (int round = 0; round < 3; ++round) {
+    ASSERT_TRUE(
+        succeeded(client_.put_recording(manifest.snapshot, record(generator_, manifest, 300))));
+    const WorkingSet set = client_.working_set(manifest.snapshot).value();
+    server_.kill();
+    server_.start();
+    client_ = connect();
+    EXPECT_EQ(client_.working_set(manifest.snapshot).value(), set);
+    expect_packs_hold(set, manifest, image);
+  }
+}
+
+TEST_F(WorkingSetsTest, AsManyRecordingsAreKeptAsTheOperatorWants) {
+  server_.stop().value();
+  Program server({program_path("thaw-pageserver"), "--store", directory_.path("store"), "--listen",
+                  server_.address(), "--min-free-mib", "0", "--keep-recordings", "2"});
+  ASSERT_TRUE(succeeded(server.wait_for_line("listening on ")));
+  client_ = connect();
+  const Manifest manifest = push("a", make_image(1, kPages)).value();
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(
+        succeeded(client_.put_recording(manifest.snapshot, record(generator_, manifest, 300))));
+  }
+  EXPECT_EQ(numbers(manifest.snapshot), (std::vector<std::uint64_t>{3, 4}));
+  EXPECT_EQ(client_.working_set(manifest.snapshot)->recordings, 2u);
+  for (const char* wrong : {"0", "65", "x"}) {
+    EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", directory_.path("other"),
+                   "--keep-recordings", wrong})
+                  .exit_code,
+              2);
+  }
 }
 
 }  // namespace

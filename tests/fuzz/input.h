@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -8,6 +9,7 @@
 #include "base/check.h"
 #include "format/envelope.h"
 #include "format/limits.h"
+#include "format/working_set.h"
 
 namespace thaw::fuzz {
 
@@ -20,6 +22,19 @@ inline constexpr EnvelopeKind kSegment{.magic = 0x31'4d'50'54,
                                        .version = 1,
                                        .most_plain_bytes = limits::kMaxSegmentBytes - 4096,
                                        .name = "page map segment"};
+inline constexpr EnvelopeKind kRecording{.magic = 0x31'43'52'54,
+                                         .version = 1,
+                                         .most_plain_bytes = limits::kMaxRecordingBytes,
+                                         .name = "recording"};
+inline constexpr EnvelopeKind kWorkingSet{.magic = 0x31'53'57'54,
+                                          .version = 1,
+                                          .most_plain_bytes = limits::kMaxWorkingSetBytes,
+                                          .name = "working set"};
+
+/// The pages that a pack in an input is to have.
+inline constexpr std::array kPackPages{PackPage{{3}, ChunkId::of(1, 0, 7)},
+                                       PackPage{{4}, ChunkId::of(1, 0, 8)},
+                                       PackPage{{900}, ChunkId::of(1, 0, 2)}};
 
 /// The first byte of an input says what the rest is.
 enum class Form : std::uint8_t {

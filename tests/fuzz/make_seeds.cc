@@ -7,8 +7,11 @@
 #include "format/control.h"
 #include "format/handoff.h"
 #include "format/manifest.h"
+#include "format/pack.h"
 #include "format/page_map.h"
+#include "format/recording.h"
 #include "format/wire.h"
+#include "format/working_set.h"
 #include "tests/fuzz/input.h"
 
 // Writes the seeds of the kept corpus: make_seeds tests/fuzz/corpus
@@ -89,6 +92,30 @@ void add_manifests(const Corpus& corpus) {
   corpus.add_envelope("manifest", "full", fuzz::kManifest, encode_manifest(manifest));
 }
 
+void add_working_sets(const Corpus& corpus) {
+  const Recording recording{.content_hash = {},
+                            .created_unix_ms = 1'700'000'000'000,
+                            .regions = some_spec().regions,
+                            .touches = {{.page = {100}, .us = 10},
+                                        {.page = {3}, .us = 900},
+                                        {.page = {4}, .us = 900, .kind = TouchKind::kPrefetch}}};
+  corpus.add_envelope("recording", "touches", fuzz::kRecording, encode_recording(recording));
+  corpus.add_envelope("recording", "empty", fuzz::kRecording, encode_recording({}));
+  WorkingSet set;
+  set.snapshot = {7};
+  set.generation = 12;
+  set.recordings = 3;
+  set.pages = {{.page = {40}, .when = TouchClass::kFirst, .seen = 3, .median_us = 100},
+               {.page = {3}, .when = TouchClass::kEarly, .seen = 2, .median_us = 20'000},
+               {.page = {41}, .when = TouchClass::kLate, .seen = 3, .median_us = 900'000}};
+  set.packs = {{.pages = 1, .bytes = 2000}, {.pages = 1, .bytes = 1000}};
+  corpus.add_envelope("working_set", "pages", fuzz::kWorkingSet, encode_working_set(set));
+  corpus.add_envelope("working_set", "empty", fuzz::kWorkingSet, encode_working_set({}));
+  Bytes plain(bytes_of({fuzz::kPackPages.size()}).value);
+  for (std::size_t i = 0; i < plain.size(); ++i) plain[i] = static_cast<std::byte>(i / 64);
+  corpus.add("pack", "pages", PackCodec().encode(fuzz::kPackPages, plain));
+}
+
 void add_messages(const Corpus& corpus) {
   const Message messages[] = {
       message::Hello{.version = 1, .role = message::Role::kDemand, .name_space = "default"},
@@ -146,7 +173,8 @@ void add_control(const Corpus& corpus) {
                                  .name_space = "default",
                                  .owner_uid = 1,
                                  .owner_gid = 2,
-                                 .on_unservable = UnservablePolicy::kWait};
+                                 .on_unservable = UnservablePolicy::kWait,
+                                 .trace_out = "/t"};
   corpus.add("control", "prepare", as_bytes(encode_control_request(prepare)));
   corpus.add("control", "list", as_bytes(encode_control_request(control::List{})));
   corpus.add("control", "stop",
@@ -176,6 +204,7 @@ int main(int argc, char** argv) {
   thaw::add_chunks(corpus);
   thaw::add_page_maps(corpus);
   thaw::add_manifests(corpus);
+  thaw::add_working_sets(corpus);
   thaw::add_messages(corpus);
   thaw::add_handoffs(corpus);
   thaw::add_control(corpus);

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+namespace rocksdb {
+class ColumnFamilyHandle;
+class DB;
+}  // namespace rocksdb
+
+namespace thaw::test {
+
+/// The RocksDB of a page server's store behind the store's back, while nobody else has it open.
+/// Whatever fails ends the test program.
+class RawStore {
+ public:
+  explicit RawStore(const std::string& directory);
+  ~RawStore();
+
+  std::string get(const std::string& family, const std::string& key);
+  void put(const std::string& family, const std::string& key, const std::string& value);
+  void remove(const std::string& family, const std::string& key);
+  void drop_family(const std::string& family);
+
+ private:
+  std::unique_ptr<rocksdb::DB> db_;
+  std::map<std::string, rocksdb::ColumnFamilyHandle*> families_;
+};
+
+/// A number as keys and values have it.
+std::string big_endian(std::uint64_t value);
+
+}  // namespace thaw::test

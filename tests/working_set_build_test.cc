@@ -1,0 +1,232 @@
+// Working sets made on the real RocksDB, with the store changing in between.
+
+#include <algorithm>
+#include <array>
+
+#include <gtest/gtest.h>
+
+#include "format/pack.h"
+#include "pageserver/limits.h"
+#include "pageserver/rank.h"
+#include "pageserver/working_sets.h"
+#include "tests/support/programs.h"
+#include "tests/support/raw_store.h"
+#include "tests/support/store_fixture.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+class WorkingSetBuildTest : public StoreTest {
+ protected:
+  WorkingSetStore& sets() { return store_->working_sets(); }
+
+  /// Touches of the pages [first, end), in order, a millisecond apart.
+  static Recording touching(const Manifest& manifest, std::uint64_t first, std::uint64_t end) {
+    Recording recording{
+        .content_hash = manifest.content_hash, .created_unix_ms = 5, .regions = {}, .touches = {}};
+    for (std::uint64_t page = first; page < end; ++page) {
+      recording.touches.push_back(
+          {.page = {page}, .us = static_cast<std::uint32_t>(1000 * (page - first))});
+    }
+    return recording;
+  }
+  Result<WorkingSetBuild> begin(const Manifest& manifest, const Recording& recording,
+                                std::size_t kept = 8) {
+    return WorkingSetBuild::of_recording(*store_, name_space_, manifest.snapshot,
+                                         encode_recording(recording), kept);
+  }
+  Result<WorkingSet> put(const Manifest& manifest, const Recording& recording,
+                         std::size_t kept = 8) {
+    WorkingSetBuild build = TRY(begin(manifest, recording, kept));
+    TRY(build.prepare());
+    const Bytes sealed = TRY(build.publish());
+    return decode_working_set(sealed);
+  }
+  Result<WorkingSet> inherit_set(const Manifest& manifest) {
+    WorkingSetBuild build =
+        TRY(WorkingSetBuild::of_parent(*store_, name_space_, manifest.snapshot));
+    TRY(build.prepare());
+    const Bytes sealed = TRY(build.publish());
+    return decode_working_set(sealed);
+  }
+  WorkingSet stored_set(const Manifest& manifest) {
+    return decode_working_set(*sets().working_set(name_space_, manifest.snapshot)).value();
+  }
+  /// Every page that its packs hold is the image's.
+  void expect_packs_hold(const WorkingSet& set, const Manifest& manifest, const Bytes& image) {
+    const auto packs =
+        packed_pages(set, map_of(manifest, name_space_), manifest.spec.memory_pages());
+    ASSERT_TRUE(succeeded(packs));
+    for (std::uint32_t i = 0; i < packs->size(); ++i) {
+      const auto read = sets().pack(name_space_, {set.snapshot, set.generation, i});
+      ASSERT_TRUE(succeeded(read)) << i;
+      Bytes plain(bytes_of({(*packs)[i].size()}).value);
+      ASSERT_TRUE(succeeded(PackCodec().decode(read->pack, (*packs)[i], plain)));
+      for (std::size_t k = 0; k < (*packs)[i].size(); ++k) {
+        ASSERT_TRUE(std::ranges::equal(page(plain, k), page(image, (*packs)[i][k].page.value)));
+      }
+    }
+  }
+
+  const Bytes image_ = make_image(1, 200);
+  const Manifest manifest_ = *store("a", image_, name_space_);
+};
+
+TEST_F(WorkingSetBuildTest, SameRecordingsMakeTheSameSet) {
+  const Manifest twin = *store("twin", image_, name_space_);
+  const Recording first = touching(manifest_, 0, 150);
+  const Recording second = touching(manifest_, 50, 200);
+  ASSERT_TRUE(succeeded(put(manifest_, first)));
+  ASSERT_TRUE(succeeded(put(twin, second)));
+  WorkingSet one = put(manifest_, second).value();
+  WorkingSet other = put(twin, first).value();
+  EXPECT_EQ(one.pages, rank(std::array{first, second}));
+  other.snapshot = one.snapshot;
+  EXPECT_EQ(one, other);
+  for (std::uint32_t i = 0; i < one.packs.size(); ++i) {
+    const PackRead a = *sets().pack(name_space_, {manifest_.snapshot, 2, i});
+    const PackRead b = *sets().pack(name_space_, {twin.snapshot, 2, i});
+    EXPECT_TRUE(std::ranges::equal(a.pack, b.pack)) << i;
+  }
+}
+
+TEST_F(WorkingSetBuildTest, RecordingThatCameInBetweenIsRankedToo) {
+  const Recording first = touching(manifest_, 0, 100);
+  const Recording second = touching(manifest_, 20, 120);
+  WorkingSetBuild slow = begin(manifest_, first).value();
+  ASSERT_TRUE(succeeded(slow.prepare()));
+  ASSERT_TRUE(succeeded(put(manifest_, second)));
+  const WorkingSet set = decode_working_set(*slow.publish()).value();
+  EXPECT_EQ(set.generation, 2u);
+  EXPECT_EQ(set.pages, rank(std::array{first, second}));
+  EXPECT_EQ(stored_set(manifest_), set);
+  expect_packs_hold(set, manifest_, image_);
+  const auto state = sets().state(name_space_, manifest_.snapshot).value();
+  ASSERT_EQ(state.recordings.size(), 2u);
+  EXPECT_EQ(state.recordings[1].set_pages, 100u) << "judged by the set that was there by then";
+  EXPECT_EQ(state.recordings[1].set_hits, 80u);
+}
+
+TEST_F(WorkingSetBuildTest, DropInBetweenLeavesTheNewRecordingAlone) {
+  ASSERT_TRUE(succeeded(put(manifest_, touching(manifest_, 0, 100))));
+  const Recording second = touching(manifest_, 20, 120);
+  WorkingSetBuild slow = begin(manifest_, second).value();
+  ASSERT_TRUE(succeeded(slow.prepare()));
+  ASSERT_TRUE(succeeded(sets().drop(name_space_, manifest_.snapshot)));
+  const WorkingSet set = decode_working_set(*slow.publish()).value();
+  EXPECT_EQ(set.generation, 2u) << "numbers are not used again";
+  EXPECT_EQ(set.recordings, 1u);
+  EXPECT_EQ(set.pages, rank(std::array{second}));
+  expect_packs_hold(set, manifest_, image_);
+}
+
+TEST_F(WorkingSetBuildTest, SnapshotDeletedInBetweenIsNotFound) {
+  WorkingSetBuild slow = begin(manifest_, touching(manifest_, 0, 100)).value();
+  ASSERT_TRUE(succeeded(slow.prepare()));
+  ASSERT_TRUE(succeeded(store_->remove(name_space_, "a")));
+  EXPECT_EQ(code_of(slow.publish()), ErrorCode::kNotFound);
+  EXPECT_EQ(sets().state(name_space_, manifest_.snapshot).value(), WorkingSetState{});
+}
+
+TEST_F(WorkingSetBuildTest, LastRecordingsAreKeptAndRanked) {
+  std::vector<Recording> recordings;
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    recordings.push_back(touching(manifest_, 10 * i, 10 * i + 50));
+    const WorkingSet set = put(manifest_, recordings.back(), 3).value();
+    if (recordings.size() > 3) recordings.erase(recordings.begin());
+    EXPECT_EQ(set.recordings, recordings.size());
+    EXPECT_EQ(set.pages, rank(recordings));
+  }
+  EXPECT_EQ(sets().state(name_space_, manifest_.snapshot)->recordings.size(), 3u);
+  const WorkingSet alone = put(manifest_, recordings[0], 1).value();
+  EXPECT_EQ(alone.recordings, 1u);
+  EXPECT_EQ(sets().state(name_space_, manifest_.snapshot)->recordings.size(), 1u);
+}
+
+TEST_F(WorkingSetBuildTest, RecordingWithoutTouchesMakesAnEmptySet) {
+  const WorkingSet set = put(manifest_, touching(manifest_, 0, 0)).value();
+  EXPECT_TRUE(set.pages.empty() && set.packs.empty());
+  EXPECT_EQ(put(manifest_, touching(manifest_, 0, 9))->pages.size(), 9u);
+}
+
+TEST_F(WorkingSetBuildTest, NearestAncestorWithASetIsInheritedFrom) {
+  Bytes changed = image_;
+  for (std::size_t i = 30; i < 40; ++i) store_le(changed.data() + i * kPageBytes, 12345 + i);
+  const Manifest child = *store("child", changed, name_space_, manifest_.snapshot);
+  const Manifest grandchild = *store("grandchild", changed, name_space_, child.snapshot);
+  EXPECT_EQ(code_of(inherit_set(grandchild)), ErrorCode::kNotFound);
+  const WorkingSet original = put(manifest_, touching(manifest_, 20, 120)).value();
+
+  const WorkingSet inherited = inherit_set(grandchild).value();
+
+  EXPECT_EQ(inherited.snapshot, grandchild.snapshot);
+  EXPECT_EQ(inherited.generation, 0u);
+  EXPECT_EQ(inherited.recordings, 1u);
+  std::vector<SetPage> unchanged = original.pages;
+  std::erase_if(unchanged,
+                [](const SetPage& page) { return page.page.value >= 30 && page.page.value < 40; });
+  EXPECT_EQ(inherited.pages, unchanged);
+  expect_packs_hold(inherited, grandchild, changed);
+  EXPECT_EQ(code_of(sets().working_set(name_space_, child.snapshot)), ErrorCode::kNotFound);
+  const Manifest last = *store("last", changed, name_space_, grandchild.snapshot);
+  EXPECT_EQ(inherit_set(last)->pages, unchanged) << "also from a set that was inherited";
+}
+
+TEST_F(WorkingSetBuildTest, SetThatCameInBetweenIsNotInheritedOver) {
+  const Manifest child = *store("child", image_, name_space_, manifest_.snapshot);
+  ASSERT_TRUE(succeeded(put(manifest_, touching(manifest_, 0, 100))));
+  WorkingSetBuild slow = WorkingSetBuild::of_parent(*store_, name_space_, child.snapshot).value();
+  ASSERT_TRUE(succeeded(slow.prepare()));
+  const WorkingSet own = put(child, touching(child, 0, 10)).value();
+  EXPECT_EQ(decode_working_set(*slow.publish()).value(), own);
+  EXPECT_EQ(stored_set(child), own);
+}
+
+TEST_F(WorkingSetBuildTest, TooDistantAncestorIsNotFound) {
+  ASSERT_TRUE(succeeded(put(manifest_, touching(manifest_, 0, 100))));
+  Manifest descendant = manifest_;
+  for (std::size_t i = 0; i <= limits::kMaxAncestors; ++i) {
+    const std::string name = "descendant" + std::to_string(i);
+    descendant = *store(name, image_, name_space_, descendant.snapshot);
+  }
+  EXPECT_EQ(code_of(inherit_set(descendant)), ErrorCode::kNotFound);
+  ASSERT_TRUE(succeeded(store_->remove(name_space_, "descendant0")));
+  const Manifest orphan = *decode_manifest(*store_->manifest(name_space_, "descendant1"));
+  EXPECT_EQ(code_of(inherit_set(orphan)), ErrorCode::kNotFound) << "its parent is gone";
+}
+
+TEST_F(WorkingSetBuildTest, SetBeyondWhatIsHeldIsWrittenPackByPack) {
+  auto generator = seeded_generator();
+  const std::uint64_t pages = limits::kMaxHeldPackBytes / kPageBytes + 500;
+  const Bytes image = random_bytes(generator, bytes_of({pages}).value);
+  const Manifest manifest = *store("large", image, name_space_);
+  const WorkingSet set = put(manifest, touching(manifest, 0, pages)).value();
+  EXPECT_GT(set.pack_bytes(), limits::kMaxHeldPackBytes);
+  EXPECT_EQ(store_->totals(name_space_)->pack_bytes, set.pack_bytes());
+  expect_packs_hold(set, manifest, image);
+}
+
+TEST_F(WorkingSetBuildTest, MissingOrDamagedChunkMakesNoSet) {
+  const PageMap map = map_of(manifest_, name_space_);
+  std::uint64_t first = 0;
+  while (map.find({first}).zero()) ++first;
+  const ChunkId chunk = map.chunk_of({first});
+  store_.reset();
+  {
+    RawStore raw(directory_.path("store"));
+    std::string value = raw.get("chunk", big_endian(chunk.value));
+    value.back() = static_cast<char>(value.back() ^ 1);
+    raw.put("chunk", big_endian(chunk.value), value);
+  }
+  reopen();
+  EXPECT_EQ(code_of(put(manifest_, touching(manifest_, 0, 200))), ErrorCode::kCorrupt);
+  store_.reset();
+  RawStore(directory_.path("store")).remove("chunk", big_endian(chunk.value));
+  reopen();
+  EXPECT_EQ(code_of(put(manifest_, touching(manifest_, 0, 200))), ErrorCode::kCorrupt);
+  EXPECT_EQ(sets().state(name_space_, manifest_.snapshot).value(), WorkingSetState{});
+}
+
+}  // namespace
+}  // namespace thaw::test
