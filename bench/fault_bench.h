@@ -12,7 +12,8 @@ namespace thaw::bench {
 enum class Effort { kFull, kQuick };
 
 struct BenchOptions {
-  std::string image;  // memory image of a real guest
+  std::string image;   // memory image of a real guest
+  std::string guests;  // directory of saved guests with recordings
   std::uint64_t seed = 0;
   Effort effort = Effort::kFull;
 };

@@ -68,10 +68,12 @@ Result<void> FaultRuns::start_programs() {
   const std::string pulled = scratch_.path("pulled");
   placed_server_.emplace(
       scratch_.path("placed"), 0,
-      test::Surroundings{.cpus = {server_cpu}, .messages = scratch_.path("placed.log")});
+      test::Surroundings{
+          .cpus = {server_cpu}, .messages = scratch_.path("placed.log"), .host = "127.0.0.1"});
   TRY(push_image(*placed_server_, options_.image, pulled));
-  free_server_.emplace(scratch_.path("free"), 0,
-                       test::Surroundings{.cpus = {}, .messages = scratch_.path("free.log")});
+  free_server_.emplace(
+      scratch_.path("free"), 0,
+      test::Surroundings{.cpus = {}, .messages = scratch_.path("free.log"), .host = "127.0.0.1"});
   TRY(push_image(*free_server_, options_.image, pulled));
   for (const Placement& placement : kPlacements) {
     placed_.push_back(TRY(Handler::start(scratch_.path(placement.name), placed_server_->address(),

@@ -199,4 +199,19 @@ Result<FloorSample> measure_request(const Placement& placement, std::size_t repe
   return sample;
 }
 
+Result<double> measure_copies(std::size_t pages) {
+  constexpr std::size_t kRun = 16;
+  const UniqueFd uffd = TRY(create_userfaultfd());
+  const ByteCount size = bytes_of({pages / kRun * kRun});
+  const Mapping memory = TRY(Mapping::anonymous(size));
+  TRY(register_missing(uffd, memory.address(), size));
+  const std::vector<std::byte> from(kRun * kPageBytes, std::byte{1});
+  const Clock::time_point start = Clock::now();
+  for (ByteCount at{0}; at < size; at += {from.size()}) {
+    const FillResult copied = copy_pages(uffd, memory.address() + at, from, Waiters::kLeave);
+    if (copied.outcome != FillOutcome::kFilled) return fail(ErrorCode::kIo, "UFFDIO_COPY failed");
+  }
+  return us_since(start) / static_cast<double>(pages / kRun * kRun);
+}
+
 }  // namespace thaw::bench

@@ -22,4 +22,7 @@ Result<FloorSample> measure_fault(const Placement& placement, std::size_t repeti
 /// F2: a request of 32 bytes to another process, and its reply of 1,400, over TCP on loopback.
 Result<FloorSample> measure_request(const Placement& placement, std::size_t repetitions);
 
+/// F4: microseconds a page that UFFDIO_COPY takes in runs of 16, waking nobody.
+Result<double> measure_copies(std::size_t pages);
+
 }  // namespace thaw::bench

@@ -18,6 +18,7 @@ class ImageFile {
   ImageFile& operator=(ImageFile&&) = delete;
   ~ImageFile();
 
+  ByteSpan bytes() const { return bytes_; }
   std::size_t pages() const { return bytes_.size() / kPageBytes; }
   /// REQUIRES: index < pages().
   PageSpan page(std::size_t index) const;

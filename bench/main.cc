@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "bench/cpu.h"
 #include "bench/fault_bench.h"
+#include "bench/restore_bench.h"
 
 namespace thaw::bench {
 namespace {
@@ -22,6 +23,8 @@ struct Bench {
 constexpr std::array kBenches{
     Bench{"fault", "time, rate and CPU time of faults, fault-around, many sessions at once",
           run_fault_bench},
+    Bench{"restore", "restores with a working set, beside other ways to restore",
+          run_restore_bench},
 };
 
 struct Options {
@@ -80,6 +83,8 @@ int main(int argc, char** argv) {
   CLI::App app("Measures Thaw beside the least that the machine allows for the same work.");
   app.add_option("name", options.name, "Which bench; without it they are listed");
   app.add_option("--image", options.bench.image, "Memory image of a guest, to measure with");
+  app.add_option("--guests", options.bench.guests,
+                 "Directory of saved guests with recordings, to restore");
   app.add_option("--json", options.json, "File for the figures");
   app.add_option("--seed", options.bench.seed, "Seed of the random choices");
   app.add_flag("--quick", options.quick, "Less of everything: for tests, not for comparisons");

@@ -18,6 +18,7 @@ void Recorder::note(PageIndex page, TouchKind kind, Clock::time_point now) {
   if (!running_ || touches_.size() == touches_.capacity()) return;
   const auto us = std::chrono::duration_cast<std::chrono::microseconds>(now - start_).count();
   touches_.push_back({.page = page, .us = static_cast<std::uint32_t>(us), .kind = kind});
+  ++count_;
   if (kind == TouchKind::kDemand) last_ = now;
 }
 

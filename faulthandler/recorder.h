@@ -30,7 +30,8 @@ class Recorder {
   Clock::time_point end() const;
   void stop() { running_ = false; }
 
-  std::size_t size() const { return touches_.size(); }
+  /// What was noted, also when it has been taken.
+  std::size_t count() const { return count_; }
   std::vector<Touch> take() { return std::move(touches_); }
 
  private:
@@ -40,6 +41,7 @@ class Recorder {
   Clock::time_point start_;
   Clock::time_point last_;
   std::vector<Touch> touches_;
+  std::size_t count_ = 0;
 };
 
 }  // namespace thaw

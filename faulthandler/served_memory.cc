@@ -324,7 +324,7 @@ void ServedMemory::add_to(SessionReport& report) const {
     report.prefetch = prefetch_->summary();
     report.damaged_chunks += prefetch_->damaged();
   }
-  report.recorded_pages = options_.window_use == WindowUse::kRecord ? recorder_.size() : 0;
+  report.recorded_pages = options_.window_use == WindowUse::kRecord ? recorder_.count() : 0;
   if (serving_) {
     report.waiting_pages =
         wanted_.size() - next_wanted_ + asked_ + delayed_.size() + stuck_.size() + huge_.waiting();

@@ -210,7 +210,7 @@ TEST_P(LoopTest, ClosedDescriptorMayComeBackUnderItsNumber) {
 }
 
 TEST_P(LoopTest, Connects) {
-  LoopbackListener listener;
+  TcpListener listener;
   const UniqueFd first = create_tcp_socket(listener.address).value();
   Noted connected(stopping());
   loop_->connect(first, listener.address, connected.operation);
@@ -219,7 +219,7 @@ TEST_P(LoopTest, Connects) {
 }
 
 TEST_P(LoopTest, RefusedConnectionIsAnError) {
-  LoopbackListener listener;
+  TcpListener listener;
   listener.socket.reset();
   const UniqueFd socket = create_tcp_socket(listener.address).value();
   Noted connected(stopping());

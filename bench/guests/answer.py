@@ -1,7 +1,8 @@
-"""Restores a saved guest whose memory is served by a fault handler, and asks it one request.
+"""Restores a saved guest and asks it one request.
 
-For `thaw record`, which names the session in the environment (THAW_SOCKET, THAW_STATE) and the
-number of the run (THAW_RUN), by which the request is chosen. Prints one JSON object.
+Its memory is served by a fault handler, as `thaw record` says in the environment (THAW_SOCKET,
+THAW_STATE, and THAW_RUN, the number of the run, by which the request is chosen), or is a local
+file. Prints one JSON object.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Mapping
 
 from restore import TMPFS, SavedGuest, request
 from shared import ConsoleError, GuestBuildError, QemuError
@@ -19,37 +21,46 @@ from shared import ConsoleError, GuestBuildError, QemuError
 _MIB = 1 << 20
 
 
-def answer(guest: SavedGuest, preload: Path, seed: int, started: float) -> float:
-    """Seconds from `started` to the guest's answer, which has to be the right one."""
-    with tempfile.TemporaryDirectory(prefix="thaw-guest-", dir=TMPFS) as directory:
-        memory = Path(directory, "memory")
-        with memory.open("xb") as file:
-            file.truncate(guest.memory_mib * _MIB)
-        vm = guest.start(memory, Path(directory, "log"), environment={
-            "LD_PRELOAD": str(preload), "THAW_QEMU_MEMORY": str(memory),
-            "THAW_QEMU_SOCKET": os.environ["THAW_SOCKET"]})
-        try:
-            vm.restore(Path(os.environ["THAW_STATE"]))
-            result = request(vm, seed).result
-            seconds = time.monotonic() - started
-        finally:
-            vm.close()
-    if result != guest.answers[seed]:
-        raise GuestBuildError(f"request {seed} was answered {result}, not {guest.answers[seed]}")
-    return seconds
+def answer(guest: SavedGuest, memory: Path, state: Path, environment: Mapping[str, str],
+           log: Path, seed: int) -> str:
+    vm = guest.start(memory, log, environment=environment)
+    try:
+        vm.restore(state)
+        return request(vm, seed).result
+    finally:
+        vm.close()
+
+
+def answer_served(guest: SavedGuest, preload: Path, work: Path, seed: int) -> str:
+    memory = work / "memory"
+    with memory.open("xb") as file:
+        file.truncate(guest.memory_mib * _MIB)
+    environment = {"LD_PRELOAD": str(preload), "THAW_QEMU_MEMORY": str(memory),
+                   "THAW_QEMU_SOCKET": os.environ["THAW_SOCKET"]}
+    return answer(guest, memory, Path(os.environ["THAW_STATE"]), environment, work / "log", seed)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("guest", type=Path, help="the directory of the saved guest")
-    parser.add_argument("--preload", type=Path, required=True, help="thaw-qemu.so")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--preload", type=Path, help="thaw-qemu.so: the memory is served")
+    source.add_argument("--local", type=Path, help="a file on tmpfs: the memory; it is written to")
     arguments = parser.parse_args()
     started = time.monotonic()
     try:
         guest = SavedGuest.load(arguments.guest)
         seeds = sorted(guest.answers)
         seed = seeds[(int(os.environ["THAW_RUN"]) - 1) % len(seeds)]
-        seconds = answer(guest, arguments.preload.resolve(), seed, started)
+        with tempfile.TemporaryDirectory(prefix="thaw-guest-", dir=TMPFS) as work:
+            if arguments.local:
+                result = answer(guest, arguments.local, guest.state, {}, Path(work, "log"), seed)
+            else:
+                result = answer_served(guest, arguments.preload.resolve(), Path(work), seed)
+        seconds = time.monotonic() - started
+        if result != guest.answers[seed]:
+            raise GuestBuildError(f"request {seed} was answered {result}, not "
+                                  f"{guest.answers[seed]}")
     except (ConsoleError, GuestBuildError, QemuError, OSError, KeyError,
             subprocess.SubprocessError) as error:
         print("the guest did not answer:", " ".join(str(error).split()), file=sys.stderr)

@@ -1,5 +1,7 @@
 #include "bench/sys/library_floors.h"
 
+#include <algorithm>
+
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 #include <rocksdb/table.h>
@@ -55,6 +57,32 @@ Result<FloorSample> measure_decompression(const std::vector<PageSpan>& pages) {
     return ZSTD_decompressDCtx(context.get(), plain.data(), plain.size(), frames[i].data(),
                                frames[i].size()) == plain.size();
   });
+}
+
+Result<double> measure_group_decompression(const std::vector<PageSpan>& pages) {
+  constexpr std::size_t kGroup = 16;
+  Bytes plain(kGroup * kPageBytes);
+  std::vector<Bytes> frames;
+  for (std::size_t first = 0; first + kGroup <= pages.size(); first += kGroup) {
+    for (std::size_t i = 0; i < kGroup; ++i) {
+      std::ranges::copy(pages[first + i],
+                        plain.begin() + static_cast<std::ptrdiff_t>(i * kPageBytes));
+    }
+    Bytes frame(ZSTD_compressBound(plain.size()));
+    const std::size_t size =
+        ZSTD_compress(frame.data(), frame.size(), plain.data(), plain.size(), /*level=*/1);
+    CHECK(ZSTD_isError(size) == 0);
+    frame.resize(size);
+    frames.push_back(std::move(frame));
+  }
+  if (frames.empty()) return fail(ErrorCode::kInvalidArgument, "{} pages", pages.size());
+  const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(),
+                                                                     &ZSTD_freeDCtx);
+  const FloorSample sample = TRY(measure_each(frames.size(), "decompressing", [&](std::size_t i) {
+    return ZSTD_decompressDCtx(context.get(), plain.data(), plain.size(), frames[i].data(),
+                               frames[i].size()) == plain.size();
+  }));
+  return sample.us / kGroup;
 }
 
 struct ChunkReads::Database {

@@ -6,9 +6,9 @@
 
 namespace thaw::test {
 
-LoopbackListener::LoopbackListener()
+TcpListener::TcpListener(const std::string& host)
     : socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)),
-      address(resolve_tcp("127.0.0.1:0").value()) {
+      address(resolve_tcp(host + ":0").value()) {
   // SAFETY: sockaddr_storage exists to be passed as sockaddr.
   auto* const raw = reinterpret_cast<sockaddr*>(&address.storage);
   CHECK(::bind(socket.get(), raw, address.length) == 0);

@@ -65,7 +65,7 @@ Program::Program(const std::vector<std::string>& command, const Surroundings& su
     ::dup2(input.read.get(), 0);
     ::dup2(output.write.get(), 1);
     settle(surroundings);
-    ::execv(arguments[0], arguments.data());
+    ::execvp(arguments[0], arguments.data());
     ::_exit(127);
   }
   input_ = std::move(input.write);
@@ -158,14 +158,16 @@ Outcome run(const std::vector<std::string>& command) {
 PageServer::PageServer(std::string store, std::uint64_t min_free_mib, Surroundings surroundings)
     : store_(std::move(store)),
       min_free_mib_(min_free_mib),
-      surroundings_(std::move(surroundings)) {
+      surroundings_(std::move(surroundings)),
+      address_(surroundings_.host + ":0") {
   start();
 }
 
 void PageServer::start() {
   program_ = std::make_unique<Program>(
-      std::vector<std::string>{program_path("thaw-pageserver"), "--store", store_, "--listen",
-                               address_, "--min-free-mib", std::to_string(min_free_mib_)},
+      std::vector<std::string>{program_path("thaw-pageserver"), "--insecure", "--store", store_,
+                               "--listen", address_, "--min-free-mib",
+                               std::to_string(min_free_mib_)},
       surroundings_);
   const auto address = program_->wait_for_line("listening on ");
   CHECK(address.has_value());

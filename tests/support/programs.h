@@ -22,8 +22,9 @@ std::string program_path(const std::string& name);
 
 /// Where a program runs and where its messages go.
 struct Surroundings {
-  std::vector<unsigned> cpus;  // those it may run on; empty: all
-  std::string messages;        // file for its stderr; empty: ours
+  std::vector<unsigned> cpus;      // those it may run on; empty: all
+  std::string messages;            // file for its stderr; empty: ours
+  std::string host = "127.0.0.1";  // where a server listens
 };
 
 /// A child process with pipes to its stdin and from its stdout. Killed and reaped on destruction.
@@ -66,7 +67,7 @@ struct Outcome {
 /// Runs a program to its end.
 Outcome run(const std::vector<std::string>& command);
 
-/// The real page server on a store directory and a loopback port of its own.
+/// The real page server on a store directory and a port of its own.
 class PageServer {
  public:
   explicit PageServer(std::string store, std::uint64_t min_free_mib = 0,
@@ -86,7 +87,7 @@ class PageServer {
   std::string store_;
   std::uint64_t min_free_mib_;
   Surroundings surroundings_;
-  std::string address_ = "127.0.0.1:0";
+  std::string address_;
   std::unique_ptr<Program> program_;
 };
 

@@ -35,7 +35,7 @@ class Relay {
 
   const std::string server_;
   const Tamper tamper_;
-  LoopbackListener listener_;
+  TcpListener listener_;
   std::atomic<bool> stopping_ = false;
   const std::string address_;
   std::vector<std::jthread> connections_;

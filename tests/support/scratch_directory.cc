@@ -6,8 +6,10 @@
 
 namespace thaw::test {
 
-ScratchDirectory::ScratchDirectory() {
-  std::string name = (std::filesystem::temp_directory_path() / "thaw-test-XXXXXX").string();
+ScratchDirectory::ScratchDirectory(const std::string& parent) {
+  const std::filesystem::path in =
+      parent.empty() ? std::filesystem::temp_directory_path() : std::filesystem::path(parent);
+  std::string name = (in / "thaw-test-XXXXXX").string();
   CHECK(::mkdtemp(name.data()) != nullptr);
   root_ = name;
 }

@@ -8,7 +8,8 @@ namespace thaw::test {
 /// A fresh directory, removed with all that is in it. One thread.
 class ScratchDirectory {
  public:
-  ScratchDirectory();
+  /// In `parent`; empty: where temporary files go.
+  explicit ScratchDirectory(const std::string& parent = {});
   ScratchDirectory(const ScratchDirectory&) = delete;
   ScratchDirectory& operator=(const ScratchDirectory&) = delete;
   ~ScratchDirectory();

@@ -59,7 +59,7 @@ class ScriptedServer {
   void refuse(std::uint64_t request_id, ErrorCode code);
   void send(const Message& message, std::uint64_t request_id, ByteSpan body);
 
-  LoopbackListener listener_;
+  TcpListener listener_;
   UniqueFd socket_;
   ChunkCodec codec_;
   std::function<void(ChunkId, MutableByteSpan)> tamper_;
