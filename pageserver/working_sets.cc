@@ -144,6 +144,7 @@ Result<WorkingSetBuild::Ancestor> WorkingSetBuild::find_ancestor() const {
 Result<Bytes> WorkingSetBuild::make_pack() {
   const std::vector<PackPage>& pages = pack_pages_[made_packs_];
   std::vector<ChunkId> ids;
+  ids.reserve(pages.size());
   for (const PackPage& page : pages) ids.push_back(page.chunk);
   const auto read = TRY(if_found(store_.read_chunks(ids, 0)));
   if (!read) return fail(ErrorCode::kCorrupt, "a chunk of the snapshot is missing");
