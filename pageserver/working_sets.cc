@@ -133,8 +133,9 @@ Result<WorkingSetBuild::Ancestor> WorkingSetBuild::find_ancestor() const {
     const auto sealed = TRY(if_found(store_.manifest(name_space_, next)));
     if (!sealed) break;
     Manifest manifest = TRY(decode_manifest(*sealed));
-    if (const auto set = TRY(if_found(sets().working_set(name_space_, next)))) {
-      return Ancestor{std::move(manifest), TRY(decode_working_set(*set))};
+    if (const auto found = TRY(if_found(sets().working_set(name_space_, next)))) {
+      WorkingSet set = TRY(decode_working_set(*found));
+      return Ancestor{std::move(manifest), std::move(set)};
     }
     next = manifest.parent;
   }
