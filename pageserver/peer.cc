@@ -190,10 +190,8 @@ Result<Reply> Peer::report(const message::ShowWorkingSet& request) {
   const NamespaceId in = TRY(name_space());
   TRY(store_.manifest(in, request.snapshot));
   WorkingSetState state = TRY(store_.working_sets().state(in, request.snapshot));
-  return with_body(message::WorkingSetReport{.recordings = std::move(state.recordings),
-                                             .totals = TRY(store_.working_sets().counters(
-                                                 in, request.snapshot))},
-                   {});
+  const auto totals = TRY(store_.working_sets().counters(in, request.snapshot));
+  return with_body(message::WorkingSetReport{std::move(state.recordings), totals}, {});
 }
 
 Result<Reply> Peer::pack(const message::GetPack& request) {

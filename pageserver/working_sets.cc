@@ -46,11 +46,16 @@ Result<void> WorkingSetBuild::prepare() {
   held_.clear();
   state_ = TRY(sets().state(name_space_, manifest_.snapshot));
   if (!recording_ && state_.generation) return {};
-  const PageMap map = TRY(page_map(manifest_));
-  if (!recording_) {
-    TRY(inherit_from_ancestor(map));
-  } else if (!TRY(rank_recordings())) {
-    return {};
+  PageMap map;
+  if (recording_) {
+    if (!TRY(rank_recordings())) return {};
+    map = TRY(page_map(manifest_));
+  } else {
+    const Ancestor from = TRY(find_ancestor());
+    map = TRY(page_map(manifest_));
+    const PageMap its_map = TRY(page_map(from.manifest));
+    set_.pages = inherit(from.set.pages, its_map, map, manifest_.spec.memory_pages());
+    set_.recordings = from.set.recordings;
   }
   set_.packs = pack_groups(set_.pages, map);
   pack_pages_ = TRY(packed_pages(set_, map, manifest_.spec.memory_pages()));
@@ -122,20 +127,17 @@ Result<bool> WorkingSetBuild::rank_recordings() {
   return before.generation == *state_.generation;
 }
 
-Result<void> WorkingSetBuild::inherit_from_ancestor(const PageMap& map) {
-  SnapshotId ancestor = manifest_.parent;
-  for (std::size_t i = 0; i < limits::kMaxAncestors && ancestor != SnapshotId{}; ++i) {
-    const auto sealed = TRY(if_found(store_.manifest(name_space_, ancestor)));
+Result<WorkingSetBuild::Ancestor> WorkingSetBuild::find_ancestor() const {
+  SnapshotId next = manifest_.parent;
+  for (std::size_t i = 0; i < limits::kMaxAncestors && next != SnapshotId{}; ++i) {
+    const auto sealed = TRY(if_found(store_.manifest(name_space_, next)));
     if (!sealed) break;
-    const Manifest manifest = TRY(decode_manifest(*sealed));
-    if (const auto found = TRY(if_found(sets().working_set(name_space_, ancestor)))) {
-      const WorkingSet set = TRY(decode_working_set(*found));
-      const PageMap ancestor_map = TRY(page_map(manifest));
-      set_.pages = inherit(set.pages, ancestor_map, map, manifest_.spec.memory_pages());
-      set_.recordings = set.recordings;
-      return {};
+    Manifest manifest = TRY(decode_manifest(*sealed));
+    if (const auto found = TRY(if_found(sets().working_set(name_space_, next)))) {
+      WorkingSet set = TRY(decode_working_set(*found));
+      return Ancestor{std::move(manifest), std::move(set)};
     }
-    ancestor = manifest.parent;
+    next = manifest.parent;
   }
   return fail(ErrorCode::kNotFound, "the snapshot has no working set and nothing to inherit");
 }
@@ -143,6 +145,7 @@ Result<void> WorkingSetBuild::inherit_from_ancestor(const PageMap& map) {
 Result<Bytes> WorkingSetBuild::make_pack() {
   const std::vector<PackPage>& pages = pack_pages_[made_packs_];
   std::vector<ChunkId> ids;
+  ids.reserve(pages.size());
   for (const PackPage& page : pages) ids.push_back(page.chunk);
   const auto read = TRY(if_found(store_.read_chunks(ids, 0)));
   if (!read) return fail(ErrorCode::kCorrupt, "a chunk of the snapshot is missing");

@@ -47,7 +47,12 @@ class WorkingSetBuild {
   Result<PageMap> page_map(const Manifest& manifest) const;
   /// Fills set_ but for its packs. False when the store has changed in between.
   Result<bool> rank_recordings();
-  Result<void> inherit_from_ancestor(const PageMap& map);
+  struct Ancestor {
+    Manifest manifest;
+    WorkingSet set;
+  };
+  /// The nearest one that has a set; kNotFound.
+  Result<Ancestor> find_ancestor() const;
   bool packs_left() const { return made_packs_ < pack_pages_.size(); }
   Result<Bytes> make_pack();
 

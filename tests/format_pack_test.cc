@@ -23,6 +23,7 @@ constexpr std::size_t kEntryBytes = 16;
 /// Every other page from page 10 on.
 std::vector<PackPage> some_pages(std::size_t count) {
   std::vector<PackPage> pages;
+  pages.reserve(count);
   for (std::uint64_t i = 0; i < count; ++i) {
     pages.push_back({.page = {10 + 2 * i}, .chunk = ChunkId::of(1, 0, 100 - i)});
   }

@@ -73,6 +73,7 @@ class WorkingSetStoreTest : public StoreTest {
   std::vector<std::uint64_t> recordings(SnapshotId of) {
     std::vector<std::uint64_t> numbers;
     const WorkingSetState state = sets().state(name_space_, of).value();
+    numbers.reserve(state.recordings.size());
     for (const auto& summary : state.recordings) numbers.push_back(summary.number);
     return numbers;
   }

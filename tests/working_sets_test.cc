@@ -104,6 +104,7 @@ class WorkingSetsTest : public testing::Test {
   std::vector<std::uint64_t> numbers(SnapshotId snapshot) {
     std::vector<std::uint64_t> found;
     const auto report = client_.working_set_report(snapshot).value();
+    found.reserve(report.recordings.size());
     for (const auto& summary : report.recordings) found.push_back(summary.number);
     return found;
   }
@@ -321,15 +322,16 @@ TEST_F(WorkingSetsTest, PrefetchConnectionIsForPacksAndChunksAlone) {
 TEST_F(WorkingSetsTest, RecordingsThatComeAtOnceAreAllTaken) {
   const Bytes image = make_image(1, kPages);
   const Manifest manifest = push("a", image).value();
-  constexpr int kClients = 4;
-  constexpr int kEach = 5;
+  constexpr std::size_t kClients = 4;
+  constexpr std::size_t kEach = 5;
   {
     std::vector<std::jthread> clients;
-    for (int i = 0; i < kClients; ++i) {
+    clients.reserve(kClients);
+    for (std::size_t i = 0; i < kClients; ++i) {
       clients.emplace_back([&, seed = generator_()] {
         std::mt19937_64 generator(seed);
         PageClient client = connect();
-        for (int k = 0; k < kEach; ++k) {
+        for (std::size_t k = 0; k < kEach; ++k) {
           EXPECT_TRUE(
               succeeded(client.put_recording(manifest.snapshot, record(generator, manifest, 300))));
         }
@@ -337,7 +339,7 @@ TEST_F(WorkingSetsTest, RecordingsThatComeAtOnceAreAllTaken) {
     }
   }
   const WorkingSet set = client_.working_set(manifest.snapshot).value();
-  EXPECT_EQ(set.generation, std::uint64_t{kClients * kEach});
+  EXPECT_EQ(set.generation, kClients * kEach);
   std::vector<Recording> kept;
   for (const std::uint64_t number : numbers(manifest.snapshot)) {
     kept.push_back(client_.recording(manifest.snapshot, number).value());

@@ -10,6 +10,7 @@ RawStore::RawStore(const std::string& directory) {
   std::vector<std::string> names;
   CHECK(rocksdb::DB::ListColumnFamilies({}, directory, &names).ok());
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
+  descriptors.reserve(names.size());
   for (const std::string& name : names) {
     descriptors.emplace_back(name, rocksdb::ColumnFamilyOptions());
   }
