@@ -193,6 +193,7 @@ void Daemon::watch_workers(int result) {
 }
 
 void Daemon::after_turn() {
+  placement_.set_bulk_work(workers_.busy());
   placement_.after_turn();
   loop_.set_spin(placement_.spin());
   if (any_ended_ || stopping_) forget_ended();

@@ -182,9 +182,14 @@ void Placement::apply(const PlacementPolicy::Decision& decision) {
   if (!options_.spin) {
     spin_.store(decision.spin ? kAutomaticSpin : Nanoseconds(0), std::memory_order_relaxed);
   }
-  if (!following_ || decision.cpu == place_.cpu()) return;
-  const bool goes = decision.cpu && place_.allows(*decision.cpu) &&
-                    place_.move(*decision.cpu, SchedulingClass::kBackground);
+  if (!following_) return;
+  if (!decision.cpu || bulk_work_.load(std::memory_order_relaxed)) {
+    if (place_.cpu()) place_.let_go();
+    return;
+  }
+  if (decision.cpu == place_.cpu()) return;
+  const bool goes =
+      place_.allows(*decision.cpu) && place_.move(*decision.cpu, SchedulingClass::kBackground);
   if (!goes) place_.let_go();
 }
 

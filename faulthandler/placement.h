@@ -40,6 +40,9 @@ class Placement {
     faults_.fetch_add(1, std::memory_order_relaxed);
     if (resting_.load(std::memory_order_relaxed)) wake();
   }
+  /// Whether threads of this process do bulk work: they would keep a loop in the background class
+  /// waiting, so it does not follow meanwhile.
+  void set_bulk_work(bool any) { bulk_work_.store(any, std::memory_order_relaxed); }
   /// Around each turn of the loop.
   void before_turn() { turn_start_.store(Clock::now(), std::memory_order_relaxed); }
   void after_turn();
@@ -68,6 +71,7 @@ class Placement {
   std::atomic<bool> resting_ = true;
   std::atomic<bool> stopping_ = false;
   std::atomic<bool> restored_ = false;
+  std::atomic<bool> bulk_work_ = false;
   std::atomic<Nanoseconds> spin_;
   static_assert(std::atomic<Clock::time_point>::is_always_lock_free);
   std::atomic<Clock::time_point> turn_start_{};  // zero between two turns

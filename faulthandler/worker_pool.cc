@@ -4,6 +4,7 @@
 
 #include "base/cpu.h"
 #include "base/event_fd.h"
+#include "base/log.h"
 
 namespace thaw {
 
@@ -21,6 +22,7 @@ WorkerPool::WorkerPool(UniqueFd wakeup, unsigned threads) : wakeup_(std::move(wa
 WorkerPool::~WorkerPool() = default;
 
 void WorkerPool::add(Job& job) {
+  ++under_way_;
   {
     const std::lock_guard lock(mutex_);
     waiting_.push_back(&job);
@@ -38,7 +40,9 @@ void WorkerPool::hurry(Job& job) {
 
 bool WorkerPool::take_back(Job& job) {
   const std::lock_guard lock(mutex_);
-  return std::erase(waiting_, &job) > 0;
+  const bool taken = std::erase(waiting_, &job) > 0;
+  if (taken) --under_way_;
+  return taken;
 }
 
 void WorkerPool::finish_done() {
@@ -47,11 +51,15 @@ void WorkerPool::finish_done() {
     const std::lock_guard lock(mutex_);
     finishing_.swap(done_);
   }
+  under_way_ -= finishing_.size();
   for (Job* const job : finishing_) job->on_done();
   finishing_.clear();
 }
 
 void WorkerPool::run(const std::stop_token& stop) {
+  if (const auto set = set_scheduling_class(0, SchedulingClass::kBackground); !set) {
+    log_warning("a worker is an ordinary thread: {}", set.error().message());
+  }
   Tools tools;
   std::unique_lock lock(mutex_);
   while (added_.wait(lock, stop, [this] { return !waiting_.empty(); })) {

@@ -14,7 +14,8 @@
 
 namespace thaw {
 
-/// Threads for bulk work, so that it never keeps the loop from a demand. Jobs are begun in their
+/// Threads for bulk work, in the background class: whoever serves a demand, and the guest itself,
+/// goes first. Jobs are begun in their
 /// order and come back to the loop's thread. All but Job::work() is for the loop's thread.
 class WorkerPool {
  public:
@@ -46,6 +47,8 @@ class WorkerPool {
   /// False: it was begun and will be done.
   bool take_back(Job& job);
 
+  /// Whether jobs were added and not finished.
+  bool busy() const { return under_way_ > 0; }
   /// Readable when a job is done.
   const UniqueFd& wakeup() const { return wakeup_; }
   /// Calls on_done() of those that are.
@@ -61,6 +64,7 @@ class WorkerPool {
   std::deque<Job*> waiting_;  // guarded by mutex_
   std::vector<Job*> done_;    // guarded by mutex_
   std::vector<Job*> finishing_;
+  std::size_t under_way_ = 0;
   std::vector<std::jthread> threads_;  // the last member: they use the others
 };
 
