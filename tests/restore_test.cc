@@ -6,7 +6,6 @@
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
-#include <rocksdb/db.h>
 #include <sys/stat.h>
 
 #include "base/clock.h"
@@ -16,6 +15,7 @@
 #include "format/handoff.h"
 #include "tests/support/loop_kind.h"
 #include "tests/support/programs.h"
+#include "tests/support/raw_store.h"
 #include "tests/support/relay.h"
 #include "tests/support/seccomp.h"
 #include "tests/support/test_support.h"
@@ -226,27 +226,12 @@ TEST_P(RestoreTest, VmmOfAnotherSizeIsLeftAloneWhereThePolicyIsToWait) {
 TEST_P(RestoreTest, DamagedChunkStopsTheVmAndNeverEntersIt) {
   ASSERT_EQ(server_.stop().value(), 0);
   {
-    std::vector<rocksdb::ColumnFamilyDescriptor> families;
-    for (const char* name : {"default", "chunk", "hash", "snapshot", "meta"}) {
-      families.emplace_back(name, rocksdb::ColumnFamilyOptions());
-    }
-    rocksdb::DB* raw = nullptr;
-    std::vector<rocksdb::ColumnFamilyHandle*> handles;
-    ASSERT_TRUE(rocksdb::DB::Open({}, path("store"), families, &handles, &raw).ok());
-    const std::unique_ptr<rocksdb::DB> db(raw);
     // Every second chunk is given the stored form of the one before it.
-    std::unique_ptr<rocksdb::Iterator> chunks(db->NewIterator({}, handles[1]));
-    std::string before;
-    for (chunks->SeekToFirst(); chunks->Valid(); chunks->Next()) {
-      if (before.empty()) {
-        before = chunks->value().ToString();
-        continue;
-      }
-      ASSERT_TRUE(db->Put({}, handles[1], chunks->key(), before).ok());
-      before.clear();
+    RawStore raw(path("store"));
+    const std::vector<std::string> chunks = raw.keys("chunk");
+    for (std::size_t i = 1; i < chunks.size(); i += 2) {
+      raw.put("chunk", chunks[i], raw.get("chunk", chunks[i - 1]));
     }
-    chunks.reset();
-    for (auto* handle : handles) db->DestroyColumnFamilyHandle(handle);
   }
   server_.start();
   const std::uint64_t number = prepare();

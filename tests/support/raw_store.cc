@@ -28,6 +28,15 @@ RawStore::~RawStore() {
   CHECK(db_->Close().ok());
 }
 
+std::vector<std::string> RawStore::keys(const std::string& family) {
+  std::vector<std::string> found;
+  const std::unique_ptr<rocksdb::Iterator> entry(db_->NewIterator({}, families_.at(family)));
+  for (entry->SeekToFirst(); entry->Valid(); entry->Next()) {
+    found.push_back(entry->key().ToString());
+  }
+  CHECK(entry->status().ok());
+  return found;
+}
 std::string RawStore::get(const std::string& family, const std::string& key) {
   std::string value;
   CHECK(db_->Get({}, families_.at(family), key, &value).ok());

@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace rocksdb {
 class ColumnFamilyHandle;
@@ -19,6 +20,7 @@ class RawStore {
   explicit RawStore(const std::string& directory);
   ~RawStore();
 
+  std::vector<std::string> keys(const std::string& family);
   std::string get(const std::string& family, const std::string& key);
   void put(const std::string& family, const std::string& key, const std::string& value);
   void remove(const std::string& family, const std::string& key);
