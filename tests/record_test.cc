@@ -71,12 +71,9 @@ class RecordTest : public testing::Test {
     }
     return reports;
   }
-  /// Or is a zombie, which the recorder keeps for a while.
   bool vmm_has_exited(std::uint64_t run) const {
     pid_t pid = 0;
-    if (!(std::ifstream(path("pid" + std::to_string(run))) >> pid)) return false;
-    const auto stat = read_text_file("/proc/" + std::to_string(pid) + "/stat", 4096);
-    return !stat || stat->find(") Z") != stat->npos;
+    return std::ifstream(path("pid" + std::to_string(run))) >> pid && !is_running(pid);
   }
   std::size_t stops() { return handler_.requests<control::Stop>().size(); }
 
