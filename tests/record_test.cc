@@ -136,7 +136,7 @@ TEST_F(RecordTest, EachRunHasItsOwnSessionAndCommandAndLeavesNothing) {
 }
 
 TEST_F(RecordTest, RunWhoseCommandFailsSaysSoAndTheOthersGoOn) {
-  session_ = [this](std::uint64_t number) {
+  session_ = [](std::uint64_t number) {
     return number == 1 ? SessionReport{} : serving(RecordingState::kStored, 7);
   };
   const auto runs = record("test $THAW_RUN = 2 && sleep 1000; exit 3", 2);
