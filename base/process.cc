@@ -38,7 +38,8 @@ std::vector<std::string> environment_with(const std::vector<EnvironmentVariable>
       variables.emplace_back(*inherited);
     }
   }
-  for (const auto& [name, value] : additions) variables.push_back(name + "=" + value);
+  for (const auto& [name, value] : additions)
+    variables.push_back(fmt::format("{}={}", name, value));
   return variables;
 }
 

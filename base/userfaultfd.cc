@@ -200,10 +200,9 @@ FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length, Wa
   return fill_all(length, [&](ByteCount done) {
     const ByteCount rest = length - done;
     // SAFETY: the kernel checks the range and never overwrites a present page.
-    uffdio_zeropage request{
-        .range = {.start = (to + done).value, .len = rest.value},
-        .mode = waiters == Waiters::kLeave ? UFFDIO_ZEROPAGE_MODE_DONTWAKE : 0,
-        .zeropage = 0};
+    uffdio_zeropage request{.range = {.start = (to + done).value, .len = rest.value},
+                            .mode = waiters == Waiters::kLeave ? UFFDIO_ZEROPAGE_MODE_DONTWAKE : 0,
+                            .zeropage = 0};
     const int status = ::ioctl(uffd.get(), UFFDIO_ZEROPAGE, &request);
     return fill_result(status, request.zeropage, rest);
   });

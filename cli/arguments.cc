@@ -10,9 +10,8 @@ namespace {
 
 Result<std::uint32_t> parse_id(std::string_view text) {
   std::uint32_t id = 0;
-  const char* const end = text.data() + text.size();
-  const auto [stopped, error] = std::from_chars(text.data(), end, id);
-  if (error != std::errc{} || stopped != end) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), id);
+  if (error != std::errc{} || end != text.data() + text.size()) {
     return fail(ErrorCode::kInvalidArgument, "\"{}\" is no user or group id", text);
   }
   return id;

@@ -177,7 +177,9 @@ class Declaration {
                     "Behind \"--\": starts the VMM on $THAW_SOCKET (and $THAW_STATE, its state "
                     "file), in run number $THAW_RUN; is ended when the recording is stored")
         ->required();
-    sub->footer("Example: thaw record mysnap --runs 5 -- sh -c 'exec firecracker ...'");
+    sub->footer(
+        "Example: thaw record mysnap --runs 5 -- ./start-vmm.sh\n"
+        "Exit code 1 also when a run was not recorded; the others go on.");
   }
 
   CLI::App& app_;

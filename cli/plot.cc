@@ -28,13 +28,16 @@ constexpr std::uint32_t kLeastSpanUs = 1000;
 
 /// Media queries are what lets one file suit light and dark pages.
 constexpr std::string_view kStyle = R"(<style>
-text{font-family:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;font-size:13px;fill:#57606a}
-.paper{fill:#ffffff}.title{font-size:17px;font-weight:600;fill:#1f2328}.middle{text-anchor:middle}.end{text-anchor:end}
+text{font-family:system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif;font-size:13px;
+fill:#57606a}
+.paper{fill:#ffffff}.title{font-size:17px;font-weight:600;fill:#1f2328}
+.middle{text-anchor:middle}.end{text-anchor:end}
 .grid{stroke:#e4e8ec}.frame{stroke:#8c959f;fill:none}
 .dots{fill:none;stroke-width:1.4;stroke-linecap:square}
 .prefetch{stroke:#3b8fde}.demand{stroke:#d9480f}.key{stroke-width:10}
 @media (prefers-color-scheme:dark){
-text{fill:#9aa4af}.paper{fill:#0d1117}.title{fill:#e6edf3}.grid{stroke:#21262d}.frame{stroke:#6e7681}
+text{fill:#9aa4af}.paper{fill:#0d1117}.title{fill:#e6edf3}.grid{stroke:#21262d}
+.frame{stroke:#6e7681}
 .prefetch{stroke:#58a6ff}.demand{stroke:#ff9248}}
 </style>
 )";
@@ -108,7 +111,8 @@ Axis memory_axis(const Recording& recording, PageCount memory) {
   for (const Touch& touch : recording.touches) pages = std::max(pages, touch.page.value + 1);
   std::uint64_t step = 1;
   while (step * 8 < pages) step *= 2;
-  constexpr double kPagesPerMib = (1u << 20) / kPageBytes;
+  constexpr double kPagesPerMib = 256;
+  static_assert(256 * kPageBytes == 1u << 20);
   Axis axis{.span = pages,
             .dots = kRows,
             .unit = kPagesPerMib / 1024,
@@ -146,7 +150,7 @@ class Dots {
 
  private:
   static std::size_t index(int column, int row) {
-    return static_cast<std::size_t>(row * kColumns + column);
+    return static_cast<std::size_t>(row) * kColumns + static_cast<std::size_t>(column);
   }
 
   std::vector<bool> set_ = std::vector<bool>(std::size_t{kRows} * kColumns);

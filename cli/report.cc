@@ -63,8 +63,9 @@ std::string share_text(std::uint64_t part, std::uint64_t whole) {
 
 std::string totals_text(const message::PrefetchCounters& totals) {
   if (totals.sessions == 0) return "in no session yet";
-  return fmt::format("{} sessions: {} pages in {}, {} late; {} faults left a session",
-                     totals.sessions, totals.prefetched_pages, human_bytes(totals.bytes),
+  return fmt::format("in {} session{}: {} pages in {}, {} late; {} faults left a session",
+                     totals.sessions, totals.sessions == 1 ? "" : "s", totals.prefetched_pages,
+                     human_bytes(totals.bytes),
                      share_text(totals.late_pages, totals.prefetched_pages + totals.late_pages),
                      totals.faults / totals.sessions);
 }

@@ -107,16 +107,10 @@ TEST(ChildProcess, GroupGoesWithIt) {
     child->signal_group(SIGTERM);
     EXPECT_EQ(child->status(), std::nullopt) << "both ignore it";
   }
-  // A zombie of whoever adopted it is gone as well.
-  const std::string state = "/proc/" + std::to_string(grandchild) + "/stat";
   const Deadline deadline = soon();
-  const auto runs = [&] {
-    const std::string stat = content_of(state);
-    return !stat.empty() && stat.find(") Z") == stat.npos;
-  };
-  while (runs() && !deadline.passed()) {
+  while (test::is_running(grandchild) && !deadline.passed()) {
   }
-  EXPECT_FALSE(runs());
+  EXPECT_FALSE(test::is_running(grandchild));
 }
 
 TEST(TemporaryDirectory, IsForItsOwnerAndGoesWithItsContent) {

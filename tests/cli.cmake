@@ -1,3 +1,7 @@
 thaw_add_test(cli_test SOURCES cli_plot_test.cc cli_test.cc record_test.cc support/scripted_handler.cc
   LIBRARIES thaw_cli_core thaw_test_programs nlohmann_json::nlohmann_json)
 add_dependencies(cli_test thaw-cli)
+
+thaw_add_test(recorded_restore_test SOURCES recorded_restore_test.cc TIMEOUT 120
+  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+add_dependencies(recorded_restore_test vmm thaw-pageserver thaw-faulthandler thaw-cli)

@@ -62,15 +62,15 @@ TEST(Plot, TouchesApartAreAStrokeEachInTheColourOfTheirKind) {
 }
 
 TEST(Plot, NeighboursInTimeAreOneStroke) {
-  std::vector<Touch> touches;
-  for (std::uint32_t i = 0; i < 10'000; ++i) touches.push_back({{7}, 100 * i});
+  std::vector<Touch> touches(10'000);
+  for (std::uint32_t i = 0; i < touches.size(); ++i) touches[i] = {{7}, 100 * i};
   const std::string picture = plot_svg(recording_of(std::move(touches)), {1024}, "line");
   EXPECT_EQ(count(dots(picture, "demand"), "h"), 1u);
   EXPECT_NE(picture.find("10,000 pages"), picture.npos);
 }
 
 TEST(Plot, NothingTouchedIsSaid) {
-  for (const std::uint64_t memory : {0, 1, 1024}) {
+  for (const std::uint64_t memory : {0u, 1u, 1024u}) {
     const std::string picture = plot_svg({}, {memory}, "empty");
     EXPECT_TRUE(is_xml(picture)) << picture;
     EXPECT_NE(picture.find("no page was touched"), picture.npos);

@@ -71,12 +71,9 @@ class RecordTest : public testing::Test {
     }
     return reports;
   }
-  /// Or is a zombie, which the recorder keeps for a while.
   bool vmm_has_exited(std::uint64_t run) const {
     pid_t pid = 0;
-    if (!(std::ifstream(path("pid" + std::to_string(run))) >> pid)) return false;
-    const auto stat = read_text_file("/proc/" + std::to_string(pid) + "/stat", 4096);
-    return !stat || stat->find(") Z") != stat->npos;
+    return std::ifstream(path("pid" + std::to_string(run))) >> pid && !is_running(pid);
   }
   std::size_t stops() { return handler_.requests<control::Stop>().size(); }
 
@@ -139,7 +136,7 @@ TEST_F(RecordTest, EachRunHasItsOwnSessionAndCommandAndLeavesNothing) {
 }
 
 TEST_F(RecordTest, RunWhoseCommandFailsSaysSoAndTheOthersGoOn) {
-  session_ = [this](std::uint64_t number) {
+  session_ = [](std::uint64_t number) {
     return number == 1 ? SessionReport{} : serving(RecordingState::kStored, 7);
   };
   const auto runs = record("test $THAW_RUN = 2 && sleep 1000; exit 3", 2);

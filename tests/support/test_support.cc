@@ -2,6 +2,9 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <string>
+
+#include "base/file.h"
 
 namespace thaw::test {
 
@@ -17,6 +20,11 @@ Bytes random_bytes(std::mt19937_64& generator, std::size_t size) {
   Bytes bytes(size);
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(generator());
   return bytes;
+}
+
+bool is_running(pid_t pid) {
+  const auto stat = read_text_file("/proc/" + std::to_string(pid) + "/stat", 4096);
+  return stat && stat->find(") Z") == stat->npos;
 }
 
 }  // namespace thaw::test

@@ -5,6 +5,7 @@
 #include <random>
 
 #include <gtest/gtest.h>
+#include <sys/types.h>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -43,5 +44,8 @@ inline std::uint64_t pick(std::mt19937_64& generator, std::uint64_t below) {
 }
 
 Bytes random_bytes(std::mt19937_64& generator, std::size_t size);
+
+/// Whether the process exists and is no zombie, which waits for its parent alone.
+bool is_running(pid_t pid);
 
 }  // namespace thaw::test
