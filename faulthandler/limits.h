@@ -32,10 +32,12 @@ inline constexpr unsigned kMaxPageAttempts = 3;
 // Prefetch.
 inline constexpr std::size_t kPrefetchBuffers = 8;  // of a link, to receive into
 inline constexpr std::size_t kPrefetchBufferBytes = 512u << 10;
-inline constexpr std::size_t kPrefetchWindowBytes = 256u << 10;  // asked for and not yet there
+inline constexpr std::size_t kPrefetchWindowBytes = 512u << 10;  // asked for and not yet there
 /// Decompressed pieces of all sessions that wait for their VM or are being put in, 256 KiB each.
 inline constexpr std::size_t kMaxPlainBuffers = 1024;
 inline constexpr std::size_t kMaxSessionPlainBuffers = 256;
+/// The same of a session that has its VM: what is decompressed goes in at once, out of the cache.
+inline constexpr std::size_t kMaxServingPlainBuffers = 16;
 inline constexpr std::size_t kSparePlainBuffers = 64;  // that are kept for the next
 inline constexpr std::size_t kMaxCopyPages = 16;       // between two looks at what the VM removed
 inline constexpr std::size_t kMaxZeroPages = 256;      // the same

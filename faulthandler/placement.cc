@@ -179,11 +179,13 @@ void Placement::examine(pid_t vmm, PlacementPolicy::Look& look) {
 }
 
 void Placement::apply(const PlacementPolicy::Decision& decision) {
+  const bool bulk_work = bulk_work_.load(std::memory_order_relaxed);
   if (!options_.spin) {
-    spin_.store(decision.spin ? kAutomaticSpin : Nanoseconds(0), std::memory_order_relaxed);
+    spin_.store(decision.spin && !bulk_work ? kAutomaticSpin : Nanoseconds(0),
+                std::memory_order_relaxed);
   }
   if (!following_) return;
-  if (!decision.cpu || bulk_work_.load(std::memory_order_relaxed)) {
+  if (!decision.cpu || bulk_work) {
     if (place_.cpu()) place_.let_go();
     return;
   }

@@ -73,7 +73,9 @@ PrefetchJob& Prefetch::add_job(PrefetchJob::Content content, std::size_t order) 
 }
 
 bool Prefetch::may_take_buffer() const {
-  return buffers_taken_ < limits::kMaxSessionPlainBuffers && service_.buffers.has_room();
+  const std::size_t most =
+      userfaultfd_ == nullptr ? limits::kMaxSessionPlainBuffers : limits::kMaxServingPlainBuffers;
+  return buffers_taken_ < most && service_.buffers.has_room();
 }
 
 void Prefetch::ask_more() {
