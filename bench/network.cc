@@ -74,14 +74,14 @@ Result<void> TwoHosts::go_to_client() { return go_to(client_); }
 Result<void> TwoHosts::set_rate(std::uint64_t bits_per_s) {
   for (const char* const name : {"thaw-s-", "thaw-c-"}) {
     const std::string host = name + tag_;
-    // There may be none to delete.
-    test::run({"tc", "-n", host, "qdisc", "delete", "dev", kDevice, "root"});
+    if (shaped_) TRY(run({"tc", "-n", host, "qdisc", "delete", "dev", kDevice, "root"}));
     if (bits_per_s == 0) continue;
     const std::uint64_t burst = std::max(kLeastBurst, bits_per_s / 8 / kBurstsPerSecond);
     TRY(run({"tc", "-n", host, "qdisc", "add", "dev", kDevice, "root", "tbf", "rate",
              std::to_string(bits_per_s) + "bit", "burst", std::to_string(burst), "latency",
              "50ms"}));
   }
+  shaped_ = bits_per_s != 0;
   return {};
 }
 

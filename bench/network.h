@@ -48,6 +48,7 @@ class TwoHosts {
   UniqueFd own_;
   UniqueFd server_;
   UniqueFd client_;
+  bool shaped_ = false;
 };
 
 }  // namespace thaw::bench
