@@ -45,6 +45,10 @@ void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
     recorder_.start(Clock::now());
     loop_.wait(options_.window.idle, windowing_);
   }
+  if (!records()) begin_prefetch();
+}
+
+void ServedMemory::begin_prefetch() {
   if (prefetch_ != nullptr) prefetch_->attach(userfaultfd_, regions_);
 }
 

@@ -116,6 +116,7 @@ class ServedMemory final : public ChunkSink, private Prefetch::Owner {
   void on_prefetch_failed(int error_number) override;
   void on_complete() override;
   bool records() const { return options_.window_use == WindowUse::kRecord && recorder_.running(); }
+  void begin_prefetch();
   void on_window_timer();
   void end_window();
 

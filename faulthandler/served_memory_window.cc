@@ -43,7 +43,9 @@ void ServedMemory::on_window_timer() {
 
 void ServedMemory::end_window() {
   if (!recorder_.running()) return;
+  const bool recorded = records();
   recorder_.stop();
+  if (recorded && serving_) begin_prefetch();
   owner_.on_window_end(recorder_.take());
 }
 

@@ -94,6 +94,7 @@ void Session::refuse_handoff(const Error& error) {
   outcome_ = error.message();
   remove_file(options_.socket_path);
   loop_.cancel(patience_);
+  memory_.stop();  // what was prefetched for it is of no use
   loop_.poll(vmm_.pidfd, POLLIN, exiting_);
   if (options_.on_unservable == UnservablePolicy::kKill) kill_vmm();
 }

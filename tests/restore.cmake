@@ -2,7 +2,7 @@ thaw_add_test(restore_test SOURCES restore_test.cc support/raw_store.cc TIMEOUT 
   LIBRARIES thaw_handoff thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
 add_dependencies(restore_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
-thaw_add_test(session_test SOURCES fault_core_test.cc session_test.cc LIBRARIES thaw_faulthandler_core)
+thaw_add_test(session_test SOURCES fault_core_test.cc prefetch_core_test.cc session_test.cc LIBRARIES thaw_faulthandler_core)
 
 add_library(thaw_test_guest STATIC support/scripted_server.cc support/served_guest.cc)
 target_link_libraries(thaw_test_guest PUBLIC thaw_faulthandler_sys thaw_test_programs)

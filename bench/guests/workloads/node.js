@@ -1,7 +1,7 @@
 // A search over the texts of articles: an index of words, articles as objects, bodies in buffers.
 //
-// A request finds the articles with two words of one part of the vocabulary, scores and sorts them,
-// and renders the best as JSON together with a digest of their bodies.
+// A request finds the articles with the popular words and a few others, scores and sorts them, and
+// renders the best as JSON together with a digest of their bodies.
 'use strict';
 
 const crypto = require('crypto');
@@ -12,6 +12,8 @@ const VOCABULARY = 4000;
 const WORDS_EACH = 24;
 const BODY_BYTES = 640;
 const RESULTS = 4000;
+const POPULAR_WORDS = 36;
+const OTHER_WORDS = 2;
 
 // The same numbers in [0, limit) in every run.
 function generator(seed) {
@@ -49,10 +51,10 @@ function build() {
 
 function serve({articles, index}, seed) {
   const next = generator(seed);
-  const part = next(8) * (VOCABULARY / 16);
   const scores = new Map();
-  for (let count = 0; count < 30; count++) {
-    const found = index.get(`word${part + next(VOCABULARY / 16)}`) || [];
+  for (let count = 0; count < POPULAR_WORDS + OTHER_WORDS; count++) {
+    const word = count < POPULAR_WORDS ? count * 8 : VOCABULARY / 2 + next(VOCABULARY / 4);
+    const found = index.get(`word${word}`) || [];
     for (const id of found) scores.set(id, (scores.get(id) || 0) + 1 / found.length);
   }
   const ranked = [...scores].map(([id, score]) => ({article: articles.get(id), score}));

@@ -1,7 +1,7 @@
 """A recommender: vectors of items, their records, and a table of orders, all in memory.
 
-A request takes a customer, ranks one part of the items for them, looks up the records of the best,
-and sums up their orders.
+A request takes a customer, ranks the popular part of the items for them and one other, looks up the
+records of the best, and sums up their orders.
 """
 
 import json
@@ -12,7 +12,8 @@ import numpy
 
 ITEMS = 60_000
 DIMENSIONS = 128
-SHARDS = 12
+SHARDS = 24
+POPULAR_SHARDS = 8
 ORDERS = 1_500_000
 WORDS = ("red", "small", "light", "steel", "round", "new", "plain", "soft", "deep", "quiet")
 
@@ -42,7 +43,7 @@ class Shop:
         customer = self._vectors[bought].mean(axis=0)
         width = ITEMS // SHARDS
         ranked: list[tuple[float, int]] = []
-        for shard in choice.sample(range(SHARDS), 5):
+        for shard in [*range(POPULAR_SHARDS), choice.randrange(POPULAR_SHARDS, SHARDS)]:
             scores = self._vectors[shard * width:(shard + 1) * width] @ customer
             best = numpy.argpartition(scores, -50)[-50:]
             ranked += [(round(float(scores[row]), 3), shard * width + int(row)) for row in best]
