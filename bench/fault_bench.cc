@@ -115,7 +115,8 @@ class Summary {
 }  // namespace
 
 Result<std::vector<Figure>> run_fault_bench(const BenchOptions& options) {
-  const FaultPlan plan = fault_plan(options.effort);
+  FaultPlan plan = fault_plan(options.effort);
+  if (options.repetitions > 0) plan.repetitions = options.repetitions;
   Samples samples;
   const auto runs = TRY(FaultRuns::start(options, plan, samples));
   for (std::size_t i = 0; i < plan.repetitions; ++i) TRY(runs->repeat());

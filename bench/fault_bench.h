@@ -16,6 +16,7 @@ struct BenchOptions {
   std::string guests;  // directory of saved guests with recordings
   std::uint64_t seed = 0;
   Effort effort = Effort::kFull;
+  std::size_t repetitions = 0;  // 0: as many as the effort says
 };
 
 /// Measures faults of guests that restore from real programs: their times in each placement, their

@@ -87,6 +87,8 @@ int main(int argc, char** argv) {
                  "Directory of saved guests with recordings, to restore");
   app.add_option("--json", options.json, "File for the figures");
   app.add_option("--seed", options.bench.seed, "Seed of the random choices");
+  app.add_option("--repetitions", options.bench.repetitions,
+                 "How often everything is measured; 0: as often as makes comparisons worth it");
   app.add_flag("--quick", options.quick, "Less of everything: for tests, not for comparisons");
   thaw::add_configuration(app);
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;

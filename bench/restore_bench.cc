@@ -131,7 +131,8 @@ class Summary {
 }  // namespace
 
 Result<std::vector<Figure>> run_restore_bench(const BenchOptions& options) {
-  const RestorePlan plan = restore_plan(options.effort);
+  RestorePlan plan = restore_plan(options.effort);
+  if (options.repetitions > 0) plan.repetitions = options.repetitions;
   Samples samples;
   const auto runs = TRY(RestoreRuns::start(options, plan, samples));
   for (std::size_t i = 0; i < plan.repetitions; ++i) {

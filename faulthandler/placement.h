@@ -41,7 +41,7 @@ class Placement {
     if (resting_.load(std::memory_order_relaxed)) wake();
   }
   /// Whether threads of this process do bulk work: they would keep a loop in the background class
-  /// waiting, and one that spins would keep them waiting, so it does neither meanwhile.
+  /// waiting, and one that spins would keep them from their work, so it does neither meanwhile.
   void set_bulk_work(bool any) { bulk_work_.store(any, std::memory_order_relaxed); }
   /// Around each turn of the loop.
   void before_turn() { turn_start_.store(Clock::now(), std::memory_order_relaxed); }

@@ -142,6 +142,7 @@ void Prefetch::hurry(PageIndex page) {
   if (!pack || by_pack_[*pack] == nullptr) return;
   ++summary_.late_pages;
   PrefetchJob& job = *by_pack_[*pack];
+  job.is_awaited = true;
   if (job.in_pool) service_.workers.hurry(job);
 }
 
@@ -198,6 +199,7 @@ void Prefetch::issue(PrefetchJob& job) {
   job.in_pool = true;
   ++in_pool_;
   service_.workers.add(job);
+  if (job.is_awaited) service_.workers.hurry(job);
 }
 
 void Prefetch::on_job_done(PrefetchJob& job) {

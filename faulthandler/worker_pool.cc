@@ -2,9 +2,7 @@
 
 #include <algorithm>
 
-#include "base/cpu.h"
 #include "base/event_fd.h"
-#include "base/log.h"
 
 namespace thaw {
 
@@ -57,9 +55,6 @@ void WorkerPool::finish_done() {
 }
 
 void WorkerPool::run(const std::stop_token& stop) {
-  if (const auto set = set_scheduling_class(0, SchedulingClass::kBackground); !set) {
-    log_warning("a worker is an ordinary thread: {}", set.error().message());
-  }
   Tools tools;
   std::unique_lock lock(mutex_);
   while (added_.wait(lock, stop, [this] { return !waiting_.empty(); })) {

@@ -14,8 +14,7 @@
 
 namespace thaw {
 
-/// Threads for bulk work, in the background class: whoever serves a demand, and the guest itself,
-/// goes first. Jobs are begun in their
+/// Threads for bulk work, so that it never keeps the loop from a demand. Jobs are begun in their
 /// order and come back to the loop's thread. All but Job::work() is for the loop's thread.
 class WorkerPool {
  public:
