@@ -84,6 +84,10 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   if (request.owner_uid.has_value() != request.owner_gid.has_value()) {
     return Error(ErrorCode::kInvalidArgument, "an owner has both a user and a group id");
   }
+  for (const std::uint32_t ms : {request.record_idle_ms, request.record_most_ms}) {
+    if (ms > 0 && std::chrono::milliseconds(ms) <= limits::kMostRecording) continue;
+    return Error(ErrorCode::kInvalidArgument, "a recording ends after 1 ms to an hour");
+  }
   std::optional<FileOwner> owner;
   if (request.owner_uid) owner = FileOwner{*request.owner_uid, *request.owner_gid};
 
@@ -121,8 +125,8 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
 WindowUse Daemon::window_use(const control::Prepare& request, const PreparedSnapshot& snapshot) {
   const WindowUse otherwise = request.trace_out.empty() ? WindowUse::kNone : WindowUse::kTrace;
   if (request.record == RecordMode::kNever) return otherwise;
-  if (request.record == RecordMode::kAlways || snapshot.set == nullptr) return WindowUse::kRecord;
-  if (options_.record_every == 0) return otherwise;
+  if (request.record == RecordMode::kAlways || snapshot.has_no_set) return WindowUse::kRecord;
+  if (options_.record_every == 0 || snapshot.set == nullptr) return otherwise;
   const std::lock_guard lock(restores_mutex_);
   if (restores_.size() >= limits::kMaxCountedSnapshots) restores_.clear();
   const SnapshotId id = snapshot.image->manifest.snapshot;
@@ -202,6 +206,9 @@ void Daemon::after_turn() {
 void Daemon::forget_ended() {
   any_ended_ = false;
   for (auto it = sessions_.begin(); it != sessions_.end();) {
+    if (stopping_ && it->second->state() == SessionState::kDetached) {
+      static_cast<void>(it->second->stop(control::StopMode::kRefuseIfAlive));  // which it does not
+    }
     if (!it->second->finished()) {
       if (it->second->state() == SessionState::kEnded) any_ended_ = true;
       ++it;
@@ -220,8 +227,9 @@ void Daemon::forget_ended() {
 }
 
 void Daemon::request_stop() {
-  const auto mode = stopping_ ? control::StopMode::kKill : control::StopMode::kRefuseIfAlive;
   for (const auto& [id, session] : sessions_) {
+    const bool kills = stopping_ && session->state() != SessionState::kDetached;
+    const auto mode = kills ? control::StopMode::kKill : control::StopMode::kRefuseIfAlive;
     if (const auto stopped = session->stop(mode); !stopped) {
       log_warning("stopping when it has exited: {}; a second signal kills it",
                   stopped.error().message());

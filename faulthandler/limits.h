@@ -45,6 +45,7 @@ inline constexpr unsigned kMaxPrefetchAttempts = 8;    // to put a piece in besi
 inline constexpr std::size_t kMaxCountedSnapshots = 4096;  // whose restores are counted
 inline constexpr std::size_t kMaxUploads = 64;             // recordings and reports that wait
 
+inline constexpr std::chrono::hours kMostRecording{1};  // its times have 32 bits of microseconds
 inline constexpr std::chrono::seconds kAcceptTimeout{600};  // from prepare to the VMM's connect
 inline constexpr std::chrono::seconds kHandoffTimeout{10};  // from connect to the whole handoff
 inline constexpr std::chrono::seconds kDemandTimeout{5};    // a reply; then the link is redone

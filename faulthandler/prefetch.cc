@@ -41,6 +41,10 @@ void Prefetch::begin() {
 void Prefetch::attach(const UniqueFd& userfaultfd, const RegionTable& regions) {
   if (!regions.has_small_pages_only()) {
     give_up("guest memory has huge pages, which come on demand alone");
+    for (const auto& job : jobs_) {
+      for (const PackPage& page : job->pages) core_.on_left_out(page.page);
+      job->is_released = true;
+    }
     return stop();
   }
   userfaultfd_ = &userfaultfd;
@@ -249,7 +253,7 @@ void Prefetch::settle(PrefetchJob& job, const PrefetchJob::Run& run) {
 void Prefetch::drop(PrefetchJob& job) {
   std::vector<PageIndex> wanted;
   for (const PackPage& page : job.pages) {
-    if (core_.on_left_out(page.page)) wanted.push_back(page.page);
+    if (!job.is_released && core_.on_left_out(page.page)) wanted.push_back(page.page);
   }
   end_job(job);
   if (!wanted.empty()) owner_.want_on_demand(wanted);

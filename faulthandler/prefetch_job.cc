@@ -3,7 +3,7 @@
 namespace thaw {
 
 void PrefetchJob::work(WorkerPool::Tools& tools) {
-  if (!sealed.empty()) decoded = decode(tools);
+  if (!ready) decoded = decode(tools);
   if (!decoded) return;
   for (Run& run : runs) {
     if (!gate->try_copy(decided, [&] { put_in(run); })) return;

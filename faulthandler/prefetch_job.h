@@ -64,8 +64,9 @@ class PrefetchJob final : public WorkerPool::Job {
   CopyGate* gate = nullptr;
   CopyGate::Epoch decided = 0;
   unsigned attempts = 0;
-  bool in_pool = false;     // a worker may have it
-  bool is_awaited = false;  // by a vCPU
+  bool in_pool = false;      // a worker may have it
+  bool is_released = false;  // its pages are asked for elsewhere, as if they had never been here
+  bool is_awaited = false;   // by a vCPU
 
  private:
   void work(WorkerPool::Tools& tools) override;

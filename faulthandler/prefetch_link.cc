@@ -101,7 +101,8 @@ void PrefetchLink::on_lost() {
 std::size_t PrefetchLink::outstanding() const {
   std::size_t pages = 0;
   for (const Request& request : requests_) {
-    if (request.sink != nullptr) pages += request.job->pages.size();
+    // One that nobody waits for any more has to be answered all the same.
+    pages += request.sink != nullptr ? request.job->pages.size() : 1;
   }
   return pages;
 }
@@ -116,8 +117,10 @@ void PrefetchLink::offer_room() {
   // Each time another sink comes first, so that none takes all the room that there is. Callbacks
   // may drop sinks.
   ++next_sink_;
-  for (std::size_t i = 0; i < sinks_.size() && has_room(); ++i) {
-    sinks_[(next_sink_ + i) % sinks_.size()]->on_room();
+  const std::vector<Sink*> sinks = sinks_;
+  for (std::size_t i = 0; i < sinks.size() && has_room(); ++i) {
+    Sink* const sink = sinks[(next_sink_ + i) % sinks.size()];
+    if (std::ranges::find(sinks_, sink) != sinks_.end()) sink->on_room();
   }
 }
 

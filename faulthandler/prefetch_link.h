@@ -41,7 +41,7 @@ class PrefetchLink final : private ServerConnection::User {
 
   /// Announces a sink and connects.
   void add(Sink& sink);
-  /// Drops what it has asked for. Not to be called from the sink's own callbacks.
+  /// Drops what it has asked for.
   void forget(const Sink& sink);
 
   /// Whether something may be asked for now.

@@ -43,7 +43,7 @@ void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   loop_.poll(userfaultfd_, POLLIN, reading_);
   if (options_.window.most > Nanoseconds(0)) {
     recorder_.start(Clock::now());
-    loop_.wait(options_.window.idle, windowing_);
+    loop_.wait(std::min(options_.window.idle, options_.window.most), windowing_);
   }
   if (!records()) begin_prefetch();
 }
@@ -94,7 +94,11 @@ void ServedMemory::drain_events() {
   auto reading = prefetch_ != nullptr ? prefetch_->reading() : std::nullopt;
   for (std::size_t i = 0; i < limits::kMaxEventReads; ++i) {
     const auto read = read_events(userfaultfd_, events_);
-    if (!read) return give_up(read.error().message());
+    if (!read) {
+      // What was read before has happened all the same.
+      give_up(read.error().message());
+      break;
+    }
     if (*read < limits::kUserfaultfdEventsPerRead) break;  // that was the end of the queue
   }
   if (reading && !std::ranges::all_of(events_, is_fault)) reading->note_change();

@@ -31,6 +31,7 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
     TRY(file.publish());
   }
   std::shared_ptr<const PrefetchSet> set;
+  bool has_no_set = false;
   if (auto working_set = client.working_set(image->manifest.snapshot)) {
     auto ready = PrefetchSet::create(*working_set, image->map, image->manifest.spec.memory_pages());
     if (ready) {
@@ -38,10 +39,12 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
     } else {
       log_warning("{}: {}", snapshot, ready.error().message());
     }
-  } else if (working_set.error().code() != ErrorCode::kNotFound) {
+  } else if (working_set.error().code() == ErrorCode::kNotFound) {
+    has_no_set = true;
+  } else {
     log_warning("{} without its working set: {}", snapshot, working_set.error().message());
   }
-  return PreparedSnapshot{std::move(image), std::move(set)};
+  return PreparedSnapshot{std::move(image), std::move(set), has_no_set};
 }
 
 }  // namespace thaw

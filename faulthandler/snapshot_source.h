@@ -25,7 +25,8 @@ struct SnapshotImage {
 /// What a session begins with.
 struct PreparedSnapshot {
   std::shared_ptr<const SnapshotImage> image;
-  std::shared_ptr<const PrefetchSet> set;  // nullptr: there is none
+  std::shared_ptr<const PrefetchSet> set;  // nullptr: there is none, or it cannot be had
+  bool has_no_set = false;                 // the page server says so: one should be recorded
 };
 
 /// Brings manifests, page maps, working sets and state files from a page server. Keeps an image as

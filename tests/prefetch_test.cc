@@ -164,6 +164,17 @@ TEST_P(PrefetchingTest, PackOfOtherPagesIsRefused) {
   EXPECT_EQ(guest.report().damaged_chunks, 1u);
 }
 
+TEST_P(PrefetchingTest, EmptyReplyBringsNothing) {
+  ServedGuest& guest =
+      start_with({0, 1, 2, 3, 4, 5, 6, 7}, {.map = content_pages(64)}, Attach::kLater);
+  packs_.reply_empty(packs_.next_pack_request());
+  guest.attach();
+  packs_.reply_empty(packs_.next_pack_request());
+  wait_for_state(PrefetchState::kDone);
+  EXPECT_EQ(guest.report().damaged_chunks, 2u);
+  for (std::size_t page = 0; page < 8; ++page) EXPECT_FALSE(guest.is_present(page)) << page;
+}
+
 TEST_P(PrefetchingTest, SetThatIsNotThereAnyMoreIsLeftToDemand) {
   ServedGuest& guest = start_with({0, 1, 2, 3, 4, 5, 6, 7}, {.map = content_pages(64)});
   const auto request = packs_.next_pack_request();

@@ -46,6 +46,8 @@ class ScriptedServer {
   };
   PackRequest next_pack_request();
   void reply(const PackRequest& request, std::span<const PackPage> pages);
+  /// With nothing in it.
+  void reply_empty(const PackRequest& request) { send(message::PackReply{}, request.id, {}); }
   void refuse(const PackRequest& request, ErrorCode code) { refuse(request.id, code); }
   /// Sends bytes as they are.
   void send(ByteSpan bytes);
