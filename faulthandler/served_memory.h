@@ -38,8 +38,9 @@ struct ServeOptions {
 };
 
 /// The guest memory of one VM while it is served: reads its faults, asks for its pages and fills
-/// them. A page enters the guest only here: as the verified content of its chunk, or as zeros where
-/// the snapshot has zeros or the guest gave the page back. On the loop's thread.
+/// them. A page enters the guest only here and in a PrefetchJob: as the verified content of its
+/// chunk, or as zeros where the snapshot has zeros or the guest gave the page back. On the loop's
+/// thread.
 ///
 /// A fault that is answered without a surprise allocates nothing, takes no lock and logs nothing.
 class ServedMemory final : public ChunkSink, private Prefetch::Owner {
