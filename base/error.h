@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <expected>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -85,6 +86,14 @@ class [[nodiscard]] Result : public std::expected<T, Error> {
  public:
   using std::expected<T, Error>::expected;
 };
+
+/// A success without a value where the failure is kNotFound.
+template <typename T>
+Result<std::optional<T>> if_found(Result<T> found) {
+  if (found) return std::optional<T>(*std::move(found));
+  if (found.error().code() == ErrorCode::kNotFound) return std::optional<T>();
+  return std::unexpected(std::move(found).error());
+}
 
 /// Builds a failure to return: `return fail(ErrorCode::kTruncated, "{} of {} bytes", n, size);`
 template <typename... Args>

@@ -6,11 +6,13 @@
 
 namespace thaw {
 
-Result<TemporaryDirectory> TemporaryDirectory::create(const std::string& name) {
+Result<TemporaryDirectory> TemporaryDirectory::create(const std::string& name,
+                                                      const std::string& parent) {
   std::error_code error;
-  const auto parent = std::filesystem::temp_directory_path(error);
+  const std::filesystem::path in =
+      parent.empty() ? std::filesystem::temp_directory_path(error) : std::filesystem::path(parent);
   if (error) return fail_errno("the directory for temporary files", error.value());
-  std::string root = (parent / (name + "-XXXXXX")).string();
+  std::string root = (in / (name + "-XXXXXX")).string();
   if (::mkdtemp(root.data()) == nullptr) return fail_errno(fmt::format("create {}", root));
   return TemporaryDirectory(std::move(root));
 }

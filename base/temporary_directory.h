@@ -10,8 +10,8 @@ namespace thaw {
 /// in it. One thread.
 class TemporaryDirectory {
  public:
-  /// `name` begins the directory's name.
-  static Result<TemporaryDirectory> create(const std::string& name);
+  /// `name` begins the directory's name. In `parent` instead, unless that is empty.
+  static Result<TemporaryDirectory> create(const std::string& name, const std::string& parent = {});
   TemporaryDirectory(TemporaryDirectory&& other) noexcept;
   TemporaryDirectory& operator=(TemporaryDirectory&&) = delete;
   ~TemporaryDirectory();

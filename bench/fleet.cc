@@ -19,12 +19,29 @@ constexpr std::size_t kLastWordsBytes = 400;
 /// Pages that are on their way arrive well within this time.
 constexpr std::chrono::milliseconds kSettleTime{20};
 
-Result<void> succeed(const test::Outcome& outcome, const char* what) {
+}  // namespace
+
+Result<void> succeed(const test::Outcome& outcome, const std::string& what) {
   if (outcome.exit_code == 0) return {};
   return fail(ErrorCode::kIo, "{}: exit code {}, {}", what, outcome.exit_code, outcome.output);
 }
 
-}  // namespace
+Result<void> write_pages(const std::string& path, std::span<const std::uint32_t> pages) {
+  std::ofstream file(path, std::ios::binary);
+  file << as_text(std::as_bytes(pages));
+  if (!file.flush()) return fail(ErrorCode::kIo, "writing {}", path);
+  return {};
+}
+
+Result<std::vector<double>> read_touch_times(const std::string& path) {
+  const UniqueFd file = TRY(open_for_reading(path + ".ns"));
+  std::vector<std::int64_t> latencies(TRY(file_size(file)).value / sizeof(std::int64_t));
+  TRY(read_at(file, std::as_writable_bytes(std::span(latencies)), 0));
+  std::vector<double> us;
+  us.reserve(latencies.size());
+  for (const std::int64_t ns : latencies) us.push_back(static_cast<double>(ns) / 1e3);
+  return us;
+}
 
 Result<void> push_image(test::PageServer& server, const std::string& image,
                         const std::string& scratch) {
@@ -76,9 +93,7 @@ Result<Guest> Guest::start(Handler& handler, const std::string& image,
 
 Result<void> Guest::begin(const char* command, std::span<const std::uint32_t> pages,
                           unsigned threads) {
-  std::ofstream file(base_, std::ios::binary);
-  file << as_text(std::as_bytes(pages));
-  if (!file.flush()) return fail(ErrorCode::kIo, "writing {}", base_);
+  TRY(write_pages(base_, pages));
   program_.tell(fmt::format("{} {} {}", command, base_, threads));
   return {};
 }
@@ -93,11 +108,7 @@ Result<Guest::Touched> Guest::finish_touch() {
   Touched touched;
   words >> nanoseconds >> touched.present;
   touched.seconds = nanoseconds / 1e9;
-  const UniqueFd file = TRY(open_for_reading(base_ + ".ns"));
-  std::vector<std::int64_t> latencies(TRY(file_size(file)).value / sizeof(std::int64_t));
-  TRY(read_at(file, std::as_writable_bytes(std::span(latencies)), 0));
-  touched.us.reserve(latencies.size());
-  for (const std::int64_t ns : latencies) touched.us.push_back(static_cast<double>(ns) / 1e3);
+  touched.us = TRY(read_touch_times(base_));
   return touched;
 }
 

@@ -13,6 +13,13 @@ namespace thaw::bench {
 
 /// The real programs of a run, started for it and killed with their objects.
 
+/// Whether a program has ended well; what it said otherwise.
+Result<void> succeed(const test::Outcome& outcome, const std::string& what);
+
+/// What a guest is told to touch, and how many microseconds each touch took it.
+Result<void> write_pages(const std::string& path, std::span<const std::uint32_t> pages);
+Result<std::vector<double>> read_touch_times(const std::string& path);
+
 /// Pushes the image to the server as the snapshot that every guest restores, reads it back so that
 /// the store's cache is warm, and restarts the server, which moves all chunks from its log into
 /// tables before.

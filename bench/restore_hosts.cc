@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <sstream>
 #include <thread>
 
 #include "base/file.h"
+#include "bench/fleet.h"
 #include "format/control_channel.h"
 
 namespace thaw::bench {
@@ -18,11 +18,6 @@ constexpr std::size_t kMostExportBytes = 256u << 20;
 constexpr unsigned kFirstExportPort = 10810;
 constexpr std::chrono::milliseconds kPollInterval{10};
 constexpr const char* kAnswerScript = "bench/guests/answer.py";
-
-Result<void> succeed(const test::Outcome& outcome, const std::string& what) {
-  if (outcome.exit_code == 0) return {};
-  return fail(ErrorCode::kIo, "{}: exit code {}, {}", what, outcome.exit_code, outcome.output);
-}
 
 /// Waits until something is so.
 template <typename Predicate>
@@ -147,9 +142,7 @@ Result<WorkingSet> RestoreHosts::make_set(const SavedGuest& guest,
 Result<test::Program> RestoreHosts::start_replay(const SavedGuest& guest,
                                                  std::span<const std::uint32_t> pages,
                                                  const std::vector<std::string>& source) {
-  std::ofstream file(pages_path(), std::ios::binary);
-  file << as_text(std::as_bytes(pages));
-  if (!file.flush()) return fail(ErrorCode::kIo, "writing {}", pages_path());
+  TRY(write_pages(pages_path(), pages));
   std::vector<std::string> command{test::program_path("thaw-bench-replay"), pages_path(),
                                    memory_.path(guest.name)};
   command.insert(command.end(), source.begin(), source.end());
@@ -172,11 +165,7 @@ Result<Replayed> RestoreHosts::finish_replay(test::Program& replay, Clock::time_
   double first_ns = 0;
   words >> total_ns >> first_ns;
   replayed.first_touch_us = first_ns / 1e3;
-  const UniqueFd file = TRY(open_for_reading(pages_path() + ".ns"));
-  std::vector<std::int64_t> latencies(TRY(file_size(file)).value / sizeof(std::int64_t));
-  TRY(read_at(file, std::as_writable_bytes(std::span(latencies)), 0));
-  for (const std::int64_t ns : latencies)
-    replayed.touch_us.push_back(static_cast<double>(ns) / 1e3);
+  replayed.touch_us = TRY(read_touch_times(pages_path()));
   return replayed;
 }
 
@@ -213,13 +202,18 @@ Result<Replayed> RestoreHosts::replay_session(const SavedGuest& guest,
   return replayed;
 }
 
-Result<Replayed> RestoreHosts::replay_local(const SavedGuest& guest,
-                                            std::span<const std::uint32_t> pages) {
-  test::Program replay = TRY(start_replay(guest, pages, {"file", memory_.path(guest.name)}));
+Result<Replayed> RestoreHosts::replay(const SavedGuest& guest, std::span<const std::uint32_t> pages,
+                                      const std::vector<std::string>& source) {
+  test::Program replay = TRY(start_replay(guest, pages, source));
   const std::uint64_t before = TRY(network_->bytes_received());
   const Clock::time_point start = Clock::now();
   replay.tell("go");
   return finish_replay(replay, start, before);
+}
+
+Result<Replayed> RestoreHosts::replay_local(const SavedGuest& guest,
+                                            std::span<const std::uint32_t> pages) {
+  return replay(guest, pages, {"file", memory_.path(guest.name)});
 }
 
 Result<Replayed> RestoreHosts::replay_download(const SavedGuest& guest,
@@ -227,11 +221,7 @@ Result<Replayed> RestoreHosts::replay_download(const SavedGuest& guest,
   const std::string path = memory_.path("downloaded");
   const std::string address =
       is_late_ ? late_images_.at(guest.name)->address() : images_.at(guest.name)->address();
-  test::Program replay = TRY(start_replay(guest, pages, {"download", address, path}));
-  const std::uint64_t before = TRY(network_->bytes_received());
-  const Clock::time_point start = Clock::now();
-  replay.tell("go");
-  auto replayed = finish_replay(replay, start, before);
+  auto replayed = replay(guest, pages, {"download", address, path});
   remove_file(path);
   return replayed;
 }
@@ -248,13 +238,7 @@ Result<Replayed> RestoreHosts::replay_nbd(const SavedGuest& guest,
     std::error_code ignored;
     return std::filesystem::exists(mount + "/memory", ignored);
   }));
-  auto replayed = [&]() -> Result<Replayed> {
-    test::Program replay = TRY(start_replay(guest, pages, {"file", mount + "/memory"}));
-    const std::uint64_t before = TRY(network_->bytes_received());
-    const Clock::time_point start = Clock::now();
-    replay.tell("go");
-    return finish_replay(replay, start, before);
-  }();
+  auto replayed = replay(guest, pages, {"file", mount + "/memory"});
   TRY(succeed(test::run({"umount", mount}), "umount"));
   TRY(nbdfuse.wait());
   return replayed;

@@ -85,6 +85,9 @@ class RestoreHosts {
   /// A replay that is ready to begin.
   Result<test::Program> start_replay(const SavedGuest& guest, std::span<const std::uint32_t> pages,
                                      const std::vector<std::string>& source);
+  /// From memory that needs no session.
+  Result<Replayed> replay(const SavedGuest& guest, std::span<const std::uint32_t> pages,
+                          const std::vector<std::string>& source);
   Result<Replayed> finish_replay(test::Program& replay, Clock::time_point start,
                                  std::uint64_t bytes_before);
   Result<control::Prepared> prepare(const SavedGuest& guest, Brought brought, Around around,

@@ -18,9 +18,8 @@ using Summaries = std::vector<message::RecordingSummary>;
 /// The recordings that the page server keeps of a snapshot from this number on.
 Result<Summaries> recordings_from(PageClient& client, const Manifest& snapshot,
                                   std::uint64_t number) {
-  auto report = client.working_set_report(snapshot.snapshot);
-  if (!report && report.error().code() == ErrorCode::kNotFound) return Summaries();
-  if (!report) return std::unexpected(report.error());
+  auto report = TRY(if_found(client.working_set_report(snapshot.snapshot)));
+  if (!report) return Summaries();
   Summaries& recordings = report->recordings;
   std::erase_if(recordings, [&](const auto& recording) { return recording.number < number; });
   return std::move(recordings);

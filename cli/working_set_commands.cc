@@ -12,6 +12,23 @@ namespace thaw::command {
 
 namespace {
 
+/// A snapshot with the recordings that there are of it, at least one.
+struct Recorded {
+  PageClient client;
+  Manifest snapshot;
+  std::vector<message::RecordingSummary> recordings;
+};
+
+Result<Recorded> find_recordings(const Options& options) {
+  PageClient client = TRY(connect(options));
+  Manifest snapshot = TRY(client.show(options.name));
+  auto report = TRY(client.working_set_report(snapshot.snapshot));
+  if (report.recordings.empty()) {
+    return fail(ErrorCode::kNotFound, "{} has no recording", options.name);
+  }
+  return Recorded{std::move(client), std::move(snapshot), std::move(report.recordings)};
+}
+
 /// What is to be drawn.
 struct Drawing {
   Recording recording;
@@ -20,15 +37,11 @@ struct Drawing {
 };
 
 Result<Drawing> newest_recording(const Options& options) {
-  PageClient client = TRY(connect(options));
-  const Manifest snapshot = TRY(client.show(options.name));
-  const auto report = TRY(client.working_set_report(snapshot.snapshot));
-  if (report.recordings.empty()) {
-    return fail(ErrorCode::kNotFound, "{} has no recording", options.name);
-  }
-  const message::RecordingSummary& newest = report.recordings.back();
-  return Drawing{.recording = TRY(client.recording(snapshot.snapshot, newest.number)),
-                 .memory = snapshot.spec.memory_pages(),
+  Recorded of = TRY(find_recordings(options));
+  const message::RecordingSummary& newest = of.recordings.back();
+  Recording recording = TRY(of.client.recording(of.snapshot.snapshot, newest.number));
+  return Drawing{.recording = std::move(recording),
+                 .memory = of.snapshot.spec.memory_pages(),
                  .title = fmt::format("{}: recording {} of {} UTC", options.name, newest.number,
                                       human_time(newest.created_unix_ms))};
 }
@@ -52,14 +65,9 @@ Result<void> show_working_set(const Options& options) {
 }
 
 Result<void> export_recordings(const Options& options) {
-  PageClient client = TRY(connect(options));
-  const Manifest snapshot = TRY(client.show(options.name));
-  const auto report = TRY(client.working_set_report(snapshot.snapshot));
-  if (report.recordings.empty()) {
-    return fail(ErrorCode::kNotFound, "{} has no recording", options.name);
-  }
-  TRY(thaw::export_recordings(client, snapshot.snapshot, report.recordings, options.file));
-  print_recordings("exported", report.recordings.size(), options.form());
+  Recorded of = TRY(find_recordings(options));
+  TRY(thaw::export_recordings(of.client, of.snapshot.snapshot, of.recordings, options.file));
+  print_recordings("exported", of.recordings.size(), options.form());
   return {};
 }
 

@@ -19,13 +19,8 @@ std::size_t order_of(TouchClass when, bool zeros, std::size_t number) {
 }  // namespace
 
 Prefetch::Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, FaultCore& core,
-                   const PageMap& map, Owner& owner)
-    : loop_(loop),
-      service_(service),
-      plan_(std::move(plan)),
-      core_(core),
-      map_(map),
-      owner_(owner) {
+                   Owner& owner)
+    : loop_(loop), service_(service), plan_(std::move(plan)), core_(core), owner_(owner) {
   if (plan_.set == nullptr) return;
   by_pack_.resize(plan_.set->packs().size());
   summary_.set_pages = plan_.set->page_count();
@@ -255,17 +250,13 @@ void Prefetch::drop(PrefetchJob& job) {
   for (const PackPage& page : job.pages) {
     if (!job.is_released && core_.on_left_out(page.page)) wanted.push_back(page.page);
   }
-  end_job(job);
-  if (!wanted.empty()) owner_.want_on_demand(wanted);
-}
-
-void Prefetch::end_job(PrefetchJob& job) {
   if (job.plain != nullptr) {
     service_.buffers.give_back(std::move(job.plain));
     --buffers_taken_;
   }
   if (job.pack) by_pack_[*job.pack] = nullptr;
   std::erase_if(jobs_, [&](const auto& own) { return own.get() == &job; });
+  if (!wanted.empty()) owner_.want_on_demand(wanted);
 }
 
 void Prefetch::give_up(const std::string& reason) {

@@ -51,9 +51,8 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
     ~Owner() = default;
   };
 
-  /// `core` and `map` are those of the session.
-  Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, FaultCore& core,
-           const PageMap& map, Owner& owner);
+  /// `core` is that of the session.
+  Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, FaultCore& core, Owner& owner);
   Prefetch(const Prefetch&) = delete;
   Prefetch& operator=(const Prefetch&) = delete;
   virtual ~Prefetch() = default;
@@ -99,9 +98,8 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   void issue(PrefetchJob& job);
   void on_job_done(PrefetchJob& job) override;
   void settle(PrefetchJob& job, const PrefetchJob::Run& run);
-  /// What it was to bring and has not is left to demand.
+  /// Ends it. What it was to bring and has not is left to demand.
   void drop(PrefetchJob& job);
-  void end_job(PrefetchJob& job);
   /// Gives up what has not been asked for.
   void give_up(const std::string& reason);
   void check_done();
@@ -116,7 +114,6 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   PrefetchService service_;
   PrefetchPlan plan_;
   FaultCore& core_;
-  const PageMap& map_;
   Owner& owner_;
   const UniqueFd* userfaultfd_ = nullptr;  // nullptr: no VM yet
   const RegionTable* regions_ = nullptr;

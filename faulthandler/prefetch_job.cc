@@ -15,10 +15,8 @@ Result<void> PrefetchJob::decode(WorkerPool::Tools& tools) {
   if (content_ == Content::kPack) return tools.packs.decode(sealed, pages, to);
   ByteSpan rest = sealed;
   for (std::size_t i = 0; i < pages.size(); ++i) {
-    const std::size_t size = TRY(chunk_size(rest));
-    TRY(tools.chunks.decode(rest.first(size), pages[i].chunk,
-                            to.subspan(i * kPageBytes).first<kPageBytes>()));
-    rest = rest.subspan(size);
+    rest = TRY(tools.chunks.decode_next(rest, pages[i].chunk,
+                                        to.subspan(i * kPageBytes).first<kPageBytes>()));
   }
   if (!rest.empty()) return fail(ErrorCode::kMalformed, "bytes after the last chunk");
   return {};

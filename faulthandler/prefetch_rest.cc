@@ -32,19 +32,15 @@ bool Prefetch::ask_for_rest() {
   std::vector<PageRange> zeros;
   std::uint64_t zero_count = 0;
   while (rest_ < end && pages.size() < limits::kMaxPackPages && zero_count < kMostZeros) {
-    const PageMap::Run run = map_.find(rest_);
     const PageIndex page = rest_;
     rest_ += PageCount{1};
     if (!core_.is_missing(page)) continue;
-    if (!run.zero()) {
-      pages.push_back({page, run.chunk});
-      continue;
+    if (const ChunkId chunk = core_.chunk_of(page); chunk.valid()) {
+      pages.push_back({page, chunk});
+    } else {
+      append_page(zeros, page);
+      ++zero_count;
     }
-    ++zero_count;
-    if (zeros.empty() || zeros.back().first + zeros.back().count != page) {
-      zeros.push_back({page, {0}});
-    }
-    zeros.back().count += PageCount{1};
   }
   if (!zeros.empty()) {
     PrefetchJob& job = add_zeros(std::move(zeros), 0);

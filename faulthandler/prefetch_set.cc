@@ -10,16 +10,18 @@ namespace {
 std::vector<PageRange> ranges_of(std::vector<PageIndex> pages) {
   std::ranges::sort(pages);
   std::vector<PageRange> ranges;
-  for (const PageIndex page : pages) {
-    if (ranges.empty() || ranges.back().first + ranges.back().count != page) {
-      ranges.push_back({page, {0}});
-    }
-    ranges.back().count += PageCount{1};
-  }
+  for (const PageIndex page : pages) append_page(ranges, page);
   return ranges;
 }
 
 }  // namespace
+
+void append_page(std::vector<PageRange>& ranges, PageIndex page) {
+  if (ranges.empty() || ranges.back().first + ranges.back().count != page) {
+    ranges.push_back({page, {0}});
+  }
+  ranges.back().count += PageCount{1};
+}
 
 Result<PrefetchSet> PrefetchSet::create(const WorkingSet& set, const PageMap& map,
                                         PageCount memory) {

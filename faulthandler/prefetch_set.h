@@ -11,6 +11,9 @@
 
 namespace thaw {
 
+/// Adds a page to ascending ranges. REQUIRES: it comes after all of them.
+void append_page(std::vector<PageRange>& ranges, PageIndex page);
+
 /// A working set made ready for streaming: what its packs hold, and which of its pages are zero.
 /// Immutable, shared by threads.
 class PrefetchSet {

@@ -3,7 +3,6 @@
 #include <unordered_set>
 
 #include "base/file.h"
-#include "format/page_client.h"
 
 namespace thaw {
 
@@ -28,23 +27,32 @@ void RestoreReports::on_window_end(Session& session, std::vector<Touch> touches)
   send_recording(session, std::move(recording));
 }
 
-void RestoreReports::send_recording(const Session& session, Recording recording) {
+void RestoreReports::upload(const Session& session, const char* what,
+                            std::function<Result<void>(PageClient&, SnapshotId)> send,
+                            std::function<void(bool sent)> done) {
   const SessionOptions& options = session.options();
-  uploader_.add({.what = fmt::format("the recording of session {}", options.id),
+  uploader_.add({.what = fmt::format("the {} of session {}", what, options.id),
                  .attempt = [server = server_, name_space = options.name_space,
                              snapshot = options.serve.image->manifest.snapshot,
-                             recording = std::move(recording)]() -> Result<void> {
+                             send = std::move(send)]() -> Result<void> {
                    PageClient client = TRY(PageClient::connect(server, name_space));
-                   return client.put_recording(snapshot, recording);
+                   return send(client, snapshot);
                  },
-                 .done =
-                     [this, id = options.id](bool sent) {
-                       on_recording_(id, sent ? RecordingState::kStored : RecordingState::kFailed);
-                     }});
+                 .done = std::move(done)});
+}
+
+void RestoreReports::send_recording(const Session& session, Recording recording) {
+  upload(
+      session, "recording",
+      [recording = std::move(recording)](PageClient& client, SnapshotId snapshot) {
+        return client.put_recording(snapshot, recording);
+      },
+      [this, id = session.options().id](bool sent) {
+        on_recording_(id, sent ? RecordingState::kStored : RecordingState::kFailed);
+      });
 }
 
 void RestoreReports::send_counters(const Session& session) {
-  const SessionOptions& options = session.options();
   const SessionReport report = session.report();
   const message::PrefetchCounters counters{.sessions = 1,
                                            .set_pages = report.prefetch.set_pages,
@@ -52,14 +60,12 @@ void RestoreReports::send_counters(const Session& session) {
                                            .late_pages = report.prefetch.late_pages,
                                            .faults = report.faults.total,
                                            .bytes = report.prefetch.bytes};
-  uploader_.add(
-      {.what = fmt::format("the prefetch report of session {}", options.id),
-       .attempt = [server = server_, name_space = options.name_space,
-                   snapshot = options.serve.image->manifest.snapshot, counters]() -> Result<void> {
-         PageClient client = TRY(PageClient::connect(server, name_space));
-         return client.put_prefetch_report(snapshot, counters);
-       },
-       .done = [](bool) {}});
+  upload(
+      session, "prefetch report",
+      [counters](PageClient& client, SnapshotId snapshot) {
+        return client.put_prefetch_report(snapshot, counters);
+      },
+      [](bool) {});
 }
 
 void RestoreReports::write_trace(const std::string& path, const Recording& trace) {

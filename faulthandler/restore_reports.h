@@ -7,6 +7,7 @@
 #include "faulthandler/session.h"
 #include "faulthandler/uploader.h"
 #include "format/control.h"
+#include "format/page_client.h"
 #include "format/recording.h"
 
 namespace thaw {
@@ -27,6 +28,10 @@ class RestoreReports {
   void on_window_end(Session& session, std::vector<Touch> touches);
 
  private:
+  /// Has it sent to the page server that keeps the session's snapshot.
+  void upload(const Session& session, const char* what,
+              std::function<Result<void>(PageClient&, SnapshotId)> send,
+              std::function<void(bool sent)> done);
   void send_recording(const Session& session, Recording recording);
   void send_counters(const Session& session);
   void write_trace(const std::string& path, const Recording& trace);

@@ -18,8 +18,8 @@ ServedMemory::ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, O
   const bool any = options_.plan.set != nullptr || options_.plan.hydrate_bytes_per_s > 0;
   if (!options_.prefetch || !any) return;
   Prefetch::Owner& prefetch_owner = *this;  // a private base: make_unique may not convert
-  prefetch_ = std::make_unique<Prefetch>(loop_, *options_.prefetch, options_.plan, core_,
-                                         options_.image->map, prefetch_owner);
+  prefetch_ =
+      std::make_unique<Prefetch>(loop_, *options_.prefetch, options_.plan, core_, prefetch_owner);
 }
 
 void ServedMemory::connect() {

@@ -1,9 +1,9 @@
 #include "format/chunk.h"
 
 #include <xxhash.h>
-#include <zstd.h>
 
 #include "base/check.h"
+#include "format/zstd_contexts.h"
 
 namespace thaw {
 
@@ -31,16 +31,7 @@ void write_header(std::byte* to, Codec codec, std::size_t payload_bytes, std::ui
 
 }  // namespace
 
-struct ChunkCodec::Contexts {
-  std::unique_ptr<ZSTD_CCtx, std::size_t (*)(ZSTD_CCtx*)> compress{ZSTD_createCCtx(),
-                                                                   &ZSTD_freeCCtx};
-  std::unique_ptr<ZSTD_DCtx, std::size_t (*)(ZSTD_DCtx*)> decompress{ZSTD_createDCtx(),
-                                                                     &ZSTD_freeDCtx};
-};
-
-ChunkCodec::ChunkCodec() : contexts_(std::make_unique<Contexts>()) {
-  CHECK(contexts_->compress != nullptr && contexts_->decompress != nullptr);
-}
+ChunkCodec::ChunkCodec() : contexts_(std::make_unique<ZstdContexts>()) {}
 ChunkCodec::~ChunkCodec() = default;
 ChunkCodec::ChunkCodec(ChunkCodec&&) noexcept = default;
 
@@ -113,6 +104,12 @@ Result<void> ChunkCodec::decode(ByteSpan chunk, ChunkId id, MutablePageSpan to) 
     return fail(ErrorCode::kChecksumMismatch, "chunk {:#x}", id.value);
   }
   return {};
+}
+
+Result<ByteSpan> ChunkCodec::decode_next(ByteSpan chunks, ChunkId id, MutablePageSpan to) {
+  const std::size_t size = TRY(chunk_size(chunks));
+  TRY(decode(chunks.first(size), id, to));
+  return chunks.subspan(size);
 }
 
 void reseal_chunk(MutableByteSpan chunk, PageSpan plain, ChunkId id) {

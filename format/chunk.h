@@ -10,6 +10,8 @@
 
 namespace thaw {
 
+struct ZstdContexts;
+
 using PlainPage = std::array<std::byte, kPageBytes>;
 using PageSpan = std::span<const std::byte, kPageBytes>;
 using MutablePageSpan = std::span<std::byte, kPageBytes>;
@@ -62,10 +64,11 @@ class ChunkCodec {
 
   /// Decodes exactly one chunk into `to` and verifies it. On an error `to` holds garbage.
   Result<void> decode(ByteSpan chunk, ChunkId id, MutablePageSpan to);
+  /// The same with the first of concatenated chunks; returns the others.
+  Result<ByteSpan> decode_next(ByteSpan chunks, ChunkId id, MutablePageSpan to);
 
  private:
-  struct Contexts;
-  std::unique_ptr<Contexts> contexts_;
+  std::unique_ptr<ZstdContexts> contexts_;
 };
 
 /// Gives a chunk whose plain bytes are known the checksum for another id, in place.

@@ -1,10 +1,10 @@
 #include "format/pack.h"
 
 #include <xxhash.h>
-#include <zstd.h>
 
 #include "base/check.h"
 #include "format/limits.h"
+#include "format/zstd_contexts.h"
 
 namespace thaw {
 
@@ -28,16 +28,7 @@ std::uint64_t checksum(ByteSpan plain, std::size_t i, ChunkId chunk) {
 
 }  // namespace
 
-struct PackCodec::Contexts {
-  std::unique_ptr<ZSTD_CCtx, std::size_t (*)(ZSTD_CCtx*)> compress{ZSTD_createCCtx(),
-                                                                   &ZSTD_freeCCtx};
-  std::unique_ptr<ZSTD_DCtx, std::size_t (*)(ZSTD_DCtx*)> decompress{ZSTD_createDCtx(),
-                                                                     &ZSTD_freeDCtx};
-};
-
-PackCodec::PackCodec() : contexts_(std::make_unique<Contexts>()) {
-  CHECK(contexts_->compress != nullptr && contexts_->decompress != nullptr);
-}
+PackCodec::PackCodec() : contexts_(std::make_unique<ZstdContexts>()) {}
 PackCodec::~PackCodec() = default;
 PackCodec::PackCodec(PackCodec&&) noexcept = default;
 

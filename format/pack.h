@@ -10,6 +10,8 @@
 
 namespace thaw {
 
+struct ZstdContexts;
+
 /// Turns pages of a working set into a pack and back. Each page has the checksum that its chunk
 /// has, seeded with the chunk's id: a pack of another snapshot, or of other pages, fails as a
 /// damaged one does. Holds reusable zstd contexts; one thread at a time.
@@ -29,8 +31,7 @@ class PackCodec {
   Result<void> decode(ByteSpan sealed, std::span<const PackPage> pages, MutableByteSpan plain);
 
  private:
-  struct Contexts;
-  std::unique_ptr<Contexts> contexts_;
+  std::unique_ptr<ZstdContexts> contexts_;
 };
 
 }  // namespace thaw

@@ -225,10 +225,8 @@ Result<void> deliver(const Batch& batch, ByteSpan chunks, ChunkCodec& codec, Byt
                      const PageSink& sink) {
   plain.resize(batch.ids.size() * kPageBytes);
   for (std::size_t i = 0; i < batch.ids.size(); ++i) {
-    const std::size_t size = TRY(chunk_size(chunks));
     const MutablePageSpan page(plain.data() + i * kPageBytes, kPageBytes);
-    TRY(codec.decode(chunks.first(size), batch.ids[i], page));
-    chunks = chunks.subspan(size);
+    chunks = TRY(codec.decode_next(chunks, batch.ids[i], page));
   }
   if (!chunks.empty()) return fail(ErrorCode::kProtocol, "more chunks than were asked for");
   for (std::size_t i = 0; i < batch.pages.size();) {

@@ -149,9 +149,7 @@ Result<Reply> Peer::finish_write(const Message& message) {
 
 Result<void> Peer::begin_push(const message::BeginPush& request) {
   name_space_ = TRY(store_.open_namespace(name_space_name_));
-  if (auto existing = store_.manifest(*name_space_, request.spec.name);
-      existing || existing.error().code() != ErrorCode::kNotFound) {
-    if (!existing) return std::unexpected(existing.error());
+  if (TRY(if_found(store_.manifest(*name_space_, request.spec.name)))) {
     return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", request.spec.name);
   }
   SnapshotId parent;
@@ -165,9 +163,8 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
 
 Result<Peer::Step> Peer::working_set(const message::GetWorkingSet& request) {
   const NamespaceId in = TRY(name_space());
-  auto stored = store_.working_sets().working_set(in, request.snapshot);
+  auto stored = TRY(if_found(store_.working_sets().working_set(in, request.snapshot)));
   if (stored) return with_body(message::WorkingSetReply{}, *std::move(stored));
-  if (stored.error().code() != ErrorCode::kNotFound) return std::unexpected(stored.error());
   TRY(begin_build(WorkingSetBuild::of_parent(store_, in, request.snapshot)));
   return NeedsWriter{};
 }

@@ -8,18 +8,6 @@
 
 namespace thaw {
 
-namespace {
-
-/// A success without a value for kNotFound.
-template <typename T>
-Result<std::optional<T>> if_found(Result<T> found) {
-  if (found) return std::optional<T>(*std::move(found));
-  if (found.error().code() == ErrorCode::kNotFound) return std::optional<T>();
-  return std::unexpected(std::move(found).error());
-}
-
-}  // namespace
-
 Result<WorkingSetBuild> WorkingSetBuild::of_recording(Store& store, NamespaceId in,
                                                       SnapshotId snapshot, ByteSpan sealed,
                                                       std::size_t kept) {

@@ -1,5 +1,6 @@
 #include <array>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 #include <utility>

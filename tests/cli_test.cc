@@ -1,6 +1,7 @@
 // The `thaw` command line: what it refuses, and what it makes of its arguments. What it does with a
 // page server stands in the tests of the programs.
 
+#include <filesystem>
 #include <fstream>
 
 #include <nlohmann/json.hpp>

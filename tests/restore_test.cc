@@ -300,18 +300,23 @@ TEST_P(RestoreTest, HostileControlClientsDisturbNobody) {
 }
 
 TEST_P(RestoreTest, KilledVmmEndsItsSessionAndLeaksNothing) {
-  prepare();
-  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
-  wait_for_state(1, "ended");
+  // The first restore records, the second has a working set: both links stay.
+  for (std::uint64_t number = 1; number <= 2; ++number) {
+    ASSERT_EQ(prepare(), number);
+    EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+    wait_for(number, [](const Json& report) {
+      return report["state"] == "ended" && report["recording"] != "uploading";
+    });
+  }
   const std::size_t before = open_descriptors(handler_->pid()).size();
-  for (std::uint64_t number = 2; number < 6; ++number) {
+  for (std::uint64_t number = 3; number < 8; ++number) {
     ASSERT_EQ(prepare(), number);
     Program vmm = start_vmm("halves");
     ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
     vmm.signal(SIGKILL);
     wait_for_state(number, "ended");
   }
-  EXPECT_EQ(open_descriptors(handler_->pid()).size(), before);
+  EXPECT_LE(open_descriptors_down_to(handler_->pid(), before), before);
 }
 
 TEST_P(RestoreTest, LivingSessionIsStoppedOnlyTogetherWithItsVm) {

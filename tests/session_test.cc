@@ -1,5 +1,7 @@
 // What a VMM hands over: its regions, and the handoff as it arrives.
 
+#include <filesystem>
+
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>

@@ -182,7 +182,7 @@ class UringLoop final : public Loop {
 
   io_uring ring_{};
   io_uring_sqe* last_ = nullptr;
-  std::vector<Operation*> under_way_;  // each at its `place`
+  std::vector<Operation*> under_way_;        // each at its `place`
   std::vector<MutableByteSpan> registered_;  // by their index in the ring
   Spin spin_;
   bool ready_ = false;

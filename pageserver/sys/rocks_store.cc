@@ -121,10 +121,11 @@ class RocksStore final : public Store {
     std::vector<Bytes> found;
     const auto visit = [&](std::string_view name, ByteSpan value) -> Result<bool> {
       if (!after.empty() && name == after) return true;
-      auto sealed = manifest(in, SnapshotId{TRY(parse_number(value))});
+      const SnapshotId snapshot{TRY(parse_number(value))};
+      auto sealed = TRY(if_found(manifest(in, snapshot)));
       // Deleted since the scan began.
-      if (!sealed && sealed.error().code() == ErrorCode::kNotFound) return true;
-      found.push_back(TRY(std::move(sealed)));
+      if (!sealed) return true;
+      found.push_back(*std::move(sealed));
       return found.size() < most;
     };
     if (most > 0) TRY(database_->scan(Family::kSnapshot, prefixed('n', in), after, visit));

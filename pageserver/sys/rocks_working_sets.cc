@@ -102,10 +102,9 @@ Result<PackRead> RocksWorkingSets::pack(NamespaceId in, const PackId& id) {
 }
 
 Result<PrefetchCounters> RocksWorkingSets::counters(NamespaceId in, SnapshotId snapshot) {
-  const auto value =
-      database_.get(Family::kSnapshot, snapshot_key(kCounters, in, snapshot), "counters");
-  if (!value && value.error().code() == ErrorCode::kNotFound) return PrefetchCounters{};
-  if (!value) return std::unexpected(value.error());
+  const auto value = TRY(if_found(
+      database_.get(Family::kSnapshot, snapshot_key(kCounters, in, snapshot), "counters")));
+  if (!value) return PrefetchCounters{};
   if (value->size() != kCounterFields.size() * 8) {
     return fail(ErrorCode::kCorrupt, "counters of {} bytes", value->size());
   }

@@ -141,6 +141,15 @@ std::vector<std::string> open_descriptors(pid_t pid) {
   return targets;
 }
 
+std::size_t open_descriptors_down_to(pid_t pid, std::size_t most) {
+  const Deadline deadline = Deadline::after(kPatience);
+  std::size_t count = open_descriptors(pid).size();
+  for (; count > most && !deadline.passed(); count = open_descriptors(pid).size()) {
+    ::poll(nullptr, 0, 2);
+  }
+  return count;
+}
+
 std::size_t resident_bytes(pid_t pid) {
   std::ifstream statm("/proc/" + std::to_string(pid) + "/statm");
   std::size_t all = 0;

@@ -56,6 +56,8 @@ class Program {
 
 /// What each open descriptor of a process refers to, such as "socket:[123]".
 std::vector<std::string> open_descriptors(pid_t pid);
+/// How many there are, once no more than `most` are left, or when patience ends.
+std::size_t open_descriptors_down_to(pid_t pid, std::size_t most);
 
 /// Memory of a process that is present, in bytes.
 std::size_t resident_bytes(pid_t pid);

@@ -1,7 +1,8 @@
 #pragma once
 
-#include <filesystem>
 #include <string>
+
+#include "base/temporary_directory.h"
 
 namespace thaw::test {
 
@@ -9,15 +10,13 @@ namespace thaw::test {
 class ScratchDirectory {
  public:
   /// In `parent`; empty: where temporary files go.
-  explicit ScratchDirectory(const std::string& parent = {});
-  ScratchDirectory(const ScratchDirectory&) = delete;
-  ScratchDirectory& operator=(const ScratchDirectory&) = delete;
-  ~ScratchDirectory();
+  explicit ScratchDirectory(const std::string& parent = {})
+      : directory_(TemporaryDirectory::create("thaw-test", parent).value()) {}
 
-  std::string path(const std::string& name) const { return (root_ / name).string(); }
+  std::string path(const std::string& name) const { return directory_.path(name); }
 
  private:
-  std::filesystem::path root_;
+  TemporaryDirectory directory_;
 };
 
 }  // namespace thaw::test

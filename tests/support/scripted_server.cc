@@ -2,9 +2,8 @@
 
 #include <random>
 
-#include <poll.h>
-
 #include "base/check.h"
+#include "base/event_fd.h"
 #include "tests/support/programs.h"
 
 namespace thaw::test {
@@ -44,8 +43,7 @@ Envelope ScriptedServer::receive() {
 }
 
 bool ScriptedServer::has_request() const {
-  pollfd request{.fd = socket_.get(), .events = POLLIN, .revents = 0};
-  return ::poll(&request, 1, 1) == 1;
+  return wait_until_readable(socket_, Deadline::after(std::chrono::milliseconds(1)));
 }
 
 ScriptedServer::Request ScriptedServer::next_request() {
