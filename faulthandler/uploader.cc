@@ -49,7 +49,8 @@ bool Uploader::send(const Upload& upload, const std::stop_token& stop) {
     const auto sent = upload.attempt();
     if (sent) return true;
     const ErrorCode code = sent.error().code();
-    const bool passing = code == ErrorCode::kUnavailable || code == ErrorCode::kTimeout;
+    const bool passing =
+        code == ErrorCode::kUnavailable || code == ErrorCode::kTimeout || code == ErrorCode::kBusy;
     if (!passing || i == kPauses.size() || stop.stop_requested()) {
       log_warning("{} was not sent: {}", upload.what, sent.error().message());
       return false;

@@ -71,8 +71,10 @@ Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
   }
   if (const auto* put = std::get_if<message::PutRecording>(&message)) {
     const NamespaceId in = TRY(name_space());
+    BuildTurns::Turn turn = TRY(server_.builds.take(in, put->snapshot));
     TRY(begin_build(
         WorkingSetBuild::of_recording(store_, in, put->snapshot, body, kept_recordings_)));
+    turn_.emplace(std::move(turn));
   }
   return NeedsWriter{};
 }
@@ -180,6 +182,7 @@ Result<Bytes> Peer::finish_build() {
   CHECK(build_);
   auto set = build_->publish();
   build_.reset();
+  turn_.reset();
   return set;
 }
 
@@ -195,7 +198,7 @@ Result<Reply> Peer::pack(const message::GetPack& request) {
   const NamespaceId in = TRY(name_space());
   PackRead read =
       TRY(store_.working_sets().pack(in, {request.snapshot, request.generation, request.number}));
-  counters_.packs_served.fetch_add(1, std::memory_order_relaxed);
+  server_.packs_served.fetch_add(1, std::memory_order_relaxed);
   return Reply{.message = message::PackReply{},
                .owned = {},
                .pieces = {read.pack},
@@ -211,7 +214,7 @@ Result<Reply> Peer::chunks(const message::GetChunks& request) {
     }
   }
   ChunkRead read = TRY(store_.read_chunks(request.ids, request.optional));
-  counters_.chunks_served.fetch_add(read.chunks.size(), std::memory_order_relaxed);
+  server_.chunks_served.fetch_add(read.chunks.size(), std::memory_order_relaxed);
   return Reply{.message = message::Chunks{static_cast<std::uint32_t>(read.chunks.size())},
                .owned = {},
                .pieces = std::move(read.chunks),
@@ -238,12 +241,11 @@ Result<Reply> Peer::list(const message::ListSnapshots& request) {
 
 Result<Reply> Peer::statistics() {
   message::Statistics total{
-      .connections = counters_.connections.load(std::memory_order_relaxed),
-      .chunks_served = counters_.chunks_served.load(std::memory_order_relaxed),
+      .connections = server_.connections.load(std::memory_order_relaxed),
+      .chunks_served = server_.chunks_served.load(std::memory_order_relaxed),
       .uptime_seconds = static_cast<std::uint64_t>(
-          std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - counters_.started)
-              .count()),
-      .packs_served = counters_.packs_served.load(std::memory_order_relaxed)};
+          std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - server_.started).count()),
+      .packs_served = server_.packs_served.load(std::memory_order_relaxed)};
   const auto in = name_space();
   if (!in) return with_body(total, {});
   const NamespaceTotals totals = TRY(store_.totals(*in));

@@ -15,12 +15,14 @@
 
 namespace thaw {
 
-/// What the server counts over all its peers. Any thread.
-struct ServerCounters {
+/// What the server's peers have in common: what is counted over all of them, and whose turn it is.
+/// Any thread.
+struct ServerState {
   Clock::time_point started = Clock::now();
   std::atomic<std::uint64_t> connections = 0;
   std::atomic<std::uint64_t> chunks_served = 0;
   std::atomic<std::uint64_t> packs_served = 0;
+  BuildTurns builds;
 };
 
 /// An answer: the message and the pieces of its body, kept alive by `owned` and `pin`.
@@ -36,13 +38,13 @@ struct Reply {
 class Peer {
  public:
   /// `kept_recordings` is how many a snapshot has at most.
-  Peer(Store& store, ServerCounters& counters,
+  Peer(Store& store, ServerState& server,
        std::size_t kept_recordings = limits::kDefaultKeptRecordings)
       : store_(store),
-        counters_(counters),
+        server_(server),
         kept_recordings_(kept_recordings),
-        counted_(&counters.connections) {
-    counters.connections.fetch_add(1, std::memory_order_relaxed);
+        counted_(&server.connections) {
+    server.connections.fetch_add(1, std::memory_order_relaxed);
   }
 
   /// The first request. kProtocol when it is none, kBadVersion, kInvalidArgument.
@@ -85,14 +87,16 @@ class Peer {
   };
 
   Store& store_;
-  ServerCounters& counters_;
+  ServerState& server_;
   const std::size_t kept_recordings_;
   std::unique_ptr<std::atomic<std::uint64_t>, Uncount> counted_;  // one connection, as it lives
   message::Role role_ = message::Role::kControl;
   std::string name_space_name_;
   std::optional<NamespaceId> name_space_;
   std::unique_ptr<Push> push_;
-  std::optional<WorkingSetBuild> build_;  // between handle() and finish_write()
+  // Between handle() and finish_write():
+  std::optional<BuildTurns::Turn> turn_;
+  std::optional<WorkingSetBuild> build_;
 };
 
 }  // namespace thaw

@@ -8,6 +8,20 @@
 
 namespace thaw {
 
+Result<BuildTurns::Turn> BuildTurns::take(NamespaceId in, SnapshotId snapshot) {
+  const Turn::Key key{in.value, snapshot.value};
+  const std::lock_guard lock(mutex_);
+  if (!taken_.insert(key).second) {
+    return fail(ErrorCode::kBusy, "another recording of the snapshot is being taken in");
+  }
+  return Turn(*this, key);
+}
+
+void BuildTurns::give_back(Turn::Key key) {
+  const std::lock_guard lock(mutex_);
+  taken_.erase(key);
+}
+
 Result<WorkingSetBuild> WorkingSetBuild::of_recording(Store& store, NamespaceId in,
                                                       SnapshotId snapshot, ByteSpan sealed,
                                                       std::size_t kept) {
@@ -28,6 +42,7 @@ Result<WorkingSetBuild> WorkingSetBuild::of_parent(Store& store, NamespaceId in,
 
 Result<void> WorkingSetBuild::prepare() {
   prepared_ = false;
+  is_known_ = false;
   set_ = {
       .snapshot = manifest_.snapshot, .generation = 0, .recordings = 0, .pages = {}, .packs = {}};
   made_packs_ = 0;
@@ -36,7 +51,7 @@ Result<void> WorkingSetBuild::prepare() {
   if (!recording_ && state_.generation) return {};
   PageMap map;
   if (recording_) {
-    if (!TRY(rank_recordings())) return {};
+    if (!TRY(rank_recordings()) || is_known_) return {};
     map = TRY(page_map(manifest_));
   } else {
     const Ancestor from = TRY(find_ancestor());
@@ -44,6 +59,7 @@ Result<void> WorkingSetBuild::prepare() {
     const PageMap its_map = TRY(page_map(from.manifest));
     set_.pages = inherit(from.set.pages, its_map, map, manifest_.spec.memory_pages());
     set_.recordings = from.set.recordings;
+    if (set_.pages.empty()) return fail(ErrorCode::kNotFound, "nothing to inherit is unchanged");
   }
   set_.packs = pack_groups(set_.pages, map);
   pack_pages_ = TRY(packed_pages(set_, map, manifest_.spec.memory_pages()));
@@ -59,7 +75,7 @@ Result<Bytes> WorkingSetBuild::publish() {
   TRY(store_.manifest(name_space_, manifest_.snapshot));
   const WorkingSetState now = TRY(sets().state(name_space_, manifest_.snapshot));
   if (!prepared_ || now != state_) TRY(prepare());
-  if (!recording_ && state_.generation) {
+  if (is_known_ || (!recording_ && state_.generation)) {
     return sets().working_set(name_space_, manifest_.snapshot);
   }
   // Nobody else writes now.
@@ -97,6 +113,7 @@ Result<bool> WorkingSetBuild::rank_recordings() {
         TRY(if_found(sets().recording(name_space_, manifest_.snapshot, summary.number)));
     if (!sealed) return false;
     recordings.push_back(TRY(decode_recording(*sealed)));
+    if (recordings.back() == *recording_) is_known_ = true;
   }
   recordings.push_back(*recording_);
   set_.pages = rank(recordings);

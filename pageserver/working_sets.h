@@ -2,7 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 #include <optional>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "format/chunk.h"
@@ -13,6 +16,36 @@
 #include "pageserver/store.h"
 
 namespace thaw {
+
+/// Which snapshots have working sets under way that recordings change: one at a time each, as
+/// another would have to be made over when the first is stored. Any thread.
+class BuildTurns {
+ public:
+  /// Gives the turn back when it goes.
+  class Turn {
+   public:
+    Turn(Turn&& other) noexcept : turns_(std::exchange(other.turns_, nullptr)), key_(other.key_) {}
+    Turn& operator=(Turn&&) = delete;
+    ~Turn() {
+      if (turns_ != nullptr) turns_->give_back(key_);
+    }
+
+   private:
+    friend BuildTurns;
+    using Key = std::pair<std::uint16_t, std::uint64_t>;
+    Turn(BuildTurns& turns, Key key) : turns_(&turns), key_(key) {}
+    BuildTurns* turns_;
+    Key key_;
+  };
+  /// kBusy when another has it.
+  Result<Turn> take(NamespaceId in, SnapshotId snapshot);
+
+ private:
+  void give_back(Turn::Key key);
+
+  std::mutex mutex_;
+  std::set<Turn::Key> taken_;  // guarded by mutex_
+};
 
 /// A snapshot's working set being made anew: of its recordings and one more, or of the set of the
 /// snapshot that it came from. prepare() does the work where it may take its time, publish() writes
@@ -34,8 +67,8 @@ class WorkingSetBuild {
   /// kNotFound when there is nothing to inherit.
   Result<void> prepare();
   /// [writer] Stores the set with its recording. Returns the sealed set of the snapshot, which is
-  /// another one if there was nothing to inherit for because it has got one. kNotFound when the
-  /// snapshot was deleted meanwhile.
+  /// another one if nothing was to be stored: it has got one, or it has the recording. kNotFound
+  /// when the snapshot was deleted meanwhile.
   Result<Bytes> publish();
 
  private:
@@ -64,6 +97,7 @@ class WorkingSetBuild {
 
   // What prepare() made; all of it is set anew by the next.
   bool prepared_ = false;
+  bool is_known_ = false;  // the recording is there: its sender was not told, and sent it again
   WorkingSetState state_;  // that it stands on
   message::RecordingSummary summary_;
   std::uint64_t oldest_kept_ = 0;

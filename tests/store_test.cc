@@ -102,8 +102,8 @@ TEST_F(StoreTest, NamespacesShareNothing) {
   EXPECT_EQ(theirs.statistics.new_pages, ours.statistics.new_pages);
   EXPECT_EQ(load(theirs, other), image);
 
-  ServerCounters counters;
-  Peer peer(*store_, counters);
+  ServerState server;
+  Peer peer(*store_, server);
   ASSERT_TRUE(succeeded(peer.hello(message::Hello{.name_space = "default"})));
   const Message request = message::GetChunks{{ChunkId::of(other.value, 0, 1)}};
   EXPECT_EQ(code_of(peer.handle(request, {})), ErrorCode::kWrongNamespace);

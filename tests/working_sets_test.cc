@@ -1,5 +1,7 @@
 // Working sets over the wire: the real page server under clients that record, prefetch and lie.
 
+#include "pageserver/working_sets.h"
+
 #include <algorithm>
 #include <array>
 #include <map>
@@ -319,11 +321,12 @@ TEST_F(WorkingSetsTest, PrefetchConnectionIsForPacksAndChunksAlone) {
   EXPECT_EQ(control.receive_error(), ErrorCode::kProtocol);
 }
 
-TEST_F(WorkingSetsTest, RecordingsThatComeAtOnceAreAllTaken) {
+TEST_F(WorkingSetsTest, RecordingsThatComeAtOnceAreTakenInTurnOrBusy) {
   const Bytes image = make_image(1, kPages);
   const Manifest manifest = push("a", image).value();
   constexpr std::size_t kClients = 4;
   constexpr std::size_t kEach = 5;
+  std::atomic<std::size_t> stored = 0;
   {
     std::vector<std::jthread> clients;
     clients.reserve(kClients);
@@ -332,21 +335,61 @@ TEST_F(WorkingSetsTest, RecordingsThatComeAtOnceAreAllTaken) {
         std::mt19937_64 generator(seed);
         PageClient client = connect();
         for (std::size_t k = 0; k < kEach; ++k) {
-          EXPECT_TRUE(
-              succeeded(client.put_recording(manifest.snapshot, record(generator, manifest, 300))));
+          const auto put =
+              client.put_recording(manifest.snapshot, record(generator, manifest, 300));
+          if (put) ++stored;
+          EXPECT_TRUE(put || put.error().code() == ErrorCode::kBusy);
         }
       });
     }
   }
   const WorkingSet set = client_.working_set(manifest.snapshot).value();
-  EXPECT_EQ(set.generation, kClients * kEach);
+  EXPECT_EQ(set.generation, stored);
   std::vector<Recording> kept;
   for (const std::uint64_t number : numbers(manifest.snapshot)) {
     kept.push_back(client_.recording(manifest.snapshot, number).value());
   }
-  EXPECT_EQ(kept.size(), limits::kDefaultKeptRecordings);
+  EXPECT_EQ(kept.size(), std::min<std::size_t>(stored, limits::kDefaultKeptRecordings));
   EXPECT_EQ(set.pages, rank(kept));
   expect_packs_hold(set, manifest, image);
+}
+
+TEST(BuildTurns, OneAtATimeForEachSnapshot) {
+  BuildTurns turns;
+  auto first = turns.take({1}, {5});
+  ASSERT_TRUE(succeeded(first));
+  EXPECT_EQ(code_of(turns.take({1}, {5})), ErrorCode::kBusy);
+  EXPECT_TRUE(succeeded(turns.take({1}, {6})));
+  EXPECT_TRUE(succeeded(turns.take({2}, {5})));
+  {
+    const BuildTurns::Turn moved = *std::move(first);
+    EXPECT_EQ(code_of(turns.take({1}, {5})), ErrorCode::kBusy);
+  }
+  EXPECT_TRUE(succeeded(turns.take({1}, {5})));
+}
+
+TEST_F(WorkingSetsTest, RecordingThatIsSentTwiceIsStoredOnce) {
+  const Manifest manifest = push("a", make_image(1, kPages)).value();
+  const Recording recording = record(generator_, manifest, 300);
+  ASSERT_TRUE(succeeded(client_.put_recording(manifest.snapshot, recording)));
+  const WorkingSet set = client_.working_set(manifest.snapshot).value();
+  EXPECT_TRUE(succeeded(client_.put_recording(manifest.snapshot, recording)));
+  EXPECT_EQ(numbers(manifest.snapshot).size(), 1u);
+  EXPECT_EQ(client_.working_set(manifest.snapshot).value(), set);
+}
+
+TEST_F(WorkingSetsTest, ChildOfWhichEverythingHasChangedInheritsNothing) {
+  Bytes image(kPages * kPageBytes);
+  Bytes changed = image;
+  for (std::size_t i = 0; i < kPages; ++i) {
+    store_le(image.data() + i * kPageBytes, 1 + i);
+    store_le(changed.data() + i * kPageBytes, 1 + kPages + i);
+  }
+  const Manifest parent = push("parent", image).value();
+  const Manifest child = push("child", changed, "parent").value();
+  ASSERT_TRUE(succeeded(client_.put_recording(parent.snapshot, record(generator_, parent, 300))));
+  EXPECT_EQ(code_of(client_.working_set(child.snapshot)), ErrorCode::kNotFound)
+      << "so its first restore records";
 }
 
 TEST_F(WorkingSetsTest, AcknowledgedSetSurvivesAKill) {

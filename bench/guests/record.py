@@ -41,7 +41,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("guests", type=Path, nargs="+", help="directories of saved guests")
     parser.add_argument("--bin", type=Path, required=True, help="where Thaw's programs are")
-    parser.add_argument("--runs", type=int, default=5, help="restores of each")
+    parser.add_argument("--runs", type=int, default=9,
+                        help="restores of each: as many as a page server keeps, and one to judge by")
     arguments = parser.parse_args()
     try:
         for directory in arguments.guests:

@@ -260,7 +260,7 @@ class Acceptor {
       }
       std::erase_if(connections_, [](const auto& weak) { return weak.expired(); });
       executors_.pages.forget_ended();
-      if (counters_.connections >= options_.max_connections) {
+      if (server_.connections >= options_.max_connections) {
         log_warning("refused a peer: {} connections are the limit", options_.max_connections);
         continue;
       }
@@ -270,7 +270,7 @@ class Acceptor {
       const tcp::endpoint remote = socket.remote_endpoint(ignored);
       auto connection = std::make_shared<Connection>(
           std::move(socket), fmt::format("{}:{}", remote.address().to_string(), remote.port()),
-          Peer(store_, counters_, options_.kept_recordings), executors_);
+          Peer(store_, server_, options_.kept_recordings), executors_);
       connections_.push_back(connection);
       connection->start();
     }
@@ -281,7 +281,7 @@ class Acceptor {
   asio::io_context& context_;
   Store& store_;
   const ServerOptions options_;
-  ServerCounters counters_;
+  ServerState server_;
   Executors executors_;
   std::list<std::weak_ptr<Connection>> connections_;
 };
