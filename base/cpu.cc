@@ -2,12 +2,15 @@
 
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <string_view>
 #include <thread>
 
 #include <sched.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/file.h"
@@ -70,6 +73,29 @@ Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling) {
   const int policy = scheduling == SchedulingClass::kBackground ? SCHED_IDLE : SCHED_OTHER;
   if (::sched_setscheduler(thread, policy, &none) != 0) return fail_errno("sched_setscheduler");
   return {};
+}
+
+void take_precedence() {
+  constexpr int kHighest = -20;
+  // Of the calling thread alone, on Linux. Where it is refused, the thread is one like others.
+  static_cast<void>(::setpriority(PRIO_PROCESS, 0, kHighest));
+}
+
+void take_long_turns() {
+  constexpr std::chrono::milliseconds kLongestTurn{100};
+  // struct sched_attr of sched_setattr(2), which glibc 2.36 does not declare.
+  struct {
+    std::uint32_t size, policy;
+    std::uint64_t flags;
+    std::int32_t nice;
+    std::uint32_t priority;
+    std::uint64_t runtime, deadline, period;
+  } attributes{};
+  // Where either is refused, turns stay as long as everybody's.
+  if (::syscall(SYS_sched_getattr, 0, &attributes, sizeof(attributes), 0) != 0) return;
+  attributes.policy = SCHED_BATCH;
+  attributes.runtime = static_cast<std::uint64_t>(Nanoseconds(kLongestTurn).count());
+  static_cast<void>(::syscall(SYS_sched_setattr, 0, &attributes, 0));
 }
 
 bool may_leave_background() {

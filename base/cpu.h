@@ -32,6 +32,14 @@ CpuSet only_cpu(int cpu);
 /// that runs only such threads counts as idle when the scheduler places a thread that wakes up.
 enum class SchedulingClass { kNormal, kBackground };
 Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling);
+/// Has the calling thread run before ordinary ones whenever it has something to do, where the
+/// process has the right to say so (CAP_SYS_NICE). For threads that answer what somebody waits for.
+/// Threads that it starts afterwards are like it.
+void take_precedence();
+/// Has the calling thread take long turns (Linux 6.12) and interrupt nobody when it wakes up. Its
+/// share of the CPU stays what it is, but others that wake up need not wait for the end of its
+/// turn. For threads that work through a queue beside others that somebody waits for.
+void take_long_turns();
 /// Whether a thread of this process may leave the background class again, which takes a right that
 /// entering it does not. Tried on a thread that ends at once.
 bool may_leave_background();

@@ -5,11 +5,20 @@
 
 #include <poll.h>
 
+#include "base/cpu.h"
 #include "base/event_fd.h"
 #include "base/log.h"
 #include "faulthandler/limits.h"
 
 namespace thaw {
+
+namespace {
+
+/// A working set of so few recordings that more are wanted soon: of one restore in eight.
+constexpr std::uint8_t kFewRecordings = 3;
+constexpr std::uint32_t kSoon = 8;
+
+}  // namespace
 
 Result<std::unique_ptr<TaskQueue>> TaskQueue::create() {
   UniqueFd wakeup = TRY(create_event_fd());
@@ -95,7 +104,7 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   if (!snapshot) return snapshot.error();
   auto listener = listen_unix(request.socket, owner);
   if (!listener) return listener.error();
-  const WindowUse use = window_use(request, *snapshot);
+  const WindowUse use = window_use(request, name_space, *snapshot);
   const SnapshotSpec& spec = snapshot->image->manifest.spec;
   const bool prefetches = request.prefetch && use != WindowUse::kRecord;
   auto options = std::make_shared<SessionOptions>(SessionOptions{
@@ -122,7 +131,8 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   return control::Prepared{*session, request.socket, spec.memory, spec.state, spec.regions};
 }
 
-WindowUse Daemon::window_use(const control::Prepare& request, const PreparedSnapshot& snapshot) {
+WindowUse Daemon::window_use(const control::Prepare& request, const std::string& name_space,
+                             const PreparedSnapshot& snapshot) {
   const WindowUse otherwise = request.trace_out.empty() ? WindowUse::kNone : WindowUse::kTrace;
   if (request.record == RecordMode::kNever) return otherwise;
   if (request.record == RecordMode::kAlways || snapshot.has_no_set) return WindowUse::kRecord;
@@ -130,8 +140,10 @@ WindowUse Daemon::window_use(const control::Prepare& request, const PreparedSnap
   const std::lock_guard lock(restores_mutex_);
   if (restores_.size() >= limits::kMaxCountedSnapshots) restores_.clear();
   const SnapshotId id = snapshot.image->manifest.snapshot;
-  const std::uint64_t count = ++restores_[{request.name_space, id}];
-  return count % options_.record_every == 0 ? WindowUse::kRecord : otherwise;
+  const std::uint64_t count = ++restores_[{name_space, id}];
+  const bool wants_more = snapshot.set->recordings() < kFewRecordings;
+  const std::uint32_t most = wants_more ? kSoon : options_.record_every;
+  return count % std::min(options_.record_every, most) == 0 ? WindowUse::kRecord : otherwise;
 }
 
 Result<std::uint64_t> Daemon::add_session(SessionOptions options) {
@@ -179,6 +191,7 @@ Result<void> Daemon::stop_session(const control::Stop& request) {
 }
 
 void Daemon::run() {
+  take_precedence();
   loop_.poll(tasks_.wakeup(), POLLIN, task_watch_);
   loop_.poll(workers_.wakeup(), POLLIN, worker_watch_);
   loop_.run({.before = [this] { placement_.before_turn(); }, .after = [this] { after_turn(); }});

@@ -80,7 +80,8 @@ class Daemon final : private Session::Owner {
   };
   Links& links(const std::string& name_space);
   /// What the window after the restore is for. Any thread.
-  WindowUse window_use(const control::Prepare& request, const PreparedSnapshot& snapshot);
+  WindowUse window_use(const control::Prepare& request, const std::string& name_space,
+                       const PreparedSnapshot& snapshot);
   void on_attached() override { placement_.on_restore(); }
   void on_faults(pid_t vmm) override { placement_.on_faults(vmm); }
   void on_window_end(Session& session, std::vector<Touch> touches) override {

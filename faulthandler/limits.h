@@ -35,13 +35,19 @@ inline constexpr std::size_t kPrefetchBufferBytes = 512u << 10;
 inline constexpr std::size_t kPrefetchWindowBytes = 512u << 10;  // asked for and not yet there
 /// Decompressed pieces of all sessions that wait for their VM or are being put in, 256 KiB each.
 inline constexpr std::size_t kMaxPlainBuffers = 1024;
+inline constexpr std::size_t kMaxWaitingPlainBuffers = 512;  // of sessions that have no VM yet
 inline constexpr std::size_t kMaxSessionPlainBuffers = 256;
 /// The same of a session that has its VM: what is decompressed goes in at once, out of the cache.
 inline constexpr std::size_t kMaxServingPlainBuffers = 16;
 inline constexpr std::size_t kSparePlainBuffers = 64;  // that are kept for the next
 inline constexpr std::size_t kMaxCopyPages = 16;       // between two looks at what the VM removed
 inline constexpr std::size_t kMaxZeroPages = 256;      // the same
-inline constexpr unsigned kMaxPrefetchAttempts = 8;    // to put a piece in beside REMOVEs
+/// Until a page that somebody waits for is fetched on demand although it is on its way.
+inline constexpr std::chrono::milliseconds kLatePatience{100};
+/// Between two looks at the pages that hydration could not bring so far.
+inline constexpr std::chrono::milliseconds kSweepFirst{50};
+inline constexpr std::chrono::milliseconds kSweepMost{10'000};
+inline constexpr unsigned kMaxPrefetchAttempts = 8;        // to put a piece in beside REMOVEs
 inline constexpr std::size_t kMaxCountedSnapshots = 4096;  // whose restores are counted
 inline constexpr std::size_t kMaxUploads = 64;             // recordings and reports that wait
 

@@ -10,12 +10,15 @@
 namespace thaw {
 
 /// Room for decompressed packs, kept for the next ones: memory that is new to the process costs as
-/// much as a copy. At most limits::kMaxPlainBuffers at a time. One thread.
+/// much as a copy. At most limits::kMaxPlainBuffers at a time, of which sessions that still wait
+/// for their VM leave a part to those that have one. One thread.
 class PlainBuffers {
  public:
   using Buffer = std::unique_ptr<std::byte[]>;
 
-  bool has_room() const { return taken_ < limits::kMaxPlainBuffers; }
+  bool has_room(bool has_vm) const {
+    return taken_ < (has_vm ? limits::kMaxPlainBuffers : limits::kMaxWaitingPlainBuffers);
+  }
   /// Room for limits::kMaxPackPages pages. REQUIRES: has_room().
   Buffer take() {
     ++taken_;

@@ -10,6 +10,8 @@ namespace {
 
 /// A pack is asked for when at least this share of its pages is missing: less is cheaper on demand.
 constexpr std::size_t kWorthwhileShare = 4;
+/// Until room for decompressed pages is looked for again.
+constexpr std::chrono::milliseconds kBufferPause{10};
 
 /// Where a piece stands among all: classes in turn, in each of them zero pages before packs.
 std::size_t order_of(TouchClass when, bool zeros, std::size_t number) {
@@ -22,7 +24,8 @@ Prefetch::Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, Fault
                    Owner& owner)
     : loop_(loop), service_(service), plan_(std::move(plan)), core_(core), owner_(owner) {
   if (plan_.set == nullptr) return;
-  by_pack_.resize(plan_.set->packs().size());
+  packs_.resize(plan_.set->packs().size());
+  by_pack_.resize(packs_.size());
   summary_.set_pages = plan_.set->page_count();
 }
 
@@ -71,10 +74,15 @@ PrefetchJob& Prefetch::add_job(PrefetchJob::Content content, std::size_t order) 
   return job;
 }
 
-bool Prefetch::may_take_buffer() const {
+bool Prefetch::may_take_buffer() {
+  const bool has_vm = userfaultfd_ != nullptr;
   const std::size_t most =
-      userfaultfd_ == nullptr ? limits::kMaxSessionPlainBuffers : limits::kMaxServingPlainBuffers;
-  return buffers_taken_ < most && service_.buffers.has_room();
+      has_vm ? limits::kMaxServingPlainBuffers : limits::kMaxSessionPlainBuffers;
+  if (buffers_taken_ >= most) return false;  // one comes back with each job that is done
+  if (service_.buffers.has_room(has_vm)) return true;
+  // Those that come back are other sessions', whose jobs tell this one nothing.
+  if (has_vm) pause(kBufferPause);
+  return false;
 }
 
 void Prefetch::ask_more() {
@@ -84,28 +92,27 @@ void Prefetch::ask_more() {
   check_done();
 }
 
-std::optional<std::size_t> Prefetch::next_pack() {
-  if (state_ != PrefetchState::kStreaming) return std::nullopt;
-  const auto& packs = plan_.set->packs();
-  while (true) {
+std::optional<std::size_t> Prefetch::take_pack() {
+  while (state_ == PrefetchState::kStreaming && !all_taken()) {
     std::size_t next = next_pack_;
-    if (!again_.empty()) {
-      next = *again_.begin();
-      again_.erase(again_.begin());
-    } else if (next_pack_ < packs.size()) {
-      ++next_pack_;
-    } else {
-      return std::nullopt;
+    if (sooner_ > 0) {
+      const auto found = std::ranges::find(packs_, PackTurn::kSooner);
+      next = static_cast<std::size_t>(found - packs_.begin());
+      --sooner_;
+    } else if (packs_[next_pack_++] == PackTurn::kTaken) {
+      continue;
     }
-    const auto& pages = packs[next].pages;
+    packs_[next] = PackTurn::kTaken;
+    const auto& pages = plan_.set->packs()[next].pages;
     const auto missing = static_cast<std::size_t>(std::ranges::count_if(
         pages, [this](const PackPage& page) { return core_.is_missing(page.page); }));
     if (missing * kWorthwhileShare >= pages.size()) return next;
   }
+  return std::nullopt;
 }
 
 bool Prefetch::ask_for_pack() {
-  const auto number = next_pack();
+  const auto number = take_pack();
   if (!number) return false;
   const PrefetchSet::Pack& pack = plan_.set->packs()[*number];
   PrefetchJob& job = add_job(PrefetchJob::Content::kPack, order_of(pack.when, false, *number));
@@ -126,23 +133,62 @@ void Prefetch::on_prefetched(PrefetchJob& job, ByteSpan sealed) {
 }
 
 void Prefetch::on_refused(PrefetchJob& job, const Error& error) {
+  if (job.is_rest) {
+    note_rest_failure();
+    log_warning("hydration: {}", error.message());
+  } else {
+    give_up(error.message());
+  }
   drop(job);
-  give_up(error.message());
 }
 
 void Prefetch::on_lost(PrefetchJob& job) {
-  if (job.content() == PrefetchJob::Content::kPack) again_.insert(*job.pack);
+  if (job.pack) {
+    packs_[*job.pack] = PackTurn::kSooner;
+    ++sooner_;
+  }
   drop(job);
 }
 
-void Prefetch::hurry(PageIndex page) {
-  if (plan_.set == nullptr) return;
+void Prefetch::prefer(PageIndex page) {
+  if (state_ != PrefetchState::kStreaming) return;
   const auto pack = plan_.set->pack_of(page);
-  if (!pack || by_pack_[*pack] == nullptr) return;
+  if (!pack || packs_[*pack] != PackTurn::kInOrder) return;
+  packs_[*pack] = PackTurn::kSooner;
+  ++sooner_;
+}
+
+PrefetchJob* Prefetch::job_of(PageIndex page) {
+  const auto pack = plan_.set != nullptr ? plan_.set->pack_of(page) : std::nullopt;
+  if (pack && by_pack_[*pack] != nullptr) return by_pack_[*pack];
+  const auto found = std::ranges::find_if(jobs_, [page](const auto& job) {
+    return job->is_rest && std::ranges::binary_search(job->pages, page, {}, &PackPage::page);
+  });
+  return found != jobs_.end() ? found->get() : nullptr;
+}
+
+void Prefetch::hurry(PageIndex page) {
+  PrefetchJob* const job = job_of(page);
+  if (job == nullptr) return;
   ++summary_.late_pages;
-  PrefetchJob& job = *by_pack_[*pack];
-  job.is_awaited = true;
-  if (job.in_pool) service_.workers.hurry(job);
+  job->is_awaited = true;
+  if (job->in_pool) {
+    service_.workers.hurry(*job);
+  } else if (!lateness_.active()) {
+    loop_.wait(limits::kLatePatience, lateness_);
+  }
+}
+
+void Prefetch::on_late_timer() {
+  std::vector<PageIndex> late;
+  for (const auto& job : jobs_) {
+    if (!job->is_awaited || job->in_pool) continue;
+    job->is_awaited = false;
+    for (const PackPage& page : job->pages) {
+      if (core_.state(page.page) == PageState::kWanted) late.push_back(page.page);
+    }
+  }
+  if (!late.empty() && !stopped_) owner_.want_on_demand(late);
 }
 
 PrefetchJob& Prefetch::add_zeros(std::vector<PageRange> ranges, std::size_t order) {
@@ -209,11 +255,13 @@ void Prefetch::on_job_done(PrefetchJob& job) {
   if (stopped_) return drop(job);
   if (!job.decoded) {
     ++damaged_;
+    if (job.is_rest) note_rest_failure();
     log_warning("prefetch: {}", job.decoded.error().message());
     drop(job);
     return ask_more();
   }
   if (!job.ready && job.content() == PrefetchJob::Content::kPack) ++summary_.packs;
+  if (!job.ready && job.is_rest) rest_batch_ = std::min(rest_batch_ * 2, limits::kMaxPackPages);
   job.ready = true;
   for (const PrefetchJob::Run& run : job.runs) settle(job, run);
   // What a REMOVE was in the way of goes in now; a job without a VM waits for one.
@@ -264,12 +312,10 @@ void Prefetch::give_up(const std::string& reason) {
   log_warning("the working set of snapshot {} is not brought on: {}", plan_.set->snapshot().value,
               reason);
   state_ = PrefetchState::kStopped;
-  again_.clear();
 }
 
 void Prefetch::check_done() {
-  if (state_ == PrefetchState::kStreaming && userfaultfd_ != nullptr && again_.empty() &&
-      next_pack_ == by_pack_.size() &&
+  if (state_ == PrefetchState::kStreaming && userfaultfd_ != nullptr && all_taken() &&
       std::ranges::all_of(jobs_, [](const auto& job) { return job->is_rest; })) {
     state_ = PrefetchState::kDone;
   }
@@ -286,6 +332,7 @@ void Prefetch::stop() {
   CopyGate::Reading(gate_).note_change();
   service_.link.forget(*this);
   loop_.cancel(pacing_);
+  loop_.cancel(lateness_);
   for (std::size_t i = jobs_.size(); i-- > 0;) {
     PrefetchJob& job = *jobs_[i];
     if (!job.in_pool) {
@@ -296,7 +343,9 @@ void Prefetch::stop() {
   }
 }
 
-bool Prefetch::finished() const { return stopped_ && jobs_.empty() && !pacing_.active(); }
+bool Prefetch::finished() const {
+  return stopped_ && jobs_.empty() && !pacing_.active() && !lateness_.active();
+}
 
 std::optional<CopyGate::Reading> Prefetch::reading() {
   if (in_pool_ == 0 || userfaultfd_ == nullptr) return std::nullopt;

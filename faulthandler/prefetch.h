@@ -1,12 +1,13 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
-#include <set>
 #include <vector>
 
 #include "faulthandler/copy_gate.h"
 #include "faulthandler/fault_core.h"
+#include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/plain_buffers.h"
 #include "faulthandler/prefetch_job.h"
@@ -32,8 +33,9 @@ struct PrefetchPlan {
 
 /// Streams the working set into one VM's memory, and then, if that is wanted, the rest of it. Packs
 /// are received and decompressed from begin() on, within bounds, and put in from attach() on: in
-/// the set's order, zero pages of a class before its packs. A demand goes its own way; one for a
-/// page that is on its way here hurries that pack. On the loop's thread.
+/// the set's order, zero pages of a class before its packs; but a pack of which the guest has just
+/// asked for a page comes sooner, for the guest is where that one is. A demand goes its own way;
+/// one for a page that is on its way here hurries that piece. On the loop's thread.
 class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
  public:
   class Owner {
@@ -63,6 +65,8 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   void attach(const UniqueFd& userfaultfd, const RegionTable& regions);
   /// A vCPU has come to wait for a page that is on its way.
   void hurry(PageIndex page);
+  /// A page is being fetched on demand: what goes with it is wanted next.
+  void prefer(PageIndex page);
   /// Ends it at once; nothing is put in any more. May be destroyed once finished().
   void stop();
   bool finished() const;
@@ -78,11 +82,16 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   // Asking.
   void on_room() override { ask_more(); }
   void ask_more();
-  bool may_take_buffer() const;
+  bool may_take_buffer();
   /// False when there is nothing to ask for, or no room.
   bool ask_for_pack();
-  /// The next pack of which enough is missing.
-  std::optional<std::size_t> next_pack();
+  /// Takes the next pack of which enough is missing.
+  std::optional<std::size_t> take_pack();
+  bool all_taken() const { return sooner_ == 0 && next_pack_ == packs_.size(); }
+  /// What brings the page; nullptr: nothing.
+  PrefetchJob* job_of(PageIndex page);
+  /// Has pages that somebody has been waiting for too long brought on demand as well.
+  void on_late_timer();
   PrefetchJob& add_job(PrefetchJob::Content content, std::size_t order);
 
   // Receiving.
@@ -107,8 +116,11 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   // The rest of memory. Each says whether to go on asking.
   bool ask_for_rest();
   bool end_sweep();
-  bool pause_rest(Nanoseconds pause);
-  void on_pace_timer();
+  bool pause_rest(Nanoseconds duration);
+  /// A batch of it could not be had. What is wrong with it concerns few of its pages.
+  void note_rest_failure();
+  /// Looks for something to ask for again after a while.
+  void pause(Nanoseconds duration);
 
   Loop& loop_;
   PrefetchService service_;
@@ -122,17 +134,22 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   PrefetchState state_ = PrefetchState::kNone;
   bool announced_ = false;  // to the link
   bool stopped_ = false;
-  std::size_t next_pack_ = 0;
-  std::set<std::size_t> again_;  // packs lost with the connection
+  enum class PackTurn : std::uint8_t { kInOrder, kSooner, kTaken };
+  std::vector<PackTurn> packs_;
+  std::size_t next_pack_ = 0;  // those before it have been taken, or are to be had sooner
+  std::size_t sooner_ = 0;     // packs that are
   std::vector<std::unique_ptr<PrefetchJob>> jobs_;
   std::vector<PrefetchJob*> by_pack_;  // nullptr: not under way
   std::size_t buffers_taken_ = 0;
   std::size_t in_pool_ = 0;
 
-  PageIndex rest_;  // the next page that hydration looks at
+  PageIndex rest_;                                  // the next page that hydration looks at
+  std::size_t rest_batch_ = limits::kMaxPackPages;  // pages it asks for at a time
+  Nanoseconds sweep_pause_{limits::kSweepFirst};    // before it looks again at what is left
   Clock::time_point rest_due_;
   bool complete_ = false;
-  Operation pacing_{[this](int) { on_pace_timer(); }};
+  Operation pacing_{[this](int) { ask_more(); }};
+  Operation lateness_{[this](int) { on_late_timer(); }};
 
   PrefetchSummary summary_;
   std::uint64_t damaged_ = 0;

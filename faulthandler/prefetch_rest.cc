@@ -15,8 +15,9 @@ constexpr std::uint64_t kMostZeros = 4096;
 /// Jobs of one session with the workers at a time.
 constexpr std::size_t kMostJobs = 8;
 constexpr std::chrono::milliseconds kShortPause{1};
-/// Until pages that are left are looked at again: others wait for them, or will bring them.
-constexpr std::chrono::milliseconds kSweepPause{100};
+/// Smaller batches after each that failed, so that a chunk that cannot be had is soon asked for
+/// alone.
+constexpr std::size_t kBatchDivisor = 8;
 constexpr double kNanoseconds = 1e9;
 
 }  // namespace
@@ -31,7 +32,7 @@ bool Prefetch::ask_for_rest() {
   std::vector<PackPage> pages;
   std::vector<PageRange> zeros;
   std::uint64_t zero_count = 0;
-  while (rest_ < end && pages.size() < limits::kMaxPackPages && zero_count < kMostZeros) {
+  while (rest_ < end && pages.size() < rest_batch_ && zero_count < kMostZeros) {
     const PageIndex page = rest_;
     rest_ += PageCount{1};
     if (!core_.is_missing(page)) continue;
@@ -65,17 +66,28 @@ bool Prefetch::ask_for_rest() {
 
 bool Prefetch::end_sweep() {
   rest_ = {};
-  if (!core_.all_accounted()) return pause_rest(kSweepPause);
+  if (!core_.all_accounted()) {
+    // Others wait for what is left, or will bring it, or it cannot be had.
+    const Nanoseconds pause = sweep_pause_;
+    sweep_pause_ = std::min<Nanoseconds>(pause * 2, limits::kSweepMost);
+    return pause_rest(pause);
+  }
   complete_ = true;
   owner_.on_complete();
   return false;
 }
 
-bool Prefetch::pause_rest(Nanoseconds pause) {
-  if (!pacing_.active()) loop_.wait(pause, pacing_);
+bool Prefetch::pause_rest(Nanoseconds duration) {
+  pause(duration);
   return false;
 }
 
-void Prefetch::on_pace_timer() { ask_more(); }
+void Prefetch::note_rest_failure() {
+  rest_batch_ = std::max<std::size_t>(rest_batch_ / kBatchDivisor, 1);
+}
+
+void Prefetch::pause(Nanoseconds duration) {
+  if (!pacing_.active()) loop_.wait(duration, pacing_);
+}
 
 }  // namespace thaw

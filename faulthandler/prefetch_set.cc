@@ -29,6 +29,7 @@ Result<PrefetchSet> PrefetchSet::create(const WorkingSet& set, const PageMap& ma
   PrefetchSet result;
   result.snapshot_ = set.snapshot;
   result.generation_ = set.generation;
+  if (set.generation > 0) result.recordings_ = set.recordings;
   result.page_count_ = set.pages.size();
   std::vector<PageIndex> zeros[3];
   std::vector<TouchClass> classes;  // of the pages that are not zero

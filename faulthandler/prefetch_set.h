@@ -33,6 +33,8 @@ class PrefetchSet {
 
   SnapshotId snapshot() const { return snapshot_; }
   std::uint64_t generation() const { return generation_; }
+  /// Of this snapshot, that it was made of; 0 if the set is inherited.
+  std::uint8_t recordings() const { return recordings_; }
   std::uint64_t page_count() const { return page_count_; }
   /// In the order in which they are to be brought.
   const std::vector<Pack>& packs() const { return packs_; }
@@ -49,6 +51,7 @@ class PrefetchSet {
 
   SnapshotId snapshot_;
   std::uint64_t generation_ = 0;
+  std::uint8_t recordings_ = 0;
   std::uint64_t page_count_ = 0;
   std::vector<Pack> packs_;
   std::vector<Zeros> zeros_;

@@ -23,6 +23,7 @@ void RestoreReports::on_window_end(Session& session, std::vector<Touch> touches)
   const std::string& trace_out = session.options().trace_out;
   if (!trace_out.empty()) write_trace(trace_out, recording);
   if (serve.window_use != WindowUse::kRecord) return;
+  if (recording.touches.empty()) return session.set_recording(RecordingState::kFailed);
   session.set_recording(RecordingState::kUploading);
   send_recording(session, std::move(recording));
 }

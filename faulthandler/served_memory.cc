@@ -43,7 +43,7 @@ void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   loop_.poll(userfaultfd_, POLLIN, reading_);
   if (options_.window.most > Nanoseconds(0)) {
     recorder_.start(Clock::now());
-    loop_.wait(std::min(options_.window.idle, options_.window.most), windowing_);
+    if (!records()) await_window_end();  // a recording begins with the guest's first touch
   }
   if (!records()) begin_prefetch();
 }
@@ -174,6 +174,10 @@ void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
   const HandoffRegion& region = *regions_.find(*page);
   const PageRange unit = unit_of(*page, region);
   if (core_.is_missing(unit.first) || core_.state(unit.first) == PageState::kComing) {
+    if (records() && recorder_.count() == 0) {
+      recorder_.start(now);
+      await_window_end();
+    }
     recorder_.note(unit.first, TouchKind::kDemand, now);
   }
   switch (core_.on_fault(unit)) {
@@ -184,6 +188,7 @@ void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
         if (*fill != nullptr) want_huge(**fill);
       } else {
         want(*page, now);
+        if (prefetch_ != nullptr) prefetch_->prefer(*page);
       }
       return;
     }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <optional>
@@ -118,6 +119,9 @@ class ServedMemory final : public ChunkSink, private Prefetch::Owner {
   void on_complete() override;
   bool records() const { return options_.window_use == WindowUse::kRecord && recorder_.running(); }
   void begin_prefetch();
+  void await_window_end() {
+    loop_.wait(std::min(options_.window.idle, options_.window.most), windowing_);
+  }
   void on_window_timer();
   void end_window();
 

@@ -146,7 +146,10 @@ Result<void> ServerConnection::take_replies() {
 }
 
 Result<void> ServerConnection::take_reply(Envelope reply, ByteSpan body) {
-  if (state_ == State::kReady) return user_.on_reply(std::move(reply), body);
+  if (state_ == State::kReady) {
+    backoff_ = limits::kReconnectFirst;  // it does more than welcome
+    return user_.on_reply(std::move(reply), body);
+  }
   if (const auto* const error = std::get_if<message::ErrorReply>(&reply.message)) {
     return std::unexpected(from_reply(*error));
   }
@@ -155,7 +158,6 @@ Result<void> ServerConnection::take_reply(Envelope reply, ByteSpan body) {
     return fail(ErrorCode::kBadVersion, "no welcome of version {}", message::kVersion);
   }
   state_ = State::kReady;
-  backoff_ = limits::kReconnectFirst;
   if (away_since_ != Clock::time_point{}) {
     log_warning("page server {} is back", options_.server.text());
     away_since_ = {};

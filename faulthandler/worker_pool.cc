@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/cpu.h"
 #include "base/event_fd.h"
 
 namespace thaw {
@@ -55,6 +56,7 @@ void WorkerPool::finish_done() {
 }
 
 void WorkerPool::run(const std::stop_token& stop) {
+  take_long_turns();
   Tools tools;
   std::unique_lock lock(mutex_);
   while (added_.wait(lock, stop, [this] { return !waiting_.empty(); })) {

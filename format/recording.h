@@ -16,7 +16,7 @@ enum class TouchKind : std::uint8_t { kDemand = 0, kPrefetch = 1 };
 /// The first touch of a page by a restored guest, or in a trace the moment when it was brought.
 struct Touch {
   PageIndex page;
-  std::uint32_t us = 0;  // since the VMM handed its memory over
+  std::uint32_t us = 0;  // since the first touch; in a trace since the VMM handed its memory over
   TouchKind kind = TouchKind::kDemand;
   friend bool operator==(const Touch&, const Touch&) = default;
 };

@@ -18,7 +18,7 @@ struct SetPage {
   PageIndex page;
   TouchClass when = TouchClass::kFirst;
   std::uint8_t seen = 0;        // in how many of the recordings
-  std::uint32_t median_us = 0;  // of its first touches, since the handover
+  std::uint32_t median_us = 0;  // of its first touches, since each guest's first one
   friend bool operator==(const SetPage&, const SetPage&) = default;
 };
 

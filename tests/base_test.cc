@@ -6,10 +6,15 @@
 #include <fstream>
 #include <limits>
 #include <set>
+#include <thread>
 #include <vector>
+
+#include <sched.h>
+#include <sys/resource.h>
 
 #include "base/bytes.h"
 #include "base/clock.h"
+#include "base/cpu.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "base/histogram.h"
@@ -266,6 +271,27 @@ TEST(PartialFile, RefusesASymbolicLink) {
   std::filesystem::create_symlink(scratch.path("victim"), scratch.path("state.partial"));
   EXPECT_FALSE(PartialFile::create(scratch.path("state")));
   EXPECT_EQ(read_text_file(scratch.path("victim"), 100).value(), "precious");
+}
+
+TEST(Cpu, PrecedenceIsOfTheCallingThreadAloneAndOutlastsTheBackground) {
+  const int ours = ::getpriority(PRIO_PROCESS, 0);
+  std::jthread([] {
+    take_precedence();
+    EXPECT_EQ(::getpriority(PRIO_PROCESS, 0), -20);
+    ASSERT_TRUE(succeeded(set_scheduling_class(0, SchedulingClass::kBackground)));
+    ASSERT_TRUE(succeeded(set_scheduling_class(0, SchedulingClass::kNormal)));
+    EXPECT_EQ(::getpriority(PRIO_PROCESS, 0), -20);
+  }).join();
+  EXPECT_EQ(::getpriority(PRIO_PROCESS, 0), ours);
+}
+
+TEST(Cpu, LongTurnsChangeNoPriority) {
+  std::jthread([] {
+    ASSERT_EQ(::setpriority(PRIO_PROCESS, 0, 3), 0);
+    take_long_turns();
+    EXPECT_EQ(::sched_getscheduler(0), SCHED_BATCH);
+    EXPECT_EQ(::getpriority(PRIO_PROCESS, 0), 3);
+  }).join();
 }
 
 TEST(Mapping, MovesAndStartsAsZeros) {

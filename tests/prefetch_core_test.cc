@@ -205,11 +205,13 @@ TEST(WorkerPool, HurriedJobsGoFirstAndThoseTakenBackNotAtAll) {
 TEST(PlainBuffers, AreBoundedAndUsedAgain) {
   PlainBuffers buffers;
   std::vector<PlainBuffers::Buffer> taken;
-  while (buffers.has_room()) taken.push_back(buffers.take());
+  while (buffers.has_room(false)) taken.push_back(buffers.take());
+  EXPECT_EQ(taken.size(), limits::kMaxWaitingPlainBuffers);
+  while (buffers.has_room(true)) taken.push_back(buffers.take());
   EXPECT_EQ(taken.size(), limits::kMaxPlainBuffers);
   const std::byte* const last = taken.back().get();
   buffers.give_back(std::move(taken.back()));
-  ASSERT_TRUE(buffers.has_room());
+  ASSERT_TRUE(buffers.has_room(true));
   EXPECT_EQ(buffers.take().get(), last);
 }
 

@@ -2,6 +2,7 @@
 // the test says so.
 
 #include <algorithm>
+#include <numeric>
 #include <random>
 
 #include "tests/support/prefetching.h"
@@ -87,6 +88,37 @@ TEST_P(PrefetchingTest, OnePieceIsOnTheWayWhileADemandWaits) {
   server_.reply(demand);
   vcpu.join();
   wait_for_state(PrefetchState::kDone);
+}
+
+TEST_P(PrefetchingTest, PackThatTheGuestHasComeToIsAskedForBeforeItsTurn) {
+  constexpr std::size_t kBefore = limits::kMaxSessionPlainBuffers;  // asked for before the VM comes
+  constexpr std::size_t kFar = kBefore + 30;
+  std::vector<std::uint64_t> pages((kFar + 10) * kPackPages);
+  std::iota(pages.begin(), pages.end(), 0);
+  start_with(pages, {.map = content_pages(pages.size())});
+  std::vector<test::ScriptedServer::PackRequest> asked;
+  while (asked.size() < kBefore) asked.push_back(packs_.next_pack_request());
+  serve(kFar * kPackPages);
+  // Of a session that has its VM fewer are under way at a time.
+  for (std::size_t i = 0; i <= kBefore - limits::kMaxServingPlainBuffers; ++i) {
+    packs_.reply(asked[i], set_->packs()[i].pages);
+  }
+  EXPECT_EQ(packs_.next_pack_request().pack.number, kFar);
+  packs_.reply(asked.back(), set_->packs()[kBefore - 1].pages);
+  EXPECT_EQ(packs_.next_pack_request().pack.number, kBefore);
+}
+
+TEST_P(PrefetchingTest, PageThatIsLongInComingIsFetchedOnDemandAsWell) {
+  ServedGuest& guest = start_with({0, 1, 2, 3}, {.map = content_pages(64)});
+  const auto request = packs_.next_pack_request();
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(2)); });
+  const auto demand = server_.next_request();  // though the pack is not lost
+  EXPECT_EQ(demand.required, std::vector{test::chunk(2)});
+  server_.reply(demand);
+  vcpu.join();
+  packs_.reply(request, set_->packs()[0].pages);
+  wait_for_present({0, 1, 3});
+  EXPECT_EQ(guest.given_up(), "");
 }
 
 TEST_P(PrefetchingTest, RemovedPageIsNeverBroughtBack) {
@@ -233,6 +265,61 @@ TEST_P(PrefetchingTest, RestOfMemoryFollowsAndThenTheGuestNeedsNobody) {
   }
   guest.give_back(20, 1);
   EXPECT_TRUE(guest.has_zeros(20));
+}
+
+TEST_P(PrefetchingTest, ChunkThatCannotBeHadKeepsBackNothingElse) {
+  constexpr std::size_t kBad = 17;
+  ServedGuest& guest = start_with(
+      {}, {.map = content_pages(40), .plan = {.set = {}, .hydrate_bytes_per_s = 1u << 30}});
+  std::vector<std::size_t> sizes;
+  const auto all_others = [&] {
+    for (std::size_t page = 0; page < 40; ++page) {
+      if (page != kBad && !guest.is_present(page)) return false;
+    }
+    return true;
+  };
+  wait_until([&] {
+    if (!packs_.has_request()) return all_others();
+    const auto request = packs_.next_request();
+    sizes.push_back(request.required.size());
+    if (std::ranges::find(request.required, test::chunk(kBad)) == request.required.end()) {
+      packs_.reply(request);
+    } else {
+      packs_.refuse(request, ErrorCode::kCorrupt);
+    }
+    return all_others();
+  });
+  EXPECT_EQ(sizes.front(), 40u);
+  EXPECT_FALSE(guest.detached());
+  // It is asked for again, and then the guest needs nobody.
+  packs_.reply(packs_.next_request());
+  wait_until([&] { return guest.detached(); });
+  EXPECT_TRUE(guest.has_content(kBad));
+}
+
+TEST_P(PrefetchingTest, VcpuThatWaitsForTheRestIsWokenByIt) {
+  ServedGuest& guest = start_with(
+      {}, {.map = content_pages(40), .plan = {.set = {}, .hydrate_bytes_per_s = 1u << 30}});
+  const auto request = packs_.next_request();
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(7)); });
+  vcpu.wait_until_blocked();
+  packs_.reply(request);
+  vcpu.join();
+  EXPECT_EQ(guest.report().prefetch.late_pages, 1u);
+}
+
+TEST_P(PrefetchingTest, RecordingBeginsWithTheFirstTouch) {
+  constexpr std::chrono::milliseconds kIdle(50);
+  ServedGuest& guest =
+      start_with({}, {.map = content_pages(64),
+                      .window = {.idle = kIdle, .most = std::chrono::milliseconds(100)},
+                      .window_use = WindowUse::kRecord});
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  EXPECT_FALSE(guest.touches().has_value()) << "the guest has not begun";
+  serve(7);
+  wait_until([&] { return guest.touches().has_value(); });
+  ASSERT_EQ(guest.touches()->size(), 1u);
+  EXPECT_EQ(guest.touches()->front().us, 0u);
 }
 
 TEST_P(PrefetchingTest, RecordingHasFirstTouchesInTheirOrderAndNothingElseComes) {

@@ -17,8 +17,9 @@ constexpr std::chrono::seconds kLongestPause{1};
 
 }  // namespace
 
-CoreFollower::CoreFollower(WorkFrom from)
-    : class_(from == WorkFrom::kThisHost ? SchedulingClass::kBackground : SchedulingClass::kNormal),
+CoreFollower::CoreFollower(WorkFrom from, const BulkWork& bulk)
+    : bulk_(bulk),
+      class_(from == WorkFrom::kThisHost ? SchedulingClass::kBackground : SchedulingClass::kNormal),
       thread_(this_thread_id()),
       may_follow_(from == WorkFrom::kElsewhere || may_leave_background()),
       place_(thread_),

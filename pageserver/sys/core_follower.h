@@ -1,5 +1,7 @@
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 
@@ -8,22 +10,35 @@
 
 namespace thaw {
 
+/// When threads of this process last had bulk work to do. Any thread.
+class BulkWork {
+ public:
+  void note() { last_.store(Clock::now(), std::memory_order_relaxed); }
+  bool recent() const { return Clock::now() - last_.load(std::memory_order_relaxed) < kRecent; }
+
+ private:
+  static constexpr std::chrono::milliseconds kRecent{10};
+  std::atomic<Clock::time_point> last_{};
+};
+
 /// Moves the calling thread to the CPU that its work comes from: waking it up there needs no
 /// interrupt to another CPU, which is most of the time a small request takes. Where the thread has
 /// to queue for that CPU it is let go, for longer each time. One thread, the one that it moves.
 ///
 /// Work from this host comes from a fault handler on the CPU of a vCPU that waits. There the thread
 /// runs in the background class, like the fault handler itself: the scheduler then counts the CPU
-/// as idle when it wakes up the vCPU, and leaves it there.
+/// as idle when it wakes up the vCPU, and leaves it there. Beside bulk work it would starve, so it
+/// does not follow then.
 class CoreFollower {
  public:
   enum class WorkFrom { kThisHost, kElsewhere };
-  explicit CoreFollower(WorkFrom from);
+  CoreFollower(WorkFrom from, const BulkWork& bulk);
 
   /// To be called once per wake-up; `source()` gives the CPU that it came from, and is asked now
   /// and then.
   template <typename Source>
   void on_wakeup(Source source) {
+    if (bulk_.recent()) return stay_away();
     if (++wakeups_ % kWakeupsPerQuestion == 0) follow(source());
   }
 
@@ -31,9 +46,13 @@ class CoreFollower {
   static constexpr std::uint64_t kWakeupsPerQuestion = 4;
 
   void follow(std::optional<int> cpu);
+  void stay_away() {
+    if (place_.cpu()) place_.let_go();
+  }
   /// Every now and then, finds out whether the thread queues.
   void look(Clock::time_point now);
 
+  const BulkWork& bulk_;
   const SchedulingClass class_;  // where it follows
   const pid_t thread_;
   const bool may_follow_;

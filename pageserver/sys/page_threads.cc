@@ -3,10 +3,10 @@
 #include <cstring>
 #include <optional>
 
+#include "base/cpu.h"
 #include "base/log.h"
 #include "base/socket.h"
 #include "format/limits.h"
-#include "pageserver/sys/core_follower.h"
 
 namespace thaw {
 
@@ -18,11 +18,15 @@ constexpr std::size_t kMaxRequestBytes = kWireHeadBytes + limits::kMaxChunksPerR
 /// The requests of one connection as they arrive, and the replies as they go.
 class PagePeer {
  public:
-  PagePeer(const UniqueFd& socket, Peer& peer)
-      : socket_(socket), peer_(peer), buffer_(2 * kMaxRequestBytes) {
+  PagePeer(const UniqueFd& socket, Peer& peer, BulkWork& bulk)
+      : socket_(socket), peer_(peer), bulk_(bulk), buffer_(2 * kMaxRequestBytes) {
     if (peer.role() == message::Role::kDemand) {
       follower_.emplace(is_to_this_host(socket) ? CoreFollower::WorkFrom::kThisHost
-                                                : CoreFollower::WorkFrom::kElsewhere);
+                                                : CoreFollower::WorkFrom::kElsewhere,
+                        bulk);
+      take_precedence();
+    } else {
+      take_long_turns();
     }
   }
 
@@ -33,7 +37,11 @@ class PagePeer {
                               : TRY(receive_some(socket_, MutableByteSpan(buffer_).subspan(filled_),
                                                  Deadline::after(limits::kPartialMessageTimeout)));
     if (n == 0) return false;
-    if (follower_) follower_->on_wakeup([this] { return incoming_cpu(socket_); });
+    if (follower_) {
+      follower_->on_wakeup([this] { return incoming_cpu(socket_); });
+    } else {
+      bulk_.note();
+    }
     filled_ += n;
     std::size_t start = 0;
     while (const std::size_t size =
@@ -85,6 +93,7 @@ class PagePeer {
 
   const UniqueFd& socket_;
   Peer& peer_;
+  BulkWork& bulk_;
   std::optional<CoreFollower> follower_;
   Bytes buffer_;  // requests received and not yet answered
   std::size_t filled_ = 0;
@@ -104,8 +113,8 @@ void PageThreads::serve(UniqueFd socket, Peer peer, std::string remote) {
   if (stopped_) return;
   Connection& connection =
       connections_.emplace_back(std::move(socket), std::move(peer), std::move(remote));
-  connection.thread = std::jthread([&connection] {
-    if (const auto served = run(connection); !served) {
+  connection.thread = std::jthread([this, &connection] {
+    if (const auto served = run(connection, bulk_); !served) {
       log_warning("left {}: {}", connection.remote, served.error().message());
     }
     shut_down(connection.socket);
@@ -113,9 +122,9 @@ void PageThreads::serve(UniqueFd socket, Peer peer, std::string remote) {
   });
 }
 
-Result<void> PageThreads::run(Connection& connection) {
+Result<void> PageThreads::run(Connection& connection, BulkWork& bulk) {
   TRY(make_blocking(connection.socket));
-  PagePeer peer(connection.socket, connection.peer);
+  PagePeer peer(connection.socket, connection.peer, bulk);
   while (true) {
     const auto more = peer.serve_next();
     if (!more) {

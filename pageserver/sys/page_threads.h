@@ -8,6 +8,7 @@
 
 #include "base/unique_fd.h"
 #include "pageserver/peer.h"
+#include "pageserver/sys/core_follower.h"
 
 namespace thaw {
 
@@ -39,7 +40,9 @@ class PageThreads {
     std::atomic<bool> ended = false;
     std::jthread thread;  // the last member: it uses the others
   };
-  static Result<void> run(Connection& connection);
+  static Result<void> run(Connection& connection, BulkWork& bulk);
+
+  BulkWork bulk_;  // before the connections, whose threads use it
 
   std::mutex mutex_;
   std::list<Connection> connections_;  // guarded by mutex_
