@@ -44,7 +44,8 @@ struct DaemonOptions {
   TcpAddress server;
   std::string name_space;
   std::uint32_t around = 1;  // largest fault-around window in pages, a power of two
-  /// Of so many restores of a snapshot that has a working set, one records all the same; 0: none.
+  /// Of so many restores of a snapshot that has a working set, one records all the same, or of
+  /// eight while few recordings made the set; 0: none.
   std::uint32_t record_every = 0;
   PlacementOptions placement;
 };

@@ -46,11 +46,13 @@ inline constexpr std::size_t kMaxZeroPages = 256;      // the same
 inline constexpr std::chrono::milliseconds kLatePatience{100};
 /// Between two looks at the pages that hydration could not bring so far.
 inline constexpr std::chrono::milliseconds kSweepFirst{50};
-inline constexpr std::chrono::milliseconds kSweepMost{10'000};
+inline constexpr std::chrono::milliseconds kSweepMost{1000};
 inline constexpr unsigned kMaxPrefetchAttempts = 8;        // to put a piece in beside REMOVEs
 inline constexpr std::size_t kMaxCountedSnapshots = 4096;  // whose restores are counted
 inline constexpr std::size_t kMaxUploads = 64;             // recordings and reports that wait
 
+/// From the handover to the first touch; then the session goes on without a recording.
+inline constexpr std::chrono::seconds kFirstTouchPatience{60};
 inline constexpr std::chrono::hours kMostRecording{1};  // its times have 32 bits of microseconds
 inline constexpr std::chrono::seconds kAcceptTimeout{600};  // from prepare to the VMM's connect
 inline constexpr std::chrono::seconds kHandoffTimeout{10};  // from connect to the whole handoff

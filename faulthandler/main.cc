@@ -88,9 +88,11 @@ int main(int argc, char** argv) {
                  "Most pages that come along with a demanded one; 1: none")
       ->check(CLI::IsMember({1, 2, 4, 8, 16, 32, 64}))
       ->capture_default_str();
-  app.add_option("--record-every", options.record_every,
-                 "Of so many restores of a snapshot one records what its guest touches, without "
-                 "prefetch, to keep the working set true; 0: only while there is none")
+  app.add_option(
+         "--record-every", options.record_every,
+         "Of so many restores of a snapshot one records what its guest touches, without "
+         "prefetch, to keep the working set true; one in 8 while it is made of fewer than three "
+         "recordings; 0: only while there is none")
       ->capture_default_str();
   app.add_option("--workers", options.workers,
                  "Threads that decompress prefetched pages and put them in")

@@ -39,10 +39,7 @@ void Prefetch::begin() {
 void Prefetch::attach(const UniqueFd& userfaultfd, const RegionTable& regions) {
   if (!regions.has_small_pages_only()) {
     give_up("guest memory has huge pages, which come on demand alone");
-    for (const auto& job : jobs_) {
-      for (const PackPage& page : job->pages) core_.on_left_out(page.page);
-      job->is_released = true;
-    }
+    for (const auto& job : jobs_) release(*job);
     return stop();
   }
   userfaultfd_ = &userfaultfd;
@@ -119,7 +116,7 @@ bool Prefetch::ask_for_pack() {
   job.pack = *number;
   job.pages = pack.pages;
   by_pack_[*number] = &job;
-  for (const PackPage& page : pack.pages) core_.on_coming(page.page);
+  claim(job);
   service_.link.request_pack(*this, job, plan_.set->snapshot(), plan_.set->generation(),
                              static_cast<std::uint32_t>(*number), pack.bytes);
   return true;
@@ -134,8 +131,7 @@ void Prefetch::on_prefetched(PrefetchJob& job, ByteSpan sealed) {
 
 void Prefetch::on_refused(PrefetchJob& job, const Error& error) {
   if (job.is_rest) {
-    note_rest_failure();
-    log_warning("hydration: {}", error.message());
+    note_rest_failure(error);
   } else {
     give_up(error.message());
   }
@@ -170,8 +166,8 @@ PrefetchJob* Prefetch::job_of(PageIndex page) {
 void Prefetch::hurry(PageIndex page) {
   PrefetchJob* const job = job_of(page);
   if (job == nullptr) return;
-  ++summary_.late_pages;
-  job->is_awaited = true;
+  if (!job->is_rest) ++summary_.late_pages;
+  if (!job->awaited_since) job->awaited_since = Clock::now();
   if (job->in_pool) {
     service_.workers.hurry(*job);
   } else if (!lateness_.active()) {
@@ -180,15 +176,46 @@ void Prefetch::hurry(PageIndex page) {
 }
 
 void Prefetch::on_late_timer() {
+  if (stopped_) return;
+  const auto now = Clock::now();
   std::vector<PageIndex> late;
+  std::optional<Clock::time_point> next;
   for (const auto& job : jobs_) {
-    if (!job->is_awaited || job->in_pool) continue;
-    job->is_awaited = false;
-    for (const PackPage& page : job->pages) {
-      if (core_.state(page.page) == PageState::kWanted) late.push_back(page.page);
+    if (!job->awaited_since || job->in_pool) continue;
+    const auto due = *job->awaited_since + limits::kLatePatience;
+    if (due > now) {
+      next = std::min(next.value_or(due), due);
+      continue;
+    }
+    job->awaited_since.reset();
+    for (std::size_t i = 0; i < job->pages.size(); ++i) {
+      const PageIndex page = job->pages[i].page;
+      if (!job->own[i] || core_.state(page) != PageState::kWanted) continue;
+      job->own.reset(i);
+      late.push_back(page);
     }
   }
-  if (!late.empty() && !stopped_) owner_.want_on_demand(late);
+  if (next) loop_.wait(*next - now, lateness_);
+  if (!late.empty()) owner_.want_on_demand(late);
+}
+
+void Prefetch::claim(PrefetchJob& job) {
+  for (std::size_t i = 0; i < job.pages.size(); ++i) {
+    const PageIndex page = job.pages[i].page;
+    if (!core_.is_missing(page)) continue;
+    core_.on_coming(page);
+    job.own.set(i);
+  }
+}
+
+std::vector<PageIndex> Prefetch::release(PrefetchJob& job) {
+  std::vector<PageIndex> wanted;
+  for (std::size_t i = 0; i < job.pages.size(); ++i) {
+    const PageIndex page = job.pages[i].page;
+    if (job.own[i] && core_.on_left_out(page)) wanted.push_back(page);
+  }
+  job.own.reset();
+  return wanted;
 }
 
 PrefetchJob& Prefetch::add_zeros(std::vector<PageRange> ranges, std::size_t order) {
@@ -244,7 +271,7 @@ void Prefetch::issue(PrefetchJob& job) {
   job.in_pool = true;
   ++in_pool_;
   service_.workers.add(job);
-  if (job.is_awaited) service_.workers.hurry(job);
+  if (job.awaited_since) service_.workers.hurry(job);
 }
 
 void Prefetch::on_job_done(PrefetchJob& job) {
@@ -255,13 +282,16 @@ void Prefetch::on_job_done(PrefetchJob& job) {
   if (stopped_) return drop(job);
   if (!job.decoded) {
     ++damaged_;
-    if (job.is_rest) note_rest_failure();
-    log_warning("prefetch: {}", job.decoded.error().message());
+    if (job.is_rest) {
+      note_rest_failure(job.decoded.error());
+    } else {
+      log_warning("prefetch: {}", job.decoded.error().message());
+    }
     drop(job);
     return ask_more();
   }
   if (!job.ready && job.content() == PrefetchJob::Content::kPack) ++summary_.packs;
-  if (!job.ready && job.is_rest) rest_batch_ = std::min(rest_batch_ * 2, limits::kMaxPackPages);
+  if (!job.ready && job.is_rest) note_rest_success();
   job.ready = true;
   for (const PrefetchJob::Run& run : job.runs) settle(job, run);
   // What a REMOVE was in the way of goes in now; a job without a VM waits for one.
@@ -294,10 +324,7 @@ void Prefetch::settle(PrefetchJob& job, const PrefetchJob::Run& run) {
 }
 
 void Prefetch::drop(PrefetchJob& job) {
-  std::vector<PageIndex> wanted;
-  for (const PackPage& page : job.pages) {
-    if (!job.is_released && core_.on_left_out(page.page)) wanted.push_back(page.page);
-  }
+  const std::vector<PageIndex> wanted = release(job);
   if (job.plain != nullptr) {
     service_.buffers.give_back(std::move(job.plain));
     --buffers_taken_;

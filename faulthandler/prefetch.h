@@ -88,6 +88,10 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   /// Takes the next pack of which enough is missing.
   std::optional<std::size_t> take_pack();
   bool all_taken() const { return sooner_ == 0 && next_pack_ == packs_.size(); }
+  /// Has the job bring those of its pages that nobody brings yet.
+  void claim(PrefetchJob& job);
+  /// They are as if the job had never been. Returns those that somebody waits for.
+  std::vector<PageIndex> release(PrefetchJob& job);
   /// What brings the page; nullptr: nothing.
   PrefetchJob* job_of(PageIndex page);
   /// Has pages that somebody has been waiting for too long brought on demand as well.
@@ -118,7 +122,8 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   bool end_sweep();
   bool pause_rest(Nanoseconds duration);
   /// A batch of it could not be had. What is wrong with it concerns few of its pages.
-  void note_rest_failure();
+  void note_rest_failure(const Error& error);
+  void note_rest_success();
   /// Looks for something to ask for again after a while.
   void pause(Nanoseconds duration);
 

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <bitset>
 #include <cstddef>
 #include <memory>
 #include <optional>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/userfaultfd.h"
 #include "faulthandler/copy_gate.h"
@@ -64,9 +66,10 @@ class PrefetchJob final : public WorkerPool::Job {
   CopyGate* gate = nullptr;
   CopyGate::Epoch decided = 0;
   unsigned attempts = 0;
-  bool in_pool = false;      // a worker may have it
-  bool is_released = false;  // its pages are asked for elsewhere, as if they had never been here
-  bool is_awaited = false;   // by a vCPU
+  bool in_pool = false;  // a worker may have it
+  /// Which of `pages` this job alone is to bring: those are asked for elsewhere when it does not.
+  std::bitset<limits::kMaxPackPages> own;
+  std::optional<Clock::time_point> awaited_since;  // by a vCPU
 
  private:
   void work(WorkerPool::Tools& tools) override;

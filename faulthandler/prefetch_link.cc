@@ -45,7 +45,11 @@ void PrefetchLink::forget(const Sink& sink) {
 
 bool PrefetchLink::has_room() const {
   if (!connection_.ready()) return false;
-  if (demand_.waiting()) return requests_.empty();
+  if (demand_.waiting()) {
+    if (requests_.size() != 1) return requests_.empty();
+    // Asked for when the one before has come wholly, the link would lie idle for a round trip.
+    return connection_.partial_bytes() * 2 >= requests_.front().bytes;
+  }
   return bytes_ahead_ < limits::kPrefetchWindowBytes;
 }
 

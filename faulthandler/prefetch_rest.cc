@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/log.h"
 #include "faulthandler/prefetch.h"
 
 namespace thaw {
@@ -54,8 +55,8 @@ bool Prefetch::ask_for_rest() {
                           bytes / static_cast<double>(plan_.hydrate_bytes_per_s) * kNanoseconds));
     PrefetchJob& job = add_job(PrefetchJob::Content::kChunks, 0);
     job.is_rest = true;
-    for (const PackPage& page : pages) core_.on_coming(page.page);
     job.pages = std::move(pages);
+    claim(job);
     service_.link.request_chunks(*this, job);
     return true;
   }
@@ -68,9 +69,10 @@ bool Prefetch::end_sweep() {
   rest_ = {};
   if (!core_.all_accounted()) {
     // Others wait for what is left, or will bring it, or it cannot be had.
-    const Nanoseconds pause = sweep_pause_;
-    sweep_pause_ = std::min<Nanoseconds>(pause * 2, limits::kSweepMost);
-    return pause_rest(pause);
+    rest_due_ = Clock::now() + sweep_pause_;
+    const Nanoseconds due_in = sweep_pause_;
+    sweep_pause_ = std::min<Nanoseconds>(sweep_pause_ * 2, limits::kSweepMost);
+    return pause_rest(due_in);
   }
   complete_ = true;
   owner_.on_complete();
@@ -82,8 +84,15 @@ bool Prefetch::pause_rest(Nanoseconds duration) {
   return false;
 }
 
-void Prefetch::note_rest_failure() {
+void Prefetch::note_rest_failure(const Error& error) {
+  // Once, until all goes well again.
+  if (rest_batch_ == limits::kMaxPackPages) log_warning("hydration: {}", error.message());
   rest_batch_ = std::max<std::size_t>(rest_batch_ / kBatchDivisor, 1);
+}
+
+void Prefetch::note_rest_success() {
+  rest_batch_ = std::min(rest_batch_ * 2, limits::kMaxPackPages);
+  sweep_pause_ = limits::kSweepFirst;
 }
 
 void Prefetch::pause(Nanoseconds duration) {

@@ -33,7 +33,7 @@ class PrefetchSet {
 
   SnapshotId snapshot() const { return snapshot_; }
   std::uint64_t generation() const { return generation_; }
-  /// Of this snapshot, that it was made of; 0 if the set is inherited.
+  /// How many of this snapshot's recordings it was made of: none, if it is inherited.
   std::uint8_t recordings() const { return recordings_; }
   std::uint64_t page_count() const { return page_count_; }
   /// In the order in which they are to be brought.

@@ -8,9 +8,9 @@
 
 namespace thaw {
 
-/// Notes what a restored guest touches during a window after its restore: from the handover until
-/// nothing was touched first for a while, and no longer than some time. Allocates when it begins
-/// and never after. One thread.
+/// Notes what a restored guest touches during a window: from its start until nothing was touched
+/// first for a while, and no longer than some time. Allocates when it begins and never after. One
+/// thread.
 class Recorder {
  public:
   struct Window {
@@ -20,7 +20,7 @@ class Recorder {
 
   Recorder(Window window, PageCount memory) : window_(window), memory_(memory) {}
 
-  /// The memory was handed over.
+  /// The window begins, or begins anew as long as nothing was noted.
   void start(Clock::time_point now);
   bool running() const { return running_; }
   /// A page was touched, or brought. Nothing when it is not running; the window ends early when

@@ -42,8 +42,9 @@ void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   }
   loop_.poll(userfaultfd_, POLLIN, reading_);
   if (options_.window.most > Nanoseconds(0)) {
-    recorder_.start(Clock::now());
-    if (!records()) await_window_end();  // a recording begins with the guest's first touch
+    started_ = Clock::now();
+    recorder_.start(started_);
+    await_window_end();
   }
   if (!records()) begin_prefetch();
 }
@@ -174,10 +175,7 @@ void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
   const HandoffRegion& region = *regions_.find(*page);
   const PageRange unit = unit_of(*page, region);
   if (core_.is_missing(unit.first) || core_.state(unit.first) == PageState::kComing) {
-    if (records() && recorder_.count() == 0) {
-      recorder_.start(now);
-      await_window_end();
-    }
+    if (records() && recorder_.count() == 0) recorder_.start(now);
     recorder_.note(unit.first, TouchKind::kDemand, now);
   }
   switch (core_.on_fault(unit)) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <array>
 #include <memory>
 #include <optional>
@@ -119,9 +118,7 @@ class ServedMemory final : public ChunkSink, private Prefetch::Owner {
   void on_complete() override;
   bool records() const { return options_.window_use == WindowUse::kRecord && recorder_.running(); }
   void begin_prefetch();
-  void await_window_end() {
-    loop_.wait(std::min(options_.window.idle, options_.window.most), windowing_);
-  }
+  void await_window_end();
   void on_window_timer();
   void end_window();
 
@@ -178,6 +175,7 @@ class ServedMemory final : public ChunkSink, private Prefetch::Owner {
   std::vector<WantedPage> stuck_;  // unservable, and the guest waits
 
   Recorder recorder_;
+  Clock::time_point started_;           // the window
   std::unique_ptr<Prefetch> prefetch_;  // nullptr: none
 
   LatencyHistogram latency_;

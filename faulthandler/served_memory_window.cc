@@ -34,9 +34,18 @@ void ServedMemory::on_complete() {
   owner_.on_detached();
 }
 
+void ServedMemory::await_window_end() {
+  loop_.wait(std::min(options_.window.idle, options_.window.most), windowing_);
+}
+
 void ServedMemory::on_window_timer() {
   if (!serving_ || !recorder_.running()) return;
   const auto now = Clock::now();
+  // A recording begins with the guest's first touch: the VMM may keep it waiting.
+  const bool has_begun = !records() || recorder_.count() > 0;
+  if (!has_begun && now - started_ < limits::kFirstTouchPatience) {
+    return await_window_end();
+  }
   if (recorder_.end() <= now) return end_window();
   loop_.wait(recorder_.end() - now, windowing_);
 }

@@ -158,6 +158,7 @@ Result<void> ServerConnection::take_reply(Envelope reply, ByteSpan body) {
     return fail(ErrorCode::kBadVersion, "no welcome of version {}", message::kVersion);
   }
   state_ = State::kReady;
+  ready_since_ = Clock::now();
   if (away_since_ != Clock::time_point{}) {
     log_warning("page server {} is back", options_.server.text());
     away_since_ = {};
@@ -167,8 +168,11 @@ Result<void> ServerConnection::take_reply(Envelope reply, ByteSpan body) {
 }
 
 void ServerConnection::lose(const std::string& reason) {
+  const auto now = Clock::now();
+  if (state_ == State::kReady && now - ready_since_ > limits::kReconnectMost) {
+    backoff_ = limits::kReconnectFirst;  // it was not one of a series
+  }
   if (!closed_) {
-    const auto now = Clock::now();
     if (away_since_ == Clock::time_point{}) away_since_ = now;
     if (now - away_logged_ > kAwayLogInterval) {
       away_logged_ = now;

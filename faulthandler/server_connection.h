@@ -60,6 +60,8 @@ class ServerConnection {
   /// Connects, unless that is done or under way.
   void open();
   /// Where requests are encoded; flush() sends them. REQUIRES: ready().
+  /// What has come of a reply that is not there wholly yet.
+  std::size_t partial_bytes() const { return filled_ - start_; }
   Bytes& outbox() { return unsent_; }
   void flush();
 
@@ -112,6 +114,7 @@ class ServerConnection {
   Bytes header_;  // the message being decoded, aligned
 
   Nanoseconds backoff_;
+  Clock::time_point ready_since_;
   Clock::time_point away_since_;
   Clock::time_point away_logged_;
   bool closed_ = false;

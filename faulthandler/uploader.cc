@@ -11,7 +11,8 @@ namespace {
 
 /// Before each further attempt. Another recording of the same snapshot may be on its way, or the
 /// server may be starting.
-constexpr std::array kPauses{std::chrono::milliseconds(200), std::chrono::milliseconds(2000)};
+constexpr std::array kPauses{std::chrono::milliseconds(200), std::chrono::milliseconds(1000),
+                             std::chrono::milliseconds(4000)};
 
 }  // namespace
 

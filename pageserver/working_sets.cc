@@ -74,7 +74,7 @@ Result<void> WorkingSetBuild::prepare() {
 Result<Bytes> WorkingSetBuild::publish() {
   TRY(store_.manifest(name_space_, manifest_.snapshot));
   const WorkingSetState now = TRY(sets().state(name_space_, manifest_.snapshot));
-  if (!prepared_ || now != state_) TRY(prepare());
+  if (now != state_ || !(prepared_ || is_known_)) TRY(prepare());
   if (is_known_ || (!recording_ && state_.generation)) {
     return sets().working_set(name_space_, manifest_.snapshot);
   }
@@ -105,21 +105,23 @@ Result<PageMap> WorkingSetBuild::page_map(const Manifest& manifest) const {
 
 Result<bool> WorkingSetBuild::rank_recordings() {
   // As many of the older ones as may stay beside the new one.
-  std::span<const message::RecordingSummary> older = state_.recordings;
-  older = older.last(std::min(older.size(), kept_ - 1));
+  const std::size_t stay = std::min(state_.recordings.size(), kept_ - 1);
+  const auto older = std::span<const message::RecordingSummary>(state_.recordings).last(stay);
+  set_.generation = state_.last_recording + 1;
+  oldest_kept_ = older.empty() ? set_.generation : older.front().number;
   std::vector<Recording> recordings;
-  for (const message::RecordingSummary& summary : older) {
+  for (const message::RecordingSummary& summary : state_.recordings) {
     const auto sealed =
         TRY(if_found(sets().recording(name_space_, manifest_.snapshot, summary.number)));
     if (!sealed) return false;
-    recordings.push_back(TRY(decode_recording(*sealed)));
-    if (recordings.back() == *recording_) is_known_ = true;
+    Recording recording = TRY(decode_recording(*sealed));
+    is_known_ = recording == *recording_;
+    if (is_known_) return true;
+    if (summary.number >= oldest_kept_) recordings.push_back(std::move(recording));
   }
   recordings.push_back(*recording_);
   set_.pages = rank(recordings);
   set_.recordings = static_cast<std::uint8_t>(recordings.size());
-  set_.generation = state_.last_recording + 1;
-  oldest_kept_ = older.empty() ? set_.generation : older.front().number;
   summary_ = {.number = set_.generation,
               .created_unix_ms = recording_->created_unix_ms,
               .pages = static_cast<std::uint32_t>(recording_->touches.size())};

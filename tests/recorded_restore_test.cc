@@ -145,6 +145,15 @@ TEST_F(RecordedRestoreTest, RecordedSetIsPrefetchedAndTraced) {
   EXPECT_EQ(vmm.wait().value(), 0);
 }
 
+TEST_F(RecordedRestoreTest, OneRestoreInEightRecordsWhileTheSetIsYoung) {
+  json(record(half_a_guest(), {"--runs", "1"}));
+  for (int restore = 1; restore <= 8; ++restore) {
+    json({"prepare", "snapshot", "--socket", path("vm" + std::to_string(restore))});
+    const Json session = json({"ps"})["sessions"].back();
+    EXPECT_EQ(session["prefetch"]["state"] == "none", restore == 8) << session.dump(2);
+  }
+}
+
 TEST_F(RecordedRestoreTest, ChildHasTheWorkingSetOfItsParent) {
   json(record(half_a_guest(), {"--runs", "1"}));
   ASSERT_EQ(push("child", {"--parent", "snapshot"}).exit_code, 0);

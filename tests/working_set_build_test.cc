@@ -139,7 +139,7 @@ TEST_F(WorkingSetBuildTest, LastRecordingsAreKeptAndRanked) {
     EXPECT_EQ(set.pages, rank(recordings));
   }
   EXPECT_EQ(sets().state(name_space_, manifest_.snapshot)->recordings.size(), 3u);
-  const WorkingSet alone = put(manifest_, recordings[0], 1).value();
+  const WorkingSet alone = put(manifest_, touching(manifest_, 1, 9), 1).value();
   EXPECT_EQ(alone.recordings, 1u);
   EXPECT_EQ(sets().state(name_space_, manifest_.snapshot)->recordings.size(), 1u);
 }

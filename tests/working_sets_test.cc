@@ -372,9 +372,13 @@ TEST_F(WorkingSetsTest, RecordingThatIsSentTwiceIsStoredOnce) {
   const Manifest manifest = push("a", make_image(1, kPages)).value();
   const Recording recording = record(generator_, manifest, 300);
   ASSERT_TRUE(succeeded(client_.put_recording(manifest.snapshot, recording)));
+  for (std::size_t i = 1; i < limits::kDefaultKeptRecordings; ++i) {
+    const Recording another = record(generator_, manifest, 300);
+    ASSERT_TRUE(succeeded(client_.put_recording(manifest.snapshot, another)));
+  }
   const WorkingSet set = client_.working_set(manifest.snapshot).value();
-  EXPECT_TRUE(succeeded(client_.put_recording(manifest.snapshot, recording)));
-  EXPECT_EQ(numbers(manifest.snapshot).size(), 1u);
+  EXPECT_TRUE(succeeded(client_.put_recording(manifest.snapshot, recording))) << "the oldest";
+  EXPECT_EQ(numbers(manifest.snapshot).front(), 1u);
   EXPECT_EQ(client_.working_set(manifest.snapshot).value(), set);
 }
 

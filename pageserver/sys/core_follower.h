@@ -10,14 +10,14 @@
 
 namespace thaw {
 
-/// When threads of this process last had bulk work to do. Any thread.
+/// When the server last prefetched for anybody. Any thread.
 class BulkWork {
  public:
   void note() { last_.store(Clock::now(), std::memory_order_relaxed); }
   bool recent() const { return Clock::now() - last_.load(std::memory_order_relaxed) < kRecent; }
 
  private:
-  static constexpr std::chrono::milliseconds kRecent{10};
+  static constexpr std::chrono::milliseconds kRecent{1000};
   std::atomic<Clock::time_point> last_{};
 };
 

@@ -26,6 +26,7 @@ class PagePeer {
                         bulk);
       take_precedence();
     } else {
+      bulk.note();
       take_long_turns();
     }
   }
