@@ -95,9 +95,10 @@ TEST_P(PrefetchingTest, PackThatTheGuestHasComeToIsAskedForBeforeItsTurn) {
   constexpr std::size_t kFar = kBefore + 30;
   std::vector<std::uint64_t> pages((kFar + 10) * kPackPages);
   std::iota(pages.begin(), pages.end(), 0);
-  start_with(pages, {.map = content_pages(pages.size())});
+  ServedGuest& guest = start_with(pages, {.map = content_pages(pages.size())}, Attach::kLater);
   std::vector<test::ScriptedServer::PackRequest> asked;
   while (asked.size() < kBefore) asked.push_back(packs_.next_pack_request());
+  guest.attach();
   serve(kFar * kPackPages);
   // Of a session that has its VM fewer are under way at a time.
   for (std::size_t i = 0; i <= kBefore - limits::kMaxServingPlainBuffers; ++i) {

@@ -33,7 +33,8 @@ class RecordTest : public testing::Test {
   /// `script` runs in a shell with $OUT naming our directory, and is the VMM.
   Result<std::vector<RecordedRun>> record(const std::string& script, unsigned runs = 1) {
     ::setenv("OUT", path("").c_str(), 1);
-    return record_command({"sh", "-c", "echo $$ >$OUT/pid$THAW_RUN; " + script}, runs);
+    return record_command(
+        {"sh", "-c", "echo $$ >$OUT/begun && mv $OUT/begun $OUT/pid$THAW_RUN; " + script}, runs);
   }
   Result<std::vector<RecordedRun>> record_command(const std::vector<std::string>& command,
                                                   unsigned runs = 1) {
