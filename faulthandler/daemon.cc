@@ -142,8 +142,9 @@ WindowUse Daemon::window_use(const control::Prepare& request, const std::string&
   const SnapshotId id = snapshot.image->manifest.snapshot;
   const std::uint64_t count = ++restores_[{name_space, id}];
   const bool wants_more = snapshot.set->recordings() < kFewRecordings;
-  const std::uint32_t most = wants_more ? kSoon : options_.record_every;
-  return count % std::min(options_.record_every, most) == 0 ? WindowUse::kRecord : otherwise;
+  const std::uint32_t every =
+      wants_more ? std::min(kSoon, options_.record_every) : options_.record_every;
+  return count % every == 0 ? WindowUse::kRecord : otherwise;
 }
 
 Result<std::uint64_t> Daemon::add_session(SessionOptions options) {

@@ -42,15 +42,15 @@ inline constexpr std::size_t kMaxServingPlainBuffers = 16;
 inline constexpr std::size_t kSparePlainBuffers = 64;  // that are kept for the next
 inline constexpr std::size_t kMaxCopyPages = 16;       // between two looks at what the VM removed
 inline constexpr std::size_t kMaxZeroPages = 256;      // the same
+inline constexpr unsigned kMaxPrefetchAttempts = 8;    // to put a piece in beside REMOVEs
+inline constexpr std::size_t kMaxCountedSnapshots = 4096;  // whose restores are counted
+inline constexpr std::size_t kMaxUploads = 64;             // recordings and reports that wait
+
 /// Until a page that somebody waits for is fetched on demand although it is on its way.
 inline constexpr std::chrono::milliseconds kLatePatience{100};
 /// Between two looks at the pages that hydration could not bring so far.
 inline constexpr std::chrono::milliseconds kSweepFirst{50};
 inline constexpr std::chrono::milliseconds kSweepMost{1000};
-inline constexpr unsigned kMaxPrefetchAttempts = 8;        // to put a piece in beside REMOVEs
-inline constexpr std::size_t kMaxCountedSnapshots = 4096;  // whose restores are counted
-inline constexpr std::size_t kMaxUploads = 64;             // recordings and reports that wait
-
 /// From the handover to the first touch; then the session goes on without a recording.
 inline constexpr std::chrono::seconds kFirstTouchPatience{60};
 inline constexpr std::chrono::hours kMostRecording{1};  // its times have 32 bits of microseconds

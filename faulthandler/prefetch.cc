@@ -25,7 +25,6 @@ Prefetch::Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, Fault
     : loop_(loop), service_(service), plan_(std::move(plan)), core_(core), owner_(owner) {
   if (plan_.set == nullptr) return;
   packs_.resize(plan_.set->packs().size());
-  by_pack_.resize(packs_.size());
   summary_.set_pages = plan_.set->page_count();
 }
 
@@ -115,7 +114,6 @@ bool Prefetch::ask_for_pack() {
   PrefetchJob& job = add_job(PrefetchJob::Content::kPack, order_of(pack.when, false, *number));
   job.pack = *number;
   job.pages = pack.pages;
-  by_pack_[*number] = &job;
   claim(job);
   service_.link.request_pack(*this, job, plan_.set->snapshot(), plan_.set->generation(),
                              static_cast<std::uint32_t>(*number), pack.bytes);
@@ -155,10 +153,8 @@ void Prefetch::prefer(PageIndex page) {
 }
 
 PrefetchJob* Prefetch::job_of(PageIndex page) {
-  const auto pack = plan_.set != nullptr ? plan_.set->pack_of(page) : std::nullopt;
-  if (pack && by_pack_[*pack] != nullptr) return by_pack_[*pack];
   const auto found = std::ranges::find_if(jobs_, [page](const auto& job) {
-    return job->is_rest && std::ranges::binary_search(job->pages, page, {}, &PackPage::page);
+    return std::ranges::binary_search(job->pages, page, {}, &PackPage::page);
   });
   return found != jobs_.end() ? found->get() : nullptr;
 }
@@ -329,7 +325,6 @@ void Prefetch::drop(PrefetchJob& job) {
     service_.buffers.give_back(std::move(job.plain));
     --buffers_taken_;
   }
-  if (job.pack) by_pack_[*job.pack] = nullptr;
   std::erase_if(jobs_, [&](const auto& own) { return own.get() == &job; });
   if (!wanted.empty()) owner_.want_on_demand(wanted);
 }

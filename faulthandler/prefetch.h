@@ -117,10 +117,10 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   void give_up(const std::string& reason);
   void check_done();
 
-  // The rest of memory. Each says whether to go on asking.
+  // The rest of memory.
+  /// Says whether to go on asking.
   bool ask_for_rest();
-  bool end_sweep();
-  bool pause_rest(Nanoseconds duration);
+  void end_sweep();
   /// A batch of it could not be had. What is wrong with it concerns few of its pages.
   void note_rest_failure(const Error& error);
   void note_rest_success();
@@ -144,7 +144,6 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   std::size_t next_pack_ = 0;  // those before it have been taken, or are to be had sooner
   std::size_t sooner_ = 0;     // packs that are
   std::vector<std::unique_ptr<PrefetchJob>> jobs_;
-  std::vector<PrefetchJob*> by_pack_;  // nullptr: not under way
   std::size_t buffers_taken_ = 0;
   std::size_t in_pool_ = 0;
 

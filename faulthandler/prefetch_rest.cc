@@ -27,7 +27,10 @@ bool Prefetch::ask_for_rest() {
   if (plan_.hydrate_bytes_per_s == 0 || userfaultfd_ == nullptr || complete_) return false;
   if (in_pool_ >= kMostJobs) return false;  // there will be room when one is done
   const auto now = Clock::now();
-  if (now < rest_due_) return pause_rest(rest_due_ - now);
+  if (now < rest_due_) {
+    pause(rest_due_ - now);
+    return false;
+  }
 
   const PageIndex end{std::min(rest_.value + kMostLooks, core_.page_count().value)};
   std::vector<PackPage> pages;
@@ -61,27 +64,24 @@ bool Prefetch::ask_for_rest() {
     return true;
   }
   if (zero_count > 0) return true;
-  if (rest_.value < core_.page_count().value) return pause_rest(kShortPause);
-  return end_sweep();
-}
-
-bool Prefetch::end_sweep() {
-  rest_ = {};
-  if (!core_.all_accounted()) {
-    // Others wait for what is left, or will bring it, or it cannot be had.
-    rest_due_ = Clock::now() + sweep_pause_;
-    const Nanoseconds due_in = sweep_pause_;
-    sweep_pause_ = std::min<Nanoseconds>(sweep_pause_ * 2, limits::kSweepMost);
-    return pause_rest(due_in);
+  if (rest_.value == core_.page_count().value) {
+    end_sweep();
+  } else {
+    pause(kShortPause);
   }
-  complete_ = true;
-  owner_.on_complete();
   return false;
 }
 
-bool Prefetch::pause_rest(Nanoseconds duration) {
-  pause(duration);
-  return false;
+void Prefetch::end_sweep() {
+  rest_ = {};
+  if (core_.all_accounted()) {
+    complete_ = true;
+    return owner_.on_complete();
+  }
+  // Others wait for what is left, or will bring it, or it cannot be had.
+  rest_due_ = Clock::now() + sweep_pause_;
+  pause(sweep_pause_);
+  sweep_pause_ = std::min<Nanoseconds>(sweep_pause_ * 2, limits::kSweepMost);
 }
 
 void Prefetch::note_rest_failure(const Error& error) {

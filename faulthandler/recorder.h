@@ -28,6 +28,7 @@ class Recorder {
   void note(PageIndex page, TouchKind kind, Clock::time_point now);
   /// When the window ends unless more is touched until then. REQUIRES: running().
   Clock::time_point end() const;
+  Clock::time_point started() const { return start_; }
   void stop() { running_ = false; }
 
   /// What was noted, also when it has been taken.

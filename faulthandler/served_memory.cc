@@ -42,8 +42,7 @@ void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   }
   loop_.poll(userfaultfd_, POLLIN, reading_);
   if (options_.window.most > Nanoseconds(0)) {
-    started_ = Clock::now();
-    recorder_.start(started_);
+    recorder_.start(Clock::now());
     await_window_end();
   }
   if (!records()) begin_prefetch();

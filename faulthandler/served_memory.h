@@ -175,7 +175,6 @@ class ServedMemory final : public ChunkSink, private Prefetch::Owner {
   std::vector<WantedPage> stuck_;  // unservable, and the guest waits
 
   Recorder recorder_;
-  Clock::time_point started_;           // the window
   std::unique_ptr<Prefetch> prefetch_;  // nullptr: none
 
   LatencyHistogram latency_;

@@ -43,9 +43,8 @@ void ServedMemory::on_window_timer() {
   const auto now = Clock::now();
   // A recording begins with the guest's first touch: the VMM may keep it waiting.
   const bool has_begun = !records() || recorder_.count() > 0;
-  if (!has_begun && now - started_ < limits::kFirstTouchPatience) {
+  if (!has_begun && now - recorder_.started() < limits::kFirstTouchPatience)
     return await_window_end();
-  }
   if (recorder_.end() <= now) return end_window();
   loop_.wait(recorder_.end() - now, windowing_);
 }

@@ -59,9 +59,9 @@ class ServerConnection {
   bool ready() const { return state_ == State::kReady; }
   /// Connects, unless that is done or under way.
   void open();
-  /// Where requests are encoded; flush() sends them. REQUIRES: ready().
   /// What has come of a reply that is not there wholly yet.
   std::size_t partial_bytes() const { return filled_ - start_; }
+  /// Where requests are encoded; flush() sends them. REQUIRES: ready().
   Bytes& outbox() { return unsent_; }
   void flush();
 
