@@ -35,6 +35,7 @@ constexpr Name kNames[] = {
     {ErrorCode::kBusy, "busy"},
     {ErrorCode::kUnsupported, "unsupported"},
     {ErrorCode::kHashMismatch, "hash_mismatch"},
+    {ErrorCode::kQuotaExceeded, "quota_exceeded"},
     {ErrorCode::kUnavailable, "unavailable"},
     {ErrorCode::kTimeout, "timeout"},
     {ErrorCode::kNoSpace, "no_space"},

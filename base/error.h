@@ -41,7 +41,8 @@ enum class ErrorCode : std::uint16_t {
   kWrongNamespace = 25,
   kBusy = 26,  // refused now because it would harm a running VM
   kUnsupported = 27,
-  kHashMismatch = 28,  // an uploaded page is not the page that was announced
+  kHashMismatch = 28,   // an uploaded page is not the page that was announced
+  kQuotaExceeded = 29,  // of a namespace
 
   // What the world does.
   kUnavailable = 40,  // the peer cannot be reached, or went away
@@ -110,10 +111,13 @@ std::unexpected<Error> fail_errno(std::string context, int error_number);
 }  // namespace thaw
 
 /// Evaluates a Result; returns its error from the enclosing function, else yields its value.
-/// Not for coroutines (it returns) and not nested in itself (it would shadow).
-#define TRY(...)                                                              \
-  ({                                                                          \
-    auto try_result_ = (__VA_ARGS__);                                         \
-    if (!try_result_) return std::unexpected(std::move(try_result_).error()); \
-    *std::move(try_result_);                                                  \
+/// Not for coroutines: it returns.
+#define TRY(...) TRY_WITH_NUMBER(__COUNTER__, __VA_ARGS__)
+// Each has a variable of its own, so that one may stand inside another.
+#define TRY_WITH_NUMBER(number, ...) TRY_INTO(number, __VA_ARGS__)
+#define TRY_INTO(number, ...)                                                   \
+  ({                                                                            \
+    auto try_##number = (__VA_ARGS__);                                          \
+    if (!try_##number) return std::unexpected(std::move(try_##number).error()); \
+    *std::move(try_##number);                                                   \
   })

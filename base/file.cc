@@ -67,6 +67,19 @@ Result<ByteCount> free_space(const std::string& path) {
   return ByteCount{std::uint64_t{status.f_bavail} * status.f_frsize};
 }
 
+Result<void> copy_files(const std::string& from, const std::string& to) {
+  std::error_code error;
+  std::filesystem::create_directories(to, error);
+  const bool empty = !error && std::filesystem::is_empty(to, error);
+  if (error) return fail_errno("create " + to, error.value());
+  if (!empty) return fail(ErrorCode::kAlreadyExists, "{} is not empty", to);
+  std::filesystem::copy(from, to, error);
+  if (error) return fail_errno(fmt::format("copy {} to {}", from, to), error.value());
+  const UniqueFd directory(::open(to.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid() || ::syncfs(directory.get()) != 0) return fail_errno("sync " + to);
+  return {};
+}
+
 void remove_file(const std::string& path) { ::unlink(path.c_str()); }
 
 bool is_terminal(int fd) { return ::isatty(fd) == 1; }

@@ -38,6 +38,10 @@ Result<std::optional<std::uint64_t>> next_data(const UniqueFd& file, std::uint64
 /// What an unprivileged process could still write to the file system that holds `path`.
 Result<ByteCount> free_space(const std::string& path);
 
+/// Copies the files of a directory into a new one, durably. kAlreadyExists when there is something
+/// in it already; what was copied before a failure stays.
+Result<void> copy_files(const std::string& from, const std::string& to);
+
 /// Removes a name; one that is gone already is fine, any other failure too, since nothing could be
 /// done about it.
 void remove_file(const std::string& path);

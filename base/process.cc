@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <filesystem>
 #include <string_view>
 #include <utility>
 
@@ -97,6 +98,19 @@ Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& command
   child.pidfd_ = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!child.pidfd_.valid()) return fail_errno(fmt::format("pidfd_open of process {}", pid));
   return child;
+}
+
+Result<std::string> program_beside_this_one(const std::string& name) {
+  std::error_code error;
+  const auto own = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return fail_errno("read /proc/self/exe", error.value());
+  return (own.parent_path() / name).string();
+}
+
+Result<void> become(const std::vector<std::string>& command) {
+  CHECK(!command.empty());
+  ::execvp(command.front().c_str(), pointers_to(command).data());
+  return fail_errno(fmt::format("start {}", command.front()));
 }
 
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept

@@ -26,6 +26,13 @@ struct EnvironmentVariable {
   std::string value;
 };
 
+/// The path of a program that is installed beside the running one.
+Result<std::string> program_beside_this_one(const std::string& name);
+
+/// Turns this process into another program: returns only when that fails. REQUIRES: a command of at
+/// least one word.
+Result<void> become(const std::vector<std::string>& command);
+
 /// A program that was started by this one, in a process group of its own, so that it can be ended
 /// with what it starts. It is reaped only on destruction: until then nobody else gets its number.
 /// One thread.

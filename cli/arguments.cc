@@ -33,6 +33,22 @@ Result<std::uint64_t> parse_size(std::string_view text) {
   return value << shift;
 }
 
+Result<std::uint64_t> parse_duration(std::string_view text) {
+  constexpr std::uint64_t kMost = std::uint64_t{1} << 32;  // some 136 years
+  std::uint64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const std::string_view unit(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  std::uint64_t seconds = 1;
+  if (unit == "m") seconds = 60;
+  if (unit == "h") seconds = 3600;
+  if (unit == "d") seconds = 86400;
+  if (error != std::errc{} || (seconds == 1 && !unit.empty() && unit != "s") ||
+      value > kMost / seconds) {
+    return fail(ErrorCode::kInvalidArgument, "\"{}\" is no time such as 36h or 7d", text);
+  }
+  return value * seconds;
+}
+
 Result<std::vector<RegionShape>> parse_regions(const std::vector<std::string>& texts) {
   std::vector<RegionShape> regions;
   ImageOffset offset{0};

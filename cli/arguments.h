@@ -15,6 +15,8 @@ namespace thaw {
 
 /// "3G", "512M", "4096": a size in bytes with an optional binary unit.
 Result<std::uint64_t> parse_size(std::string_view text);
+/// "90m", "36h", "7d", "3600": a time in seconds with an optional unit.
+Result<std::uint64_t> parse_duration(std::string_view text);
 /// "SIZE" or "SIZE:PAGE_SIZE", one for each region in order.
 Result<std::vector<RegionShape>> parse_regions(const std::vector<std::string>& texts);
 /// "KEY=VALUE" each.

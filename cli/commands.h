@@ -20,6 +20,20 @@ Result<void> show(const Options& options);
 Result<void> remove(const Options& options);
 Result<void> statistics(const Options& options);
 
+// Looking after the page server's store.
+Result<void> tag(const Options& options);
+Result<void> untag(const Options& options);
+Result<void> label(const Options& options);
+Result<void> show_usage(const Options& options);
+Result<void> show_or_set_namespace(const Options& options);
+Result<void> collect_garbage(const Options& options);
+Result<void> scrub(const Options& options);
+Result<void> retain(const Options& options);
+Result<void> back_up(const Options& options);
+Result<void> compact(const Options& options);
+/// Becomes the page server's program, which checks a store that nobody has open.
+Result<void> check_store(const Options& options);
+
 // On sessions: with this host's fault handler.
 Result<void> prepare(const Options& options);
 Result<void> list_sessions(const Options& options);

@@ -35,6 +35,7 @@ class Declaration {
 
   void declare_all() {
     declare_snapshot_commands();
+    declare_upkeep_commands();
     declare_session_commands();
     declare_working_set_commands();
     declare_record();
@@ -79,8 +80,53 @@ class Declaration {
 
     command(app_, "ls", "List the snapshots", command::list);
     command_on(app_, "show", "Show one snapshot", command::show);
-    command_on(app_, "rm", "Delete a snapshot", command::remove);
+    sub = command_on(app_, "rm", "Delete a snapshot; `gc` frees the space", command::remove);
+    sub->add_flag(
+        "--when-unused", options_.when_unused,
+        "If restores are using it: take its name away now, delete it after the last of them");
     command(app_, "stats", "Show what the page server holds", command::statistics);
+  }
+
+  void declare_upkeep_commands() {
+    CLI::App* sub =
+        command_on(app_, "tag", "Make NAME:TAG stand for a snapshot from now on", command::tag);
+    sub->add_option("tag", options_.tag, "NAME:TAG")->required();
+    sub = command(app_, "untag", "Remove a tag; its snapshot stays", command::untag);
+    sub->add_option("tag", options_.tag, "NAME:TAG")->required();
+    sub = command_on(app_, "label", "Set or remove labels of a snapshot", command::label);
+    sub->add_option("labels", options_.labels, "KEY=VALUE ...");
+    sub->add_option("--remove", options_.removed_labels, "KEY, may be repeated");
+    sub = command(app_, "usage", "Show what a snapshot takes up, or all of the namespace",
+                  command::show_usage);
+    name_snapshot(sub);
+
+    sub = command(app_, "namespace", "Show or set quotas and how long snapshots are kept",
+                  command::show_or_set_namespace);
+    sub->add_option("--quota", options_.quota, "Bytes that may be stored, such as 100G; 0: any");
+    sub->add_option("--quota-snapshots", options_.quota_snapshots,
+                    "Snapshots that there may be; 0: any");
+    sub->add_option("--keep-last", options_.keep_last,
+                    "Keep the newest so many; with --keep-for, those that either keeps");
+    sub->add_option("--keep-for", options_.keep_for, "Keep those younger than this, such as 7d");
+    sub->add_option("--keep-per-label", options_.keep_per_label,
+                    "Count --keep-last for each value of this label on its own");
+
+    const auto dry_run = [this](CLI::App* job) {
+      job->add_flag("--dry-run", options_.dry_run, "Only say what would be deleted");
+    };
+    dry_run(command(app_, "gc", "Delete chunks that no snapshot has", command::collect_garbage));
+    dry_run(command(app_, "retain", "Delete snapshots that the namespace's settings do not keep",
+                    command::retain));
+    command(app_, "scrub", "Read and verify everything that the namespace has stored",
+            command::scrub);
+    command(app_, "compact", "Give unused space of the store back to its disk", command::compact);
+    sub = command(app_, "backup", "Copy the whole store into the server's directory for backups",
+                  command::back_up);
+    sub->add_option("name", options_.name, "Name of the copy")->required();
+    sub = command(app_, "fsck", "Check a store on this host that no page server has open",
+                  command::check_store);
+    sub->add_option("store", options_.file, "Directory of the store")->required();
+    sub->add_flag("--repair", options_.repair, "Correct what can be corrected");
   }
 
   /// How long a recording may last.

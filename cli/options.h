@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,18 @@ struct Options {
   std::string parent;
   std::vector<std::string> labels;
   std::vector<std::string> regions;
+
+  std::string tag;
+  std::vector<std::string> removed_labels;
+  bool when_unused = false;
+  bool dry_run = false;
+  bool repair = false;
+  // Settings of the namespace; nothing: left as they are.
+  std::optional<std::string> quota;
+  std::optional<std::uint64_t> quota_snapshots;
+  std::optional<std::uint64_t> keep_last;
+  std::optional<std::string> keep_for;
+  std::optional<std::string> keep_per_label;
 
   std::string socket;
   std::string owner;

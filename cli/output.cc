@@ -58,6 +58,8 @@ std::string advice_for(ErrorCode code) {
       return "Free space on that disk, then run the same command again.";
     case ErrorCode::kBusy:
       return "Wait until it is done; `thaw stop --kill` ends a VM as well.";
+    case ErrorCode::kQuotaExceeded:
+      return "`thaw rm` and `thaw gc` make room; `thaw namespace` shows and sets the quotas.";
     case ErrorCode::kTimeout:
       return "Run the same command again; what was sent is kept.";
     case ErrorCode::kBadVersion:

@@ -1,21 +1,17 @@
 #include "cli/report.h"
 
 #include <cstdio>
+#include <map>
 
-#include <nlohmann/json.hpp>
+#include <fmt/ranges.h>
 
 #include "base/bytes.h"
+#include "cli/json.h"
 #include "cli/output.h"
 
 namespace thaw {
 
 namespace {
-
-using Json = nlohmann::ordered_json;
-
-void print_json(const Json& json) {
-  std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
-}
 
 Json regions_json(const std::vector<RegionShape>& regions) {
   Json array = Json::array();
@@ -103,6 +99,10 @@ Json working_set_json(const WorkingSetView& view) {
 
 }  // namespace
 
+void print_json(const Json& json) {
+  std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+}
+
 void print_push(const PushResult& result, OutputForm form) {
   if (form == OutputForm::kJson) {
     Json json = manifest_json(result.manifest);
@@ -127,20 +127,27 @@ void print_pull(const PullResult& result, OutputForm form) {
              human_bytes(result.manifest.spec.state.value), human_bytes(result.received_bytes));
 }
 
-void print_snapshots(const std::vector<Manifest>& snapshots, OutputForm form) {
+void print_snapshots(const std::vector<Manifest>& snapshots, const std::vector<message::Tag>& tags,
+                     OutputForm form) {
+  std::map<std::string, std::vector<std::string>> tags_of;
+  for (const message::Tag& tag : tags) tags_of[tag.name].push_back(tag.tag);
   if (form == OutputForm::kJson) {
     Json array = Json::array();
-    for (const Manifest& snapshot : snapshots) array.push_back(manifest_json(snapshot));
+    for (const Manifest& snapshot : snapshots) {
+      array.push_back(manifest_json(snapshot));
+      array.back()["tags"] = tags_of[snapshot.spec.name];
+    }
     return print_json({{"snapshots", array}});
   }
-  std::vector<std::vector<std::string>> rows{
-      {"NAME", "MEMORY", "STATE", "ZERO", "KNOWN", "NEW", "STORED", "CREATED (UTC)", "LABELS"}};
+  std::vector<std::vector<std::string>> rows{{"NAME", "MEMORY", "STATE", "ZERO", "KNOWN", "NEW",
+                                              "STORED", "CREATED (UTC)", "TAGS", "LABELS"}};
   for (const Manifest& snapshot : snapshots) {
     const PushStatistics& pages = snapshot.statistics;
     rows.push_back({snapshot.spec.name, human_bytes(snapshot.spec.memory.value),
                     human_bytes(snapshot.spec.state.value), pages_text(pages.zero_pages),
                     pages_text(pages.duplicate_pages), pages_text(pages.new_pages),
                     human_bytes(pages.new_chunk_bytes), human_time(snapshot.created_unix_ms),
+                    fmt::format("{}", fmt::join(tags_of[snapshot.spec.name], " ")),
                     labels_text(snapshot.spec.labels)});
   }
   print_table(rows);

@@ -20,9 +20,14 @@ enum class OutputForm { kTable, kJson };
 
 void print_push(const PushResult& result, OutputForm form);
 void print_pull(const PullResult& result, OutputForm form);
-void print_snapshots(const std::vector<Manifest>& snapshots, OutputForm form);
+void print_snapshots(const std::vector<Manifest>& snapshots, const std::vector<message::Tag>& tags,
+                     OutputForm form);
 void print_snapshot(const Manifest& snapshot, OutputForm form);
 void print_statistics(const message::Statistics& statistics, OutputForm form);
+void print_usage(const message::Usage& usage, OutputForm form);
+void print_namespace(const message::NamespaceReport& report, OutputForm form);
+/// What came of a job that is over.
+void print_job(const message::JobReport& report, OutputForm form);
 void print_prepared(const control::Prepared& prepared, OutputForm form);
 /// What of it is not plain counters stands with the state: "serving, recording".
 void print_sessions(const std::vector<SessionReport>& sessions, OutputForm form);

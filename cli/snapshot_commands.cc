@@ -36,7 +36,8 @@ Result<void> pull(const Options& options) {
 
 Result<void> list(const Options& options) {
   PageClient client = TRY(connect(options));
-  print_snapshots(TRY(client.list()), options.form());
+  const std::vector<Manifest> snapshots = TRY(client.list());
+  print_snapshots(snapshots, TRY(client.tags()), options.form());
   return {};
 }
 
@@ -48,7 +49,7 @@ Result<void> show(const Options& options) {
 
 Result<void> remove(const Options& options) {
   PageClient client = TRY(connect(options));
-  TRY(client.remove(options.name));
+  TRY(client.remove({options.name, options.when_unused}));
   print_success(options.form());
   return {};
 }

@@ -1,6 +1,9 @@
 #include "faulthandler/demand_link.h"
 
 #include <algorithm>
+#include <set>
+
+#include "base/log.h"
 
 namespace thaw {
 
@@ -55,16 +58,41 @@ void DemandLink::request(ChunkSink& sink, std::span<const WantedPage> pages,
   connection_.open();
 }
 
-void DemandLink::add(ChunkSink& sink) {
-  sinks_.push_back(&sink);
+bool DemandLink::needs(SnapshotId snapshot) const {
+  return std::ranges::find(sinks_, snapshot, &Entry::snapshot) != sinks_.end();
+}
+
+void DemandLink::add(ChunkSink& sink, SnapshotId snapshot) {
+  if (!needs(snapshot)) send_pin(message::Pin{snapshot}, snapshot);
+  sinks_.push_back({&sink, snapshot});
   connection_.open();
 }
 
 void DemandLink::forget(const ChunkSink& sink) {
-  std::erase(sinks_, &sink);
   for (Batch& batch : batches_) {
     if (batch.sink == &sink) batch.sink = nullptr;
   }
+  const auto entry = std::ranges::find(sinks_, &sink, &Entry::sink);
+  if (entry == sinks_.end()) return;
+  const SnapshotId snapshot = entry->snapshot;
+  sinks_.erase(entry);
+  if (!needs(snapshot)) send_pin(message::Unpin{snapshot}, snapshot);
+}
+
+/// Without a connection nothing is pinned, and on_ready() pins what is needed.
+void DemandLink::send_pin(const Message& message, SnapshotId snapshot) {
+  if (!connection_.ready()) return;
+  pin_requests_.push_back({next_request_++, snapshot});
+  encode_message(message, pin_requests_.back().id, 0, connection_.outbox());
+  connection_.flush();
+}
+
+void DemandLink::take_pin_reply(std::vector<PinRequest>::iterator request, const Message& reply) {
+  if (const auto* const error = std::get_if<message::ErrorReply>(&reply)) {
+    log_warning("snapshot {} may be deleted while it is restored: {}", request->snapshot.value,
+                from_reply(*error).message());
+  }
+  pin_requests_.erase(request);
 }
 
 DemandLink::Batch* DemandLink::free_batch() {
@@ -94,11 +122,17 @@ void DemandLink::on_replies_end() {
   // may add and drop sinks.
   ++next_sink_;
   for (std::size_t i = 0; i < sinks_.size(); ++i) {
-    sinks_[(next_sink_ + i) % sinks_.size()]->on_room();
+    sinks_[(next_sink_ + i) % sinks_.size()].sink->on_room();
   }
 }
 
 void DemandLink::on_ready() {
+  std::set<SnapshotId> pinned;
+  for (const Entry& entry : sinks_) {
+    if (pinned.insert(entry.snapshot).second) {
+      send_pin(message::Pin{entry.snapshot}, entry.snapshot);
+    }
+  }
   for (Batch& batch : batches_) {
     if (batch.request_id != 0) send_batch(batch);
   }
@@ -111,6 +145,11 @@ bool DemandLink::overdue(Clock::time_point now) const {
 }
 
 Result<void> DemandLink::on_reply(Envelope envelope, ByteSpan body) {
+  const auto pin = std::ranges::find(pin_requests_, envelope.request_id, &PinRequest::id);
+  if (pin != pin_requests_.end()) {
+    take_pin_reply(pin, envelope.message);
+    return {};
+  }
   const auto batch = std::ranges::find(batches_, envelope.request_id, &Batch::request_id);
   if (envelope.request_id == 0 || batch == batches_.end()) {
     return fail(ErrorCode::kProtocol, "a reply to request {}, which is not outstanding",

@@ -63,10 +63,12 @@ class DemandLink final : private ServerConnection::User {
   /// Asks for pages in one request, and for riders. REQUIRES: has_room(), at least one and at most
   /// limits::kMaxBatchPages pages, at most limits::kMaxBatchRiders riders.
   void request(ChunkSink& sink, std::span<const WantedPage> pages, std::span<const Rider> riders);
-  /// Drops what the sink has asked for; it must also not be called from the sink's own callbacks.
+  /// Drops what the sink has asked for, and its pin; it must also not be called from the sink's own
+  /// callbacks.
   void forget(const ChunkSink& sink);
-  /// Announces a sink and connects, so that its first fault finds the connection made.
-  void add(ChunkSink& sink);
+  /// Announces a sink and connects, so that its first fault finds the connection made. The page
+  /// server keeps the snapshot until the last sink that needs it is forgotten.
+  void add(ChunkSink& sink, SnapshotId snapshot);
 
   /// Ends it; may be destroyed once idle().
   void close() { connection_.close(); }
@@ -80,21 +82,34 @@ class DemandLink final : private ServerConnection::User {
     std::uint64_t request_id = 0;  // 0: free
     Clock::time_point sent;
   };
+  struct PinRequest {
+    std::uint64_t id;
+    SnapshotId snapshot;
+  };
 
   void on_ready() override;
   Result<void> on_reply(Envelope reply, ByteSpan body) override;
   void on_replies_end() override;
-  void on_lost() override {}
-  bool needs_connection() const override { return waiting(); }
+  void on_lost() override { pin_requests_.clear(); }
+  /// Whoever is served from a snapshot needs its pin, which a lost connection takes along.
+  bool needs_connection() const override { return waiting() || !sinks_.empty(); }
   std::size_t outstanding() const override;
   bool overdue(Clock::time_point now) const override;
 
+  struct Entry {
+    ChunkSink* sink;
+    SnapshotId snapshot;
+  };
+  bool needs(SnapshotId snapshot) const;
+  void send_pin(const Message& message, SnapshotId snapshot);
+  void take_pin_reply(std::vector<PinRequest>::iterator request, const Message& reply);
   void send_batch(Batch& batch);
   Result<void> take_chunks(Batch& batch, const message::Chunks& chunks, ByteSpan body);
   void take_refusal(Batch& batch, const Error& error);
   Batch* free_batch();
 
-  std::vector<ChunkSink*> sinks_;
+  std::vector<Entry> sinks_;
+  std::vector<PinRequest> pin_requests_;  // unanswered
   std::array<Batch, limits::kMaxBatches> batches_;
   std::uint64_t next_request_ = 1;
   std::size_t next_sink_ = 0;  // who is offered room first

@@ -23,7 +23,7 @@ ServedMemory::ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, O
 }
 
 void ServedMemory::connect() {
-  link_.add(*this);
+  link_.add(*this, options_.image->manifest.snapshot);
   if (prefetch_ != nullptr) prefetch_->begin();
 }
 

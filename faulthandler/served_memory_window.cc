@@ -31,6 +31,7 @@ void ServedMemory::on_complete() {
       return give_up(ended.error().message());
     }
   }
+  link_.forget(*this);
   owner_.on_detached();
 }
 

@@ -21,6 +21,7 @@ inline constexpr std::size_t kMaxNameBytes = 255;
 inline constexpr std::size_t kMaxLabels = 64;
 inline constexpr std::size_t kMaxLabelBytes = 1024;
 inline constexpr std::size_t kMaxSnapshotsPerListing = 1024;
+inline constexpr std::size_t kMaxTagsPerListing = 256;  // of at most two names each
 
 // Page maps: one segment describes up to this many pages, so that a map of any size is moved,
 // stored and decoded in bounded pieces.
@@ -44,6 +45,9 @@ inline constexpr std::size_t kMaxBodyBytes = 2u << 20;      // raw part of a mes
 inline constexpr std::size_t kMaxChunksPerRequest = 256;
 inline constexpr std::size_t kMaxOfferPages = 4096;  // 16 MiB of image
 inline constexpr std::size_t kMaxErrorTextBytes = 512;
+inline constexpr std::size_t kMaxJobCounters = 32;
+inline constexpr std::size_t kMaxJobFindings = 128;
+inline constexpr std::size_t kMaxFindingBytes = 1024;
 
 // Handoff and control.
 inline constexpr std::size_t kMaxHandoffBytes = 512u << 10;
@@ -60,6 +64,8 @@ static_assert(kMaxSegmentBytes <= kMaxBodyBytes);
 static_assert(kMaxRecordingBytes <= kMaxBodyBytes && kMaxWorkingSetBytes <= kMaxBodyBytes);
 static_assert(kMaxOfferPages * 32 <= kMaxBodyBytes, "an offer's hashes fit one body");
 static_assert(kMaxChunksPerRequest * (kPageBytes + 16) <= kMaxBodyBytes, "so do raw chunks");
+static_assert(kMaxTagsPerListing * 2 * (kMaxNameBytes + 32) <= kMaxHeaderBytes);
+static_assert(kMaxJobFindings * (kMaxFindingBytes + 32) <= kMaxHeaderBytes * 3 / 4);
 static_assert(kMaxChunksPerRequest * 8 <= kMaxHeaderBytes / 2);
 
 }  // namespace thaw::limits

@@ -53,6 +53,15 @@ Result<void> check_name(const std::string& name, const char* what) {
   return {};
 }
 
+Result<void> check_tag(const std::string& tag) {
+  TRY(check_name(tag, "tag"));
+  const std::size_t colon = tag.find(':');
+  if (colon == 0 || colon >= tag.size() - 1 || tag.find(':', colon + 1) != std::string::npos) {
+    return fail(ErrorCode::kInvalidArgument, "a tag is NAME:TAG, which \"{}\" is not", tag);
+  }
+  return {};
+}
+
 Result<void> check_regions(const std::vector<RegionShape>& regions, ByteCount memory) {
   std::uint64_t covered = 0;
   for (const RegionShape& region : regions) {

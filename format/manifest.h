@@ -79,6 +79,8 @@ struct Manifest {
 Result<void> check_spec(const SnapshotSpec& spec);
 /// The rules of a snapshot's or namespace's name alone. `what` begins the error's text.
 Result<void> check_name(const std::string& name, const char* what);
+/// Whether it is a name, a colon, and another name.
+Result<void> check_tag(const std::string& tag);
 /// Whether regions in the given order cover [0, memory) without gap or overlap.
 Result<void> check_regions(const std::vector<RegionShape>& regions, ByteCount memory);
 

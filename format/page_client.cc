@@ -131,9 +131,57 @@ Result<Manifest> PageClient::show(const std::string& name) {
   return decode_manifest(body_);
 }
 
-Result<void> PageClient::remove(const std::string& name) {
-  TRY(ask<message::Done>(message::DeleteSnapshot{name}));
+Result<void> PageClient::remove(const message::DeleteSnapshot& what) {
+  TRY(ask<message::Done>(what));
   return {};
+}
+
+Result<std::vector<message::Tag>> PageClient::tags() {
+  std::vector<message::Tag> all;
+  while (true) {
+    auto reply = TRY(ask<message::Tags>(message::ListTags{all.empty() ? "" : all.back().tag}));
+    if (reply.more && reply.tags.empty()) {
+      return fail(ErrorCode::kProtocol, "an empty part of a listing that is to go on");
+    }
+    all.insert(all.end(), reply.tags.begin(), reply.tags.end());
+    if (!reply.more) return all;
+  }
+}
+
+Result<void> PageClient::move_tag(const message::Tag& to) {
+  TRY(ask<message::Done>(message::MoveTag{to}));
+  return {};
+}
+
+Result<void> PageClient::remove_tag(const std::string& tag) {
+  TRY(ask<message::Done>(message::RemoveTag{tag}));
+  return {};
+}
+
+Result<Manifest> PageClient::change_labels(const message::ChangeLabels& change) {
+  TRY(ask<message::ManifestReply>(change));
+  return decode_manifest(body_);
+}
+
+Result<message::Usage> PageClient::usage(const std::string& name) {
+  return ask<message::Usage>(message::GetUsage{name}, {}, limits::kCommitTimeout);
+}
+
+Result<message::NamespaceReport> PageClient::namespace_report() {
+  return ask<message::NamespaceReport>(message::GetNamespace{});
+}
+
+Result<void> PageClient::set_namespace(const message::NamespaceSettings& settings) {
+  TRY(ask<message::Done>(message::SetNamespace{settings}));
+  return {};
+}
+
+Result<message::JobReport> PageClient::start_job(const message::StartJob& job) {
+  return ask<message::JobReport>(job);
+}
+
+Result<message::JobReport> PageClient::job(std::uint64_t number) {
+  return ask<message::JobReport>(message::GetJob{number});
 }
 
 Result<message::Statistics> PageClient::statistics() {

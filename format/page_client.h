@@ -37,9 +37,21 @@ class PageClient {
 
   Result<std::vector<Manifest>> list();
   Result<Manifest> show(const std::string& name);
-  Result<void> remove(const std::string& name);
+  Result<void> remove(const message::DeleteSnapshot& what);
   Result<message::Statistics> statistics();
   Result<PageMap> page_map(const Manifest& manifest);
+
+  // Looking after what is stored.
+  Result<std::vector<message::Tag>> tags();
+  Result<void> move_tag(const message::Tag& to);
+  Result<void> remove_tag(const std::string& tag);
+  Result<Manifest> change_labels(const message::ChangeLabels& change);
+  /// Of a snapshot, or with an empty name of the whole namespace.
+  Result<message::Usage> usage(const std::string& name);
+  Result<message::NamespaceReport> namespace_report();
+  Result<void> set_namespace(const message::NamespaceSettings& settings);
+  Result<message::JobReport> start_job(const message::StartJob& job);
+  Result<message::JobReport> job(std::uint64_t number);
 
   // Working sets. kNotFound when the snapshot, its set or the recording is not there.
   Result<WorkingSet> working_set(SnapshotId snapshot);

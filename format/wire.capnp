@@ -46,10 +46,30 @@ struct Message {
     workingSet @30 :Void;
     pack @31 :Void;
     workingSetReport @32 :WorkingSetReport;
+
+    # Looking after what is stored.
+    moveTag @33 :Tag;
+    removeTag @34 :Text;
+    listTags @35 :Text;
+    changeLabels @36 :ChangeLabels;
+    getUsage @37 :Text;
+    getNamespace @38 :Void;
+    setNamespace @39 :NamespaceSettings;
+    startJob @40 :StartJob;
+    getJob @41 :UInt64;
+    stopJob @42 :UInt64;
+    pin @43 :UInt64;
+    unpin @44 :UInt64;
+    tags @45 :Tags;
+    usage @46 :Usage;
+    namespace @47 :NamespaceReport;
+    job @48 :JobReport;
   }
 
   # getChunks: so many ids at the end are wanted only if they are at hand.
   optionalChunks @21 :UInt16;
+  # deleteSnapshot: one that restores are using goes when the last of them has ended.
+  whenUnused @49 :Bool;
 }
 
 enum Role {
@@ -171,6 +191,82 @@ struct RecordingSummary {
 struct WorkingSetReport {
   recordings @0 :List(RecordingSummary);
   totals @1 :PrefetchCounters;
+}
+
+struct Tag {
+  tag @0 :Text;   # name:tag
+  name @1 :Text;  # of the snapshot
+}
+
+struct Tags {
+  tags @0 :List(Tag);
+  more @1 :Bool;
+}
+
+struct ChangeLabels {
+  name @0 :Text;
+  set @1 :List(Label);
+  remove @2 :List(Text);
+}
+
+struct Usage {
+  snapshots @0 :UInt64;
+  logicalBytes @1 :UInt64;
+  zeroBytes @2 :UInt64;
+  duplicateBytes @3 :UInt64;
+  uniqueBytes @4 :UInt64;
+  storedBytes @5 :UInt64;
+  exclusiveBytes @6 :UInt64;
+}
+
+struct NamespaceSettings {
+  quotaBytes @0 :UInt64;
+  quotaSnapshots @1 :UInt64;
+  keepLast @2 :UInt64;
+  keepSeconds @3 :UInt64;
+  keepPerLabel @4 :Text;
+}
+
+struct NamespaceReport {
+  settings @0 :NamespaceSettings;
+  snapshots @1 :UInt64;
+  storedBytes @2 :UInt64;
+}
+
+enum JobKind {
+  collect @0;
+  scrub @1;
+  retain @2;
+  backup @3;
+  compact @4;
+}
+
+enum JobState {
+  running @0;
+  done @1;
+  failed @2;
+}
+
+struct StartJob {
+  kind @0 :JobKind;
+  dryRun @1 :Bool;
+  target @2 :Text;
+}
+
+struct JobCounter {
+  name @0 :Text;
+  value @1 :UInt64;
+}
+
+struct JobReport {
+  number @0 :UInt64;
+  kind @1 :JobKind;
+  state @2 :JobState;
+  done @3 :UInt64;
+  total @4 :UInt64;
+  error @5 :ErrorReply;
+  counters @6 :List(JobCounter);
+  findings @7 :List(Text);
 }
 
 struct Manifest {

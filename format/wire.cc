@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "format/limits.h"
 #include "format/schema_codec.h"
+#include "format/upkeep_codec.h"
 
 namespace thaw {
 
@@ -13,8 +14,8 @@ namespace {
 
 constexpr std::uint32_t kMagic = 0x31'52'57'54;  // "TWR1"
 
-using Builder = schema::Message::Builder;
-using Reader = schema::Message::Reader;
+using Builder = MessageBuilder;
+using Reader = MessageReader;
 
 // One overload a message: a new message does not compile without its encoder.
 
@@ -45,6 +46,7 @@ void write(const message::ShowSnapshot& from, Builder to) {
 }
 void write(const message::DeleteSnapshot& from, Builder to) {
   to.setDeleteSnapshot(to_text(from.name));
+  to.setWhenUnused(from.when_unused);
 }
 void write(const message::GetPageMap& from, Builder to) {
   auto get = to.initGetPageMap();
@@ -96,11 +98,7 @@ void write(const message::PutPrefetchReport& from, Builder to) {
   put.setSnapshot(from.snapshot.value);
   write_counters(from.counters, put.initCounters());
 }
-void write(const message::ErrorReply& from, Builder to) {
-  auto error = to.initError();
-  error.setCode(static_cast<std::uint16_t>(from.code));
-  error.setText(to_text(from.text));
-}
+void write(const message::ErrorReply& from, Builder to) { write_error(from, to.initError()); }
 void write(const message::Welcome& from, Builder to) { to.initWelcome().setVersion(from.version); }
 void write(const message::Done&, Builder to) { to.setDone(); }
 void write(const message::Needed& from, Builder to) {
@@ -183,13 +181,6 @@ Result<Message> read_snapshots(schema::Snapshots::Reader from) {
   return snapshots;
 }
 
-Result<Message> read_error(schema::ErrorReply::Reader from) {
-  if (from.getText().size() > limits::kMaxErrorTextBytes) {
-    return fail(ErrorCode::kTooLarge, "an error text of {} bytes", from.getText().size());
-  }
-  return message::ErrorReply{error_code_from_number(from.getCode()), to_string(from.getText())};
-}
-
 message::Statistics read_statistics(schema::Statistics::Reader from) {
   return {.snapshots = from.getSnapshots(),
           .logical_bytes = from.getLogicalBytes(),
@@ -263,7 +254,7 @@ Result<Message> read(Reader from) {
     case schema::Message::SHOW_SNAPSHOT:
       return message::ShowSnapshot{to_string(from.getShowSnapshot())};
     case schema::Message::DELETE_SNAPSHOT:
-      return message::DeleteSnapshot{to_string(from.getDeleteSnapshot())};
+      return message::DeleteSnapshot{to_string(from.getDeleteSnapshot()), from.getWhenUnused()};
     case schema::Message::GET_PAGE_MAP:
       return message::GetPageMap{{from.getGetPageMap().getSnapshot()},
                                  from.getGetPageMap().getSegment()};
@@ -290,7 +281,7 @@ Result<Message> read(Reader from) {
       return message::PutPrefetchReport{{from.getPutPrefetchReport().getSnapshot()},
                                         read_counters(from.getPutPrefetchReport().getCounters())};
     case schema::Message::ERROR:
-      return read_error(from.getError());
+      return TRY(read_error(from.getError()));
     case schema::Message::WELCOME:
       return message::Welcome{from.getWelcome().getVersion()};
     case schema::Message::DONE:
@@ -315,6 +306,38 @@ Result<Message> read(Reader from) {
       return message::PackReply{};
     case schema::Message::WORKING_SET_REPORT:
       return read_working_set_report(from.getWorkingSetReport());
+    case schema::Message::MOVE_TAG:
+      return message::MoveTag{read_tag(from.getMoveTag())};
+    case schema::Message::REMOVE_TAG:
+      return message::RemoveTag{to_string(from.getRemoveTag())};
+    case schema::Message::LIST_TAGS:
+      return message::ListTags{to_string(from.getListTags())};
+    case schema::Message::CHANGE_LABELS:
+      return TRY(read_change_labels(from.getChangeLabels()));
+    case schema::Message::GET_USAGE:
+      return message::GetUsage{to_string(from.getGetUsage())};
+    case schema::Message::GET_NAMESPACE:
+      return message::GetNamespace{};
+    case schema::Message::SET_NAMESPACE:
+      return message::SetNamespace{read_settings(from.getSetNamespace())};
+    case schema::Message::START_JOB:
+      return TRY(read_start_job(from.getStartJob()));
+    case schema::Message::GET_JOB:
+      return message::GetJob{from.getGetJob()};
+    case schema::Message::STOP_JOB:
+      return message::StopJob{from.getStopJob()};
+    case schema::Message::PIN:
+      return message::Pin{{from.getPin()}};
+    case schema::Message::UNPIN:
+      return message::Unpin{{from.getUnpin()}};
+    case schema::Message::TAGS:
+      return TRY(read_tags(from.getTags()));
+    case schema::Message::USAGE:
+      return read_usage(from.getUsage());
+    case schema::Message::NAMESPACE:
+      return read_namespace_report(from.getNamespace());
+    case schema::Message::JOB:
+      return TRY(read_job_report(from.getJob()));
   }
   return fail(ErrorCode::kUnsupported, "a message of unknown kind {}",
               static_cast<unsigned>(from.which()));

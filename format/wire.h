@@ -55,8 +55,11 @@ struct ListSnapshots {
 struct ShowSnapshot {  // -> ManifestReply
   std::string name;
 };
-struct DeleteSnapshot {  // -> Done
+/// kBusy when restores are using it, unless it may wait for their end: then it is not found any
+/// more from now on, and its memory goes after the last of them. -> Done
+struct DeleteSnapshot {
   std::string name;
+  bool when_unused = false;
 };
 struct GetPageMap {  // -> PageMapSegment
   SnapshotId snapshot;
@@ -108,6 +111,81 @@ struct PrefetchCounters {
 struct PutPrefetchReport {  // -> Done
   SnapshotId snapshot;
   PrefetchCounters counters;
+};
+
+/// A name that can be moved from one snapshot to another, "name:tag". Stands for the snapshot
+/// wherever one is named, except for deleting it.
+struct Tag {
+  std::string tag;
+  std::string name;  // of the snapshot
+  friend bool operator==(const Tag&, const Tag&) = default;
+};
+struct MoveTag {  // -> Done
+  Tag to;
+};
+struct RemoveTag {  // -> Done
+  std::string tag;
+};
+/// Tags in order, from the first one after `after`. -> Tags
+struct ListTags {
+  std::string after;
+};
+/// Sets labels of a snapshot, those of other keys stay but for the removed ones. -> ManifestReply
+struct ChangeLabels {
+  std::string name;
+  std::vector<Label> set;
+  std::vector<std::string> remove;  // keys
+};
+/// What a snapshot takes up; without a name: all of the namespace together. -> Usage
+struct GetUsage {
+  std::string name;
+};
+struct GetNamespace {};  // -> NamespaceReport
+/// Bounds of a namespace, and which snapshots are deleted on their own; 0 is no bound.
+struct NamespaceSettings {
+  std::uint64_t quota_bytes = 0;      // of chunks and packs as stored
+  std::uint64_t quota_snapshots = 0;  // how many
+  /// The newest so many stay, and what is younger than this; with only one of the two, all others
+  /// go. Tagged snapshots and those that restores are using stay in any case.
+  std::uint64_t keep_last = 0;
+  std::uint64_t keep_seconds = 0;
+  std::string keep_per_label =
+      {};  // counts for each value of this label on its own; empty: for all
+  friend bool operator==(const NamespaceSettings&, const NamespaceSettings&) = default;
+};
+struct SetNamespace {  // -> Done
+  NamespaceSettings settings;
+};
+
+/// Work on the whole store or namespace that takes long. One at a time.
+enum class JobKind : std::uint16_t {
+  kCollect = 0,  // delete chunks that no snapshot has
+  kScrub = 1,    // read and verify everything
+  kRetain = 2,   // delete what the namespace's settings do not keep
+  kBackup = 3,   // copy the whole store, consistently
+  kCompact = 4,  // give unused space back to the file system
+};
+inline constexpr std::size_t kJobKinds = 5;
+/// kBusy while another runs. -> JobReport
+struct StartJob {
+  JobKind kind = JobKind::kCollect;
+  bool dry_run = false;  // only say what would be done
+  std::string target;    // of a backup: its name
+};
+struct GetJob {  // -> JobReport
+  std::uint64_t number = 0;
+};
+struct StopJob {  // -> Done
+  std::uint64_t number = 0;
+};
+
+/// As long as the connection lasts, or until it is unpinned, the snapshot's memory stays. On
+/// connections for pages. kNotFound when it is not there any more. -> Done
+struct Pin {
+  SnapshotId snapshot;
+};
+struct Unpin {  // -> Done
+  SnapshotId snapshot;
 };
 
 // Replies.
@@ -167,6 +245,41 @@ struct WorkingSetReport {
   std::vector<RecordingSummary> recordings;  // oldest first
   PrefetchCounters totals;
 };
+struct Tags {
+  std::vector<Tag> tags;
+  bool more = false;
+};
+/// Bytes of pages, as they are in memory: logical = zero + duplicate + unique.
+struct Usage {
+  std::uint64_t snapshots = 0;
+  std::uint64_t logical_bytes = 0;
+  std::uint64_t zero_bytes = 0;
+  std::uint64_t duplicate_bytes = 0;  // of pages equal to one that was counted as unique
+  std::uint64_t unique_bytes = 0;
+  std::uint64_t stored_bytes = 0;     // of the unique pages' chunks
+  std::uint64_t exclusive_bytes = 0;  // of the chunks that deleting would free
+  friend bool operator==(const Usage&, const Usage&) = default;
+};
+struct NamespaceReport {
+  NamespaceSettings settings;
+  std::uint64_t snapshots = 0;
+  std::uint64_t stored_bytes = 0;  // what the quota counts
+};
+enum class JobState : std::uint16_t { kRunning = 0, kDone = 1, kFailed = 2 };
+struct JobCounter {
+  std::string name;
+  std::uint64_t value = 0;
+};
+struct JobReport {
+  std::uint64_t number = 0;
+  JobKind kind = JobKind::kCollect;
+  JobState state = JobState::kRunning;
+  std::uint64_t done = 0;  // of total, in a unit of the job's own
+  std::uint64_t total = 0;
+  ErrorReply error;                  // when it failed
+  std::vector<JobCounter> counters;  // what came of it
+  std::vector<std::string> findings;
+};
 
 }  // namespace message
 
@@ -175,10 +288,14 @@ using Message = std::variant<
     message::ListSnapshots, message::ShowSnapshot, message::DeleteSnapshot, message::GetPageMap,
     message::GetChunks, message::GetStatistics, message::PutRecording, message::GetRecording,
     message::GetWorkingSet, message::ShowWorkingSet, message::DropWorkingSet, message::GetPack,
-    message::PutPrefetchReport, message::ErrorReply, message::Welcome, message::Done,
-    message::Needed, message::ManifestReply, message::Snapshots, message::PageMapSegment,
-    message::Chunks, message::Statistics, message::RecordingReply, message::WorkingSetReply,
-    message::PackReply, message::WorkingSetReport>;
+    message::PutPrefetchReport, message::MoveTag, message::RemoveTag, message::ListTags,
+    message::ChangeLabels, message::GetUsage, message::GetNamespace, message::SetNamespace,
+    message::StartJob, message::GetJob, message::StopJob, message::Pin, message::Unpin,
+    message::ErrorReply, message::Welcome, message::Done, message::Needed, message::ManifestReply,
+    message::Snapshots, message::PageMapSegment, message::Chunks, message::Statistics,
+    message::RecordingReply, message::WorkingSetReply, message::PackReply,
+    message::WorkingSetReport, message::Tags, message::Usage, message::NamespaceReport,
+    message::JobReport>;
 
 /// The 16 bytes before every message.
 inline constexpr std::size_t kWireHeadBytes = 16;

@@ -13,6 +13,13 @@ inline constexpr std::size_t kMaxAncestors = 16;
 /// Packs of one working set that are kept in memory before they are written.
 inline constexpr std::size_t kMaxHeldPackBytes = 64u << 20;
 
+// Looking after chunks.
+/// Chunks that are deleted, forgotten or checked in one step, during which pushes wait.
+inline constexpr std::size_t kSweepBatch = 1024;
+inline constexpr std::size_t kMaxPinsPerPeer = 4096;
+/// Damaged chunks that a check names one by one.
+inline constexpr std::size_t kMaxNamedChunks = 100;
+
 static_assert(kDefaultKeptRecordings <= kMaxRecordings);
 static_assert(kMaxPackPages <= kMaxChunksPerRequest, "a pack's chunks are read in one go");
 

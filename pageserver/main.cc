@@ -1,9 +1,13 @@
 #include <cstdio>
 #include <filesystem>
 
+#include <nlohmann/json.hpp>
+
 #include "base/command_line.h"
+#include "base/file.h"
 #include "base/log.h"
 #include "pageserver/limits.h"
+#include "pageserver/store_check.h"
 #include "pageserver/sys/rocks_store.h"
 #include "pageserver/sys/server.h"
 
@@ -17,9 +21,44 @@ struct Options {
   std::size_t max_connections = 1024;
   std::uint64_t min_free_mib = 256;
   std::size_t keep_recordings = thaw::limits::kDefaultKeptRecordings;
+  std::string backups;
+  std::uint64_t upkeep_mib_s = 64;
+  unsigned upkeep_interval_s = 60;
+  unsigned gc_percent = 10;
+  unsigned gc_minutes = 60;
+
+  bool check = false;
+  bool repair = false;
+  bool json = false;
+  std::string from_backup;
 };
 
-thaw::Result<void> run(const Options& options) {
+thaw::UpkeepOptions upkeep_of(const Options& options) {
+  return {.rate = {options.upkeep_mib_s << 20},
+          .backups = options.backups,
+          .interval = std::chrono::seconds(options.upkeep_interval_s),
+          .garbage_percent = options.gc_percent,
+          .most_garbage_age = std::chrono::minutes(options.gc_minutes)};
+}
+
+thaw::Result<bool> check(thaw::Store& store, const Options& options) {
+  const thaw::StoreCheck check = TRY(thaw::check_store(store, options.repair));
+  if (options.json) {
+    const nlohmann::ordered_json json{{"snapshots", check.snapshots},
+                                      {"chunks", check.chunks},
+                                      {"bytes", check.bytes},
+                                      {"problems", check.problems}};
+    std::puts(json.dump(2).c_str());
+  } else {
+    for (const std::string& problem : check.problems) std::puts(problem.c_str());
+    fmt::print("{} snapshots, {} chunks of {} MiB, {} problems\n", check.snapshots, check.chunks,
+               check.bytes >> 20, check.problems.size());
+  }
+  return check.problems.empty();
+}
+
+/// False when a check has found problems.
+thaw::Result<bool> run(const Options& options) {
   const thaw::TcpAddress listen = TRY(thaw::resolve_tcp(options.listen));
   if (!listen.is_loopback() && !options.insecure) {
     return thaw::fail(thaw::ErrorCode::kInvalidArgument,
@@ -27,18 +66,25 @@ thaw::Result<void> run(const Options& options) {
                       "the clear; give --insecure to allow it",
                       options.listen);
   }
+  if (options.check && !std::filesystem::exists(options.store + "/CURRENT")) {
+    return thaw::fail(thaw::ErrorCode::kNotFound, "there is no store in {}", options.store);
+  }
+  if (!options.from_backup.empty()) TRY(thaw::copy_files(options.from_backup, options.store));
   std::error_code error;
   std::filesystem::create_directories(options.store, error);
   if (error) return thaw::fail_errno("create " + options.store, error.value());
   const auto store = TRY(thaw::open_rocks_store(options.store, {options.min_free_mib << 20}));
-  return thaw::run_server(*store,
-                          {.listen = listen,
-                           .max_connections = options.max_connections,
-                           .kept_recordings = options.keep_recordings},
-                          [](const std::string& address) {
-                            std::printf("listening on %s\n", address.c_str());
-                            std::fflush(stdout);
-                          });
+  if (options.check) return check(*store, options);
+  TRY(thaw::run_server(*store,
+                       {.listen = listen,
+                        .max_connections = options.max_connections,
+                        .kept_recordings = options.keep_recordings,
+                        .upkeep = upkeep_of(options)},
+                       [](const std::string& address) {
+                         std::printf("listening on %s\n", address.c_str());
+                         std::fflush(stdout);
+                       }));
+  return true;
 }
 
 }  // namespace
@@ -62,15 +108,41 @@ int main(int argc, char** argv) {
                  "Recordings of a snapshot that its working set is made of, the last ones")
       ->check(CLI::Range(std::size_t{1}, thaw::limits::kMaxRecordings))
       ->capture_default_str();
+  app.add_option("--backups", options.backups,
+                 "Directory that `thaw backup` may write to; without it there are no backups");
+  app.add_option("--from-backup", options.from_backup,
+                 "Begin with a copy of this backup; the store must be empty");
+  app.add_option("--upkeep-mib-s", options.upkeep_mib_s,
+                 "What gc and scrub may read and delete a second")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option(
+         "--upkeep-interval-s", options.upkeep_interval_s,
+         "Look so often for snapshots and chunks that are to be deleted; 0: only when asked")
+      ->check(CLI::Range(0, 86'400))
+      ->capture_default_str();
+  app.add_option("--gc-percent", options.gc_percent,
+                 "Collect garbage when so much of a namespace may be garbage")
+      ->check(CLI::Range(0, 100))
+      ->capture_default_str();
+  app.add_option("--gc-minutes", options.gc_minutes,
+                 "and if there is any, at the latest after so long")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  CLI::Option* const check_only =
+      app.add_flag("--check", options.check, "Check the store, say what is wrong, and end");
+  app.add_flag("--repair", options.repair, "Correct what can be corrected")->needs(check_only);
+  app.add_flag("--json", options.json, "Print the result of a check as JSON")->needs(check_only);
   app.add_flag("--verbose", options.verbose, "Log details");
   thaw::add_configuration(app);
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 
   thaw::start_logging("thaw-pageserver",
                       options.verbose ? thaw::LogLevel::kDebug : thaw::LogLevel::kInfo);
-  if (const auto result = run(options); !result) {
+  const auto result = run(options);
+  if (!result) {
     thaw::log_error("{}", result.error().message());
     return 1;
   }
-  return 0;
+  return *result ? 0 : 1;
 }

@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "format/limits.h"
+#include "pageserver/snapshots.h"
 
 namespace thaw {
 
@@ -16,16 +17,20 @@ bool writes(const Message& message) {
          std::holds_alternative<message::DeleteSnapshot>(message) ||
          std::holds_alternative<message::PutRecording>(message) ||
          std::holds_alternative<message::DropWorkingSet>(message) ||
-         std::holds_alternative<message::PutPrefetchReport>(message);
+         std::holds_alternative<message::PutPrefetchReport>(message) ||
+         std::holds_alternative<message::MoveTag>(message) ||
+         std::holds_alternative<message::RemoveTag>(message) ||
+         std::holds_alternative<message::ChangeLabels>(message) ||
+         std::holds_alternative<message::SetNamespace>(message);
 }
+
+Reply done() { return with_body(message::Done{}); }
+
+}  // namespace
 
 Reply with_body(Message message, Bytes body) {
   return {.message = std::move(message), .owned = std::move(body), .pieces = {}, .pin = {}};
 }
-
-Reply done() { return with_body(message::Done{}, {}); }
-
-}  // namespace
 
 Result<Reply> Peer::hello(const Message& message) {
   const auto* const hello = std::get_if<message::Hello>(&message);
@@ -55,11 +60,11 @@ Result<Push*> Peer::push() {
 
 Result<Reply> Peer::pages(const Message& message) {
   if (const auto* get = std::get_if<message::GetChunks>(&message)) return chunks(*get);
-  if (role_ != message::Role::kPrefetch) {
-    return fail(ErrorCode::kProtocol, "a demand connection asks for chunks alone");
-  }
-  if (const auto* get = std::get_if<message::GetPack>(&message)) return pack(*get);
-  return fail(ErrorCode::kProtocol, "a prefetch connection asks for packs and chunks alone");
+  if (const auto* request = std::get_if<message::Pin>(&message)) return pin(*request);
+  if (const auto* request = std::get_if<message::Unpin>(&message)) return unpin(*request);
+  const auto* const get = std::get_if<message::GetPack>(&message);
+  if (get != nullptr && role_ == message::Role::kPrefetch) return pack(*get);
+  return fail(ErrorCode::kProtocol, "a connection for pages asks for pages alone");
 }
 
 Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
@@ -80,6 +85,7 @@ Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
 }
 
 Result<Reply> Peer::read(const Message& message, ByteSpan body) {
+  if (auto reply = TRY(read_upkeep(message))) return *std::move(reply);
   if (const auto* get = std::get_if<message::GetChunks>(&message)) return chunks(*get);
   if (const auto* offer = std::get_if<message::Offer>(&message)) {
     Push* const current = TRY(push());
@@ -115,11 +121,7 @@ Result<Reply> Peer::finish_write(const Message& message) {
     TRY(begin_push(*begin));
     return done();
   }
-  if (const auto* removal = std::get_if<message::DeleteSnapshot>(&message)) {
-    const NamespaceId in = TRY(name_space());
-    TRY(store_.remove(in, removal->name));
-    return done();
-  }
+  if (auto reply = TRY(write_upkeep(message))) return *std::move(reply);
   if (std::holds_alternative<message::PutRecording>(message)) {
     TRY(finish_build());
     return done();
@@ -149,7 +151,19 @@ Result<Reply> Peer::finish_write(const Message& message) {
   return with_body(message::ManifestReply{}, encode_manifest(manifest));
 }
 
+void Peer::EndPush::operator()(Push* push) const {
+  server->pushes.remove(*push);
+  if (server->jobs != nullptr) {
+    server->jobs->note_garbage(push->name_space(), push->uncommitted_bytes());
+  }
+  delete push;
+}
+
 Result<void> Peer::begin_push(const message::BeginPush& request) {
+  if (request.spec.name.find(':') != std::string::npos) {
+    return fail(ErrorCode::kInvalidArgument, "\"{}\" has a colon, which only tags have",
+                request.spec.name);
+  }
   name_space_ = TRY(store_.open_namespace(name_space_name_));
   if (TRY(if_found(store_.manifest(*name_space_, request.spec.name)))) {
     return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", request.spec.name);
@@ -158,8 +172,10 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
   if (!request.parent.empty()) {
     const Bytes sealed = TRY(store_.manifest(*name_space_, request.parent));
     parent = TRY(decode_manifest(sealed)).snapshot;
+    TRY(pins_.pin(store_, *name_space_, parent));
   }
-  push_ = std::make_unique<Push>(store_, *name_space_, request.spec, parent);
+  push_ = {new Push(store_, *name_space_, request.spec, parent), EndPush{&server_}};
+  server_.pushes.add(*push_);
   return {};
 }
 
@@ -252,18 +268,12 @@ Result<Reply> Peer::statistics() {
   total.chunks = totals.chunks;
   total.chunk_bytes = totals.chunk_bytes;
   total.pack_bytes = totals.pack_bytes;
-  std::string after;
-  while (true) {
-    const auto manifests = TRY(store_.manifests(*in, after, limits::kMaxSnapshotsPerListing));
-    for (const Bytes& sealed : manifests) {
-      const Manifest manifest = TRY(decode_manifest(sealed));
-      ++total.snapshots;
-      total.logical_bytes += manifest.spec.memory.value + manifest.spec.state.value;
-      total.zero_bytes += manifest.statistics.zero_pages * kPageBytes;
-      after = manifest.spec.name;
-    }
-    if (manifests.size() < limits::kMaxSnapshotsPerListing) return with_body(total, {});
+  for (const Manifest& manifest : TRY(all_manifests(store_, *in))) {
+    ++total.snapshots;
+    total.logical_bytes += manifest.spec.memory.value + manifest.spec.state.value;
+    total.zero_bytes += manifest.statistics.zero_pages * kPageBytes;
   }
+  return with_body(total);
 }
 
 }  // namespace thaw

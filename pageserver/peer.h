@@ -8,21 +8,27 @@
 
 #include "base/clock.h"
 #include "format/wire.h"
+#include "pageserver/jobs.h"
 #include "pageserver/limits.h"
+#include "pageserver/live_pushes.h"
 #include "pageserver/push.h"
+#include "pageserver/snapshot_pins.h"
 #include "pageserver/store.h"
 #include "pageserver/working_sets.h"
 
 namespace thaw {
 
-/// What the server's peers have in common: what is counted over all of them, and whose turn it is.
-/// Any thread.
+/// What the server's peers have in common: what is counted over all of them, whose turn it is, and
+/// what they keep from being deleted. Any thread.
 struct ServerState {
   Clock::time_point started = Clock::now();
   std::atomic<std::uint64_t> connections = 0;
   std::atomic<std::uint64_t> chunks_served = 0;
   std::atomic<std::uint64_t> packs_served = 0;
   BuildTurns builds;
+  SnapshotPins pins;
+  LivePushes pushes;
+  Jobs* jobs = nullptr;  // set before the first peer; nullptr: none are done
 };
 
 /// An answer: the message and the pieces of its body, kept alive by `owned` and `pin`.
@@ -32,6 +38,8 @@ struct Reply {
   std::vector<ByteSpan> pieces;  // a body that lies in the store's memory
   std::shared_ptr<const void> pin;
 };
+
+Reply with_body(Message message, Bytes body = {});
 
 /// One connection's side of the protocol, without sockets: requests in, replies out. One thread at
 /// a time.
@@ -43,7 +51,8 @@ class Peer {
       : store_(store),
         server_(server),
         kept_recordings_(kept_recordings),
-        counted_(&server.connections) {
+        counted_(&server.connections),
+        pins_(server.pins) {
     server.connections.fetch_add(1, std::memory_order_relaxed);
   }
 
@@ -67,6 +76,17 @@ class Peer {
 
  private:
   Result<Reply> read(const Message& message, ByteSpan body);
+  // What looks after the store, in peer_upkeep.cc: nothing when the message is of another kind.
+  Result<std::optional<Reply>> read_upkeep(const Message& message);
+  Result<std::optional<Reply>> write_upkeep(const Message& message);
+  Result<Reply> tags(const message::ListTags& request);
+  Result<Reply> usage_of(const message::GetUsage& request);
+  Result<Reply> namespace_report();
+  Result<Reply> change_labels(const message::ChangeLabels& request);
+  Result<void> delete_snapshot(const message::DeleteSnapshot& request);
+  Result<Jobs*> jobs();
+  Result<Reply> pin(const message::Pin& request);
+  Result<Reply> unpin(const message::Unpin& request);
   Result<Reply> chunks(const message::GetChunks& request);
   Result<Reply> pack(const message::GetPack& request);
   Result<Reply> list(const message::ListSnapshots& request);
@@ -86,6 +106,12 @@ class Peer {
     }
   };
 
+  /// A push that goes, committed or not.
+  struct EndPush {
+    ServerState* server;
+    void operator()(Push* push) const;
+  };
+
   Store& store_;
   ServerState& server_;
   const std::size_t kept_recordings_;
@@ -93,7 +119,8 @@ class Peer {
   message::Role role_ = message::Role::kControl;
   std::string name_space_name_;
   std::optional<NamespaceId> name_space_;
-  std::unique_ptr<Push> push_;
+  PeerPins pins_;
+  std::unique_ptr<Push, EndPush> push_{nullptr, EndPush{&server_}};
   // Between handle() and finish_write():
   std::optional<BuildTurns::Turn> turn_;
   std::optional<WorkingSetBuild> build_;

@@ -43,6 +43,7 @@ Result<message::Needed> Push::offer(const message::Offer& offer, ByteSpan hashes
   }
   if (!hashes.empty()) return fail(ErrorCode::kMalformed, "more hashes than pages");
 
+  const std::lock_guard lock(mutex_);
   pending.chunks = TRY(store_.find_chunks(name_space_, pending.hashes));
   pending.same_as = first_equal(pending.hashes);
   message::Needed needed{empty_bitmap(pending.hashes.size())};
@@ -81,6 +82,7 @@ Result<void> Push::check_upload(std::uint32_t count, ByteSpan chunks) {
 
 Result<void> Push::store_upload() {
   CHECK(!checked_.empty());
+  const std::lock_guard lock(mutex_);
   const auto stored = TRY(store_.put_chunks(name_space_, checked_));
   for (std::size_t i = 0; i < stored.size(); ++i) {
     pending_.chunks[pending_.missing[pending_.uploaded++]] = stored[i].id;
@@ -91,6 +93,14 @@ Result<void> Push::store_upload() {
   checked_.clear();
   if (!waiting_for_uploads()) apply_pending();
   return {};
+}
+
+void Push::mark(ChunkSet& to) const {
+  const std::lock_guard lock(mutex_);
+  to.insert(map_);
+  for (const ChunkId chunk : pending_.chunks) {
+    if (chunk.valid()) to.insert(chunk);
+  }
 }
 
 void Push::apply_pending() {
@@ -115,14 +125,16 @@ Result<Manifest> Push::commit() {
                 spec_.image_pages().value);
   }
   statistics_.duplicate_pages = map_.size().value - statistics_.zero_pages - statistics_.new_pages;
-  return store_.publish(name_space_,
-                        Manifest{.snapshot = {},
-                                 .parent = parent_,
-                                 .created_unix_ms = unix_milliseconds(),
-                                 .spec = spec_,
-                                 .content_hash = content_hash_.finish(),
-                                 .statistics = statistics_},
-                        map_);
+  Manifest manifest = TRY(store_.publish(name_space_,
+                                         Manifest{.snapshot = {},
+                                                  .parent = parent_,
+                                                  .created_unix_ms = unix_milliseconds(),
+                                                  .spec = spec_,
+                                                  .content_hash = content_hash_.finish(),
+                                                  .statistics = statistics_},
+                                         map_));
+  committed_ = true;
+  return manifest;
 }
 
 }  // namespace thaw

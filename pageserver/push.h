@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <mutex>
 #include <vector>
 
 #include "base/error.h"
@@ -9,6 +10,7 @@
 #include "format/manifest.h"
 #include "format/page_map.h"
 #include "format/wire.h"
+#include "pageserver/chunk_set.h"
 #include "pageserver/store.h"
 
 namespace thaw {
@@ -34,6 +36,13 @@ class Push {
   /// [writer] kProtocol when pages are missing, kAlreadyExists when the name was taken meanwhile.
   Result<Manifest> commit();
 
+  NamespaceId name_space() const { return name_space_; }
+  /// Stored for this push alone, unless it was committed.
+  std::uint64_t uncommitted_bytes() const { return committed_ ? 0 : statistics_.new_chunk_bytes; }
+  /// Adds the chunks that it stands on: those of the map so far, and those that a look-up has
+  /// found. Any thread.
+  void mark(ChunkSet& to) const;
+
  private:
   /// The pages of the last offer, until the last of them has a chunk.
   struct Pending {
@@ -51,9 +60,12 @@ class Push {
   const NamespaceId name_space_;
   const SnapshotSpec spec_;
   const SnapshotId parent_;
-  PageMap map_;
+
+  mutable std::mutex mutex_;  // held from looking pages up until they are in map_ or pending_
+  PageMap map_;               // guarded by mutex_, as is pending_
   ContentHash content_hash_;
   PushStatistics statistics_;
+  bool committed_ = false;
   Pending pending_;
   std::vector<NewChunk> checked_;
   ChunkCodec codec_;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include "format/page_map.h"
 #include "format/wire.h"
 #include "format/working_set.h"
+#include "pageserver/chunk_set.h"
 
 namespace thaw {
 
@@ -24,6 +26,12 @@ struct NamespaceId {
 /// Chunks read in one go. The spans are valid as long as this object lives.
 struct ChunkRead {
   std::vector<ByteSpan> chunks;
+  std::shared_ptr<const void> pin;
+};
+
+/// The same, but each with an outcome of its own.
+struct EachChunkRead {
+  std::vector<Result<ByteSpan>> chunks;
   std::shared_ptr<const void> pin;
 };
 
@@ -105,6 +113,58 @@ class WorkingSetStore {
                            const message::PrefetchCounters& report) = 0;
 };
 
+/// A page that a hash leads to.
+struct KnownPage {
+  Sha256 hash;
+  ChunkId chunk;
+};
+
+/// A namespace's chunks as those see them who delete or check them, a part of the store. Threads
+/// and errors as Store says.
+///
+/// A chunk that a hash leads to can be met by any push. One that no hash leads to is in use by
+/// snapshots alone, or it is *condemned*: that is recorded before the hash goes, and stays until
+/// the chunk itself goes. A *quarantined* chunk is damaged or lost: its hash leads nowhere until a
+/// push brings the page again, which puts it back under the same id.
+class ChunkUpkeep {
+ public:
+  virtual ~ChunkUpkeep() = default;
+
+  using VisitPage = std::function<Result<bool>(const KnownPage& page)>;
+  /// Calls `visit` with every page that a hash leads to, and those in quarantine, until it returns
+  /// false.
+  virtual Result<void> for_each_page(NamespaceId name_space, const VisitPage& visit) = 0;
+  /// Reads chunks in the order of `ids`, each on its own: kNotFound, or kCorrupt or kIo for one
+  /// that cannot be read, says nothing of the others.
+  virtual EachChunkRead read_each(std::span<const ChunkId> ids) = 0;
+  /// The chunks that are there, counted.
+  virtual Result<NamespaceTotals> count(NamespaceId name_space) = 0;
+  virtual Result<ChunkSet> condemned(NamespaceId name_space) = 0;
+  virtual Result<std::vector<KnownPage>> quarantined(NamespaceId name_space) = 0;
+  /// Where a check of all chunks goes on; kNoChunk: at the beginning.
+  virtual Result<ChunkId> checked_up_to(NamespaceId name_space) = 0;
+
+  /// No chunk has this id or a higher one yet.
+  virtual Result<ChunkId> next_chunk(NamespaceId name_space) = 0;
+  /// Records which chunks are condemned from now on, instead of those that were.
+  virtual Result<void> condemn(NamespaceId name_space, const ChunkSet& chunks) = 0;
+  /// Pushes do not meet these pages any more. REQUIRES: their chunks are condemned.
+  virtual Result<void> forget(NamespaceId name_space, std::span<const KnownPage> pages) = 0;
+  /// Deletes condemned chunks; returns how many bytes they had. REQUIRES: they are forgotten.
+  virtual Result<ByteCount> sweep(NamespaceId name_space, std::span<const ChunkId> ids) = 0;
+  virtual Result<void> quarantine(NamespaceId name_space, std::span<const KnownPage> pages) = 0;
+  /// A hash leads to each of these chunks again, and they are in quarantine no more.
+  virtual Result<void> make_known(NamespaceId name_space, std::span<const KnownPage> pages) = 0;
+  /// Corrects what totals() says of chunks.
+  virtual Result<void> set_totals(NamespaceId name_space, const NamespaceTotals& totals) = 0;
+  virtual Result<void> set_checked_up_to(NamespaceId name_space, ChunkId id) = 0;
+};
+
+struct NamedNamespace {
+  std::string name;
+  NamespaceId id;
+};
+
 /// Where snapshots live, and the only thing that the server's core knows of it. Reads may run on
 /// any number of threads; writes (the last group) on one thread at a time, which the caller sees
 /// to. Every name and id given has been checked for form. kNoSpace, kIo and kCorrupt can come of
@@ -114,6 +174,8 @@ class Store {
   virtual ~Store() = default;
 
   virtual Result<std::optional<NamespaceId>> find_namespace(const std::string& name) = 0;
+  virtual Result<std::vector<NamedNamespace>> namespaces() = 0;
+  virtual Result<message::NamespaceSettings> settings(NamespaceId name_space) = 0;
   virtual Result<NamespaceTotals> totals(NamespaceId name_space) = 0;
   /// The chunk of each hash, kNoChunk where there is none.
   virtual Result<std::vector<ChunkId>> find_chunks(NamespaceId name_space,
@@ -122,29 +184,58 @@ class Store {
   /// (nothing waits for a disk) and leaves out the rest from the first on that is not. kNotFound
   /// names the first id that is not there. REQUIRES: optional <= ids.size().
   virtual Result<ChunkRead> read_chunks(std::span<const ChunkId> ids, std::size_t optional) = 0;
-  /// The sealed manifest of a snapshot, as stored; kNotFound.
+  /// The sealed manifest of a snapshot, as stored, by its name or a tag; kNotFound.
   virtual Result<Bytes> manifest(NamespaceId name_space, const std::string& name) = 0;
   virtual Result<Bytes> manifest(NamespaceId name_space, SnapshotId snapshot) = 0;
   /// Sealed manifests in order of name, from the first name after `after`, at most `most`.
   virtual Result<std::vector<Bytes>> manifests(NamespaceId name_space, const std::string& after,
                                                std::size_t most) = 0;
+  /// Every snapshot above `after` in order of id, retired ones included.
+  virtual Result<std::vector<SnapshotId>> snapshots(NamespaceId name_space, SnapshotId after) = 0;
+  virtual Result<std::vector<SnapshotId>> retired(NamespaceId name_space) = 0;
+  /// How many have a name.
+  virtual Result<std::uint64_t> named_snapshots(NamespaceId name_space) = 0;
+  /// Tags in order, from the first after `after`, at most `most`.
+  virtual Result<std::vector<message::Tag>> tags(NamespaceId name_space, const std::string& after,
+                                                 std::size_t most) = 0;
+  /// What belongs to snapshots that are not there, a line each.
+  virtual Result<std::vector<std::string>> strays(NamespaceId name_space) = 0;
   /// A sealed segment; kNotFound.
   virtual Result<Bytes> page_map_segment(NamespaceId name_space, SnapshotId snapshot,
                                          std::uint32_t segment) = 0;
 
   /// The namespace of this name, made if there is none yet.
   virtual Result<NamespaceId> open_namespace(const std::string& name) = 0;
+  virtual Result<void> set_settings(NamespaceId name_space,
+                                    const message::NamespaceSettings& settings) = 0;
   /// Stores chunks under new, ascending ids, but those whose hash is there already. Not yet
-  /// synced: they survive a crash from the next publish() on.
+  /// synced: they survive a crash from the next publish() on. kQuotaExceeded.
   virtual Result<std::vector<StoredChunk>> put_chunks(NamespaceId name_space,
                                                       std::span<NewChunk> chunks) = 0;
   /// Gives the snapshot its id and makes it visible and durable in one step, together with all
-  /// chunks put before. kAlreadyExists when the name is taken.
+  /// chunks put before. kAlreadyExists when the name is taken, kQuotaExceeded.
   virtual Result<Manifest> publish(NamespaceId name_space, Manifest manifest,
                                    const PageMap& map) = 0;
-  /// Removes manifest, name, page map and everything of the working set; chunks stay.
-  virtual Result<void> remove(NamespaceId name_space, const std::string& name) = 0;
+  /// Puts other labels into a snapshot's manifest; returns it.
+  virtual Result<Manifest> set_labels(NamespaceId name_space, const std::string& name,
+                                      std::vector<Label> labels) = 0;
+  /// Makes a tag stand for this snapshot, whatever it stood for before. kNotFound.
+  virtual Result<void> move_tag(NamespaceId name_space, const message::Tag& to) = 0;
+  virtual Result<void> remove_tag(NamespaceId name_space, const std::string& tag) = 0;
+  /// Takes a snapshot's name and tags away; whoever knows its id still reads it.
+  virtual Result<void> retire(NamespaceId name_space, const std::string& name) = 0;
+  /// Removes manifest, name, tags, page map and everything of the working set; chunks stay.
+  virtual Result<void> remove(NamespaceId name_space, SnapshotId snapshot) = 0;
 
+  /// Gives the space of what was deleted back to the file system. Any thread; takes long.
+  virtual Result<void> compact() = 0;
+  virtual Result<void> compact_chunks(ChunkId first, ChunkId last) = 0;
+  /// Copies the store as it is now into a new directory, consistently. Any thread; takes long.
+  virtual Result<void> back_up(const std::string& directory) = 0;
+  /// Reads every file of the store and compares it with its checksums. Any thread; takes long.
+  virtual Result<void> verify_files() = 0;
+
+  virtual ChunkUpkeep& chunk_upkeep() = 0;
   virtual WorkingSetStore& working_sets() = 0;
 };
 

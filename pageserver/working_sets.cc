@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "pageserver/limits.h"
 #include "pageserver/rank.h"
+#include "pageserver/snapshots.h"
 
 namespace thaw {
 
@@ -52,11 +53,11 @@ Result<void> WorkingSetBuild::prepare() {
   PageMap map;
   if (recording_) {
     if (!TRY(rank_recordings()) || is_known_) return {};
-    map = TRY(page_map(manifest_));
+    map = TRY(read_page_map(store_, name_space_, manifest_.snapshot));
   } else {
     const Ancestor from = TRY(find_ancestor());
-    map = TRY(page_map(manifest_));
-    const PageMap its_map = TRY(page_map(from.manifest));
+    map = TRY(read_page_map(store_, name_space_, manifest_.snapshot));
+    const PageMap its_map = TRY(read_page_map(store_, name_space_, from.manifest.snapshot));
     set_.pages = inherit(from.set.pages, its_map, map, manifest_.spec.memory_pages());
     set_.recordings = from.set.recordings;
     if (set_.pages.empty()) return fail(ErrorCode::kNotFound, "nothing to inherit is unchanged");
@@ -92,15 +93,6 @@ Result<Bytes> WorkingSetBuild::publish() {
   if (recording_) recording = {summary_, encode_recording(*recording_), oldest_kept_};
   TRY(sets().publish(name_space_, set_, recording));
   return encode_working_set(set_);
-}
-
-Result<PageMap> WorkingSetBuild::page_map(const Manifest& manifest) const {
-  PageMap map;
-  for (std::uint32_t i = 0; map.size() < manifest.spec.memory_pages(); ++i) {
-    const Bytes segment = TRY(store_.page_map_segment(name_space_, manifest.snapshot, i));
-    TRY(map.append_segment(segment, manifest.spec.image_pages() - map.size()));
-  }
-  return map;
 }
 
 Result<bool> WorkingSetBuild::rank_recordings() {

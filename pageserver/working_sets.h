@@ -76,8 +76,6 @@ class WorkingSetBuild {
       : store_(store), name_space_(in), manifest_(std::move(manifest)) {}
 
   WorkingSetStore& sets() const { return store_.working_sets(); }
-  /// Reads the map as far as the memory.
-  Result<PageMap> page_map(const Manifest& manifest) const;
   /// Fills set_ but for its packs. False when the store has changed in between.
   Result<bool> rank_recordings();
   struct Ancestor {

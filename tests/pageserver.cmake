@@ -1,7 +1,8 @@
-thaw_add_test(rank_test SOURCES rank_test.cc LIBRARIES thaw_pageserver_core)
+thaw_add_test(pageserver_core_test SOURCES chunk_set_test.cc rank_test.cc retention_test.cc
+  LIBRARIES thaw_pageserver_core)
 
 thaw_add_test(store_test
-  SOURCES store_test.cc working_set_build_test.cc working_set_store_test.cc support/raw_store.cc
+  SOURCES collection_test.cc store_test.cc store_names_test.cc verification_test.cc working_set_build_test.cc working_set_store_test.cc support/raw_store.cc
   LIBRARIES thaw_pageserver_sys thaw_test_programs PkgConfig::rocksdb)
 
 thaw_add_test(pageserver_test SOURCES pageserver_test.cc support/page_connection.cc TIMEOUT 180

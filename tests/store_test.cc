@@ -122,10 +122,10 @@ TEST_F(StoreTest, DeletedSnapshotIsGoneAndItsChunksStay) {
   const Bytes image = make_image(1, 20);
   ASSERT_TRUE(succeeded(store("a", image, name_space_)));
   const std::uint64_t chunks = store_->totals(name_space_)->chunks;
-  ASSERT_TRUE(succeeded(store_->remove(name_space_, "a")));
+  remove("a");
   EXPECT_EQ(code_of(store_->manifest(name_space_, "a")), ErrorCode::kNotFound);
   EXPECT_EQ(code_of(store_->page_map_segment(name_space_, {1}, 0)), ErrorCode::kNotFound);
-  EXPECT_EQ(code_of(store_->remove(name_space_, "a")), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(store_->remove(name_space_, {1})), ErrorCode::kNotFound);
   EXPECT_EQ(store_->totals(name_space_)->chunks, chunks);
   EXPECT_EQ(store("a", image, name_space_)->statistics.new_pages, 0u);
 }
@@ -163,7 +163,22 @@ TEST_F(StoreTest, StoreInUseIsRefused) {
 
 TEST_F(StoreTest, NewerStoreIsRefused) {
   store_.reset();
-  RawStore(directory_.path("store")).put("meta", "version", big_endian(3));
+  RawStore(directory_.path("store")).put("meta", "version", big_endian(4));
+  EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"), {0})), ErrorCode::kBadVersion);
+}
+
+TEST_F(StoreTest, StoresOfOlderVersionsAreTakenOver) {
+  const Bytes image = make_image(1, 30);
+  const Manifest manifest = *store("a", image, name_space_);
+  for (const std::uint64_t version : {1, 2}) {
+    store_.reset();
+    RawStore(directory_.path("store")).put("meta", "version", big_endian(version));
+    reopen();
+    EXPECT_EQ(load(manifest, name_space_), image);
+    store_.reset();
+    EXPECT_EQ(RawStore(directory_.path("store")).get("meta", "version"), big_endian(3));
+  }
+  RawStore(directory_.path("store")).put("meta", "version", big_endian(0));
   EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"), {0})), ErrorCode::kBadVersion);
 }
 

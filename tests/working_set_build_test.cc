@@ -124,7 +124,7 @@ TEST_F(WorkingSetBuildTest, DropInBetweenLeavesTheNewRecordingAlone) {
 TEST_F(WorkingSetBuildTest, SnapshotDeletedInBetweenIsNotFound) {
   WorkingSetBuild slow = begin(manifest_, touching(manifest_, 0, 100)).value();
   ASSERT_TRUE(succeeded(slow.prepare()));
-  ASSERT_TRUE(succeeded(store_->remove(name_space_, "a")));
+  remove("a");
   EXPECT_EQ(code_of(slow.publish()), ErrorCode::kNotFound);
   EXPECT_EQ(sets().state(name_space_, manifest_.snapshot).value(), WorkingSetState{});
 }
@@ -191,7 +191,7 @@ TEST_F(WorkingSetBuildTest, TooDistantAncestorIsNotFound) {
     descendant = *store(name, image_, name_space_, descendant.snapshot);
   }
   EXPECT_EQ(code_of(inherit_set(descendant)), ErrorCode::kNotFound);
-  ASSERT_TRUE(succeeded(store_->remove(name_space_, "descendant0")));
+  remove("descendant0");
   const Manifest orphan = *decode_manifest(*store_->manifest(name_space_, "descendant1"));
   EXPECT_EQ(code_of(inherit_set(orphan)), ErrorCode::kNotFound) << "its parent is gone";
 }

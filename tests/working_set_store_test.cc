@@ -180,7 +180,7 @@ TEST_F(WorkingSetStoreTest, EverythingGoesWithTheSnapshotAndNothingElseDoes) {
     ASSERT_TRUE(succeeded(publish(each, 1, 2)));
     ASSERT_TRUE(succeeded(sets().add(name_space_, each, {.sessions = 1})));
   }
-  ASSERT_TRUE(succeeded(store_->remove(name_space_, "b")));
+  remove("b");
   EXPECT_EQ(sets().state(name_space_, b).value(), WorkingSetState{});
   EXPECT_EQ(sets().counters(name_space_, b).value(), message::PrefetchCounters{});
   EXPECT_EQ(code_of(sets().working_set(name_space_, b)), ErrorCode::kNotFound);

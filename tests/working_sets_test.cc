@@ -229,7 +229,7 @@ TEST_F(WorkingSetsTest, DroppedOrDeletedNothingIsLeft) {
   EXPECT_EQ(client_.working_set_report(manifest.snapshot).value().recordings.size(), 0u);
   ASSERT_TRUE(succeeded(client_.put_recording(manifest.snapshot, recording)));
   EXPECT_EQ(client_.working_set(manifest.snapshot)->generation, 2u) << "no number twice";
-  ASSERT_TRUE(succeeded(client_.remove("a")));
+  ASSERT_TRUE(succeeded(client_.remove({"a"})));
   expect_nothing();
   EXPECT_EQ(code_of(client_.put_recording(manifest.snapshot, recording)), ErrorCode::kNotFound);
   EXPECT_EQ(code_of(client_.drop_working_set(manifest.snapshot)), ErrorCode::kNotFound);

@@ -10,6 +10,7 @@
 #include <rocksdb/db.h>
 #include <rocksdb/filter_policy.h>
 #include <rocksdb/table.h>
+#include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/write_batch.h>
 
 #include "base/check.h"
@@ -26,8 +27,8 @@ using rocksdb::PinnableSlice;
 using rocksdb::Slice;
 using rocksdb::Status;
 
-/// Version 1 had no packs. A store of it is taken over: RocksDB adds the family.
-constexpr std::uint64_t kStoreVersion = 2;
+/// What each version has that the one before it had not; see take_over().
+constexpr std::uint64_t kStoreVersion = 3;
 constexpr std::size_t kBlockCacheBytes = 64u << 20;
 
 constexpr std::array<std::pair<const char*, Family>, 6> kFamilies{{{"default", Family::kDefault},
@@ -186,9 +187,25 @@ Result<void> RocksDatabase::check_version() {
     return fail(ErrorCode::kBadVersion, "the store has version {}, this build knows up to {}",
                 *version, kStoreVersion);
   }
+  if (version == kStoreVersion) return {};
   Batch batch(*this);
+  if (version) TRY(take_over(*version, batch));
   batch.put_number(Family::kMeta, "version", kStoreVersion);
   return write(batch, Durability::kSynced);
+}
+
+/// Adds to `batch` what turns a store of this older version into one of the version after it, and
+/// so on: both are there in one step, or neither.
+Result<void> RocksDatabase::take_over(std::uint64_t version, Batch&) {
+  switch (version) {
+    case 1:  // had no packs: RocksDB has added their family by now
+      [[fallthrough]];
+    case 2:  // had no tags, settings, condemned or quarantined chunks: it is one that has none
+      return {};
+    default:
+      return fail(ErrorCode::kBadVersion, "the store has version {}, which there never was",
+                  version);
+  }
 }
 
 Result<Bytes> RocksDatabase::get(Family from, const std::string& key, const char* what) {
@@ -244,8 +261,9 @@ MultiRead RocksDatabase::multi_get(Family from, std::span<const std::string> key
 
 Result<void> RocksDatabase::scan(Family from, const std::string& prefix, const std::string& start,
                                  const Visit& visit) {
-  const std::unique_ptr<rocksdb::Iterator> entry(
-      db_->NewIterator(rocksdb::ReadOptions(), family(from)));
+  rocksdb::ReadOptions options;
+  options.fill_cache = false;
+  const std::unique_ptr<rocksdb::Iterator> entry(db_->NewIterator(options, family(from)));
   for (entry->Seek(prefix + start); entry->Valid() && entry->key().starts_with(prefix);
        entry->Next()) {
     Slice rest = entry->key();
@@ -253,6 +271,48 @@ Result<void> RocksDatabase::scan(Family from, const std::string& prefix, const s
     if (!TRY(visit(rest.ToStringView(), span_of(entry->value())))) return {};
   }
   if (!entry->status().ok()) return store_failure(entry->status(), "going through the store");
+  return {};
+}
+
+Result<void> RocksDatabase::compact() {
+  for (const auto& [name, which] : kFamilies) TRY(compact(which, nullptr, nullptr));
+  return {};
+}
+
+Result<void> RocksDatabase::compact(Family which, const std::string& first,
+                                    const std::string& last) {
+  const Slice begin = slice(first);
+  const Slice end = slice(last);
+  return compact(which, &begin, &end);
+}
+
+Result<void> RocksDatabase::compact(Family which, const Slice* first, const Slice* last) {
+  rocksdb::CompactRangeOptions options;
+  options.exclusive_manual_compaction = false;
+  // Files at the bottom would else be left as they are, deleted chunks and all.
+  options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForceOptimized;
+  const Status status = db_->CompactRange(options, family(which), first, last);
+  if (!status.ok()) return store_failure(status, "compacting the store");
+  return {};
+}
+
+Result<void> RocksDatabase::back_up(const std::string& directory) {
+  rocksdb::Checkpoint* made = nullptr;
+  if (const Status status = rocksdb::Checkpoint::Create(db_.get(), &made); !status.ok()) {
+    return store_failure(status, "backing up the store");
+  }
+  const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+  // It flushes first, so that no log is copied that another thread still writes to.
+  if (const Status status = checkpoint->CreateCheckpoint(directory); !status.ok()) {
+    return store_failure(status, "backing up the store");
+  }
+  return {};
+}
+
+Result<void> RocksDatabase::verify_files() {
+  if (const Status status = db_->VerifyChecksum(rocksdb::ReadOptions()); !status.ok()) {
+    return store_failure(status, "verifying the store's files");
+  }
   return {};
 }
 

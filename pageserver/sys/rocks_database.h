@@ -18,6 +18,7 @@ class ColumnFamilyHandle;
 class DB;
 class Env;
 class PinnableSlice;
+class Slice;
 class Status;
 class WriteBatch;
 }  // namespace rocksdb
@@ -104,6 +105,14 @@ class RocksDatabase {
   Result<void> scan(Family from, const std::string& prefix, const std::string& start,
                     const Visit& visit);
 
+  /// Compacts everything, so that what was deleted takes up no room any more.
+  Result<void> compact();
+  Result<void> compact(Family which, const std::string& first, const std::string& last);
+  /// A consistent copy of all that was written before, durable, in a directory that is made.
+  Result<void> back_up(const std::string& directory);
+  /// Compares every block of every file with its checksum; kCorrupt.
+  Result<void> verify_files();
+
   /// kNoSpace when the batch would leave too little on the file system.
   Result<void> check_space(const Batch& batch);
   /// Durability::kSynced makes all that was written before durable too: RocksDB syncs every log
@@ -122,6 +131,8 @@ class RocksDatabase {
                 const std::vector<rocksdb::ColumnFamilyHandle*>& handles, std::string directory,
                 ByteCount min_free);
   Result<void> check_version();
+  Result<void> compact(Family which, const rocksdb::Slice* first, const rocksdb::Slice* last);
+  Result<void> take_over(std::uint64_t version, Batch& batch);
   rocksdb::ColumnFamilyHandle* family(Family which) const {
     return families_[static_cast<std::size_t>(which)].get();
   }

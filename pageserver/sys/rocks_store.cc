@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <map>
-#include <ranges>
+#include <limits>
+#include <set>
 
 #include "base/bytes.h"
-#include "pageserver/sys/cached_reads.h"
+#include "pageserver/sys/rocks_chunks.h"
 #include "pageserver/sys/rocks_database.h"
 #include "pageserver/sys/rocks_keys.h"
 #include "pageserver/sys/rocks_working_sets.h"
@@ -17,31 +17,40 @@ namespace {
 
 using Batch = RocksDatabase::Batch;
 using Durability = RocksDatabase::Durability;
+using message::NamespaceSettings;
+using message::Tag;
 
-constexpr std::uint8_t kWriter = 0;
-/// Chunk ids are set aside in blocks: the durable watermark stands beyond every id in use.
-constexpr std::uint64_t kReservedIds = 1u << 16;
+// Of a namespace, in the family of totals.
+constexpr char kSettings = 'l';
+constexpr char kLastSnapshot = 's';
+constexpr std::string_view kNamespacePrefix = "namespace/";
 
-std::string hash_key(NamespaceId in, const Sha256& hash) {
-  std::string key;
-  append_big_endian(key, in.value, 2);
-  return key.append(as_text(hash));
-}
 std::string name_key(NamespaceId in, const std::string& name) { return prefixed('n', in) + name; }
+std::string tag_key(NamespaceId in, const std::string& tag) { return prefixed('t', in) + tag; }
 std::string manifest_key(NamespaceId in, SnapshotId snapshot) {
   return snapshot_key('m', in, snapshot);
+}
+std::string retired_key(NamespaceId in, SnapshotId snapshot) {
+  return snapshot_key('d', in, snapshot);
 }
 std::string segment_key(NamespaceId in, SnapshotId snapshot, std::uint32_t segment) {
   std::string key = snapshot_key('p', in, snapshot);
   append_big_endian(key, segment, 4);
   return key;
 }
-std::string namespace_key(const std::string& name) { return "namespace/" + name; }
+std::string namespace_key(const std::string& name) { return std::string(kNamespacePrefix) + name; }
+
+/// In the order in which they are stored, before the label's key.
+constexpr std::array kSettingsFields{
+    &NamespaceSettings::quota_bytes, &NamespaceSettings::quota_snapshots,
+    &NamespaceSettings::keep_last, &NamespaceSettings::keep_seconds};
+
+constexpr std::uint64_t kNoBound = std::numeric_limits<std::uint64_t>::max();
 
 class RocksStore final : public Store {
  public:
   explicit RocksStore(std::unique_ptr<RocksDatabase> database)
-      : database_(std::move(database)), working_sets_(*database_) {}
+      : database_(std::move(database)), chunks_(*database_), working_sets_(*database_) {}
 
   Result<std::optional<NamespaceId>> find_namespace(const std::string& name) override {
     const auto found = TRY(database_->get_number(Family::kMeta, namespace_key(name)));
@@ -49,67 +58,53 @@ class RocksStore final : public Store {
     return std::optional(NamespaceId{static_cast<std::uint16_t>(*found)});
   }
 
+  Result<std::vector<NamedNamespace>> namespaces() override {
+    std::vector<NamedNamespace> all;
+    TRY(database_->scan(Family::kMeta, std::string(kNamespacePrefix), {},
+                        [&](std::string_view name, ByteSpan number) -> Result<bool> {
+                          const std::uint64_t id = TRY(parse_number(number));
+                          all.push_back({std::string(name), {static_cast<std::uint16_t>(id)}});
+                          return true;
+                        }));
+    return all;
+  }
+
+  Result<NamespaceSettings> settings(NamespaceId in) override {
+    const auto value =
+        TRY(if_found(database_->get(Family::kMeta, prefixed(kSettings, in), "settings")));
+    NamespaceSettings settings;
+    if (!value) return settings;
+    const std::size_t numbers = kSettingsFields.size() * 8;
+    if (value->size() < numbers) {
+      return fail(ErrorCode::kCorrupt, "a namespace's settings of {} bytes", value->size());
+    }
+    for (std::size_t i = 0; i < kSettingsFields.size(); ++i) {
+      settings.*kSettingsFields[i] = load_big_endian(ByteSpan(*value).subspan(i * 8, 8));
+    }
+    settings.keep_per_label = as_text(ByteSpan(*value).subspan(numbers));
+    return settings;
+  }
+
   Result<NamespaceTotals> totals(NamespaceId in) override {
-    return NamespaceTotals{
-        .chunks = TRY(database_->get_number(Family::kMeta, prefixed('c', in))).value_or(0),
-        .chunk_bytes = TRY(database_->get_number(Family::kMeta, prefixed('b', in))).value_or(0),
-        .pack_bytes = TRY(working_sets_.pack_bytes(in))};
+    NamespaceTotals totals = TRY(chunks_.totals(in));
+    totals.pack_bytes = TRY(working_sets_.pack_bytes(in));
+    return totals;
   }
 
   Result<std::vector<ChunkId>> find_chunks(NamespaceId in,
                                            std::span<const Sha256> hashes) override {
-    std::vector<std::string> keys;
-    keys.reserve(hashes.size());
-    for (const Sha256& hash : hashes) keys.push_back(hash_key(in, hash));
-    const MultiRead read = database_->multi_get(Family::kHash, keys);
-    std::vector<ChunkId> chunks;
-    chunks.reserve(hashes.size());
-    for (std::size_t i = 0; i < hashes.size(); ++i) {
-      if (read.missing(i)) {
-        chunks.push_back(kNoChunk);
-        continue;
-      }
-      if (!read.found(i)) return read.failure(i, "looking up a page");
-      chunks.push_back({TRY(parse_number(read.value(i)))});
-    }
-    return chunks;
+    return chunks_.find(in, hashes);
   }
 
   Result<ChunkRead> read_chunks(std::span<const ChunkId> ids, std::size_t optional) override {
-    const std::size_t required = ids.size() - optional;
-    std::vector<std::string> keys;
-    keys.reserve(ids.size());
-    for (const ChunkId id : ids) keys.push_back(number_key(id.value));
-    // The first read is of everything, so that neighbours cost one look-up. What it says is not at
-    // hand is read again if it is required.
-    auto read = std::make_shared<std::array<MultiRead, 2>>();
-    {
-      const OnlyCachedReads scope(optional > 0);
-      (*read)[0] = database_->multi_get(Family::kChunk, keys);
-    }
-    const bool waits = std::ranges::any_of(std::views::iota(std::size_t{0}, required),
-                                           [&](auto i) { return (*read)[0].cold(i); });
-    if (waits) {
-      (*read)[1] = database_->multi_get(Family::kChunk, std::span(keys).first(required));
-    }
-    ChunkRead chunks;
-    chunks.chunks.reserve(ids.size());
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      const MultiRead& from = (*read)[waits && i < required ? 1 : 0];
-      if (!from.found(i)) {
-        if (i >= required) break;
-        return from.failure(i, fmt::format("chunk {:#x}", ids[i].value).c_str());
-      }
-      chunks.chunks.push_back(from.value(i));
-    }
-    chunks.pin = std::move(read);
-    return chunks;
+    return chunks_.read(ids, optional);
   }
 
   Result<Bytes> manifest(NamespaceId in, const std::string& name) override {
-    const auto snapshot = TRY(find_snapshot(in, name));
-    if (!snapshot) return fail(ErrorCode::kNotFound, "there is no snapshot \"{}\"", name);
-    return manifest(in, *snapshot);
+    if (const auto snapshot = TRY(find_snapshot(in, name))) return manifest(in, *snapshot);
+    const auto tagged = TRY(database_->get_number(Family::kSnapshot, tag_key(in, name)));
+    if (!tagged) return fail(ErrorCode::kNotFound, "there is no snapshot \"{}\"", name);
+    return manifest(in, SnapshotId{*tagged});
   }
 
   Result<Bytes> manifest(NamespaceId in, SnapshotId snapshot) override {
@@ -132,6 +127,66 @@ class RocksStore final : public Store {
     return found;
   }
 
+  Result<std::vector<SnapshotId>> snapshots(NamespaceId in, SnapshotId after) override {
+    return snapshots_of('m', in, {after.value + 1});
+  }
+  Result<std::vector<SnapshotId>> retired(NamespaceId in) override {
+    return snapshots_of('d', in, {});
+  }
+
+  Result<std::uint64_t> named_snapshots(NamespaceId in) override {
+    std::uint64_t count = 0;
+    TRY(database_->scan(Family::kSnapshot, prefixed('n', in), {},
+                        [&](std::string_view, ByteSpan) -> Result<bool> {
+                          ++count;
+                          return true;
+                        }));
+    return count;
+  }
+
+  Result<std::vector<Tag>> tags(NamespaceId in, const std::string& after,
+                                std::size_t most) override {
+    std::vector<Tag> found;
+    const auto visit = [&](std::string_view tag, ByteSpan value) -> Result<bool> {
+      if (!after.empty() && tag == after) return true;
+      const auto sealed = TRY(if_found(manifest(in, SnapshotId{TRY(parse_number(value))})));
+      // Deleted since the scan began.
+      if (!sealed) return true;
+      found.push_back({std::string(tag), TRY(decode_manifest(*sealed)).spec.name});
+      return found.size() < most;
+    };
+    if (most > 0) TRY(database_->scan(Family::kSnapshot, prefixed('t', in), after, visit));
+    return found;
+  }
+
+  Result<std::vector<std::string>> strays(NamespaceId in) override {
+    std::vector<std::string> found;
+    std::set<SnapshotId> there;
+    for (const SnapshotId snapshot : TRY(snapshots(in, {}))) there.insert(snapshot);
+    for (const char kind : {'n', 't'}) {
+      TRY(database_->scan(Family::kSnapshot, prefixed(kind, in), {},
+                          [&](std::string_view name, ByteSpan value) -> Result<bool> {
+                            const SnapshotId of{TRY(parse_number(value))};
+                            if (!there.contains(of)) {
+                              found.push_back(fmt::format(
+                                  "\"{}\" names snapshot {}, which is not there", name, of.value));
+                            }
+                            return true;
+                          }));
+    }
+    std::set<SnapshotId> lost;
+    TRY(database_->scan(Family::kSnapshot, prefixed('p', in), {},
+                        [&](std::string_view key, ByteSpan) -> Result<bool> {
+                          const SnapshotId of{TRY(parse_number(as_bytes(key.substr(0, 8))))};
+                          if (!there.contains(of)) lost.insert(of);
+                          return true;
+                        }));
+    for (const SnapshotId of : lost) {
+      found.push_back(fmt::format("a page map of snapshot {}, which is not there", of.value));
+    }
+    return found;
+  }
+
   Result<Bytes> page_map_segment(NamespaceId in, SnapshotId snapshot,
                                  std::uint32_t segment) override {
     return database_->get(Family::kSnapshot, segment_key(in, snapshot, segment),
@@ -150,31 +205,18 @@ class RocksStore final : public Store {
     return NamespaceId{static_cast<std::uint16_t>(next)};
   }
 
-  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in, std::span<NewChunk> chunks) override {
-    std::vector<Sha256> hashes;
-    for (const NewChunk& chunk : chunks) hashes.push_back(chunk.hash);
-    const std::vector<ChunkId> known = TRY(find_chunks(in, hashes));
-    NamespaceTotals after = TRY(totals(in));
-    std::vector<StoredChunk> stored;
+  Result<void> set_settings(NamespaceId in, const NamespaceSettings& settings) override {
+    std::string value;
+    for (const auto field : kSettingsFields) value += number_key(settings.*field);
     Batch batch(*database_);
-    for (std::size_t i = 0; i < chunks.size(); ++i) {
-      if (known[i].valid()) {
-        stored.push_back({known[i], false});
-        continue;
-      }
-      const ChunkId id = TRY(next_id(in));
-      reseal_chunk(chunks[i].chunk, chunks[i].plain, id);
-      batch.put(Family::kChunk, number_key(id.value), as_text(chunks[i].chunk));
-      batch.put_number(Family::kHash, hash_key(in, chunks[i].hash), id.value);
-      ++after.chunks;
-      after.chunk_bytes += chunks[i].chunk.size();
-      stored.push_back({id, true});
-    }
-    batch.put_number(Family::kMeta, prefixed('c', in), after.chunks);
-    batch.put_number(Family::kMeta, prefixed('b', in), after.chunk_bytes);
-    TRY(database_->check_space(batch));
-    TRY(database_->write(batch, Durability::kLogged));
-    return stored;
+    batch.put(Family::kMeta, prefixed(kSettings, in), value + settings.keep_per_label);
+    return database_->write(batch, Durability::kSynced);
+  }
+
+  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in, std::span<NewChunk> chunks) override {
+    const std::uint64_t quota = TRY(settings(in)).quota_bytes;
+    const std::uint64_t packs = quota == 0 ? 0 : TRY(working_sets_.pack_bytes(in));
+    return chunks_.put(in, chunks, quota == 0 ? kNoBound : quota - std::min(quota, packs));
   }
 
   Result<Manifest> publish(NamespaceId in, Manifest manifest, const PageMap& map) override {
@@ -182,7 +224,11 @@ class RocksStore final : public Store {
     if (TRY(find_snapshot(in, name))) {
       return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", name);
     }
-    const std::string counter = prefixed('s', in);
+    const std::uint64_t quota = TRY(settings(in)).quota_snapshots;
+    if (quota != 0 && TRY(named_snapshots(in)) >= quota) {
+      return fail(ErrorCode::kQuotaExceeded, "{} snapshots are what the namespace may have", quota);
+    }
+    const std::string counter = prefixed(kLastSnapshot, in);
     manifest.snapshot = {TRY(database_->get_number(Family::kMeta, counter)).value_or(0) + 1};
     Batch batch(*database_);
     batch.put_number(Family::kMeta, counter, manifest.snapshot.value);
@@ -198,17 +244,69 @@ class RocksStore final : public Store {
     return manifest;
   }
 
-  Result<void> remove(NamespaceId in, const std::string& name) override {
-    const auto snapshot = TRY(find_snapshot(in, name));
-    if (!snapshot) return fail(ErrorCode::kNotFound, "there is no snapshot \"{}\"", name);
+  Result<Manifest> set_labels(NamespaceId in, const std::string& name,
+                              std::vector<Label> labels) override {
+    const Bytes sealed = TRY(manifest(in, name));
+    Manifest changed = TRY(decode_manifest(sealed));
+    changed.spec.labels = std::move(labels);
     Batch batch(*database_);
-    batch.remove(Family::kSnapshot, name_key(in, name));
-    batch.remove(Family::kSnapshot, manifest_key(in, *snapshot));
-    batch.remove_prefix(Family::kSnapshot, snapshot_key('p', in, *snapshot));
-    TRY(working_sets_.remove(batch, in, *snapshot));
+    batch.put(Family::kSnapshot, manifest_key(in, changed.snapshot),
+              as_text(encode_manifest(changed)));
+    TRY(database_->write(batch, Durability::kSynced));
+    return changed;
+  }
+
+  Result<void> move_tag(NamespaceId in, const Tag& to) override {
+    const SnapshotId snapshot = TRY(existing_snapshot(in, to.name));
+    Batch batch(*database_);
+    batch.put_number(Family::kSnapshot, tag_key(in, to.tag), snapshot.value);
     return database_->write(batch, Durability::kSynced);
   }
 
+  Result<void> remove_tag(NamespaceId in, const std::string& tag) override {
+    if (!TRY(database_->get_number(Family::kSnapshot, tag_key(in, tag)))) {
+      return fail(ErrorCode::kNotFound, "there is no tag \"{}\"", tag);
+    }
+    Batch batch(*database_);
+    batch.remove(Family::kSnapshot, tag_key(in, tag));
+    return database_->write(batch, Durability::kSynced);
+  }
+
+  Result<void> retire(NamespaceId in, const std::string& name) override {
+    const SnapshotId snapshot = TRY(existing_snapshot(in, name));
+    Batch batch(*database_);
+    batch.remove(Family::kSnapshot, name_key(in, name));
+    TRY(remove_tags(batch, in, snapshot));
+    batch.put(Family::kSnapshot, retired_key(in, snapshot), {});
+    return database_->write(batch, Durability::kSynced);
+  }
+
+  Result<void> remove(NamespaceId in, SnapshotId snapshot) override {
+    const Bytes sealed = TRY(manifest(in, snapshot));
+    const std::string name = TRY(decode_manifest(sealed)).spec.name;
+    Batch batch(*database_);
+    // A retired one's name may be another's by now.
+    if (TRY(find_snapshot(in, name)) == snapshot) {
+      batch.remove(Family::kSnapshot, name_key(in, name));
+    }
+    TRY(remove_tags(batch, in, snapshot));
+    batch.remove(Family::kSnapshot, retired_key(in, snapshot));
+    batch.remove(Family::kSnapshot, manifest_key(in, snapshot));
+    batch.remove_prefix(Family::kSnapshot, snapshot_key('p', in, snapshot));
+    TRY(working_sets_.remove(batch, in, snapshot));
+    return database_->write(batch, Durability::kSynced);
+  }
+
+  Result<void> compact() override { return database_->compact(); }
+  Result<void> compact_chunks(ChunkId first, ChunkId last) override {
+    return database_->compact(Family::kChunk, number_key(first.value), number_key(last.value));
+  }
+  Result<void> back_up(const std::string& directory) override {
+    return database_->back_up(directory);
+  }
+  Result<void> verify_files() override { return database_->verify_files(); }
+
+  ChunkUpkeep& chunk_upkeep() override { return chunks_; }
   WorkingSetStore& working_sets() override { return working_sets_; }
 
  private:
@@ -218,33 +316,37 @@ class RocksStore final : public Store {
     return std::optional(SnapshotId{*found});
   }
 
-  /// Ids set aside for a namespace: [next, end).
-  struct Reserved {
-    std::uint64_t next = 0;
-    std::uint64_t end = 0;
-  };
+  Result<SnapshotId> existing_snapshot(NamespaceId in, const std::string& name) {
+    const auto found = TRY(find_snapshot(in, name));
+    if (!found) return fail(ErrorCode::kNotFound, "there is no snapshot \"{}\"", name);
+    return *found;
+  }
 
-  /// The watermark goes into the log before any chunk that lies below it, and the log is recovered
-  /// as a prefix: an id that a recovered chunk has is never given out again.
-  Result<ChunkId> next_id(NamespaceId in) {
-    Reserved& reserved = reserved_[in];
-    if (reserved.next == reserved.end) {
-      const std::string key = prefixed('w', in);
-      const std::uint64_t start = TRY(database_->get_number(Family::kMeta, key)).value_or(1);
-      if (start > ChunkId::kMaxSequence - kReservedIds) {
-        return fail(ErrorCode::kLimitExceeded, "the namespace has used up its chunk ids");
-      }
-      Batch batch(*database_);
-      batch.put_number(Family::kMeta, key, start + kReservedIds);
-      TRY(database_->write(batch, Durability::kLogged));
-      reserved = {start, start + kReservedIds};
-    }
-    return ChunkId::of(in.value, kWriter, reserved.next++);
+  /// From `first` on, of those that have a key of this kind.
+  Result<std::vector<SnapshotId>> snapshots_of(char kind, NamespaceId in, SnapshotId first) {
+    std::vector<SnapshotId> found;
+    TRY(database_->scan(Family::kSnapshot, prefixed(kind, in), number_key(first.value),
+                        [&](std::string_view id, ByteSpan) -> Result<bool> {
+                          found.push_back({TRY(parse_number(as_bytes(id)))});
+                          return true;
+                        }));
+    return found;
+  }
+
+  /// Adds to `batch` what deletes all tags of a snapshot.
+  Result<void> remove_tags(Batch& batch, NamespaceId in, SnapshotId snapshot) {
+    return database_->scan(Family::kSnapshot, prefixed('t', in), {},
+                           [&](std::string_view tag, ByteSpan value) -> Result<bool> {
+                             if (SnapshotId{TRY(parse_number(value))} == snapshot) {
+                               batch.remove(Family::kSnapshot, tag_key(in, std::string(tag)));
+                             }
+                             return true;
+                           });
   }
 
   const std::unique_ptr<RocksDatabase> database_;
+  RocksChunks chunks_;
   RocksWorkingSets working_sets_;
-  std::map<NamespaceId, Reserved> reserved_;  // of the writing thread
 };
 
 }  // namespace

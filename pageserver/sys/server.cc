@@ -2,6 +2,7 @@
 
 #include <list>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <boost/asio.hpp>
@@ -206,7 +207,11 @@ class Acceptor {
         acceptor_(strand_),
         context_(context),
         store_(store),
-        options_(options) {}
+        options_(options) {
+    jobs_.emplace(store_, server_.pins, server_.pushes, options_.upkeep,
+                  [this](auto work) { asio::post(executors_.writer, std::move(work)); });
+    server_.jobs = &*jobs_;
+  }
 
   Result<std::string> listen() {
     error_code error;
@@ -241,6 +246,8 @@ class Acceptor {
   }
 
   void join() {
+    server_.jobs = nullptr;
+    jobs_.reset();
     executors_.pages.stop();
     executors_.bulk.join();
   }
@@ -283,6 +290,7 @@ class Acceptor {
   const ServerOptions options_;
   ServerState server_;
   Executors executors_;
+  std::optional<Jobs> jobs_;
   std::list<std::weak_ptr<Connection>> connections_;
 };
 

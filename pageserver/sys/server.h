@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/socket.h"
+#include "pageserver/jobs.h"
 #include "pageserver/limits.h"
 #include "pageserver/store.h"
 
@@ -15,6 +16,7 @@ struct ServerOptions {
   TcpAddress listen;
   std::size_t max_connections = 1024;
   std::size_t kept_recordings = limits::kDefaultKeptRecordings;  // of a snapshot
+  UpkeepOptions upkeep;
 };
 
 /// Serves `store` over TCP until SIGTERM or SIGINT, then finishes the requests that are under way

@@ -30,6 +30,10 @@ void ScriptedServer::accept(message::Role role) {
   const Envelope hello = receive();
   CHECK(std::get<message::Hello>(hello.message).role == role);
   send(message::Welcome{}, hello.request_id, {});
+  if (role != message::Role::kDemand) return;
+  const Envelope pin = receive();
+  CHECK(std::holds_alternative<message::Pin>(pin.message));
+  send(message::Done{}, pin.request_id, {});
 }
 
 Envelope ScriptedServer::receive() {

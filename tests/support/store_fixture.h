@@ -91,6 +91,11 @@ class StoreTest : public testing::Test {
     return image;
   }
 
+  void remove(const std::string& name) {
+    const Manifest manifest = *decode_manifest(*store_->manifest(name_space_, name));
+    ASSERT_TRUE(succeeded(store_->remove(name_space_, manifest.snapshot)));
+  }
+
   ScratchDirectory directory_;
   std::unique_ptr<Store> store_;
   NamespaceId name_space_;

@@ -1,0 +1,107 @@
+#include <optional>
+#include <thread>
+
+#include "base/process.h"
+#include "base/types.h"
+#include "cli/arguments.h"
+#include "cli/commands.h"
+#include "cli/progress.h"
+#include "cli/report.h"
+
+namespace thaw::command {
+
+namespace {
+
+constexpr std::chrono::milliseconds kPoll{100};
+
+/// Has the page server do a job and waits for its end, however long that takes.
+Result<void> run_job(const Options& options, message::JobKind kind, const std::string& what) {
+  PageClient client = TRY(connect(options));
+  message::JobReport report =
+      TRY(client.start_job({.kind = kind, .dry_run = options.dry_run, .target = options.name}));
+  std::optional<Progress> progress;
+  while (report.state == message::JobState::kRunning) {
+    std::this_thread::sleep_for(kPoll);
+    report = TRY(client.job(report.number));
+    if (report.total == 0) continue;
+    if (!progress) progress.emplace(what, bytes_of({report.total}));
+    progress->update(bytes_of({report.done}));
+  }
+  progress.reset();
+  print_job(report, options.form());
+  if (report.state == message::JobState::kDone) return {};
+  return std::unexpected(from_reply(report.error));
+}
+
+}  // namespace
+
+Result<void> tag(const Options& options) {
+  PageClient client = TRY(connect(options));
+  TRY(client.move_tag({.tag = options.tag, .name = options.name}));
+  print_success(options.form());
+  return {};
+}
+
+Result<void> untag(const Options& options) {
+  PageClient client = TRY(connect(options));
+  TRY(client.remove_tag(options.tag));
+  print_success(options.form());
+  return {};
+}
+
+Result<void> label(const Options& options) {
+  PageClient client = TRY(connect(options));
+  message::ChangeLabels change{.name = options.name, .set = {}, .remove = options.removed_labels};
+  change.set = TRY(parse_labels(options.labels));
+  print_snapshot(TRY(client.change_labels(change)), options.form());
+  return {};
+}
+
+Result<void> show_usage(const Options& options) {
+  PageClient client = TRY(connect(options));
+  print_usage(TRY(client.usage(options.name)), options.form());
+  return {};
+}
+
+Result<void> show_or_set_namespace(const Options& options) {
+  PageClient client = TRY(connect(options));
+  // One that is not there yet has no settings.
+  const auto before = TRY(if_found(client.namespace_report()));
+  message::NamespaceSettings settings;
+  if (before) settings = before->settings;
+  const message::NamespaceSettings as_they_were = settings;
+  if (options.quota) settings.quota_bytes = TRY(parse_size(*options.quota));
+  if (options.keep_for) settings.keep_seconds = TRY(parse_duration(*options.keep_for));
+  settings.quota_snapshots = options.quota_snapshots.value_or(settings.quota_snapshots);
+  settings.keep_last = options.keep_last.value_or(settings.keep_last);
+  settings.keep_per_label = options.keep_per_label.value_or(settings.keep_per_label);
+  if (settings != as_they_were) TRY(client.set_namespace(settings));
+  print_namespace(TRY(client.namespace_report()), options.form());
+  return {};
+}
+
+Result<void> collect_garbage(const Options& options) {
+  return run_job(options, message::JobKind::kCollect, "gc");
+}
+Result<void> scrub(const Options& options) {
+  return run_job(options, message::JobKind::kScrub, "scrub");
+}
+Result<void> retain(const Options& options) {
+  return run_job(options, message::JobKind::kRetain, "retain");
+}
+Result<void> back_up(const Options& options) {
+  return run_job(options, message::JobKind::kBackup, "backup");
+}
+Result<void> compact(const Options& options) {
+  return run_job(options, message::JobKind::kCompact, "compact");
+}
+
+Result<void> check_store(const Options& options) {
+  std::vector<std::string> command{TRY(program_beside_this_one("thaw-pageserver")), "--store",
+                                   options.file, "--check"};
+  if (options.repair) command.emplace_back("--repair");
+  if (options.json) command.emplace_back("--json");
+  return become(command);
+}
+
+}  // namespace thaw::command

@@ -1,0 +1,265 @@
+#include "pageserver/jobs.h"
+
+#include <future>
+#include <set>
+
+#include "base/log.h"
+#include "format/limits.h"
+#include "pageserver/collection.h"
+#include "pageserver/retention.h"
+#include "pageserver/snapshots.h"
+#include "pageserver/verification.h"
+
+namespace thaw {
+
+using message::JobKind;
+using message::JobReport;
+using message::JobState;
+
+/// The surroundings of one job. What it is told goes into `report`, which `mutex` guards.
+class Jobs::Control final : public JobControl {
+ public:
+  Control(const Jobs& jobs, std::stop_token stop, JobReport* report)
+      : jobs_(jobs), stop_(std::move(stop)), report_(report) {}
+
+  Result<void> write(const Work& work) override {
+    std::promise<Result<void>> done;
+    jobs_.post_([&] { done.set_value(work()); });
+    return done.get_future().get();
+  }
+
+  Result<void> pace(ByteCount bytes) override {
+    if (stop_.stop_requested()) return fail(ErrorCode::kStopped, "stopped");
+    const auto cost = std::chrono::duration<double>(static_cast<double>(bytes.value) /
+                                                    static_cast<double>(jobs_.options_.rate.value));
+    due_ = std::max(due_, Clock::now()) + std::chrono::duration_cast<Nanoseconds>(cost);
+    // Short of the least pause that is worth a sleep it goes on.
+    if (due_ - Clock::now() > limits::milliseconds(10)) {
+      std::unique_lock lock(pause_mutex_);
+      paused_.wait_until(lock, stop_, due_, [] { return false; });
+    }
+    return {};
+  }
+
+  void set_progress(std::uint64_t done, std::uint64_t total) override {
+    if (report_ == nullptr) return;
+    const std::lock_guard lock(jobs_.mutex_);
+    report_->done = done;
+    report_->total = total;
+  }
+
+  void add_finding(std::string finding) override {
+    log_warning("{}", finding);
+    note(std::move(finding));
+  }
+
+  /// A finding that is nothing to worry about.
+  void note(std::string finding) {
+    if (report_ == nullptr) return;
+    const std::lock_guard lock(jobs_.mutex_);
+    if (report_->findings.size() == limits::kMaxJobFindings) return;
+    if (finding.size() > limits::kMaxFindingBytes) finding.resize(limits::kMaxFindingBytes);
+    report_->findings.push_back(std::move(finding));
+  }
+
+  void count(const char* name, std::uint64_t value) {
+    if (report_ == nullptr) return;
+    const std::lock_guard lock(jobs_.mutex_);
+    report_->counters.push_back({name, value});
+  }
+
+ private:
+  const Jobs& jobs_;
+  const std::stop_token stop_;
+  JobReport* const report_;  // nullptr: nobody has asked for it
+  Clock::time_point due_;
+  std::mutex pause_mutex_;
+  std::condition_variable_any paused_;
+};
+
+Jobs::Jobs(Store& store, SnapshotPins& pins, const LivePushes& pushes, UpkeepOptions options,
+           Post post)
+    : store_(store),
+      pins_(pins),
+      pushes_(pushes),
+      options_(std::move(options)),
+      post_(std::move(post)),
+      thread_([this](std::stop_token stop) { run(std::move(stop)); }) {}
+
+Jobs::~Jobs() {
+  const std::lock_guard lock(mutex_);
+  for (auto& [in, asked] : asked_) asked.stop.request_stop();
+}
+
+Result<JobReport> Jobs::start(NamespaceId in, const message::StartJob& request) {
+  if (request.kind == JobKind::kBackup) {
+    TRY(check_name(request.target, "backup's name"));
+    if (options_.backups.empty()) {
+      return fail(ErrorCode::kUnsupported, "the page server has no directory for backups");
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  if (busy_) return fail(ErrorCode::kBusy, "another job is running");
+  busy_ = true;
+  waiting_ = in;
+  Asked& asked = asked_[in];
+  asked = {.name_space = in, .request = request, .report = {}, .stop = {}};
+  asked.report.number = ++last_number_;
+  asked.report.kind = request.kind;
+  changed_.notify_all();
+  return asked.report;
+}
+
+Result<JobReport> Jobs::report(NamespaceId in, std::uint64_t number) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = asked_.find(in);
+  if (found == asked_.end() || found->second.report.number != number) {
+    return fail(ErrorCode::kNotFound, "there is no job {}", number);
+  }
+  return found->second.report;
+}
+
+Result<void> Jobs::stop(NamespaceId in, std::uint64_t number) {
+  const std::lock_guard lock(mutex_);
+  const auto found = asked_.find(in);
+  if (found == asked_.end() || found->second.report.number != number ||
+      found->second.report.state != JobState::kRunning) {
+    return fail(ErrorCode::kNotFound, "job {} is not running", number);
+  }
+  found->second.stop.request_stop();
+  return {};
+}
+
+void Jobs::note_garbage(NamespaceId in, std::uint64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  garbage_[in].bytes += bytes;
+}
+
+void Jobs::run(std::stop_token stop) {
+  const bool upkeep = options_.interval.count() > 0;
+  while (!stop.stop_requested()) {
+    Asked* asked = nullptr;
+    {
+      std::unique_lock lock(mutex_);
+      const auto has_work = [&] { return waiting_.has_value(); };
+      if (upkeep) {
+        changed_.wait_for(lock, stop, options_.interval, has_work);
+      } else {
+        changed_.wait(lock, stop, has_work);
+      }
+      if (stop.stop_requested()) return;
+      // Its entry stays as it is while it is busy.
+      if (waiting_) asked = &asked_[*waiting_];
+      waiting_.reset();
+    }
+    if (asked == nullptr) {
+      look_after_namespaces(stop);
+      continue;
+    }
+    Control control(*this, asked->stop.get_token(), &asked->report);
+    const auto done = perform(asked->name_space, asked->request, control);
+    const std::lock_guard lock(mutex_);
+    asked->report.state = done ? JobState::kDone : JobState::kFailed;
+    if (!done) asked->report.error = to_reply(done.error());
+    busy_ = false;
+  }
+}
+
+Result<void> Jobs::perform(NamespaceId in, const message::StartJob& request, Control& control) {
+  switch (request.kind) {
+    case JobKind::kCollect:
+      return collect(in, request.dry_run, control);
+    case JobKind::kScrub:
+      return scrub(in, control);
+    case JobKind::kRetain:
+      return retain(in, request.dry_run, control);
+    case JobKind::kBackup:
+      return store_.back_up(options_.backups + "/" + request.target);
+    case JobKind::kCompact:
+      return store_.compact();
+  }
+  return fail(ErrorCode::kUnsupported, "a job of an unknown kind");
+}
+
+Result<void> Jobs::collect(NamespaceId in, bool dry_run, Control& control) {
+  Collection collection(store_, in, pins_, pushes_, control);
+  const CollectionReport report = TRY(dry_run ? collection.dry_run() : collection.run());
+  control.count("snapshots", report.snapshots);
+  control.count("live_chunks", report.live_chunks);
+  control.count("dead_chunks", report.dead_chunks);
+  control.count("dead_bytes", report.dead_bytes);
+  if (dry_run) return {};
+  const std::lock_guard lock(mutex_);
+  garbage_[in] = {};
+  return {};
+}
+
+Result<void> Jobs::scrub(NamespaceId in, Control& control) {
+  const VerificationReport report = TRY(Verification(store_, in, control).run());
+  control.count("chunks", report.chunks);
+  control.count("bytes", report.bytes);
+  control.count("damaged", report.damaged);
+  control.count("unindexed", report.unindexed);
+  control.count("snapshots", report.snapshots);
+  control.count("affected_snapshots", report.affected);
+  if (report.clean()) return {};
+  return fail(ErrorCode::kCorrupt, "{} chunks are damaged, {} snapshots affected", report.damaged,
+              report.affected);
+}
+
+Result<void> Jobs::retain(NamespaceId in, bool dry_run, Control& control) {
+  const message::NamespaceSettings settings = TRY(store_.settings(in));
+  const std::vector<Manifest> all = TRY(all_manifests(store_, in));
+  std::set<std::string> tagged;
+  for (const message::Tag& tag : TRY(store_.tags(in, {}, SIZE_MAX))) tagged.insert(tag.name);
+  std::uint64_t deleted = 0;
+  std::uint64_t in_use = 0;
+  for (const Manifest* const old : outdated(all, tagged, settings, unix_milliseconds())) {
+    bool removed = dry_run;
+    if (!dry_run) {
+      TRY(control.write([&]() -> Result<void> {
+        // It may have been deleted in between.
+        removed =
+            TRY(if_found(remove_unless_pinned(store_, pins_, in, old->snapshot))).value_or(true);
+        return {};
+      }));
+      if (removed) note_garbage(in, old->statistics.new_chunk_bytes);
+    }
+    ++(removed ? deleted : in_use);
+    control.note(fmt::format("{} {}", removed ? "outdated:" : "in use:", old->spec.name));
+    TRY(control.pace({0}));
+  }
+  control.count("deleted", deleted);
+  control.count("in_use", in_use);
+  return {};
+}
+
+void Jobs::look_after_namespaces(std::stop_token stop) {
+  const auto all = store_.namespaces();
+  if (!all) return log_warning("upkeep: {}", all.error().message());
+  for (const NamedNamespace& each : *all) {
+    Control control(*this, stop, nullptr);
+    const auto done = look_after(each.id, control);
+    if (!done && done.error().code() != ErrorCode::kStopped) {
+      log_warning("upkeep of namespace {}: {}", each.name, done.error().message());
+    }
+  }
+}
+
+Result<void> Jobs::look_after(NamespaceId in, Control& control) {
+  TRY(retain(in, false, control));
+  if (TRY(garbage_is_due(in))) TRY(collect(in, false, control));
+  return {};
+}
+
+Result<bool> Jobs::garbage_is_due(NamespaceId in) {
+  const NamespaceTotals totals = TRY(store_.totals(in));
+  const bool retired = !TRY(store_.retired(in)).empty();
+  const std::lock_guard lock(mutex_);
+  const Garbage& garbage = garbage_[in];
+  if (garbage.bytes == 0 && !retired) return false;
+  if (Clock::now() - garbage.collected >= options_.most_garbage_age) return true;
+  return garbage.bytes > totals.chunk_bytes / 100 * options_.garbage_percent;
+}
+
+}  // namespace thaw

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <string>
+#include <thread>
+
+#include "base/clock.h"
+#include "format/wire.h"
+#include "pageserver/job.h"
+#include "pageserver/live_pushes.h"
+#include "pageserver/snapshot_pins.h"
+#include "pageserver/store.h"
+
+namespace thaw {
+
+struct UpkeepOptions {
+  ByteCount rate{64u << 20};  // of reading and deleting in jobs, a second
+  std::string backups;        // directory for backups; empty: none are made
+  /// Namespaces are looked after so often: what their settings do not keep is deleted, and garbage
+  /// is collected if enough was deleted since the last time, or long ago. 0: never.
+  std::chrono::seconds interval{60};
+  unsigned garbage_percent = 10;  // of what the namespace has stored
+  std::chrono::seconds most_garbage_age{3600};
+};
+
+/// The store's upkeep: the jobs that peers ask for and those that are due, one at a time on a
+/// thread of its own. Any thread.
+class Jobs {
+ public:
+  /// Runs work where the store's writes are serialised, some time.
+  using Post = std::function<void(std::function<void()> work)>;
+
+  Jobs(Store& store, SnapshotPins& pins, const LivePushes& pushes, UpkeepOptions options,
+       Post post);
+  Jobs(const Jobs&) = delete;
+  Jobs& operator=(const Jobs&) = delete;
+  /// Stops what is running.
+  ~Jobs();
+
+  /// kBusy while another runs, kInvalidArgument, kUnsupported.
+  Result<message::JobReport> start(NamespaceId in, const message::StartJob& request);
+  /// Of the last job that a peer of this namespace has asked for; kNotFound for any other.
+  Result<message::JobReport> report(NamespaceId in, std::uint64_t number) const;
+  /// The job ends soon, as failed. kNotFound when it is not running.
+  Result<void> stop(NamespaceId in, std::uint64_t number);
+  /// About so many bytes of chunks have become garbage.
+  void note_garbage(NamespaceId in, std::uint64_t bytes);
+
+ private:
+  class Control;
+  struct Asked {
+    NamespaceId name_space;
+    message::StartJob request;
+    message::JobReport report;
+    std::stop_source stop;
+  };
+  struct Garbage {
+    std::uint64_t bytes = 0;
+    Clock::time_point collected = Clock::now();
+  };
+
+  void run(std::stop_token stop);
+  Result<void> perform(NamespaceId in, const message::StartJob& request, Control& control);
+  void look_after_namespaces(std::stop_token stop);
+  Result<bool> garbage_is_due(NamespaceId in);
+  Result<void> look_after(NamespaceId in, Control& control);
+  Result<void> collect(NamespaceId in, bool dry_run, Control& control);
+  Result<void> scrub(NamespaceId in, Control& control);
+  Result<void> retain(NamespaceId in, bool dry_run, Control& control);
+
+  Store& store_;
+  SnapshotPins& pins_;
+  const LivePushes& pushes_;
+  const UpkeepOptions options_;
+  const Post post_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable_any changed_;
+  std::uint64_t last_number_ = 0;       // guarded by mutex_, as all that follows
+  std::map<NamespaceId, Asked> asked_;  // the last of each
+  std::optional<NamespaceId> waiting_;  // whose job is to be run next
+  bool busy_ = false;                   // a job that was asked for waits or runs
+  std::map<NamespaceId, Garbage> garbage_;
+  std::jthread thread_;  // the last member: it uses the others
+};
+
+}  // namespace thaw

@@ -1,0 +1,141 @@
+#include <algorithm>
+
+#include "format/limits.h"
+#include "pageserver/peer.h"
+#include "pageserver/snapshots.h"
+#include "pageserver/usage.h"
+
+namespace thaw {
+
+Result<std::optional<Reply>> Peer::read_upkeep(const Message& message) {
+  if (const auto* list = std::get_if<message::ListTags>(&message)) return TRY(tags(*list));
+  if (const auto* get = std::get_if<message::GetUsage>(&message)) return TRY(usage_of(*get));
+  if (std::holds_alternative<message::GetNamespace>(message)) return TRY(namespace_report());
+  if (const auto* start = std::get_if<message::StartJob>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    Jobs* const all = TRY(jobs());
+    return with_body(TRY(all->start(in, *start)));
+  }
+  if (const auto* get = std::get_if<message::GetJob>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    Jobs* const all = TRY(jobs());
+    return with_body(TRY(all->report(in, get->number)));
+  }
+  if (const auto* stop = std::get_if<message::StopJob>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    Jobs* const all = TRY(jobs());
+    TRY(all->stop(in, stop->number));
+    return with_body(message::Done{});
+  }
+  return std::optional<Reply>();
+}
+
+Result<std::optional<Reply>> Peer::write_upkeep(const Message& message) {
+  if (const auto* removal = std::get_if<message::DeleteSnapshot>(&message)) {
+    TRY(delete_snapshot(*removal));
+  } else if (const auto* move = std::get_if<message::MoveTag>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    TRY(check_tag(move->to.tag));
+    TRY(store_.move_tag(in, move->to));
+  } else if (const auto* untag = std::get_if<message::RemoveTag>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    TRY(store_.remove_tag(in, untag->tag));
+  } else if (const auto* set = std::get_if<message::SetNamespace>(&message)) {
+    if (set->settings.keep_per_label.size() > limits::kMaxLabelBytes) {
+      return fail(ErrorCode::kTooLarge, "a label's key of {} bytes",
+                  set->settings.keep_per_label.size());
+    }
+    name_space_ = TRY(store_.open_namespace(name_space_name_));
+    TRY(store_.set_settings(*name_space_, set->settings));
+  } else if (const auto* change = std::get_if<message::ChangeLabels>(&message)) {
+    return TRY(change_labels(*change));
+  } else {
+    return std::optional<Reply>();
+  }
+  return with_body(message::Done{});
+}
+
+Result<Jobs*> Peer::jobs() {
+  if (server_.jobs == nullptr) return fail(ErrorCode::kUnsupported, "this server does no jobs");
+  return server_.jobs;
+}
+
+Result<Reply> Peer::tags(const message::ListTags& request) {
+  const auto in = name_space();
+  if (!in) return with_body(message::Tags{});
+  message::Tags tags;
+  tags.tags = TRY(store_.tags(*in, request.after, limits::kMaxTagsPerListing));
+  tags.more = tags.tags.size() == limits::kMaxTagsPerListing;
+  return with_body(std::move(tags));
+}
+
+Result<Reply> Peer::usage_of(const message::GetUsage& request) {
+  const NamespaceId in = TRY(name_space());
+  std::optional<SnapshotId> of;
+  if (!request.name.empty()) {
+    const Bytes sealed = TRY(store_.manifest(in, request.name));
+    of = TRY(decode_manifest(sealed)).snapshot;
+  }
+  Unpaced control;
+  return with_body(TRY(usage(store_, in, of, control)));
+}
+
+Result<Reply> Peer::namespace_report() {
+  const NamespaceId in = TRY(name_space());
+  const NamespaceTotals totals = TRY(store_.totals(in));
+  message::NamespaceReport report;
+  report.settings = TRY(store_.settings(in));
+  report.snapshots = TRY(store_.named_snapshots(in));
+  report.stored_bytes = totals.chunk_bytes + totals.pack_bytes;
+  return with_body(std::move(report));
+}
+
+Result<Reply> Peer::change_labels(const message::ChangeLabels& request) {
+  const NamespaceId in = TRY(name_space());
+  const Bytes sealed = TRY(store_.manifest(in, request.name));
+  SnapshotSpec spec = TRY(decode_manifest(sealed)).spec;
+  const auto erase = [&](const std::string& key) {
+    std::erase_if(spec.labels, [&](const Label& label) { return label.key == key; });
+  };
+  for (const std::string& key : request.remove) erase(key);
+  for (const Label& label : request.set) {
+    erase(label.key);
+    spec.labels.push_back(label);
+  }
+  TRY(check_spec(spec));
+  const Manifest changed = TRY(store_.set_labels(in, spec.name, std::move(spec.labels)));
+  return with_body(message::ManifestReply{}, encode_manifest(changed));
+}
+
+Result<void> Peer::delete_snapshot(const message::DeleteSnapshot& request) {
+  const NamespaceId in = TRY(name_space());
+  const Bytes sealed = TRY(store_.manifest(in, request.name));
+  const Manifest manifest = TRY(decode_manifest(sealed));
+  if (manifest.spec.name != request.name) {
+    return fail(ErrorCode::kInvalidArgument, "\"{}\" is a tag of snapshot \"{}\"", request.name,
+                manifest.spec.name);
+  }
+  if (request.when_unused) TRY(store_.retire(in, request.name));
+  const bool removed = TRY(remove_unless_pinned(store_, server_.pins, in, manifest.snapshot));
+  if (!removed && !request.when_unused) {
+    return fail(ErrorCode::kBusy, "restores or pushes are using snapshot \"{}\"", request.name);
+  }
+  if (server_.jobs != nullptr) {
+    server_.jobs->note_garbage(in, manifest.statistics.new_chunk_bytes);
+  }
+  return {};
+}
+
+Result<Reply> Peer::pin(const message::Pin& request) {
+  const NamespaceId in = TRY(name_space());
+  TRY(pins_.pin(store_, in, request.snapshot));
+  return with_body(message::Done{});
+}
+
+Result<Reply> Peer::unpin(const message::Unpin& request) {
+  const NamespaceId in = TRY(name_space());
+  pins_.unpin(in, request.snapshot);
+  return with_body(message::Done{});
+}
+
+}  // namespace thaw

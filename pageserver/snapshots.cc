@@ -1,0 +1,56 @@
+#include "pageserver/snapshots.h"
+
+#include "format/limits.h"
+
+namespace thaw {
+
+Result<PageMap> read_page_map(Store& store, NamespaceId in, SnapshotId snapshot) {
+  const Bytes sealed = TRY(store.manifest(in, snapshot));
+  const auto unreadable = [&](const Error& error) -> Result<PageMap> {
+    // Either the snapshot was removed in between, or it is damaged.
+    TRY(store.manifest(in, snapshot));
+    return fail(ErrorCode::kCorrupt, "snapshot {}: {}", snapshot.value, error.message());
+  };
+  const auto manifest = decode_manifest(sealed);
+  if (!manifest) return unreadable(manifest.error());
+  const PageCount pages = manifest->spec.image_pages();
+  PageMap map;
+  for (std::uint32_t i = 0; map.size() < pages; ++i) {
+    const auto segment = store.page_map_segment(in, snapshot, i);
+    if (!segment) return unreadable(segment.error());
+    const auto appended = map.append_segment(*segment, pages - map.size());
+    if (!appended) return unreadable(appended.error());
+  }
+  return map;
+}
+
+Result<std::vector<Manifest>> all_manifests(Store& store, NamespaceId in) {
+  std::vector<Manifest> all;
+  while (true) {
+    const std::string after = all.empty() ? std::string() : all.back().spec.name;
+    const auto sealed = TRY(store.manifests(in, after, limits::kMaxSnapshotsPerListing));
+    for (const Bytes& manifest : sealed) all.push_back(TRY(decode_manifest(manifest)));
+    if (sealed.size() < limits::kMaxSnapshotsPerListing) return all;
+  }
+}
+
+Result<bool> remove_unless_pinned(Store& store, SnapshotPins& pins, NamespaceId in,
+                                  SnapshotId snapshot) {
+  return pins.unless_pinned(in, snapshot, [&] { return store.remove(in, snapshot); });
+}
+
+Result<ByteCount> stored_bytes(Store& store, const ChunkSet& chunks, JobControl& control) {
+  constexpr std::size_t kBatch = limits::kMaxChunksPerRequest;
+  ByteCount total{0};
+  for (auto batch = chunks.from(kNoChunk, kBatch); !batch.empty();
+       batch = chunks.from({batch.back().value + 1}, kBatch)) {
+    const ChunkRead read = TRY(store.read_chunks(batch, 0));
+    ByteCount bytes{0};
+    for (const ByteSpan chunk : read.chunks) bytes += ByteCount{chunk.size()};
+    total += bytes;
+    TRY(control.pace(bytes));
+  }
+  return total;
+}
+
+}  // namespace thaw

@@ -1,0 +1,54 @@
+#pragma once
+
+#include <map>
+
+#include "pageserver/store.h"
+#include "pageserver/sys/rocks_database.h"
+
+namespace thaw {
+
+/// The part of the store on RocksDB that keeps chunks, and the hashes that lead to them. Threads
+/// and errors as Store says.
+class RocksChunks final : public ChunkUpkeep {
+ public:
+  explicit RocksChunks(RocksDatabase& database) : database_(database) {}
+
+  Result<NamespaceTotals> totals(NamespaceId in);
+  Result<std::vector<ChunkId>> find(NamespaceId in, std::span<const Sha256> hashes);
+  Result<ChunkRead> read(std::span<const ChunkId> ids, std::size_t optional);
+  /// `most_bytes` is what all chunks of the namespace may have together; kQuotaExceeded.
+  Result<std::vector<StoredChunk>> put(NamespaceId in, std::span<NewChunk> chunks,
+                                       std::uint64_t most_bytes);
+
+  Result<void> for_each_page(NamespaceId in, const VisitPage& visit) override;
+  EachChunkRead read_each(std::span<const ChunkId> ids) override;
+  Result<NamespaceTotals> count(NamespaceId in) override;
+  Result<ChunkSet> condemned(NamespaceId in) override;
+  Result<std::vector<KnownPage>> quarantined(NamespaceId in) override;
+  Result<ChunkId> checked_up_to(NamespaceId in) override;
+
+  Result<ChunkId> next_chunk(NamespaceId in) override;
+  Result<void> condemn(NamespaceId in, const ChunkSet& chunks) override;
+  Result<void> forget(NamespaceId in, std::span<const KnownPage> pages) override;
+  Result<ByteCount> sweep(NamespaceId in, std::span<const ChunkId> ids) override;
+  Result<void> quarantine(NamespaceId in, std::span<const KnownPage> pages) override;
+  Result<void> make_known(NamespaceId in, std::span<const KnownPage> pages) override;
+  Result<void> set_totals(NamespaceId in, const NamespaceTotals& totals) override;
+  Result<void> set_checked_up_to(NamespaceId in, ChunkId id) override;
+
+ private:
+  /// Ids set aside for a namespace: [next, end).
+  struct Reserved {
+    std::uint64_t next = 0;
+    std::uint64_t end = 0;
+  };
+  /// The chunk in quarantine that each of these pages belongs to, kNoChunk where there is none.
+  Result<std::vector<ChunkId>> find_quarantined(NamespaceId in, std::span<const NewChunk> chunks);
+  Result<Reserved*> reserve(NamespaceId in);
+  Result<ChunkId> next_id(NamespaceId in);
+
+  RocksDatabase& database_;
+  std::map<NamespaceId, Reserved> reserved_;  // of the writing thread
+};
+
+}  // namespace thaw

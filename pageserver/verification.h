@@ -1,0 +1,64 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "format/chunk.h"
+#include "format/hash.h"
+#include "pageserver/chunk_set.h"
+#include "pageserver/job.h"
+#include "pageserver/store.h"
+
+namespace thaw {
+
+struct VerificationReport {
+  std::uint64_t chunks = 0;     // read and verified
+  std::uint64_t bytes = 0;      // of them
+  std::uint64_t damaged = 0;    // chunks that are not what was stored, or are not there at all
+  std::uint64_t unindexed = 0;  // intact chunks that no hash led to; one does again
+  std::uint64_t snapshots = 0;  // whose manifest and page map were read
+  std::uint64_t affected = 0;   // snapshots that have damaged chunks, or are damaged themselves
+  bool clean() const { return damaged + affected == 0; }
+};
+
+/// A check of everything that a namespace has: each page map is read, and each chunk that a
+/// snapshot or a hash names is read, decompressed, compared with its checksum, hashed, and looked
+/// up by that hash. What is damaged or missing is put into quarantine and named with the snapshots
+/// that it affects. One that was stopped is taken up where it was. One at a time for a store, and
+/// none beside a collection.
+class Verification {
+ public:
+  Verification(Store& store, NamespaceId in, JobControl& control)
+      : store_(store), name_space_(in), control_(control) {}
+
+  /// Takes up the one that was stopped.
+  Result<VerificationReport> run();
+  Result<VerificationReport> run_from_the_start();
+
+ private:
+  Result<VerificationReport> run_from(ChunkId first);
+  Result<void> read_snapshots();
+  Result<void> check_chunks(ChunkId next);
+  Result<void> check(std::span<const ChunkId> batch);
+  void note_bad(ChunkId id, const std::string& reason);
+  Result<void> index(const std::vector<KnownPage>& pages);
+  Result<void> quarantine_bad();
+  Result<void> name_bad();
+  ChunkUpkeep& chunks() const { return store_.chunk_upkeep(); }
+
+  Store& store_;
+  const NamespaceId name_space_;
+  JobControl& control_;
+
+  ChunkSet chunks_;     // that are to be there
+  ChunkSet condemned_;  // of them, those that no hash need lead to
+  ChunkSet bad_;
+  std::map<ChunkId, std::string> reasons_;  // of the first bad ones
+  VerificationReport report_;
+  ChunkCodec codec_;
+  Hasher hasher_;
+};
+
+}  // namespace thaw
