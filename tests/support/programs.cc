@@ -31,6 +31,26 @@ Pipe make_pipe() {
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
+/// "NAME=value" of our environment, and of what is added in its place.
+std::vector<std::string> environment_with(const std::vector<EnvironmentVariable>& added) {
+  std::vector<std::string> all;
+  for (char** variable = environ; *variable != nullptr; ++variable) all.emplace_back(*variable);
+  for (const EnvironmentVariable& variable : added) {
+    std::erase_if(all, [&](const auto& one) { return one.starts_with(variable.name + "="); });
+    all.push_back(variable.name + "=" + variable.value);
+  }
+  return all;
+}
+
+/// Pointers to the words and a null, as exec takes them. Valid as long as the words.
+std::vector<char*> as_arguments(const std::vector<std::string>& words) {
+  std::vector<char*> pointers;
+  pointers.reserve(words.size() + 1);
+  for (const std::string& word : words) pointers.push_back(const_cast<char*>(word.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
 /// In the child, before it becomes the program.
 void settle(const Surroundings& surroundings) {
   if (!surroundings.cpus.empty()) {
@@ -55,17 +75,16 @@ Program::Program(const std::vector<std::string>& command, const Surroundings& su
   ::signal(SIGPIPE, SIG_IGN);
   Pipe input = make_pipe();
   Pipe output = make_pipe();
-  std::vector<char*> arguments;
-  arguments.reserve(command.size() + 1);
-  for (const std::string& word : command) arguments.push_back(const_cast<char*>(word.c_str()));
-  arguments.push_back(nullptr);
+  const std::vector<char*> arguments = as_arguments(command);
+  const std::vector<std::string> variables = environment_with(surroundings.environment);
+  const std::vector<char*> environment = as_arguments(variables);
   pid_ = ::fork();
   CHECK(pid_ >= 0);
   if (pid_ == 0) {
     ::dup2(input.read.get(), 0);
     ::dup2(output.write.get(), 1);
     settle(surroundings);
-    ::execvp(arguments[0], arguments.data());
+    ::execvpe(arguments[0], arguments.data(), environment.data());
     ::_exit(127);
   }
   input_ = std::move(input.write);

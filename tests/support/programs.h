@@ -10,6 +10,7 @@
 
 #include "base/bytes.h"
 #include "base/error.h"
+#include "base/process.h"
 #include "base/unique_fd.h"
 
 namespace thaw::test {
@@ -25,6 +26,7 @@ struct Surroundings {
   std::vector<unsigned> cpus;      // those it may run on; empty: all
   std::string messages;            // file for its stderr; empty: ours
   std::string host = "127.0.0.1";  // where a server listens
+  std::vector<EnvironmentVariable> environment = {};  // beside ours
 };
 
 /// A child process with pipes to its stdin and from its stdout. Killed and reaped on destruction.

@@ -1,0 +1,11 @@
+add_library(lossy_disk MODULE support/disk_mirror.cc support/lossy_disk_preload.cc)
+set_target_properties(lossy_disk PROPERTIES PREFIX "" OUTPUT_NAME lossy-disk
+  LINK_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/support/lossy_disk_preload.map)
+target_link_libraries(lossy_disk PRIVATE thaw_base ${CMAKE_DL_LIBS})
+target_link_options(lossy_disk PRIVATE LINKER:--as-needed
+  LINKER:--version-script=${CMAKE_CURRENT_SOURCE_DIR}/support/lossy_disk_preload.map)
+
+add_executable(file_script support/file_script.cc)
+thaw_add_test(lossy_disk_test SOURCES lossy_disk_test.cc support/lossy_disk.cc LABELS heavy
+  LIBRARIES thaw_test_programs)
+add_dependencies(lossy_disk_test file_script lossy_disk)
