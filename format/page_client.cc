@@ -17,10 +17,11 @@ constexpr std::size_t kFetchWindow = 8;
 
 }  // namespace
 
-Result<PageClient> PageClient::connect(const TcpAddress& address, const std::string& name_space) {
+Result<PageClient> PageClient::connect(const TcpAddress& address, const std::string& name_space,
+                                       message::Role role) {
   PageClient client(TRY(connect_tcp(address, Deadline::after(limits::kConnectTimeout))));
-  const auto welcome = TRY(client.ask<message::Welcome>(message::Hello{
-      .version = message::kVersion, .role = message::Role::kControl, .name_space = name_space}));
+  const auto welcome = TRY(client.ask<message::Welcome>(
+      message::Hello{.version = message::kVersion, .role = role, .name_space = name_space}));
   if (welcome.version != message::kVersion) {
     return fail(ErrorCode::kBadVersion, "the page server speaks version {}, this build {}",
                 welcome.version, message::kVersion);

@@ -22,7 +22,9 @@ namespace thaw {
 class PageClient {
  public:
   /// Connects and says hello. kUnavailable, kTimeout, kBadVersion, kWrongNamespace.
-  static Result<PageClient> connect(const TcpAddress& address, const std::string& name_space);
+  /// With another role than kControl only for chunks.
+  static Result<PageClient> connect(const TcpAddress& address, const std::string& name_space,
+                                    message::Role role = message::Role::kControl);
 
   // Pushing: begin_push, then for all pages in order offer and uploads, then commit.
   /// `parent` names the snapshot that this one came from; empty: none.

@@ -9,3 +9,8 @@ add_executable(file_script support/file_script.cc)
 thaw_add_test(lossy_disk_test SOURCES lossy_disk_test.cc support/lossy_disk.cc LABELS heavy
   LIBRARIES thaw_test_programs)
 add_dependencies(lossy_disk_test file_script lossy_disk)
+
+thaw_add_test(crash_test LABELS heavy TIMEOUT 300
+  SOURCES crash_test.cc support/drawn_image.cc support/lossy_disk.cc support/store_load.cc
+  LIBRARIES thaw_format thaw_test_programs)
+add_dependencies(crash_test lossy_disk thaw-pageserver)

@@ -119,10 +119,18 @@ void DiskMirror::apply(const NameChange& change) {
     case NameChange::Kind::kCreate:
       CHECK(UniqueFd(::open(to.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600)).valid());
       break;
-    case NameChange::Kind::kRename: fs::rename(from, to); break;
-    case NameChange::Kind::kLink: fs::create_hard_link(from, to); break;
-    case NameChange::Kind::kUnlink: fs::remove(from); break;
-    case NameChange::Kind::kMakeDirectory: fs::create_directory(to); break;
+    case NameChange::Kind::kRename:
+      fs::rename(from, to);
+      break;
+    case NameChange::Kind::kLink:
+      fs::create_hard_link(from, to);
+      break;
+    case NameChange::Kind::kUnlink:
+      fs::remove(from);
+      break;
+    case NameChange::Kind::kMakeDirectory:
+      fs::create_directory(to);
+      break;
   }
 }
 

@@ -1,7 +1,7 @@
 /// Does to files what its arguments say, in order, in the directory that is the first of them:
 ///   write FILE BYTES (opened and made as needed, appended)   sync FILE   close FILE
-///   rename FROM TO   link FROM TO   unlink FILE   directory (syncs it)   read FILE (its first byte)
-///   truncate FILE SIZE   die (SIGKILL)
+///   rename FROM TO   link FROM TO   unlink FILE   directory (syncs it)   read FILE (its first
+///   byte) truncate FILE SIZE   die (SIGKILL)
 /// Prints the name of the errno of each that fails, else "ok".
 
 #include <cerrno>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+
 #include "tests/support/test_support.h"
 
 namespace thaw::test {

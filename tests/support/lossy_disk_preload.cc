@@ -5,9 +5,11 @@
 /// THAW_DISK_VIEW   the directory that the program works in
 /// THAW_DISK        the directory that is the disk; both begin alike
 /// THAW_DISK_NAMES  when new, changed and removed names reach the disk: "now" or "synced"
-/// THAW_DISK_KILL   KIND.OPERATION:N[:half|:after]: SIGKILL before, in the midst of or after the N-th
-///                  such operation. Kinds: log, table, manifest, current, options, other, directory,
-///                  and file for any of them. Operations: create, write, sync, rename, unlink
+/// THAW_DISK_KILL   KIND.OPERATION:N[:half|:after]: SIGKILL before, in the midst of or after the
+/// N-th
+///                  such operation. Kinds: log, table, manifest, current, options, other,
+///                  directory, and file for any of them. Operations: create, write, sync, rename,
+///                  unlink
 /// THAW_DISK_FULL   while this file exists, writes fail with ENOSPC, the first of them half done
 /// THAW_DISK_BAD    while this file exists, every third read of a table fails with EIO
 ///
@@ -370,16 +372,14 @@ int fsync(int fd) { return sync_file(fd, library().fsync); }
 int fdatasync(int fd) { return sync_file(fd, library().fdatasync); }
 
 int rename(const char* from, const char* to) noexcept {
-  return change_two_names(from, to, "rename", library().rename,
-                          [](DiskMirror& mirror, const auto& a, const auto& b) {
-                            mirror.rename(a, b);
-                          });
+  return change_two_names(
+      from, to, "rename", library().rename,
+      [](DiskMirror& mirror, const auto& a, const auto& b) { mirror.rename(a, b); });
 }
 int link(const char* from, const char* to) noexcept {
-  return change_two_names(from, to, "create", library().link,
-                          [](DiskMirror& mirror, const auto& a, const auto& b) {
-                            mirror.link(a, b);
-                          });
+  return change_two_names(
+      from, to, "create", library().link,
+      [](DiskMirror& mirror, const auto& a, const auto& b) { mirror.link(a, b); });
 }
 int unlink(const char* path) noexcept {
   return change_name(path, "unlink", library().unlink,

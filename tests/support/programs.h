@@ -23,9 +23,9 @@ std::string program_path(const std::string& name);
 
 /// Where a program runs and where its messages go.
 struct Surroundings {
-  std::vector<unsigned> cpus;      // those it may run on; empty: all
-  std::string messages;            // file for its stderr; empty: ours
-  std::string host = "127.0.0.1";  // where a server listens
+  std::vector<unsigned> cpus;                         // those it may run on; empty: all
+  std::string messages;                               // file for its stderr; empty: ours
+  std::string host = "127.0.0.1";                     // where a server listens
   std::vector<EnvironmentVariable> environment = {};  // beside ours
 };
 

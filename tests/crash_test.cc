@@ -1,0 +1,212 @@
+// The real page server dies again and again under clients that push, delete and read, and its disk
+// loses what was not synced. What was acknowledged is there after every start, and nothing else.
+
+#include <csignal>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include "base/clock.h"
+#include "tests/support/lossy_disk.h"
+#include "tests/support/store_load.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+using std::chrono::milliseconds;
+
+constexpr int kKilled = 128 + SIGKILL;
+constexpr unsigned kClients = 3;
+constexpr unsigned kLives = 28;  // of one store
+constexpr milliseconds kLongestLoad{150};
+/// A point that is not reached by then is given up, and the server is killed all the same.
+constexpr milliseconds kPatienceForPoint{300};
+
+/// Where a server is made to die: some in its start, which writes tables of what is in the log,
+/// most under load. A point is drawn with a number of at most `most`.
+struct Point {
+  const char* operation;
+  unsigned most;
+};
+constexpr std::array kPoints{
+    Point{"log.write", 150},    Point{"log.sync", 30},      Point{"log.create", 2},
+    Point{"table.create", 6},   Point{"table.write", 8},    Point{"table.sync", 6},
+    Point{"manifest.write", 4}, Point{"manifest.sync", 3},  Point{"manifest.create", 1},
+    Point{"current.rename", 1}, Point{"options.rename", 1}, Point{"directory.sync", 6},
+    Point{"file.unlink", 8},    Point{"file.rename", 2},    Point{"file.sync", 40},
+    Point{"file.write", 200},
+};
+
+/// Clients at work, each on a thread of its own, until their server has gone or this ends.
+class Load {
+ public:
+  Load(const std::vector<std::unique_ptr<LoadClient>>& clients, const TcpAddress& server,
+       const std::set<ErrorCode>& expected = {}) {
+    for (const auto& client : clients) {
+      threads_.emplace_back(
+          [this, &client, server, expected] { client->run(server, expected, stop_); });
+    }
+  }
+  ~Load() { stop_ = true; }
+
+ private:
+  std::atomic<bool> stop_ = false;
+  std::vector<std::jthread> threads_;
+};
+
+/// A page server on a disk that loses what was not synced, and its clients.
+class CrashTest : public testing::Test {
+ protected:
+  CrashTest() {
+    for (unsigned i = 0; i < kClients; ++i) {
+      clients_.push_back(std::make_unique<LoadClient>(i, generator_(), board_, counts_));
+    }
+  }
+
+  /// How a server's start ended.
+  struct Started {
+    std::unique_ptr<Program> program;
+    TcpAddress address;
+  };
+  /// Nothing when it died at a point in its start.
+  std::optional<Started> start(const LossyDisk::Fate& fate) {
+    auto program = std::make_unique<Program>(
+        std::vector<std::string>{program_path("thaw-pageserver"), "--store", disk_.directory(),
+                                 "--listen", "127.0.0.1:0", "--min-free-mib", "0"},
+        disk_.surroundings(fate));
+    const auto address = program->wait_for_line("listening on ");
+    if (address) return Started{std::move(program), resolve_tcp(*address).value()};
+    EXPECT_EQ(program->wait().value_or(-1), fate.kill_at.empty() ? 0 : kKilled)
+        << address.error().message() << "\n"
+        << last_messages();
+    return std::nullopt;
+  }
+
+  std::string last_messages() const {
+    const Bytes all = read_file(disk_.messages());
+    const std::size_t kept = std::min<std::size_t>(all.size(), 2000);
+    return std::string(as_text(ByteSpan(all).last(kept)));
+  }
+
+  /// Compares the store with the ledgers, and settles in these what was under way.
+  Result<void> check_store(const TcpAddress& server) {
+    PageClient client = TRY(PageClient::connect(server, "default"));
+    PageClient pages = TRY(PageClient::connect(server, "default", message::Role::kDemand));
+    std::map<std::string, Manifest> listed;
+    for (Manifest& manifest : TRY(client.list())) {
+      const std::string name = manifest.spec.name;
+      listed.emplace(name, std::move(manifest));
+    }
+    for (const auto& owner : clients_) TRY(check_ledger(owner->ledger(), listed, client, pages));
+    for (const auto& [name, manifest] : listed) {
+      ADD_FAILURE() << name << " is there, and nobody pushed it, or it was deleted";
+    }
+    return {};
+  }
+
+  /// Takes what it finds out of `listed`.
+  Result<void> check_ledger(Ledger& ledger, std::map<std::string, Manifest>& listed,
+                            PageClient& client, PageClient& pages) {
+    for (auto entry = ledger.begin(); entry != ledger.end();) {
+      auto& [name, known] = *entry;
+      const auto found = listed.extract(name);
+      if (found.empty()) {
+        EXPECT_EQ(known.standing, LedgerEntry::Standing::kUnderWay) << name << " is lost";
+        board_.remove(name);
+        entry = ledger.erase(entry);
+        continue;
+      }
+      EXPECT_EQ(seed_of(found.mapped()), known.seed) << name;
+      TRY(check_content(client, pages, found.mapped()));
+      if (known.standing == LedgerEntry::Standing::kUnderWay) board_.add(name);
+      known.standing = LedgerEntry::Standing::kAcknowledged;
+      ++entry;
+    }
+    return {};
+  }
+
+  LossyDisk disk_;
+  std::mt19937_64 generator_ = seeded_generator();
+  NameBoard board_;
+  LoadCounts counts_;
+  std::vector<std::unique_ptr<LoadClient>> clients_;
+};
+
+/// Many lives of one store. The seed decides everything but how the threads meet.
+class CrashLivesTest : public CrashTest, public testing::WithParamInterface<int> {
+ protected:
+  LossyDisk::Fate draw_fate() {
+    LossyDisk::Fate fate;
+    if (pick(generator_, 2) == 0) fate.names = LossyDisk::Names::kWhenSynced;
+    if (pick(generator_, 10) < 4) return fate;
+    const Point& point = kPoints[pick(generator_, kPoints.size())];
+    constexpr std::array kPhases{"", ":half", ":after"};
+    fate.kill_at = fmt::format("{}:{}{}", point.operation, 1 + pick(generator_, point.most),
+                               kPhases[pick(generator_, kPhases.size())]);
+    return fate;
+  }
+
+  /// From a start to a kill.
+  void live(const LossyDisk::Fate& fate) {
+    const auto server = start(fate);
+    const milliseconds most{pick(generator_, kLongestLoad.count())};
+    if (!server) {
+      ++deaths_at_points_;
+      return;
+    }
+    const pid_t pid = server->program->pid();
+    const auto checked = check_store(server->address);
+    EXPECT_EQ(code_of(checked).value_or(ErrorCode::kUnavailable), ErrorCode::kUnavailable);
+    {
+      const Load load(clients_, server->address);
+      const Deadline end = Deadline::after(fate.kill_at.empty() ? most : kPatienceForPoint);
+      while (!end.passed() && is_running(pid)) std::this_thread::sleep_for(milliseconds(1));
+      if (!is_running(pid)) ++deaths_at_points_;
+      server->program->signal(SIGKILL);
+    }
+    EXPECT_EQ(server->program->wait().value_or(-1), kKilled) << last_messages();
+  }
+
+  void lose_power() {
+    if (pick(generator_, 6) == 0) return disk_.keep_power();
+    disk_.cut_power(pick(generator_, 2) == 0 ? LossyDisk::Tail::kTorn : LossyDisk::Tail::kLost,
+                    generator_);
+  }
+
+  /// What is there after all of it; then the server may end in peace.
+  void check_survivors() {
+    const auto server = start({});
+    ASSERT_TRUE(server);
+    ASSERT_TRUE(succeeded(check_store(server->address)));
+    server->program->signal(SIGTERM);
+    EXPECT_EQ(server->program->wait().value_or(-1), 0) << last_messages();
+  }
+
+  unsigned deaths_at_points_ = 0;
+};
+
+TEST_P(CrashLivesTest, AcknowledgedSnapshotsSurviveAndNothingElseAppears) {
+  for (unsigned i = 0; i < kLives && !HasFailure(); ++i) {
+    const LossyDisk::Fate fate = draw_fate();
+    SCOPED_TRACE(fmt::format("life {}, {}", i, fate.kill_at));
+    live(fate);
+    lose_power();
+  }
+  for (int i = 0; i < 2; ++i) {
+    check_survivors();
+    lose_power();
+  }
+  fmt::print(
+      "{} kills, {} of them at named points; {} pushes, {} deletions, {} pulls, {} reads of "
+      "others'\n",
+      kLives, deaths_at_points_, counts_.pushes.load(), counts_.deletions.load(),
+      counts_.pulls.load(), counts_.foreign_reads.load());
+  EXPECT_GT(deaths_at_points_, 0u);
+  EXPECT_GT(counts_.pushes, 0u);
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores, CrashLivesTest, testing::Range(0, 8));
+
+}  // namespace
+}  // namespace thaw::test

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/socket.h"
+#include "format/page_client.h"
+#include "tests/support/drawn_image.h"
+
+namespace thaw::test {
+
+/// What a client knows of a snapshot. One that is not in the ledger is not in the store.
+struct LedgerEntry {
+  std::uint64_t seed = 0;  // of its image
+  /// Under way: its push or its deletion was not acknowledged, so it is there whole or not at all.
+  enum class Standing { kAcknowledged, kUnderWay } standing = Standing::kUnderWay;
+};
+using Ledger = std::map<std::string, LedgerEntry>;
+
+/// What all clients do, over all their lives.
+struct LoadCounts {
+  std::atomic<std::uint64_t> pushes = 0;
+  std::atomic<std::uint64_t> deletions = 0;
+  std::atomic<std::uint64_t> pulls = 0;
+  std::atomic<std::uint64_t> foreign_reads = 0;
+  std::atomic<std::uint64_t> refusals = 0;  // by an error of the disk
+};
+
+/// The acknowledged snapshots of all clients, for those who read what others delete. Locks itself.
+class NameBoard {
+ public:
+  void add(const std::string& name);
+  void remove(const std::string& name);
+  std::optional<std::string> any(std::mt19937_64& generator) const;
+
+ private:
+  mutable std::mutex mutex_;
+  std::vector<std::string> names_;
+};
+
+/// Reads a snapshot over `client`, its pages over `pages`, and compares each with the image that
+/// its labels name; a difference is a test failure.
+Result<void> check_content(PageClient& client, PageClient& pages, const Manifest& manifest);
+
+/// A client of a page server that may die at any time: pushes, deletes and reads snapshots of its
+/// own, and reads those of others. One thread at a time; the ledger is for nobody else meanwhile.
+class LoadClient {
+ public:
+  LoadClient(unsigned number, std::uint64_t seed, NameBoard& board, LoadCounts& counts);
+
+  /// Works until `stop`, or until the server has gone. Any error that is not in `expected` is a
+  /// test failure.
+  void run(const TcpAddress& server, const std::set<ErrorCode>& expected,
+           const std::atomic<bool>& stop);
+
+  Ledger& ledger() { return ledger_; }
+
+ private:
+  struct Connections {
+    TcpAddress server;
+    PageClient control;
+    PageClient demand;
+  };
+  /// A thing to do. A new one is one entry more.
+  struct Operation {
+    const char* name;
+    unsigned weight;
+    Result<void> (LoadClient::*run)(Connections& to);
+  };
+  static const std::array<Operation, 4> kOperations;
+
+  Result<void> push(Connections& to);
+  Result<void> remove(Connections& to);
+  Result<void> pull(Connections& to);
+  Result<void> read_foreign(Connections& to);
+  Result<void> work(const TcpAddress& server, const std::set<ErrorCode>& expected,
+                    const std::atomic<bool>& stop);
+  const Operation& draw_operation();
+  /// The name of an acknowledged snapshot of ours.
+  std::optional<std::string> draw_own();
+
+  const unsigned number_;
+  std::mt19937_64 generator_;
+  NameBoard& board_;
+  LoadCounts& counts_;
+  Ledger ledger_;
+  std::uint64_t next_name_ = 1;
+};
+
+}  // namespace thaw::test
