@@ -112,7 +112,7 @@ class CrashTest : public testing::Test {
       auto& [name, known] = *entry;
       const auto found = listed.extract(name);
       if (found.empty()) {
-        EXPECT_EQ(known.standing, LedgerEntry::Standing::kUnderWay) << name << " is lost";
+        EXPECT_TRUE(known.standing == LedgerEntry::Standing::kUnderWay) << name << " is lost";
         board_.remove(name);
         entry = ledger.erase(entry);
         continue;
@@ -124,6 +124,15 @@ class CrashTest : public testing::Test {
       ++entry;
     }
     return {};
+  }
+
+  /// Compares everything in a life in peace.
+  void check_survivors() {
+    const auto server = start({});
+    ASSERT_TRUE(server);
+    ASSERT_TRUE(succeeded(check_store(server->address)));
+    server->program->signal(SIGTERM);
+    EXPECT_EQ(server->program->wait().value_or(-1), 0) << last_messages();
   }
 
   LossyDisk disk_;
@@ -174,15 +183,6 @@ class CrashLivesTest : public CrashTest, public testing::WithParamInterface<int>
                     generator_);
   }
 
-  /// What is there after all of it; then the server may end in peace.
-  void check_survivors() {
-    const auto server = start({});
-    ASSERT_TRUE(server);
-    ASSERT_TRUE(succeeded(check_store(server->address)));
-    server->program->signal(SIGTERM);
-    EXPECT_EQ(server->program->wait().value_or(-1), 0) << last_messages();
-  }
-
   unsigned deaths_at_points_ = 0;
 };
 
@@ -207,6 +207,74 @@ TEST_P(CrashLivesTest, AcknowledgedSnapshotsSurviveAndNothingElseAppears) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, CrashLivesTest, testing::Range(0, 8));
+
+/// A disk that fails for a while under load. What clients are told has a name; the server goes on
+/// or ends with a message, and whatever was acknowledged before, meanwhile and after is there.
+class FaultyDiskTest : public CrashTest {
+ protected:
+  static constexpr unsigned kRounds = 8;
+
+  /// A number of operations, or as many as there are until the server has gone.
+  void work(const Started& server, const std::set<ErrorCode>& expected) {
+    const std::uint64_t enough = counts_.operations + 30 + pick(generator_, 30);
+    const Deadline deadline = Deadline::after(kPatience);
+    const Load load(clients_, server.address, expected);
+    while (counts_.operations < enough && is_running(server.program->pid())) {
+      ASSERT_FALSE(deadline.passed());
+      std::this_thread::sleep_for(milliseconds(1));
+    }
+  }
+  /// Whether the server lives; one that has ended said why.
+  bool lives(Started& server) {
+    if (is_running(server.program->pid())) return true;
+    EXPECT_EQ(server.program->wait().value_or(-1), 1) << last_messages();
+    EXPECT_NE(last_messages().find("[error]"), std::string::npos) << last_messages();
+    return false;
+  }
+  /// Whether the server is to get over the fault or dies in it.
+  enum class End { kRecovers, kDies };
+  void meet(LossyDisk::Fault fault, ErrorCode expected, End end) {
+    auto server = start({});  // with nothing in its caches
+    ASSERT_TRUE(server);
+    work(*server, {});
+    disk_.begin(fault);
+    work(*server, {expected});
+    if (lives(*server)) {
+      if (end == End::kRecovers) recover(*server, fault, expected);
+      server->program->signal(SIGKILL);
+      EXPECT_EQ(server->program->wait().value_or(-1), kKilled) << last_messages();
+    }
+    disk_.end(fault);
+    disk_.cut_power(LossyDisk::Tail::kTorn, generator_);
+    check_survivors();
+  }
+
+  void recover(const Started& server, LossyDisk::Fault fault, ErrorCode expected) {
+    disk_.end(fault);
+    EXPECT_TRUE(succeeded(check_store(server.address)));
+    const Deadline deadline = Deadline::after(kPatience);
+    const std::uint64_t before = counts_.pushes;
+    while (counts_.pushes == before && !deadline.passed()) work(server, {expected});
+    EXPECT_GT(counts_.pushes, before) << last_messages();
+    const std::uint64_t refused = counts_.refusals;
+    work(server, {});
+    EXPECT_EQ(counts_.refusals, refused);
+  }
+};
+
+TEST_F(FaultyDiskTest, FullDiskLosesNothing) {
+  for (unsigned i = 0; i < kRounds && !HasFailure(); ++i) {
+    meet(LossyDisk::Fault::kFull, ErrorCode::kNoSpace, i % 2 == 1 ? End::kRecovers : End::kDies);
+  }
+  EXPECT_GT(counts_.refusals, 0u);
+}
+
+TEST_F(FaultyDiskTest, ReadErrorsHaveANameAndPass) {
+  for (unsigned i = 0; i < kRounds && !HasFailure(); ++i) {
+    meet(LossyDisk::Fault::kUnreadable, ErrorCode::kIo, i % 2 == 1 ? End::kRecovers : End::kDies);
+  }
+  EXPECT_GT(counts_.refusals, 0u);
+}
 
 }  // namespace
 }  // namespace thaw::test

@@ -9,6 +9,7 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/db.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/listener.h>
 #include <rocksdb/table.h>
 #include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/write_batch.h>
@@ -80,13 +81,29 @@ class StoreLog final : public rocksdb::Logger {
   }
 };
 
-rocksdb::DBOptions database_options(rocksdb::Env& env) {
+/// Leaves getting over a failure to write(). When space runs out once more while RocksDB (7.8)
+/// recovers from a full disk by itself, it refuses all writes until it is opened again.
+class Failures final : public rocksdb::EventListener {
+ public:
+  explicit Failures(std::shared_ptr<std::atomic<bool>> happened) : happened_(std::move(happened)) {}
+  void OnBackgroundError(rocksdb::BackgroundErrorReason, Status*) override { *happened_ = true; }
+  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, Status, bool* automatic) override {
+    *automatic = false;
+  }
+
+ private:
+  const std::shared_ptr<std::atomic<bool>> happened_;
+};
+
+rocksdb::DBOptions database_options(rocksdb::Env& env,
+                                    const std::shared_ptr<std::atomic<bool>>& must_resume) {
   rocksdb::DBOptions options;
   options.env = &env;
   options.info_log = std::make_shared<StoreLog>();
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.max_open_files = -1;
+  options.listeners.push_back(std::make_shared<Failures>(must_resume));
   // A torn tail of the log is the normal end after a crash; anything else refuses to open.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
   return options;
@@ -142,10 +159,11 @@ Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& di
     descriptors.emplace_back(name, family_options(family, cache));
   }
   auto env = create_caching_env();
+  const auto must_resume = std::make_shared<std::atomic<bool>>(false);
   rocksdb::DB* db = nullptr;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
   const Status status =
-      rocksdb::DB::Open(database_options(*env), directory, descriptors, &handles, &db);
+      rocksdb::DB::Open(database_options(*env, must_resume), directory, descriptors, &handles, &db);
   if (!status.ok()) {
     if (status.ToString().find("lock") != std::string::npos) {
       return fail(ErrorCode::kBusy, "{} is in use by another process", directory);
@@ -153,18 +171,20 @@ Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& di
     return store_failure(status, fmt::format("opening the store in {}", directory).c_str());
   }
   std::unique_ptr<RocksDatabase> opened(new RocksDatabase(
-      std::move(env), std::unique_ptr<rocksdb::DB>(db), handles, directory, min_free));
+      std::move(env), std::unique_ptr<rocksdb::DB>(db), handles, must_resume, directory, min_free));
   TRY(opened->check_version());
   return opened;
 }
 
 RocksDatabase::RocksDatabase(std::unique_ptr<rocksdb::Env> env, std::unique_ptr<rocksdb::DB> db,
                              const std::vector<rocksdb::ColumnFamilyHandle*>& handles,
-                             std::string directory, ByteCount min_free)
+                             std::shared_ptr<std::atomic<bool>> must_resume, std::string directory,
+                             ByteCount min_free)
     : directory_(std::move(directory)),
       min_free_(min_free),
       env_(std::move(env)),
-      db_(std::move(db)) {
+      db_(std::move(db)),
+      must_resume_(std::move(must_resume)) {
   for (rocksdb::ColumnFamilyHandle* handle : handles) {
     families_.push_back(Handle(handle, HandleDeleter{db_.get()}));
   }
@@ -323,19 +343,19 @@ Result<void> RocksDatabase::check_space(const Batch& batch) {
               free.value >> 20, directory_, min_free_.value >> 20);
 }
 
-/// After a failed write, such as on a full disk, RocksDB refuses all others until it is told to go
-/// on; the next write does that.
+/// After a failure, such as of a full disk, RocksDB refuses writes or leaves its files unmerged
+/// until it is told to go on; the next write does that.
 Result<void> RocksDatabase::write(Batch& batch, Durability durability) {
-  if (must_resume_) {
+  if (must_resume_->exchange(false)) {
     if (const Status status = db_->Resume(); !status.ok()) {
+      *must_resume_ = true;
       return store_failure(status, "the store cannot be written");
     }
-    must_resume_ = false;
   }
   rocksdb::WriteOptions options;
   options.sync = durability == Durability::kSynced;
   if (const Status status = db_->Write(options, batch.changes_.get()); !status.ok()) {
-    must_resume_ = true;
+    *must_resume_ = true;
     return store_failure(status, "writing to the store");
   }
   return {};

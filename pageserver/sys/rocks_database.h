@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -128,7 +129,8 @@ class RocksDatabase {
   using Handle = std::unique_ptr<rocksdb::ColumnFamilyHandle, HandleDeleter>;
 
   RocksDatabase(std::unique_ptr<rocksdb::Env> env, std::unique_ptr<rocksdb::DB> db,
-                const std::vector<rocksdb::ColumnFamilyHandle*>& handles, std::string directory,
+                const std::vector<rocksdb::ColumnFamilyHandle*>& handles,
+                std::shared_ptr<std::atomic<bool>> must_resume, std::string directory,
                 ByteCount min_free);
   Result<void> check_version();
   Result<void> compact(Family which, const rocksdb::Slice* first, const rocksdb::Slice* last);
@@ -142,7 +144,7 @@ class RocksDatabase {
   const std::unique_ptr<rocksdb::Env> env_;  // outlives the database
   const std::unique_ptr<rocksdb::DB> db_;
   std::vector<Handle> families_;
-  bool must_resume_ = false;  // of the writing thread
+  const std::shared_ptr<std::atomic<bool>> must_resume_;  // RocksDB's threads say so
 };
 
 }  // namespace thaw

@@ -14,6 +14,9 @@ namespace thaw::test {
 namespace {
 
 constexpr std::size_t kMostOwnSnapshots = 6;
+/// Names come again and again, so that one of which half is left is found to be taken.
+constexpr std::uint64_t kNames = 12;
+static_assert(kMostOwnSnapshots < kNames);
 
 Result<Manifest> push_image(PageClient& client, const DrawnImage& image) {
   TRY(client.begin_push(image.spec));
@@ -113,7 +116,10 @@ std::optional<std::string> LoadClient::draw_own() {
 
 Result<void> LoadClient::push(Connections& to) {
   if (ledger_.size() >= kMostOwnSnapshots) return remove(to);
-  const std::string name = fmt::format("client{}-{}", number_, next_name_++);
+  std::string name;
+  do {
+    name = fmt::format("client{}-{}", number_, pick(generator_, kNames));
+  } while (ledger_.contains(name));
   const std::uint64_t seed = generator_();
   LedgerEntry& entry = ledger_[name];
   entry = {seed, LedgerEntry::Standing::kUnderWay};
@@ -168,6 +174,7 @@ Result<void> LoadClient::work(const TcpAddress& server, const std::set<ErrorCode
     for (bool good = true; good && !stop;) {
       const Operation& operation = draw_operation();
       const auto done = (this->*operation.run)(connections);
+      ++counts_.operations;
       if (done) continue;
       if (done.error().code() == ErrorCode::kUnavailable) return done;
       if (expected.contains(done.error().code())) {

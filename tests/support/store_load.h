@@ -29,6 +29,7 @@ using Ledger = std::map<std::string, LedgerEntry>;
 
 /// What all clients do, over all their lives.
 struct LoadCounts {
+  std::atomic<std::uint64_t> operations = 0;  // that were tried
   std::atomic<std::uint64_t> pushes = 0;
   std::atomic<std::uint64_t> deletions = 0;
   std::atomic<std::uint64_t> pulls = 0;
@@ -94,7 +95,6 @@ class LoadClient {
   NameBoard& board_;
   LoadCounts& counts_;
   Ledger ledger_;
-  std::uint64_t next_name_ = 1;
 };
 
 }  // namespace thaw::test
