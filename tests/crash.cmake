@@ -14,3 +14,6 @@ thaw_add_test(crash_test LABELS heavy TIMEOUT 300
   SOURCES crash_test.cc support/drawn_image.cc support/lossy_disk.cc support/store_load.cc
   LIBRARIES thaw_format thaw_test_programs)
 add_dependencies(crash_test lossy_disk thaw-pageserver)
+
+thaw_add_test(store_model_test SOURCES store_model_test.cc support/drawn_image.cc TIMEOUT 180
+  LIBRARIES thaw_pageserver_sys)

@@ -187,7 +187,8 @@ class CrashLivesTest : public CrashTest, public testing::WithParamInterface<int>
 };
 
 TEST_P(CrashLivesTest, AcknowledgedSnapshotsSurviveAndNothingElseAppears) {
-  for (unsigned i = 0; i < kLives && !HasFailure(); ++i) {
+  const unsigned lives = kLives * test_scale();
+  for (unsigned i = 0; i < lives && !HasFailure(); ++i) {
     const LossyDisk::Fate fate = draw_fate();
     SCOPED_TRACE(fmt::format("life {}, {}", i, fate.kill_at));
     live(fate);

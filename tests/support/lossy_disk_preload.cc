@@ -5,21 +5,16 @@
 /// THAW_DISK_VIEW   the directory that the program works in
 /// THAW_DISK        the directory that is the disk; both begin alike
 /// THAW_DISK_NAMES  when new, changed and removed names reach the disk: "now" or "synced"
-/// THAW_DISK_KILL   KIND.OPERATION:N[:half|:after]: SIGKILL before, in the midst of or after the
-/// N-th
-///                  such operation. Kinds: log, table, manifest, current, options, other,
-///                  directory, and file for any of them. Operations: create, write, sync, rename,
-///                  unlink
+/// THAW_DISK_KILL   where the process dies, as KillPoint reads it. Kinds of files are log, table,
+///                  manifest, current, options, other and directory; operations are create, write,
+///                  sync, rename, unlink
 /// THAW_DISK_FULL   while this file exists, writes fail with ENOSPC, the first of them half done
 /// THAW_DISK_BAD    while this file exists, every third read of a table fails with EIO
 ///
 /// Any thread. Files that are mapped to be written, or written by other calls than those below, are
 /// not seen; RocksDB does neither.
 
-#include <array>
 #include <cerrno>
-#include <charconv>
-#include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -39,10 +34,12 @@
 
 #include "base/check.h"
 #include "tests/support/disk_mirror.h"
+#include "tests/support/kill_point.h"
 
 namespace {
 
 using thaw::test::DiskMirror;
+using thaw::test::KillPoint;
 using thaw::test::MirroredFile;
 
 /// What comes next under these names: the C library.
@@ -109,42 +106,6 @@ std::string kind_of(std::string_view name) {
   return "other";
 }
 
-/// The point where the process is to die.
-class KillPoint {
- public:
-  enum class Phase { kBefore, kHalf, kAfter };
-
-  explicit KillPoint(std::string_view text) {
-    if (text.empty()) return;
-    const auto colon = text.find(':');
-    operation_ = text.substr(0, colon);
-    text.remove_prefix(colon + 1);
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), left_);
-    CHECK(error == std::errc() && left_ > 0);
-    const std::string_view phase(end, text.data() + text.size());
-    if (phase == ":half") phase_ = Phase::kHalf;
-    if (phase == ":after") phase_ = Phase::kAfter;
-  }
-
-  /// Counts an operation. Before it, this is the end; else returns what is to be left of it.
-  std::optional<Phase> arrive(const std::string& kind, const char* operation) {
-    const bool meant = operation_ == kind + "." + operation ||
-                       (operation_.starts_with("file.") && operation_.substr(5) == operation);
-    if (!meant || left_ == 0 || --left_ > 0) return std::nullopt;
-    if (phase_ == Phase::kBefore) die();
-    return phase_;
-  }
-  [[noreturn]] static void die() {
-    ::kill(::getpid(), SIGKILL);
-    std::abort();
-  }
-
- private:
-  std::string operation_;
-  unsigned left_ = 0;
-  Phase phase_ = Phase::kBefore;
-};
-
 /// The program's directory, its open files, and what befalls them. Locked by whoever calls.
 class LossyDisk {
  public:
@@ -160,16 +121,16 @@ class LossyDisk {
   }
   std::recursive_mutex mutex;  // what is called with it may come back by another wrapper
 
-  /// The path below the directory; nothing when it is somewhere else.
+  /// The path below the directory, "" for itself; nothing when it is somewhere else.
   std::optional<std::string> name_of(const char* path) const {
     std::string clean;
     for (const char* at = path; *at != '\0'; ++at) {
       if (*at != '/' || clean.empty() || clean.back() != '/') clean.push_back(*at);
     }
+    if (clean == view_) return "";
     if (!clean.starts_with(view_ + "/")) return std::nullopt;
     return clean.substr(view_.size() + 1);
   }
-  bool is_view(const char* path) const { return path == view_ || path == view_ + "/"; }
 
   int open(const std::string& name, const char* path, int flags, mode_t mode) {
     const bool existed = ::access(path, F_OK) == 0;
@@ -191,7 +152,6 @@ class LossyDisk {
     if (phase) KillPoint::die();
     return fd;
   }
-  void opened_view(int fd) { open_[fd] = {"directory", nullptr}; }
   void closed(int fd) { open_.erase(fd); }
 
   bool has(int fd) const { return open_.contains(fd); }
@@ -276,12 +236,9 @@ LossyDisk& disk() {
 
 int open_file(const char* path, int flags, mode_t mode) {
   const auto name = disk().name_of(path);
-  if (!name && !disk().is_view(path)) return library().open(path, flags, mode);
+  if (!name) return library().open(path, flags, mode);
   const std::lock_guard lock(disk().mutex);
-  if (name) return disk().open(*name, path, flags, mode);
-  const int fd = library().open(path, flags, mode);
-  if (fd >= 0) disk().opened_view(fd);
-  return fd;
+  return disk().open(*name, path, flags, mode);
 }
 
 int sync_file(int fd, int (*real)(int)) {

@@ -16,6 +16,11 @@ std::mt19937_64 seeded_generator() {
   return std::mt19937_64(seed);
 }
 
+unsigned test_scale() {
+  const char* const wanted = std::getenv("THAW_TEST_SCALE");
+  return wanted != nullptr ? static_cast<unsigned>(std::strtoul(wanted, nullptr, 10)) : 1;
+}
+
 Bytes random_bytes(std::mt19937_64& generator, std::size_t size) {
   Bytes bytes(size);
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(generator());

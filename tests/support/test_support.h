@@ -38,6 +38,9 @@ testing::AssertionResult succeeded(const Result<T>& result) {
 /// environment variable THAW_TEST_SEED.
 std::mt19937_64 seeded_generator();
 
+/// How many times longer than usual a random test goes on: THAW_TEST_SCALE, or 1.
+unsigned test_scale();
+
 /// A number in [0, below).
 inline std::uint64_t pick(std::mt19937_64& generator, std::uint64_t below) {
   return std::uniform_int_distribution<std::uint64_t>(0, below - 1)(generator);
