@@ -53,12 +53,17 @@ Result<void> resize_file(const UniqueFd& file, ByteCount size) {
   return {};
 }
 
-Result<std::optional<std::uint64_t>> next_data(const UniqueFd& file, std::uint64_t offset) {
-  const off_t found = ::lseek(file.get(), static_cast<off_t>(offset), SEEK_DATA);
-  if (found >= 0) return std::optional(static_cast<std::uint64_t>(found));
-  if (errno == ENXIO) return std::optional<std::uint64_t>();
-  if (errno == EINVAL) return std::optional(offset);
-  return fail_errno("lseek SEEK_DATA");
+Result<std::optional<FileExtent>> next_data(const UniqueFd& file, std::uint64_t offset) {
+  const off_t begin = ::lseek(file.get(), static_cast<off_t>(offset), SEEK_DATA);
+  if (begin < 0 && errno == ENXIO) return std::optional<FileExtent>();
+  if (begin < 0 && errno == EINVAL) {
+    return std::optional(FileExtent{offset, TRY(file_size(file)).value});
+  }
+  if (begin < 0) return fail_errno("lseek SEEK_DATA");
+  const off_t end = ::lseek(file.get(), begin, SEEK_HOLE);
+  if (end < 0) return fail_errno("lseek SEEK_HOLE");
+  return std::optional(
+      FileExtent{static_cast<std::uint64_t>(begin), static_cast<std::uint64_t>(end)});
 }
 
 Result<ByteCount> free_space(const std::string& path) {

@@ -31,9 +31,14 @@ Result<void> read_at(const UniqueFd& file, MutableByteSpan to, std::uint64_t off
 Result<void> resize_file(const UniqueFd& file, ByteCount size);
 Result<void> write_at(const UniqueFd& file, ByteSpan from, std::uint64_t offset);
 
-/// Start of the next data at or after `offset`, or nothing when only a hole is left (SEEK_DATA).
-/// A file system without holes answers `offset` itself.
-Result<std::optional<std::uint64_t>> next_data(const UniqueFd& file, std::uint64_t offset);
+/// A part [begin, end) of a file.
+struct FileExtent {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+};
+/// The next data at or after `offset` up to the hole that follows it, or nothing when only a hole
+/// is left (SEEK_DATA, SEEK_HOLE). On a file system without holes all is data.
+Result<std::optional<FileExtent>> next_data(const UniqueFd& file, std::uint64_t offset);
 
 /// What an unprivileged process could still write to the file system that holds `path`.
 Result<ByteCount> free_space(const std::string& path);

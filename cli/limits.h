@@ -7,6 +7,11 @@
 
 namespace thaw::limits {
 
+// A push.
+inline constexpr unsigned kMaxPushWorkers = 8;
+/// Requests of a push whose answers are awaited.
+inline constexpr std::size_t kMaxPushRequests = 32;
+
 // Files that `thaw ws` reads: recordings one after the other, their headers included.
 inline constexpr std::size_t kMaxRecordingsFileBytes = kMaxRecordings * (kMaxRecordingBytes + 4096);
 

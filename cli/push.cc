@@ -1,13 +1,15 @@
 #include "cli/push.h"
 
 #include <algorithm>
+#include <deque>
 #include <thread>
 
 #include "base/file.h"
 #include "base/log.h"
 #include "base/types.h"
+#include "cli/limits.h"
 #include "cli/progress.h"
-#include "format/chunk.h"
+#include "cli/push_pipeline.h"
 #include "format/hash.h"
 #include "format/limits.h"
 #include "format/page_client.h"
@@ -18,69 +20,21 @@ namespace {
 
 constexpr unsigned kMaxReconnects = 5;
 constexpr std::chrono::milliseconds kFirstPause{200};
-/// Pages hashed and offered in one step: 4 MiB of the image.
-constexpr std::uint64_t kOfferPages = 1024;
-static_assert(kOfferPages <= limits::kMaxOfferPages);
-
-/// The file that an image is read from: memory, then state, as pages.
-class ImageReader {
- public:
-  ImageReader(const UniqueFd& memory, const UniqueFd& state, const SnapshotSpec& spec)
-      : memory_(memory), state_(state), spec_(spec) {}
-
-  /// Reads pages of memory alone or of state alone; the state's last page is padded with zeros.
-  Result<void> read(PageIndex first, PageCount count, Bytes& to) {
-    to.assign(bytes_of(count).value, std::byte{0});
-    const PageCount memory_pages = spec_.memory_pages();
-    if (first.value >= memory_pages.value) {
-      const std::uint64_t offset = bytes_of({first.value - memory_pages.value}).value;
-      const std::uint64_t length = std::min<std::uint64_t>(to.size(), spec_.state.value - offset);
-      return read_at(state_, MutableByteSpan(to).first(length), offset);
-    }
-    return read_data(offset_of(first).value, to);
-  }
-
-  /// Pages from `first` that one step may take: within one file, at most kOfferPages.
-  PageCount step(PageIndex first) const {
-    const std::uint64_t memory = spec_.memory_pages().value;
-    const std::uint64_t end = first.value < memory ? memory : spec_.image_pages().value;
-    return {std::min(kOfferPages, end - first.value)};
-  }
-
- private:
-  /// Leaves holes as the zeros they are.
-  Result<void> read_data(std::uint64_t offset, MutableByteSpan to) {
-    const auto data = TRY(next_data(memory_, offset));
-    const std::uint64_t size = TRY(file_size(memory_)).value;
-    if (!within(offset, to.size(), size)) {
-      return fail(ErrorCode::kTruncated, "the memory image ends at {} of {} bytes", size,
-                  spec_.memory.value);
-    }
-    if (!data || *data >= offset + to.size()) return {};
-    const std::uint64_t skip = *data - offset;
-    return read_at(memory_, to.subspan(skip), *data);
-  }
-
-  const UniqueFd& memory_;
-  const UniqueFd& state_;
-  const SnapshotSpec& spec_;
-};
 
 /// One attempt over one connection.
 class PushAttempt {
  public:
-  PushAttempt(PageClient& client, ImageReader& reader, const SnapshotSpec& spec)
-      : client_(client), reader_(reader), spec_(spec) {}
+  PushAttempt(PageClient& client, const ImageFiles& image) : client_(client), image_(image) {}
 
   Result<void> send_pages(const std::string& parent, Progress& progress) {
-    TRY(client_.begin_push(spec_, parent));
-    PageIndex next{0};
-    while (next.value < spec_.image_pages().value) {
-      const PageCount count = reader_.step(next);
-      TRY(send_step(next, count));
-      next += count;
-      progress.update({std::min(offset_of(next).value, spec_.memory.value + spec_.state.value)});
+    TRY(client_.begin_push(image_.spec, parent));
+    const auto pipeline = TRY(PushPipeline::start(image_));
+    while (!pipeline->finished()) {
+      TRY(step(*pipeline));
+      const std::uint64_t position = offset_of(pipeline->position()).value;
+      progress.update({std::min(position, image_.spec.memory.value + image_.spec.state.value)});
     }
+    while (!awaited_.empty()) TRY(receive(*pipeline));
     content_hash = contents_.finish();
     return {};
   }
@@ -89,51 +43,46 @@ class PushAttempt {
   std::uint64_t uploaded_bytes = 0;
 
  private:
-  PageSpan page(std::size_t i) const {
-    return PageSpan(pages_.data() + i * kPageBytes, kPageBytes);
-  }
+  enum class Reply { kNeeded, kUploaded };
+  struct Awaited {
+    Reply reply;
+    std::size_t hashes;
+  };
 
-  Result<void> send_step(PageIndex first, PageCount count) {
-    TRY(reader_.read(first, count, pages_));
-    message::Offer offer{first, count, empty_bitmap(count.value)};
-    std::vector<Sha256> hashes;
-    std::vector<std::size_t> offered;  // the page of each hash
-    for (std::size_t i = 0; i < count.value; ++i) {
-      if (is_zero_page(page(i))) {
-        set_bit(offer.zero_bitmap, i);
-        contents_.add(zero_page_hash());
-        continue;
-      }
-      hashes.push_back(hasher_.hash(page(i)));
-      contents_.add(hashes.back());
-      offered.push_back(i);
+  /// Sends what can be sent; else receives what is awaited; else waits for this host's threads.
+  /// While a reply is awaited the server is at work, so waiting for it holds up nobody.
+  Result<void> step(PushPipeline& pipeline) {
+    if (awaited_.size() == limits::kMaxPushRequests) return receive(pipeline);
+    if (pipeline.open_offers() < limits::kMaxPendingOffers) {
+      if (const auto* offer = TRY(pipeline.take_offer())) return send(*offer);
     }
-    const Bytes missing = TRY(client_.offer(offer, hashes));
-    std::uint32_t encoded = 0;
-    Bytes chunks;
-    for (std::size_t i = 0; i < offered.size(); ++i) {
-      if (!bit(missing, i)) continue;
-      codec_.encode(page(offered[i]), kNoChunk, chunks);
-      if (++encoded == limits::kMaxChunksPerRequest) TRY(upload(encoded, chunks));
-    }
-    if (encoded > 0) TRY(upload(encoded, chunks));
+    if (const auto* upload = TRY(pipeline.take_upload())) return send(*upload);
+    if (!awaited_.empty()) return receive(pipeline);
+    pipeline.wait();
     return {};
   }
 
-  Result<void> upload(std::uint32_t& count, Bytes& chunks) {
-    TRY(client_.upload(count, chunks));
-    uploaded_bytes += chunks.size();
-    count = 0;
-    chunks.clear();
+  Result<void> send(const PushPipeline::Offer& offer) {
+    contents_.add_pages(offer.message.zero_bitmap, offer.message.count, offer.hashes);
+    awaited_.push_back({Reply::kNeeded, offer.hashes.size()});
+    return client_.send_offer(offer.message, offer.hashes);
+  }
+  Result<void> send(const PushPipeline::Upload& upload) {
+    awaited_.push_back({Reply::kUploaded, 0});
+    uploaded_bytes += upload.chunks.size();
+    return client_.send_upload(upload.count(), upload.chunks);
+  }
+  Result<void> receive(PushPipeline& pipeline) {
+    const Awaited next = awaited_.front();
+    awaited_.pop_front();
+    if (next.reply == Reply::kUploaded) return client_.receive_uploaded();
+    pipeline.set_needed(TRY(client_.receive_needed(next.hashes)));
     return {};
   }
 
   PageClient& client_;
-  ImageReader& reader_;
-  const SnapshotSpec& spec_;
-  Bytes pages_;
-  Hasher hasher_;
-  ChunkCodec codec_;
+  const ImageFiles& image_;
+  std::deque<Awaited> awaited_;
   ContentHash contents_;
 };
 
@@ -149,15 +98,14 @@ struct Memory {
   std::optional<Sha256> committed;
 };
 
-Result<Manifest> attempt(const PushOptions& options, ImageReader& reader, const SnapshotSpec& spec,
-                         Memory& memory) {
+Result<Manifest> attempt(const PushOptions& options, const ImageFiles& image, Memory& memory) {
   PageClient client = TRY(PageClient::connect(options.server, options.name_space));
   if (memory.committed) {
-    const auto existing = client.show(spec.name);
+    const auto existing = client.show(image.spec.name);
     if (existing && existing->content_hash == *memory.committed) return *existing;
   }
-  Progress progress("push " + spec.name, spec.memory + spec.state);
-  PushAttempt push(client, reader, spec);
+  Progress progress("push " + image.spec.name, image.spec.memory + image.spec.state);
+  PushAttempt push(client, image);
   const auto sent = push.send_pages(options.parent, progress);
   memory.uploaded_bytes += push.uploaded_bytes;
   if (!sent) return std::unexpected(sent.error());
@@ -192,11 +140,11 @@ Result<PushResult> push_snapshot(const PushOptions& options) {
   }
   TRY(check_spec(spec));
 
-  ImageReader reader(memory_file, state_file, spec);
+  const ImageFiles image{memory_file, state_file, spec};
   Memory memory;
   std::chrono::milliseconds pause = kFirstPause;
   for (unsigned reconnects = 0;; ++reconnects) {
-    auto manifest = attempt(options, reader, spec, memory);
+    auto manifest = attempt(options, image, memory);
     if (manifest) return PushResult{*std::move(manifest), memory.uploaded_bytes, reconnects};
     // The first attempt fails at once when there is no server; a push under way is worth waiting.
     const bool began = reconnects > 0 || memory.uploaded_bytes > 0 || memory.committed;

@@ -1,8 +1,11 @@
 #include "format/hash.h"
 
+#include <algorithm>
+
 #include <openssl/evp.h>
 
 #include "base/check.h"
+#include "format/wire.h"
 
 namespace thaw {
 
@@ -43,10 +46,32 @@ const Sha256& zero_page_hash() {
 
 ContentHash::ContentHash() { hasher_.state_->begin(); }
 
-void ContentHash::add(const Sha256& page) { hasher_.state_->update(page); }
+void ContentHash::add(std::span<const Sha256> pages) {
+  if (!pages.empty()) hasher_.state_->update(std::as_bytes(pages));
+}
 
 void ContentHash::add_zero_pages(PageCount count) {
-  for (std::uint64_t i = 0; i < count.value; ++i) add(zero_page_hash());
+  static const std::vector<Sha256> hashes(64, zero_page_hash());
+  for (std::uint64_t left = count.value; left > 0;) {
+    const std::uint64_t now = std::min<std::uint64_t>(left, hashes.size());
+    add(std::span(hashes).first(now));
+    left -= now;
+  }
+}
+
+void ContentHash::add_pages(ByteSpan zero_bitmap, PageCount count, std::span<const Sha256> others) {
+  for (std::size_t first = 0; first < count.value;) {
+    const bool zero = bit(zero_bitmap, first);
+    std::size_t end = first + 1;
+    while (end < count.value && bit(zero_bitmap, end) == zero) ++end;
+    if (zero) {
+      add_zero_pages({end - first});
+    } else {
+      add(others.first(end - first));
+      others = others.subspan(end - first);
+    }
+    first = end;
+  }
 }
 
 Sha256 ContentHash::finish() { return hasher_.state_->end(); }

@@ -31,8 +31,11 @@ const Sha256& zero_page_hash();
 class ContentHash {
  public:
   ContentHash();
-  void add(const Sha256& page);
+  void add(std::span<const Sha256> pages);
+  void add(const Sha256& page) { add(std::span(&page, 1)); }
   void add_zero_pages(PageCount count);
+  /// As many pages as the bitmap tells of: zeros where a bit is set, `others` in between.
+  void add_pages(ByteSpan zero_bitmap, PageCount count, std::span<const Sha256> others);
   /// The identity. Call once, last.
   Sha256 finish();
 

@@ -72,17 +72,18 @@ Result<Message> PageClient::receive(Deadline deadline) {
   return std::move(envelope.message);
 }
 
-Result<Message> PageClient::call(const Message& request, ByteSpan body, Nanoseconds timeout) {
-  const Deadline deadline = Deadline::after(timeout);
-  TRY(send(request, std::span(&body, 1), deadline));
-  return receive(deadline);
+template <typename Reply>
+Result<Reply> PageClient::receive_as(Deadline deadline) {
+  Message reply = TRY(receive(deadline));
+  if (Reply* const wanted = std::get_if<Reply>(&reply)) return std::move(*wanted);
+  return fail(ErrorCode::kProtocol, "the page server answered with another kind of message");
 }
 
 template <typename Reply>
 Result<Reply> PageClient::ask(const Message& request, ByteSpan body, Nanoseconds timeout) {
-  Message reply = TRY(call(request, body, timeout));
-  if (Reply* const wanted = std::get_if<Reply>(&reply)) return std::move(*wanted);
-  return fail(ErrorCode::kProtocol, "the page server answered with another kind of message");
+  const Deadline deadline = Deadline::after(timeout);
+  TRY(send(request, std::span(&body, 1), deadline));
+  return receive_as<Reply>(deadline);
 }
 
 Result<void> PageClient::begin_push(const SnapshotSpec& spec, const std::string& parent) {
@@ -90,17 +91,27 @@ Result<void> PageClient::begin_push(const SnapshotSpec& spec, const std::string&
   return {};
 }
 
-Result<Bytes> PageClient::offer(const message::Offer& offer, std::span<const Sha256> hashes) {
-  auto needed = TRY(ask<message::Needed>(offer, std::as_bytes(hashes)));
-  if (needed.missing_bitmap.size() != empty_bitmap(hashes.size()).size()) {
+Result<void> PageClient::send_offer(const message::Offer& offer, std::span<const Sha256> hashes) {
+  const ByteSpan body = std::as_bytes(hashes);
+  return send(offer, std::span(&body, 1), Deadline::after(limits::kRequestTimeout));
+}
+
+Result<Bytes> PageClient::receive_needed(std::size_t hashes) {
+  auto needed = TRY(receive_as<message::Needed>(Deadline::after(limits::kRequestTimeout)));
+  if (needed.missing_bitmap.size() != empty_bitmap(hashes).size()) {
     return fail(ErrorCode::kProtocol, "a bitmap of {} bytes for {} hashes",
-                needed.missing_bitmap.size(), hashes.size());
+                needed.missing_bitmap.size(), hashes);
   }
   return std::move(needed.missing_bitmap);
 }
 
-Result<void> PageClient::upload(std::uint32_t count, ByteSpan chunks) {
-  TRY(ask<message::Done>(message::Upload{count}, chunks));
+Result<void> PageClient::send_upload(std::uint32_t count, ByteSpan chunks) {
+  return send(message::Upload{count}, std::span(&chunks, 1),
+              Deadline::after(limits::kRequestTimeout));
+}
+
+Result<void> PageClient::receive_uploaded() {
+  TRY(receive_as<message::Done>(Deadline::after(limits::kRequestTimeout)));
   return {};
 }
 
@@ -238,10 +249,7 @@ Result<void> PageClient::request_chunks(std::vector<ChunkId> ids) {
 }
 
 Result<ByteSpan> PageClient::receive_chunks() {
-  const Message reply = TRY(receive(Deadline::after(limits::kRequestTimeout)));
-  if (!std::holds_alternative<message::Chunks>(reply)) {
-    return fail(ErrorCode::kProtocol, "the page server answered with another kind of message");
-  }
+  TRY(receive_as<message::Chunks>(Deadline::after(limits::kRequestTimeout)));
   return ByteSpan(body_);
 }
 

@@ -26,15 +26,18 @@ class PageClient {
   static Result<PageClient> connect(const TcpAddress& address, const std::string& name_space,
                                     message::Role role = message::Role::kControl);
 
-  // Pushing: begin_push, then for all pages in order offer and uploads, then commit.
+  // Pushing: begin_push, then for all pages in order offer and uploads, then commit. Offers and
+  // uploads are sent without waiting; each is answered in the order of all that were sent.
   /// `parent` names the snapshot that this one came from; empty: none.
   Result<void> begin_push(const SnapshotSpec& spec, const std::string& parent = {});
-  /// Returns which of the hashes are missing, a bit each. REQUIRES: at most
-  /// limits::kMaxOfferPages pages, and a hash for each that is not zero.
-  Result<Bytes> offer(const message::Offer& offer, std::span<const Sha256> hashes);
+  /// REQUIRES: at most limits::kMaxOfferPages pages, and a hash for each that is not zero.
+  Result<void> send_offer(const message::Offer& offer, std::span<const Sha256> hashes);
+  /// Which of the `hashes` of the offer whose answer is due are missing, a bit each.
+  Result<Bytes> receive_needed(std::size_t hashes);
   /// `chunks` are `count` concatenated chunks sealed for kNoChunk, at most
   /// limits::kMaxChunksPerRequest.
-  Result<void> upload(std::uint32_t count, ByteSpan chunks);
+  Result<void> send_upload(std::uint32_t count, ByteSpan chunks);
+  Result<void> receive_uploaded();
   Result<Manifest> commit();
 
   Result<std::vector<Manifest>> list();
@@ -78,8 +81,9 @@ class PageClient {
   Result<void> fill(MutableByteSpan to, Deadline deadline);
   /// Receives the reply to the oldest outstanding request; its body is in body_.
   Result<Message> receive(Deadline deadline);
-  Result<Message> call(const Message& request, ByteSpan body, Nanoseconds timeout);
-  /// call() for a request whose reply has to be of type `Reply`.
+  /// The same for a request whose reply has to be of type `Reply`.
+  template <typename Reply>
+  Result<Reply> receive_as(Deadline deadline);
   template <typename Reply>
   Result<Reply> ask(const Message& request, ByteSpan body = {},
                     Nanoseconds timeout = limits::kRequestTimeout);

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <mutex>
+#include <unordered_map>
 #include <vector>
 
 #include "base/error.h"
@@ -20,6 +22,9 @@ namespace thaw {
 /// chunk id, and every uploaded page is hashed here. Until commit() nothing of it is visible; a
 /// push that is dropped leaves only chunks that the next one finds.
 ///
+/// Several offers may wait for their uploads, which come in the order of the offers. A page that an
+/// offer has asked for is not asked for again.
+///
 /// One thread at a time. The methods marked [writer] write to the store and run where its writes
 /// are serialised.
 class Push {
@@ -27,9 +32,10 @@ class Push {
   /// `parent` is the snapshot that this one came from, if any. REQUIRES: check_spec(spec).
   Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent = {});
 
-  /// kProtocol when the pages are not the next ones, or uploads are still due.
+  /// kProtocol when the pages are not the next ones, or too many offers wait for uploads.
   Result<message::Needed> offer(const message::Offer& offer, ByteSpan hashes);
-  /// Decodes and hashes the next `count` needed pages. kHashMismatch, kProtocol, decode errors.
+  /// Decodes and hashes the next `count` needed pages, all of one offer. `chunks` must stay until
+  /// store_upload(). kHashMismatch, kProtocol, decode errors.
   Result<void> check_upload(std::uint32_t count, ByteSpan chunks);
   /// [writer] Stores what check_upload() accepted.
   Result<void> store_upload();
@@ -44,30 +50,49 @@ class Push {
   void mark(ChunkSet& to) const;
 
  private:
-  /// The pages of the last offer, until the last of them has a chunk.
-  struct Pending {
-    std::vector<bool> zero;            // by page
-    std::vector<Sha256> hashes;        // by page that is not zero
-    std::vector<ChunkId> chunks;       // by hash; kNoChunk while not known
-    std::vector<std::size_t> same_as;  // by hash: the first hash equal to it
-    std::vector<std::size_t> missing;  // indices into hashes, in order
-    std::size_t uploaded = 0;          // how many of `missing` are stored
+  /// A page that was asked for, as long as an offer that has it is pending.
+  struct Asked {
+    ChunkId chunk;                 // once it was uploaded
+    std::uint64_t last_offer = 0;  // that has it
   };
-  void apply_pending();
-  bool waiting_for_uploads() const { return pending_.uploaded < pending_.missing.size(); }
+  struct HashOfHash {
+    std::size_t operator()(const Sha256& hash) const;
+  };
+  using AskedPages = std::unordered_map<Sha256, Asked, HashOfHash>;
+
+  /// The pages of an offer, until all of them and of those before it have a chunk.
+  struct Pending {
+    std::uint64_t number = 0;
+    message::Offer offer;
+    std::vector<Sha256> hashes;                    // by page that is not zero
+    std::vector<ChunkId> chunks;                   // by hash; kNoChunk: in asked_
+    std::vector<AskedPages::value_type*> missing;  // what it asked for, in order
+    std::size_t uploaded = 0;                      // how many of `missing` are stored
+
+    bool complete() const { return uploaded == missing.size(); }
+  };
+
+  Result<void> check_offer(const message::Offer& offer, ByteSpan hashes) const;
+  message::Needed ask_for_missing(Pending& pending);
+  void apply_complete();
+  void apply(Pending& pending);
 
   Store& store_;
   const NamespaceId name_space_;
   const SnapshotSpec spec_;
   const SnapshotId parent_;
 
-  mutable std::mutex mutex_;  // held from looking pages up until they are in map_ or pending_
-  PageMap map_;               // guarded by mutex_, as is pending_
+  mutable std::mutex mutex_;     // held from looking pages up until they are in pending_
+  PageMap map_;                  // guarded by mutex_
+  std::deque<Pending> pending_;  // guarded by mutex_; oldest first
+  AskedPages asked_;             // guarded by mutex_
+  PageIndex next_;               // behind the pages of the last offer
   ContentHash content_hash_;
   PushStatistics statistics_;
   bool committed_ = false;
-  Pending pending_;
+  std::uint64_t offers_ = 0;
   std::vector<NewChunk> checked_;
+  Bytes plain_;  // of the pages in checked_
   ChunkCodec codec_;
   Hasher hasher_;
 };

@@ -35,11 +35,11 @@ struct EachChunkRead {
   std::shared_ptr<const void> pin;
 };
 
-/// A verified page on its way into the store.
+/// A verified page on its way into the store. The spans are the caller's.
 struct NewChunk {
   Sha256 hash;
-  PlainPage plain;
-  Bytes chunk;  // sealed for kNoChunk
+  PageSpan plain;
+  ByteSpan chunk;  // sealed for kNoChunk
 };
 struct StoredChunk {
   ChunkId id;
@@ -211,7 +211,7 @@ class Store {
   /// Stores chunks under new, ascending ids, but those whose hash is there already. Not yet
   /// synced: they survive a crash from the next publish() on. kQuotaExceeded.
   virtual Result<std::vector<StoredChunk>> put_chunks(NamespaceId name_space,
-                                                      std::span<NewChunk> chunks) = 0;
+                                                      std::span<const NewChunk> chunks) = 0;
   /// Gives the snapshot its id and makes it visible and durable in one step, together with all
   /// chunks put before. kAlreadyExists when the name is taken, kQuotaExceeded.
   virtual Result<Manifest> publish(NamespaceId name_space, Manifest manifest,

@@ -15,7 +15,6 @@
 #include "format/page_client.h"
 #include "tests/support/page_connection.h"
 #include "tests/support/programs.h"
-#include "tests/support/relay.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -294,41 +293,6 @@ TEST_F(PageServerTest, FlagGoesBeforeEnvironmentBeforeFile) {
                  "THAW_CONFIG=" + path("thaw.toml") + " " + program_path("thaw") + " ls"})
                 .exit_code,
             2);
-}
-
-TEST_F(PageServerTest, MemoryFileThatIsCutWhileItIsPushedIsRefused) {
-  auto generator = seeded_generator();
-  write_file(path("image"), random_bytes(generator, 4096 * kPageBytes));
-  Relay relay(server_.address(), [&](Relay::Way, std::size_t before, MutableByteSpan piece) {
-    constexpr std::size_t kMoment = 1u << 20;
-    if (before < kMoment && kMoment <= before + piece.size()) {
-      std::filesystem::resize_file(path("image"), 2048 * kPageBytes);
-    }
-    return true;
-  });
-  const Outcome pushed = run({program_path("thaw"), "--json", "--server", relay.address(), "push",
-                              "a", "--memory", path("image")});
-  EXPECT_EQ(error_of(pushed), "truncated") << pushed.output;
-  EXPECT_TRUE(names().empty());
-}
-
-TEST_F(PageServerTest, DroppedPushGoesOnWithoutSendingPagesAgain) {
-  auto generator = seeded_generator();
-  write_file(path("image"), random_bytes(generator, 4096 * kPageBytes));
-  std::size_t left = 9u << 20;
-  Relay relay(server_.address(), [&](Relay::Way way, std::size_t, MutableByteSpan piece) {
-    if (way == Relay::Way::kToClient || left == 0) return true;
-    left -= std::min(left, piece.size());
-    return left > 0;
-  });
-  const Outcome pushed = run({program_path("thaw"), "--json", "--server", relay.address(), "push",
-                              "a", "--memory", path("image")});
-  ASSERT_EQ(pushed.exit_code, 0) << pushed.output;
-  const Json report = Json::parse(pushed.output);
-  EXPECT_EQ(report["reconnects"], 1);
-  // At most the batch that was under way is sent a second time.
-  EXPECT_LE(report["uploaded_bytes"], (4096 + 256) * (kPageBytes + 16));
-  expect_identical("a", path("image"));
 }
 
 /// With a reserve, and down to the last byte.

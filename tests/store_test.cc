@@ -146,7 +146,7 @@ TEST_F(StoreTest, LyingClientsAreRefusedByName) {
   EXPECT_EQ(code_of(push.offer({{0}, {3}, empty_bitmap(3)}, both)), ErrorCode::kProtocol);
   EXPECT_EQ(code_of(push.offer(offer, both.first(63))), ErrorCode::kTruncated);
   ASSERT_TRUE(succeeded(push.offer(offer, both)));
-  EXPECT_EQ(code_of(push.offer(offer, both)), ErrorCode::kProtocol);
+  EXPECT_EQ(code_of(push.offer(offer, both)), ErrorCode::kProtocol) << "not the next pages";
   EXPECT_EQ(code_of(push.check_upload(1, wrong)), ErrorCode::kHashMismatch);
   EXPECT_EQ(code_of(push.check_upload(3, wrong)), ErrorCode::kProtocol);
   EXPECT_EQ(code_of(push.check_upload(1, ByteSpan(wrong).first(40))), ErrorCode::kTruncated);

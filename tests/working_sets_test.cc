@@ -55,12 +55,14 @@ class WorkingSetsTest : public testing::Test {
       hashes.push_back(Hasher().hash(page(image, i)));
       offered.push_back(i);
     }
-    const Bytes missing = TRY(client_.offer(offer, hashes));
+    TRY(client_.send_offer(offer, hashes));
+    const Bytes missing = TRY(client_.receive_needed(hashes.size()));
     for (std::size_t i = 0; i < offered.size(); ++i) {
       if (!bit(missing, i)) continue;
       Bytes chunk;
       codec_.encode(page(image, offered[i]), kNoChunk, chunk);
-      TRY(client_.upload(1, chunk));
+      TRY(client_.send_upload(1, chunk));
+      TRY(client_.receive_uploaded());
     }
     return client_.commit();
   }

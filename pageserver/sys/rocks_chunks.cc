@@ -128,7 +128,7 @@ Result<ChunkRead> RocksChunks::read(std::span<const ChunkId> ids, std::size_t op
   return chunks;
 }
 
-Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<NewChunk> chunks,
+Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<const NewChunk> chunks,
                                                   std::uint64_t most_bytes) {
   std::vector<Sha256> hashes;
   hashes.reserve(chunks.size());
@@ -138,6 +138,7 @@ Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<NewC
   NamespaceTotals after = TRY(totals(in));
   std::vector<StoredChunk> stored;
   stored.reserve(chunks.size());
+  Bytes sealed;
   Batch batch(database_);
   for (std::size_t i = 0; i < chunks.size(); ++i) {
     if (known[i].valid()) {
@@ -153,8 +154,9 @@ Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<NewC
       ++after.chunks;
       after.chunk_bytes += chunks[i].chunk.size();
     }
-    reseal_chunk(chunks[i].chunk, chunks[i].plain, id);
-    batch.put(Family::kChunk, number_key(id.value), as_text(chunks[i].chunk));
+    sealed.assign(chunks[i].chunk.begin(), chunks[i].chunk.end());
+    reseal_chunk(sealed, chunks[i].plain, id);
+    batch.put(Family::kChunk, number_key(id.value), as_text(sealed));
     batch.put_number(Family::kHash, hash_key(in, chunks[i].hash), id.value);
     stored.push_back({id, true});
   }

@@ -17,7 +17,7 @@ class RocksChunks final : public ChunkUpkeep {
   Result<std::vector<ChunkId>> find(NamespaceId in, std::span<const Sha256> hashes);
   Result<ChunkRead> read(std::span<const ChunkId> ids, std::size_t optional);
   /// `most_bytes` is what all chunks of the namespace may have together; kQuotaExceeded.
-  Result<std::vector<StoredChunk>> put(NamespaceId in, std::span<NewChunk> chunks,
+  Result<std::vector<StoredChunk>> put(NamespaceId in, std::span<const NewChunk> chunks,
                                        std::uint64_t most_bytes);
 
   Result<void> for_each_page(NamespaceId in, const VisitPage& visit) override;

@@ -213,7 +213,7 @@ class RocksStore final : public Store {
     return database_->write(batch, Durability::kSynced);
   }
 
-  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in, std::span<NewChunk> chunks) override {
+  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in, std::span<const NewChunk> chunks) override {
     const std::uint64_t quota = TRY(settings(in)).quota_bytes;
     const std::uint64_t packs = quota == 0 ? 0 : TRY(working_sets_.pack_bytes(in));
     return chunks_.put(in, chunks, quota == 0 ? kNoBound : quota - std::min(quota, packs));

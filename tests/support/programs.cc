@@ -177,6 +177,15 @@ std::size_t resident_bytes(pid_t pid) {
   return resident * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
 }
 
+std::size_t peak_resident_bytes(pid_t pid) {
+  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+  const std::string name = "VmHWM:";
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with(name)) return std::stoul(line.substr(name.size())) << 10;
+  }
+  return 0;
+}
+
 Outcome run(const std::vector<std::string>& command) {
   Program program(command);
   std::string output = program.rest_of_output();
