@@ -15,11 +15,15 @@ namespace thaw {
 /// Most pages of a piece that has data: 4 MiB of the image.
 inline constexpr std::uint64_t kPieceDataPages = 1024;
 
+/// What the holes of a memory file stand for.
+enum class Holes { kZeros, kPagesOfParent };
+
 /// What a push reads: memory, then state, as `spec` says. The files belong to the caller.
 struct ImageFiles {
   const UniqueFd& memory;
   const UniqueFd& state;
   const SnapshotSpec& spec;
+  Holes holes;
 };
 
 /// Neighbouring pages of memory alone or of state alone. A piece with data has at most

@@ -65,9 +65,14 @@ class Declaration {
     sub->add_option("--memory", options_.memory, "Raw image of guest memory")->required();
     sub->add_option("--state", options_.state,
                     "The VMM's state file, kept and given back as it is");
-    sub->add_option("--parent", options_.parent,
-                    "Snapshot that this one came from: until it has recordings of its own, its "
-                    "working set is that one's");
+    CLI::Option* const parent =
+        sub->add_option("--parent", options_.parent,
+                        "Snapshot that this one came from: until it has recordings of its own, its "
+                        "working set is that one's");
+    sub->add_flag("--diff", options_.diff,
+                  "The image has only what changed, as Firecracker's diff snapshots do: where it "
+                  "has a hole, memory is as in the parent")
+        ->needs(parent);
     sub->add_option("--label", options_.labels, "KEY=VALUE, may be repeated");
     sub->add_option("--region", options_.regions,
                     "SIZE[:PAGE_SIZE] of each memory region in order; a VM is then only served "

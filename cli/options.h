@@ -20,6 +20,7 @@ struct Options {
   std::string memory;
   std::string state;
   std::string parent;
+  bool diff = false;
   std::vector<std::string> labels;
   std::vector<std::string> regions;
 

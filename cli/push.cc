@@ -35,11 +35,12 @@ class PushAttempt {
       progress.update({std::min(position, image_.spec.memory.value + image_.spec.state.value)});
     }
     while (!awaited_.empty()) TRY(receive(*pipeline));
-    content_hash = contents_.finish();
+    if (image_.holes == Holes::kZeros) content_hash = contents_.finish();
     return {};
   }
 
-  Sha256 content_hash{};
+  /// Not known here when pages are the parent's.
+  std::optional<Sha256> content_hash;
   std::uint64_t uploaded_bytes = 0;
 
  private:
@@ -63,7 +64,9 @@ class PushAttempt {
   }
 
   Result<void> send(const PushPipeline::Offer& offer) {
-    contents_.add_pages(offer.message.zero_bitmap, offer.message.count, offer.hashes);
+    if (image_.holes == Holes::kZeros) {
+      contents_.add_pages(offer.message.zero_bitmap, offer.message.count, offer.hashes);
+    }
     awaited_.push_back({Reply::kNeeded, offer.hashes.size()});
     return client_.send_offer(offer.message, offer.hashes);
   }
@@ -140,7 +143,7 @@ Result<PushResult> push_snapshot(const PushOptions& options) {
   }
   TRY(check_spec(spec));
 
-  const ImageFiles image{memory_file, state_file, spec};
+  const ImageFiles image{memory_file, state_file, spec, options.holes};
   Memory memory;
   std::chrono::milliseconds pause = kFirstPause;
   for (unsigned reconnects = 0;; ++reconnects) {

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/socket.h"
+#include "cli/image_walk.h"
 #include "format/manifest.h"
 
 namespace thaw {
@@ -15,8 +16,9 @@ struct PushOptions {
   std::string name_space;
   std::string name;
   std::string parent;       // snapshot that this one came from; empty: none
-  std::string memory_path;  // raw image of guest memory: whole 4 KiB pages, holes are zeros
-  std::string state_path;   // empty: none
+  std::string memory_path;  // raw image of guest memory: whole 4 KiB pages
+  Holes holes = Holes::kZeros;
+  std::string state_path;  // empty: none
   std::vector<RegionShape> regions;
   std::vector<Label> labels;
 };

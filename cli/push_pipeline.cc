@@ -196,18 +196,21 @@ void PushPipeline::work(const std::stop_token& stop) {
   }
 }
 
-void PushPipeline::hash(Block& block, Tools& tools) {
+void PushPipeline::hash(Block& block, Tools& tools) const {
   Offer& offer = block.offer;
   const ImagePiece& piece = block.piece;
-  offer.message = {piece.first, piece.count, empty_bitmap(piece.count.value)};
+  offer.message = {piece.first, piece.count, empty_bitmap(piece.count.value), {}};
   offer.hashes.clear();
   block.places.clear();
   std::uint64_t next = 0;
-  const auto zeros_until = [&](std::uint64_t end) {
-    for (; next < end; ++next) set_bit(offer.message.zero_bitmap, next);
+  const bool kept = image_.holes == Holes::kPagesOfParent;
+  Bytes& holes = kept ? offer.message.kept_bitmap : offer.message.zero_bitmap;
+  const auto hole_until = [&](std::uint64_t end) {
+    if (next < end) holes.resize(offer.message.zero_bitmap.size());
+    for (; next < end; ++next) set_bit(holes, next);
   };
   for (const PageRange& range : piece.data) {
-    zeros_until((range.first - piece.first).value);
+    hole_until((range.first - piece.first).value);
     for (const std::uint64_t end = next + range.count.value; next < end; ++next) {
       const auto place = static_cast<std::uint32_t>(next);
       const PageSpan page = page_at(block.buffer, place);
@@ -219,7 +222,7 @@ void PushPipeline::hash(Block& block, Tools& tools) {
       block.places.push_back(place);
     }
   }
-  zeros_until(piece.count.value);
+  hole_until(piece.count.value);
 }
 
 void PushPipeline::encode(const Block& block, Upload& upload, Tools& tools) {

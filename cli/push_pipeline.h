@@ -26,7 +26,7 @@ namespace thaw {
 /// when all of its uploads were taken.
 class PushPipeline {
  public:
-  /// The next pages, and the hashes of those that are not zero.
+  /// The next pages, and the hashes of those that are neither zero nor the parent's.
   struct Offer {
     message::Offer message;
     std::vector<Sha256> hashes;
@@ -92,7 +92,7 @@ class PushPipeline {
   void read_done(Block& block);
 
   void work(const std::stop_token& stop);
-  static void hash(Block& block, Tools& tools);
+  void hash(Block& block, Tools& tools) const;
   static void encode(const Block& block, Upload& upload, Tools& tools);
 
   // All with mutex_ held.

@@ -39,10 +39,17 @@ Json manifest_json(const Manifest& manifest) {
           {"zero_pages", manifest.statistics.zero_pages},
           {"duplicate_pages", manifest.statistics.duplicate_pages},
           {"new_pages", manifest.statistics.new_pages},
-          {"new_chunk_bytes", manifest.statistics.new_chunk_bytes}};
+          {"new_chunk_bytes", manifest.statistics.new_chunk_bytes},
+          {"changed_pages", manifest.statistics.changed_pages},
+          {"became_zero_pages", manifest.statistics.became_zero_pages}};
 }
 
 std::string pages_text(std::uint64_t pages) { return human_bytes(pages * kPageBytes); }
+
+std::string changes_text(const PushStatistics& pages) {
+  return fmt::format("{} changed, {} became zero", pages_text(pages.changed_pages),
+                     pages_text(pages.became_zero_pages));
+}
 
 std::string labels_text(const std::vector<Label>& labels) {
   std::string text;
@@ -114,6 +121,8 @@ void print_push(const PushResult& result, OutputForm form) {
   fmt::print("pushed {}: {} zero, {} known, {} new stored in {}\n", result.manifest.spec.name,
              pages_text(pages.zero_pages), pages_text(pages.duplicate_pages),
              pages_text(pages.new_pages), human_bytes(pages.new_chunk_bytes));
+  if (result.manifest.parent == SnapshotId{}) return;
+  fmt::print("since its parent: {}\n", changes_text(pages));
 }
 
 void print_pull(const PullResult& result, OutputForm form) {
@@ -164,6 +173,7 @@ void print_snapshot(const Manifest& snapshot, OutputForm form) {
       {"zero", pages_text(pages.zero_pages)},
       {"known before", pages_text(pages.duplicate_pages)},
       {"new", pages_text(pages.new_pages) + ", stored in " + human_bytes(pages.new_chunk_bytes)},
+      {"since parent", snapshot.parent == SnapshotId{} ? "has no parent" : changes_text(pages)},
       {"CPU vendor", snapshot.spec.cpu_vendor},
       {"content", "sha256 " + to_hex(snapshot.content_hash)},
       {"labels", labels_text(snapshot.spec.labels)}};

@@ -17,6 +17,7 @@ Result<void> push(const Options& options) {
                          .name = options.name,
                          .parent = options.parent,
                          .memory_path = options.memory,
+                         .holes = options.diff ? Holes::kPagesOfParent : Holes::kZeros,
                          .state_path = options.state,
                          .regions = TRY(parse_regions(options.regions)),
                          .labels = TRY(parse_labels(options.labels))};

@@ -33,7 +33,9 @@ Result<Manifest> decode_plain(ByteSpan plain) {
   manifest.statistics = {.zero_pages = from.getZeroPages(),
                          .duplicate_pages = from.getDuplicatePages(),
                          .new_pages = from.getNewPages(),
-                         .new_chunk_bytes = from.getNewChunkBytes()};
+                         .new_chunk_bytes = from.getNewChunkBytes(),
+                         .changed_pages = from.getChangedPages(),
+                         .became_zero_pages = from.getBecameZeroPages()};
   return manifest;
 }
 
@@ -130,6 +132,8 @@ Bytes encode_manifest(const Manifest& manifest) {
   to.setDuplicatePages(manifest.statistics.duplicate_pages);
   to.setNewPages(manifest.statistics.new_pages);
   to.setNewChunkBytes(manifest.statistics.new_chunk_bytes);
+  to.setChangedPages(manifest.statistics.changed_pages);
+  to.setBecameZeroPages(manifest.statistics.became_zero_pages);
   const kj::Array<capnp::word> words = capnp::messageToFlatArray(builder);
   return seal_envelope(kManifest, std::as_bytes(std::span(words.begin(), words.size())));
 }

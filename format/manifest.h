@@ -57,6 +57,9 @@ struct PushStatistics {
   std::uint64_t duplicate_pages = 0;  // stored already, by this push or before
   std::uint64_t new_pages = 0;
   std::uint64_t new_chunk_bytes = 0;  // stored size of the new ones
+  // Beside the parent's pages at the same places; 0 without a parent.
+  std::uint64_t changed_pages = 0;      // that are not zero, those that it has not included
+  std::uint64_t became_zero_pages = 0;  // that are zero and were not
   friend bool operator==(const PushStatistics&, const PushStatistics&) = default;
 };
 

@@ -118,6 +118,7 @@ struct Offer {
   firstPage @0 :UInt64;
   pageCount @1 :UInt32;
   zeroBitmap @2 :Data;  # bit i: page firstPage + i is zero
+  keptBitmap @3 :Data;  # bit i: it is the parent's; empty: none is
 }
 
 struct Needed {
@@ -284,4 +285,6 @@ struct Manifest {
   duplicatePages @11 :UInt64;
   newPages @12 :UInt64;
   newChunkBytes @13 :UInt64;
+  changedPages @14 :UInt64;
+  becameZeroPages @15 :UInt64;
 }

@@ -35,6 +35,7 @@ void write(const message::Offer& from, Builder to) {
   offer.setFirstPage(from.first.value);
   offer.setPageCount(static_cast<std::uint32_t>(from.count.value));
   offer.setZeroBitmap(to_data(from.zero_bitmap));
+  offer.setKeptBitmap(to_data(from.kept_bitmap));
 }
 void write(const message::Upload& from, Builder to) { to.initUpload().setCount(from.count); }
 void write(const message::Commit&, Builder to) { to.setCommit(); }
@@ -146,13 +147,24 @@ void write(const message::WorkingSetReport& from, Builder to) {
 Result<Message> read_offer(schema::Offer::Reader from) {
   message::Offer offer{.first = {from.getFirstPage()},
                        .count = {from.getPageCount()},
-                       .zero_bitmap = to_bytes(from.getZeroBitmap())};
+                       .zero_bitmap = to_bytes(from.getZeroBitmap()),
+                       .kept_bitmap = to_bytes(from.getKeptBitmap())};
   if (offer.count.value > limits::kMaxOfferPages) {
     return fail(ErrorCode::kTooLarge, "an offer of {} pages", offer.count.value);
   }
   if (offer.count.value == 0 || offer.zero_bitmap.size() != (offer.count.value + 7) / 8) {
     return fail(ErrorCode::kMalformed, "an offer of {} pages with a bitmap of {} bytes",
                 offer.count.value, offer.zero_bitmap.size());
+  }
+  if (offer.kept_bitmap.empty()) return offer;
+  if (offer.kept_bitmap.size() != offer.zero_bitmap.size()) {
+    return fail(ErrorCode::kMalformed, "an offer with bitmaps of {} and {} bytes",
+                offer.zero_bitmap.size(), offer.kept_bitmap.size());
+  }
+  for (std::size_t i = 0; i < offer.kept_bitmap.size(); ++i) {
+    if ((offer.kept_bitmap[i] & offer.zero_bitmap[i]) != std::byte{0}) {
+      return fail(ErrorCode::kMalformed, "an offer of pages that are zero and the parent's");
+    }
   }
   return offer;
 }

@@ -36,11 +36,13 @@ struct BeginPush {
   SnapshotSpec spec;
   std::string parent;  // name of the snapshot that it came from; empty: none
 };
-/// The next pages of the image in order. Body: the SHA-256 of each page that is not zero. -> Needed
+/// The next pages of the image in order. Body: the SHA-256 of each page that is neither zero nor
+/// kept. -> Needed
 struct Offer {
   PageIndex first;
   PageCount count;
-  Bytes zero_bitmap;  // bit i: page first + i is zero
+  Bytes zero_bitmap;    // bit i: page first + i is zero
+  Bytes kept_bitmap{};  // bit i: it is that of the parent at the same place; empty: none is
 };
 /// The next of the needed pages in order. Body: their chunks, sealed for kNoChunk. -> Done
 struct Upload {

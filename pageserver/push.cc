@@ -1,10 +1,12 @@
 #include "pageserver/push.h"
 
+#include <algorithm>
 #include <string_view>
 
 #include "base/check.h"
 #include "base/clock.h"
 #include "format/limits.h"
+#include "pageserver/snapshots.h"
 
 namespace thaw {
 
@@ -17,12 +19,11 @@ Push::Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId p
     : store_(store), name_space_(name_space), spec_(std::move(spec)), parent_(parent) {}
 
 Result<message::Needed> Push::offer(const message::Offer& offer, ByteSpan hashes) {
-  TRY(check_offer(offer, hashes));
-  Pending pending{.number = ++offers_, .offer = offer, .hashes = {}, .chunks = {}, .missing = {}};
-  pending.hashes.resize(hashes.size() / sizeof(Sha256));
-  if (!hashes.empty()) std::memcpy(pending.hashes.data(), hashes.data(), hashes.size());
+  TRY(check_offer(offer));
+  TRY(read_parent());
+  if (!offer.kept_bitmap.empty()) TRY(check_kept(offer));
   const std::lock_guard lock(mutex_);
-  pending.chunks = TRY(store_.find_chunks(name_space_, pending.hashes));
+  Pending pending = TRY(resolve(offer, hashes));
   const message::Needed needed = ask_for_missing(pending);
   next_ += offer.count;
   pending_.push_back(std::move(pending));
@@ -30,7 +31,7 @@ Result<message::Needed> Push::offer(const message::Offer& offer, ByteSpan hashes
   return needed;
 }
 
-Result<void> Push::check_offer(const message::Offer& offer, ByteSpan hashes) const {
+Result<void> Push::check_offer(const message::Offer& offer) const {
   if (offer.first != next_ ||
       !within(offer.first.value, offer.count.value, spec_.image_pages().value)) {
     return fail(ErrorCode::kProtocol, "an offer of {} pages from {}, where page {} of {} is next",
@@ -39,20 +40,104 @@ Result<void> Push::check_offer(const message::Offer& offer, ByteSpan hashes) con
   if (pending_.size() == limits::kMaxPendingOffers) {
     return fail(ErrorCode::kProtocol, "an offer while {} wait for uploads", pending_.size());
   }
-  std::uint64_t due = 0;
-  for (std::uint64_t i = 0; i < offer.count.value; ++i) due += bit(offer.zero_bitmap, i) ? 0 : 1;
-  if (hashes.size() < due * sizeof(Sha256)) return fail(ErrorCode::kTruncated, "an offer's hashes");
-  if (hashes.size() > due * sizeof(Sha256)) {
-    return fail(ErrorCode::kMalformed, "more hashes than pages");
+  return {};
+}
+
+Result<void> Push::read_parent() {
+  if (parent_read_ || parent_ == SnapshotId{}) return {};
+  const auto sealed = TRY(if_found(store_.manifest(name_space_, parent_)));
+  if (sealed) {
+    const Manifest manifest = TRY(decode_manifest(*sealed));
+    auto map = TRY(if_found(read_page_map(store_, name_space_, parent_)));
+    if (map) {
+      parent_manifest_ = manifest;
+      parent_map_ = *std::move(map);
+    }
+  }
+  parent_read_ = true;
+  return {};
+}
+
+Result<void> Push::check_kept(const message::Offer& offer) const {
+  if (parent_ == SnapshotId{}) {
+    return fail(ErrorCode::kInvalidArgument, "pages of the parent, and there is none");
+  }
+  if (!parent_manifest_) {
+    return fail(ErrorCode::kNotFound, "the parent of \"{}\" was deleted", spec_.name);
+  }
+  if (parent_manifest_->spec.memory != spec_.memory) {
+    return fail(ErrorCode::kInvalidArgument, "the parent has {} bytes of memory, \"{}\" has {}",
+                parent_manifest_->spec.memory.value, spec_.name, spec_.memory.value);
+  }
+  if (!within(offer.first.value, offer.count.value, spec_.memory_pages().value)) {
+    return fail(ErrorCode::kInvalidArgument, "only pages of memory can be the parent's");
+  }
+  return {};
+}
+
+Result<Push::Pending> Push::resolve(const message::Offer& offer, ByteSpan hashes) {
+  Pending pending;
+  pending.number = ++offers_;
+  pending.offer = offer;
+  std::vector<Sha256> offered;
+  std::vector<std::size_t> kept;
+  for (std::uint64_t i = 0; i < offer.count.value; ++i) {
+    if (bit(offer.zero_bitmap, i)) continue;
+    const std::size_t next = pending.hashes.size();
+    if (!offer.kept_bitmap.empty() && bit(offer.kept_bitmap, i)) {
+      const ChunkId chunk = parent_map_.chunk_of(offer.first + PageCount{i});
+      if (chunk == kNoChunk) {
+        set_bit(pending.offer.zero_bitmap, i);
+        continue;
+      }
+      kept.push_back(next);
+      pending.chunks.push_back(chunk);
+      pending.hashes.emplace_back();
+      continue;
+    }
+    if (hashes.size() < sizeof(Sha256)) return fail(ErrorCode::kTruncated, "an offer's hashes");
+    std::memcpy(offered.emplace_back().data(), hashes.data(), sizeof(Sha256));
+    hashes = hashes.subspan(sizeof(Sha256));
+    pending.offered.push_back(next);
+    pending.chunks.push_back(kNoChunk);
+    pending.hashes.push_back(offered.back());
+  }
+  if (!hashes.empty()) return fail(ErrorCode::kMalformed, "more hashes than pages");
+  const std::vector<ChunkId> found = TRY(store_.find_chunks(name_space_, offered));
+  for (std::size_t i = 0; i < found.size(); ++i) pending.chunks[pending.offered[i]] = found[i];
+  TRY(hash_stored(pending, kept));
+  return pending;
+}
+
+Result<void> Push::hash_stored(Pending& pending, std::span<const std::size_t> hashes) {
+  PlainPage plain;
+  while (!hashes.empty()) {
+    const auto now = hashes.first(std::min(hashes.size(), limits::kMaxChunksPerRequest));
+    hashes = hashes.subspan(now.size());
+    std::vector<ChunkId> ids;
+    for (const std::size_t i : now) ids.push_back(pending.chunks[i]);
+    const auto read = store_.read_chunks(ids, 0);
+    if (!read && read.error().code() == ErrorCode::kNotFound) {
+      return fail(ErrorCode::kCorrupt, "a page of the parent is missing: {}",
+                  read.error().context());
+    }
+    if (!read) return std::unexpected(read.error());
+    for (std::size_t i = 0; i < now.size(); ++i) {
+      if (const auto decoded = codec_.decode(read->chunks[i], ids[i], plain); !decoded) {
+        return fail(ErrorCode::kCorrupt, "a page of the parent: {}", decoded.error().message());
+      }
+      pending.hashes[now[i]] = hasher_.hash(plain);
+    }
   }
   return {};
 }
 
 message::Needed Push::ask_for_missing(Pending& pending) {
-  message::Needed needed{empty_bitmap(pending.hashes.size())};
-  for (std::size_t i = 0; i < pending.hashes.size(); ++i) {
-    if (pending.chunks[i].valid()) continue;
-    const auto [asked, is_new] = asked_.try_emplace(pending.hashes[i]);
+  message::Needed needed{empty_bitmap(pending.offered.size())};
+  for (std::size_t i = 0; i < pending.offered.size(); ++i) {
+    const std::size_t hash = pending.offered[i];
+    if (pending.chunks[hash].valid()) continue;
+    const auto [asked, is_new] = asked_.try_emplace(pending.hashes[hash]);
     asked->second.last_offer = pending.number;
     if (!is_new) continue;
     pending.missing.push_back(&*asked);
@@ -143,11 +228,28 @@ void Push::apply(Pending& pending) {
   content_hash_.add_pages(offer.zero_bitmap, offer.count, pending.hashes);
 }
 
+void Push::compare_with_parent() {
+  if (!parent_manifest_) return;
+  for (PageIndex page{0}; page.value < map_.size().value;) {
+    const PageMap::Run now = map_.find(page);
+    PageMap::Run before{page, now.length, kNoChunk};
+    if (page.value < parent_map_.size().value) before = parent_map_.find(page);
+    // Ids count up in both: runs that begin with the same chunk stay the same.
+    const PageCount length = std::min(now.length, before.length);
+    if (now.chunk != before.chunk) {
+      (now.zero() ? statistics_.became_zero_pages : statistics_.changed_pages) += length.value;
+    }
+    page += length;
+  }
+}
+
 Result<Manifest> Push::commit() {
   if (map_.size() != spec_.image_pages()) {
     return fail(ErrorCode::kProtocol, "a commit after {} of {} pages", map_.size().value,
                 spec_.image_pages().value);
   }
+  statistics_.changed_pages = statistics_.became_zero_pages = 0;
+  compare_with_parent();
   statistics_.duplicate_pages = map_.size().value - statistics_.zero_pages - statistics_.new_pages;
   Manifest manifest = TRY(store_.publish(name_space_,
                                          Manifest{.snapshot = {},

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <deque>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
@@ -23,7 +24,8 @@ namespace thaw {
 /// push that is dropped leaves only chunks that the next one finds.
 ///
 /// Several offers may wait for their uploads, which come in the order of the offers. A page that an
-/// offer has asked for is not asked for again.
+/// offer has asked for is not asked for again. An offer may also keep pages of the parent: those
+/// are read and verified here, so that the content hash is that of all pages.
 ///
 /// One thread at a time. The methods marked [writer] write to the store and run where its writes
 /// are serialised.
@@ -32,7 +34,9 @@ class Push {
   /// `parent` is the snapshot that this one came from, if any. REQUIRES: check_spec(spec).
   Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent = {});
 
-  /// kProtocol when the pages are not the next ones, or too many offers wait for uploads.
+  /// kProtocol when the pages are not the next ones, or too many offers wait for uploads. For pages
+  /// that are kept: kInvalidArgument when they are not of memory, or there is no parent with as
+  /// much memory; kNotFound when the parent was deleted; kCorrupt when they are missing or damaged.
   Result<message::Needed> offer(const message::Offer& offer, ByteSpan hashes);
   /// Decodes and hashes the next `count` needed pages, all of one offer. `chunks` must stay until
   /// store_upload(). kHashMismatch, kProtocol, decode errors.
@@ -66,21 +70,33 @@ class Push {
     message::Offer offer;
     std::vector<Sha256> hashes;                    // by page that is not zero
     std::vector<ChunkId> chunks;                   // by hash; kNoChunk: in asked_
+    std::vector<std::size_t> offered;              // the hashes that the client gave
     std::vector<AskedPages::value_type*> missing;  // what it asked for, in order
     std::size_t uploaded = 0;                      // how many of `missing` are stored
 
     bool complete() const { return uploaded == missing.size(); }
   };
 
-  Result<void> check_offer(const message::Offer& offer, ByteSpan hashes) const;
+  Result<void> check_offer(const message::Offer& offer) const;
+  Result<void> check_kept(const message::Offer& offer) const;
+  /// What a push to a parent needs of it, once; that it was deleted is no error.
+  Result<void> read_parent();
+  /// Finds out all of an offer's pages but those that are to be asked for.
+  Result<Pending> resolve(const message::Offer& offer, ByteSpan hashes);
+  /// Verifies stored pages and fills in their hashes.
+  Result<void> hash_stored(Pending& pending, std::span<const std::size_t> hashes);
   message::Needed ask_for_missing(Pending& pending);
   void apply_complete();
   void apply(Pending& pending);
+  void compare_with_parent();
 
   Store& store_;
   const NamespaceId name_space_;
   const SnapshotSpec spec_;
   const SnapshotId parent_;
+  bool parent_read_ = false;
+  std::optional<Manifest> parent_manifest_;
+  PageMap parent_map_;
 
   mutable std::mutex mutex_;     // held from looking pages up until they are in pending_
   PageMap map_;                  // guarded by mutex_

@@ -22,13 +22,17 @@ SnapshotSpec good_spec() {
 }
 
 Manifest good_manifest() {
-  Manifest manifest{
-      .snapshot = {7},
-      .parent = {3},
-      .created_unix_ms = 1'700'000'000'123,
-      .spec = good_spec(),
-      .content_hash = {},
-      .statistics = {.zero_pages = 1, .duplicate_pages = 2, .new_pages = 3, .new_chunk_bytes = 4}};
+  Manifest manifest{.snapshot = {7},
+                    .parent = {3},
+                    .created_unix_ms = 1'700'000'000'123,
+                    .spec = good_spec(),
+                    .content_hash = {},
+                    .statistics = {.zero_pages = 1,
+                                   .duplicate_pages = 2,
+                                   .new_pages = 3,
+                                   .new_chunk_bytes = 4,
+                                   .changed_pages = 5,
+                                   .became_zero_pages = 6}};
   manifest.content_hash.fill(std::byte{0xab});
   return manifest;
 }

@@ -37,7 +37,10 @@ std::vector<Message> all_messages() {
   return {
       message::Hello{.version = 9, .role = message::Role::kDemand, .name_space = "prod"},
       message::BeginPush{some_spec(), "parent"},
-      message::Offer{.first = {77}, .count = {9}, .zero_bitmap = Bytes(2, std::byte{0x81})},
+      message::Offer{.first = {77},
+                     .count = {9},
+                     .zero_bitmap = Bytes(2, std::byte{0x81}),
+                     .kept_bitmap = Bytes(2, std::byte{0x42})},
       message::Upload{200},
       message::Commit{},
       message::ListSnapshots{"after"},
@@ -176,6 +179,11 @@ TEST(Wire, ListsBeyondTheirLimitAreTooLarge) {
 }
 
 TEST(Wire, OfferAndItsBitmapMustAgree) {
+  const Bytes low(1, std::byte{1});
+  EXPECT_EQ(code_of(decode_message(header_of(message::Offer{{0}, {8}, low, low}))),
+            ErrorCode::kMalformed);
+  EXPECT_EQ(code_of(decode_message(header_of(message::Offer{{0}, {8}, low, Bytes(2)}))),
+            ErrorCode::kMalformed);
   EXPECT_EQ(code_of(decode_message(header_of(message::Offer{{0}, {9}, Bytes(1)}))),
             ErrorCode::kMalformed);
   EXPECT_EQ(code_of(decode_message(header_of(message::Offer{{0}, {8}, Bytes(2)}))),

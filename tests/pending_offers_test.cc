@@ -1,8 +1,5 @@
 // A push of which several offers wait for their uploads, on the real RocksDB.
 
-#include <map>
-#include <string_view>
-
 #include <gtest/gtest.h>
 
 #include "pageserver/push.h"
@@ -41,17 +38,6 @@ class PendingOffersTest : public StoreTest {
     for (const std::size_t i : pages) codec_.encode(page(image, i), kNoChunk, chunks);
     TRY(push.check_upload(static_cast<std::uint32_t>(pages.size()), chunks));
     return push.store_upload();
-  }
-  /// Pages of random content, by the letters of a text; equal letters are equal pages, '.' is zero.
-  static Bytes image_of(std::string_view text) {
-    auto generator = seeded_generator();
-    std::map<char, Bytes> pages{{'.', Bytes(kPageBytes)}};
-    Bytes image;
-    for (const char letter : text) {
-      if (!pages.contains(letter)) pages[letter] = random_bytes(generator, kPageBytes);
-      image.insert(image.end(), pages[letter].begin(), pages[letter].end());
-    }
-    return image;
   }
 
   using Pages = std::vector<std::size_t>;

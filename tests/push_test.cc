@@ -1,7 +1,9 @@
 // `thaw push` against the real page server: images that are sparse, change or are many, and
 // connections that break.
 
+#include <algorithm>
 #include <filesystem>
+#include <random>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -153,6 +155,64 @@ TEST_F(SparseImageTest, NeedsLittleMemoryHoweverLargeItIs) {
   EXPECT_GE(report["zero_pages"], kPages - kDataPages);
   EXPECT_GT(peak, 0u);
   EXPECT_LT(peak, 256u << 20);
+}
+
+/// Snapshots that are pushed as what changed since the one before.
+class DiffPushTest : public SparseImageTest {
+ protected:
+  /// Changes some pages of `image` and makes some zero; "diff" is a file of those alone.
+  void change(Bytes& image, std::mt19937_64& generator) {
+    make_file("diff", image.size() / kPageBytes);
+    for (int i = 0; i < 40; ++i) {
+      const std::uint64_t count = 1 + pick(generator, 30);
+      const std::uint64_t first = pick(generator, image.size() / kPageBytes - count);
+      const Bytes content =
+          i % 4 == 0 ? Bytes(count * kPageBytes) : random_bytes(generator, count * kPageBytes);
+      std::ranges::copy(content, image.begin() + static_cast<std::ptrdiff_t>(first * kPageBytes));
+      write_pages("diff", first, content);
+    }
+  }
+  Outcome push_diff(const std::string& name, const std::string& parent) {
+    return server_.thaw({"push", name, "--memory", path("diff"), "--parent", parent, "--diff",
+                         "--state", path("state")});
+  }
+};
+
+TEST_F(DiffPushTest, ChainIsPulledBackIdenticalWithoutItsParents) {
+  auto generator = seeded_generator();
+  Bytes image = make_image(1, 6000);
+  image.resize(9000 * kPageBytes);
+  write_file(path("full"), image);
+  write_file(path("state"), as_bytes("first state"));
+  ASSERT_EQ(server_.thaw({"push", "s0", "--memory", path("full")}).exit_code, 0);
+  for (int depth = 1; depth <= 5; ++depth) {
+    change(image, generator);
+    write_file(path("state"), as_bytes(std::string(static_cast<std::size_t>(depth) * 3000, 's')));
+    const std::string parent = "s" + std::to_string(depth - 1);
+    const Outcome pushed = push_diff("s" + std::to_string(depth), parent);
+    ASSERT_EQ(pushed.exit_code, 0) << pushed.output;
+    const Json report = Json::parse(pushed.output);
+    EXPECT_GT(report["changed_pages"], 0);
+    EXPECT_GT(report["became_zero_pages"], 0);
+    EXPECT_LE(report["new_pages"], report["changed_pages"]);
+    ASSERT_EQ(server_.thaw({"rm", parent}).exit_code, 0);
+  }
+  ASSERT_EQ(server_.thaw({"pull", "s5", "--memory", path("m"), "--state", path("s")}).exit_code, 0);
+  EXPECT_TRUE(read_file(path("m")) == image);
+  EXPECT_TRUE(read_file(path("s")) == read_file(path("state")));
+}
+
+TEST_F(DiffPushTest, IsRefusedWithoutAParentOfItsSize) {
+  write_file(path("state"), {});
+  ASSERT_EQ(server_.thaw({"push", "parent", "--memory", image_file(1, 2000)}).exit_code, 0);
+  make_file("diff", 2001);
+  EXPECT_EQ(error_of(push_diff("a", "parent")), "invalid_argument");
+  EXPECT_EQ(error_of(push_diff("a", "nothing")), "not_found");
+  EXPECT_EQ(server_.thaw({"push", "a", "--memory", path("diff"), "--diff"}).exit_code, 2);
+  make_file("diff", 2000);
+  EXPECT_EQ(push_diff("a", "parent").exit_code, 0);
+  EXPECT_EQ(push_diff("a", "parent").exit_code, 5);
+  expect_identical("a", path("image1"));
 }
 
 }  // namespace

@@ -82,13 +82,17 @@ void add_page_maps(const Corpus& corpus) {
 }
 
 void add_manifests(const Corpus& corpus) {
-  const Manifest manifest{
-      .snapshot = {7},
-      .parent = {3},
-      .created_unix_ms = 1'700'000'000'000,
-      .spec = some_spec(),
-      .content_hash = {},
-      .statistics = {.zero_pages = 1, .duplicate_pages = 2, .new_pages = 3, .new_chunk_bytes = 4}};
+  const Manifest manifest{.snapshot = {7},
+                          .parent = {3},
+                          .created_unix_ms = 1'700'000'000'000,
+                          .spec = some_spec(),
+                          .content_hash = {},
+                          .statistics = {.zero_pages = 1,
+                                         .duplicate_pages = 2,
+                                         .new_pages = 3,
+                                         .new_chunk_bytes = 4,
+                                         .changed_pages = 5,
+                                         .became_zero_pages = 6}};
   corpus.add_envelope("manifest", "full", fuzz::kManifest, encode_manifest(manifest));
 }
 
@@ -120,7 +124,10 @@ void add_messages(const Corpus& corpus) {
   const Message messages[] = {
       message::Hello{.version = 1, .role = message::Role::kDemand, .name_space = "default"},
       message::BeginPush{some_spec(), "parent"},
-      message::Offer{.first = {64}, .count = {9}, .zero_bitmap = Bytes(2, std::byte{0x81})},
+      message::Offer{.first = {64},
+                     .count = {9},
+                     .zero_bitmap = Bytes(2, std::byte{0x81}),
+                     .kept_bitmap = Bytes(2, std::byte{0x42})},
       message::Upload{3},
       message::Commit{},
       message::ListSnapshots{"after"},

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <memory>
+#include <random>
 #include <string>
+#include <string_view>
 
 #include <gtest/gtest.h>
 
@@ -62,6 +64,16 @@ class StoreTest : public testing::Test {
       ++uploaded;
     }
     return uploaded;
+  }
+  /// Pages that do not compress, one for each letter; equal letters are equal pages, '.' is zero.
+  static Bytes image_of(std::string_view text) {
+    Bytes image;
+    for (const char letter : text) {
+      std::mt19937_64 generator(static_cast<unsigned char>(letter));
+      const Bytes content = letter == '.' ? Bytes(kPageBytes) : random_bytes(generator, kPageBytes);
+      image.insert(image.end(), content.begin(), content.end());
+    }
+    return image;
   }
   Result<Manifest> store(const std::string& name, const Bytes& image, NamespaceId in,
                          SnapshotId parent = {}) {
