@@ -14,6 +14,7 @@ enum class Effort { kFull, kQuick };
 struct BenchOptions {
   std::string image;   // memory image of a real guest
   std::string guests;  // directory of saved guests with recordings
+  std::string cache;   // where large stores are kept for the next run; empty: nowhere
   std::uint64_t seed = 0;
   Effort effort = Effort::kFull;
   std::size_t repetitions = 0;  // 0: as many as the effort says

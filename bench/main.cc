@@ -11,6 +11,7 @@
 #include "bench/cpu.h"
 #include "bench/fault_bench.h"
 #include "bench/restore_bench.h"
+#include "bench/store_bench.h"
 
 namespace thaw::bench {
 namespace {
@@ -25,6 +26,8 @@ constexpr std::array kBenches{
           run_fault_bench},
     Bench{"restore", "restores with a working set, beside other ways to restore",
           run_restore_bench},
+    Bench{"store", "pushes, pulls, sizes and reads of a large store, beside backup tools",
+          run_store_bench},
 };
 
 struct Options {
@@ -84,7 +87,9 @@ int main(int argc, char** argv) {
   app.add_option("name", options.name, "Which bench; without it they are listed");
   app.add_option("--image", options.bench.image, "Memory image of a guest, to measure with");
   app.add_option("--guests", options.bench.guests,
-                 "Directory of saved guests with recordings, to restore");
+                 "Directory of saved guests with recordings, to restore or push");
+  app.add_option("--cache", options.bench.cache,
+                 "Directory that keeps large stores for the next run (20 GB)");
   app.add_option("--json", options.json, "File for the figures");
   app.add_option("--seed", options.bench.seed, "Seed of the random choices");
   app.add_option("--repetitions", options.bench.repetitions,

@@ -1,5 +1,6 @@
-// Runs the benches on a small image. How fast anything is does not matter here.
+// Runs the benches on small images. How fast anything is does not matter here.
 
+#include <filesystem>
 #include <set>
 
 #include <gtest/gtest.h>
@@ -13,16 +14,16 @@ namespace {
 
 using Json = nlohmann::json;
 
-TEST(BenchRun, FaultReportsEveryFigure) {
+/// The names of all figures of a quick run, each of which has to be there once and to be sound.
+std::set<std::string> measure(const std::string& bench, const std::string& source,
+                              const std::string& path) {
   const ScratchDirectory directory;
-  write_file(directory.path("image"), make_image(1, 4096));
-
-  const Outcome outcome = run({program_path("thaw-bench"), "fault", "--quick", "--image",
-                               directory.path("image"), "--json", directory.path("json")});
-
-  ASSERT_EQ(outcome.exit_code, 0) << outcome.output;
-  const Json json = Json::parse(as_text(read_file(directory.path("json"))));
-  EXPECT_EQ(json["bench"], "fault");
+  const Outcome outcome = run({program_path("thaw-bench"), bench, "--quick", source, path, "--json",
+                               directory.path("json")});
+  EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
+  const Json json = Json::parse(as_text(read_file(directory.path("json"))), nullptr, false);
+  if (json.is_discarded()) return {};
+  EXPECT_EQ(json["bench"], bench);
   std::set<std::string> names;
   for (const Json& figure : json["results"]) {
     const std::string name = figure["name"];
@@ -34,6 +35,15 @@ TEST(BenchRun, FaultReportsEveryFigure) {
     EXPECT_GT(figure["floor"], 0) << name;
     EXPECT_GT(figure["n"], 0) << name;
   }
+  return names;
+}
+
+TEST(BenchRun, FaultReportsEveryFigure) {
+  const ScratchDirectory directory;
+  write_file(directory.path("image"), make_image(1, 4096));
+
+  const auto names = measure("fault", "--image", directory.path("image"));
+
   EXPECT_EQ(names, (std::set<std::string>{
                        "fault.local.near.p50", "fault.local.spin.p50", "fault.local.sleep.p50",
                        "fault.remote.near.p50", "fault.remote.near.p99", "fault.remote.spin.p50",
@@ -42,6 +52,30 @@ TEST(BenchRun, FaultReportsEveryFigure) {
                        "fault.remote.faults_per_s", "fault.zero.p50", "fault.cpu_us_per_fault",
                        "fault.around.hit_rate", "fault.around.sequential_speedup",
                        "fault.sessions64.p99", "fault.idle.cpu_percent"}));
+}
+
+TEST(BenchRun, StoreReportsEveryFigure) {
+  const ScratchDirectory directory;
+  for (const std::uint64_t seed : {1, 2}) {
+    const std::string guest = directory.path(fmt::format("guest{}", seed));
+    std::filesystem::create_directory(guest);
+    write_file(guest + "/memory", make_image(seed, 4096));
+  }
+
+  const auto names = measure("store", "--guests", directory.path(""));
+
+  EXPECT_EQ(names, (std::set<std::string>{
+                       "ingest.rate", "ingest.vs_restic", "ingest.eight.rate", "ingest.dup.rate",
+                       "pull.rate", "store.bytes", "store.bytes.restic", "store.bytes.borg",
+                       "store.bytes.borg_zstd", "get.p50.1M", "get.p50.1M.cold", "get.p50.10M",
+                       "get.p50.10M.cold", "rss.peak", "rss.peak.push"}));
+}
+
+TEST(BenchRun, StoreWithoutGuestsIsAFailure) {
+  const ScratchDirectory directory;
+  EXPECT_EQ(run({program_path("thaw-bench"), "store", "--quick", "--guests", directory.path("")})
+                .exit_code,
+            1);
 }
 
 TEST(BenchRun, UnknownBenchIsRefused) {

@@ -146,7 +146,7 @@ TEST_F(SparseImageTest, NeedsLittleMemoryHoweverLargeItIs) {
                 "--memory", path("image")});
   std::size_t peak = 0;
   const Deadline deadline = Deadline::after(kPatience);
-  while (const std::size_t now = peak_resident_bytes(push.pid())) {
+  while (const auto now = peak_resident_bytes(push.pid())) {
     peak = now;
     if (deadline.passed()) break;
   }

@@ -139,12 +139,13 @@ class StoreModelTest : public StoreTest, public testing::WithParamInterface<int>
   }
   void remove() {
     const std::string name = draw_name();
-    const auto removed = store_->remove(name_space_, name);
-    if (model_.snapshots.erase(name) > 0) {
-      EXPECT_TRUE(succeeded(removed));
-    } else {
-      EXPECT_EQ(code_of(removed), ErrorCode::kNotFound);
+    const auto found = model_.snapshots.find(name);
+    if (found == model_.snapshots.end()) {
+      EXPECT_EQ(code_of(store_->manifest(name_space_, name)), ErrorCode::kNotFound);
+      return;
     }
+    EXPECT_TRUE(succeeded(store_->remove(name_space_, found->second.manifest.snapshot)));
+    model_.snapshots.erase(found);
   }
   void open_again() {
     pushes_.clear();

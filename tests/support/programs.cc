@@ -177,13 +177,13 @@ std::size_t resident_bytes(pid_t pid) {
   return resident * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
 }
 
-std::size_t peak_resident_bytes(pid_t pid) {
+std::optional<std::size_t> peak_resident_bytes(pid_t pid) {
+  constexpr std::string_view kName = "VmHWM:";
   std::ifstream status("/proc/" + std::to_string(pid) + "/status");
-  const std::string name = "VmHWM:";
   for (std::string line; std::getline(status, line);) {
-    if (line.starts_with(name)) return std::stoul(line.substr(name.size())) << 10;
+    if (line.starts_with(kName)) return std::stoull(line.substr(kName.size())) << 10;
   }
-  return 0;
+  return {};
 }
 
 Outcome run(const std::vector<std::string>& command) {

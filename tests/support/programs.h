@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -63,8 +64,8 @@ std::size_t open_descriptors_down_to(pid_t pid, std::size_t most);
 
 /// Memory of a process that is present, in bytes.
 std::size_t resident_bytes(pid_t pid);
-/// The most that was ever present of it; 0 when it has exited.
-std::size_t peak_resident_bytes(pid_t pid);
+/// The most that was ever present of it; nothing once it has ended.
+std::optional<std::size_t> peak_resident_bytes(pid_t pid);
 
 struct Outcome {
   int exit_code;

@@ -135,7 +135,7 @@ Result<void> LoadClient::remove(Connections& to) {
   if (!name) return {};
   ledger_[*name].standing = LedgerEntry::Standing::kUnderWay;
   board_.remove(*name);
-  TRY(to.control.remove(*name));
+  TRY(to.control.remove({*name}));
   ledger_.erase(*name);
   ++counts_.deletions;
   return {};

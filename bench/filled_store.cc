@@ -1,0 +1,208 @@
+#include "bench/filled_store.h"
+
+#include <filesystem>
+#include <map>
+#include <thread>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "bench/figures.h"
+#include "format/hash.h"
+#include "pageserver/sys/rocks_store.h"
+
+namespace thaw::bench {
+
+namespace {
+
+constexpr const char* kNamespace = "default";
+constexpr std::uint64_t kHashSeed = 1;
+constexpr std::size_t kBatch = 1024;
+constexpr std::size_t kDescriptionBytes = 4096;
+constexpr std::size_t kPieceBytes = 1u << 20;
+/// RocksDB rewrites its files in the background, and is done when they stay as they are.
+constexpr std::chrono::milliseconds kQuiet{500};
+constexpr std::chrono::minutes kMostUpkeep{20};
+
+std::string files_path(const std::string& directory) { return directory + "/store"; }
+std::string description_path(const std::string& directory) { return directory + "/filled"; }
+
+/// The same for every store that is filled alike by programs that seal alike.
+std::string describe(std::size_t chunks, const std::vector<PageSpan>& pages) {
+  ChunkCodec codec;
+  Bytes sealed;
+  for (const PageSpan page : pages) codec.encode(page, kNoChunk, sealed);
+  return fmt::format("{} chunks of {}", chunks, to_hex(Hasher().hash(sealed)));
+}
+
+std::vector<NewChunk> seal(const std::vector<PageSpan>& pages) {
+  ChunkCodec codec;
+  std::vector<NewChunk> sealed(pages.size());
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    std::ranges::copy(pages[i], sealed[i].plain.begin());
+    codec.encode(pages[i], kNoChunk, sealed[i].chunk);
+  }
+  return sealed;
+}
+
+std::map<std::string, std::uintmax_t> file_sizes(const std::string& directory) {
+  std::map<std::string, std::uintmax_t> sizes;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    std::error_code gone_meanwhile;
+    sizes[entry.path().string()] = entry.file_size(gone_meanwhile);
+  }
+  return sizes;
+}
+
+Result<void> wait_until_quiet(const std::string& directory) {
+  const Deadline deadline = Deadline::after(kMostUpkeep);
+  auto before = file_sizes(directory);
+  while (!deadline.passed()) {
+    std::this_thread::sleep_for(kQuiet);
+    auto now = file_sizes(directory);
+    if (now == before) return {};
+    before = std::move(now);
+  }
+  return fail(ErrorCode::kTimeout, "RocksDB still rewrites its files in {}", directory);
+}
+
+/// The files that chunks are read from. The others are small, and closing its lock would unlock it.
+std::vector<std::string> tables(const std::string& directory) {
+  std::vector<std::string> paths;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (entry.path().extension() == ".sst") paths.push_back(entry.path().string());
+  }
+  return paths;
+}
+
+/// A directory with nothing in it but one for the store's files.
+Result<void> make_empty(const std::string& directory) {
+  std::error_code error;
+  std::filesystem::remove_all(directory, error);
+  if (!error) std::filesystem::create_directories(files_path(directory), error);
+  if (error) return fail_errno("make " + directory, error.value());
+  return {};
+}
+
+Result<void> read_all(const std::string& path) {
+  const UniqueFd file = TRY(open_for_reading(path));
+  const std::uint64_t size = TRY(file_size(file)).value;
+  Bytes piece(kPieceBytes);
+  for (std::uint64_t at = 0; at < size; at += kPieceBytes) {
+    const std::size_t length = std::min<std::uint64_t>(kPieceBytes, size - at);
+    TRY(read_at(file, MutableByteSpan(piece).first(length), at));
+  }
+  return {};
+}
+
+Result<void> evict(const std::string& path) {
+  const UniqueFd file = TRY(open_for_reading(path));
+  // Only what is on the disk can go.
+  if (::fdatasync(file.get()) != 0) return fail_errno("sync " + path);
+  if (const int error = ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED)) {
+    return fail_errno("evict " + path, error);
+  }
+  return {};
+}
+
+}  // namespace
+
+FilledStore::FilledStore(std::string directory, std::size_t chunks)
+    : directory_(std::move(directory)), chunks_(chunks) {}
+FilledStore::FilledStore(FilledStore&&) noexcept = default;
+FilledStore::~FilledStore() = default;
+
+Result<FilledStore> FilledStore::make(const std::string& directory, std::size_t chunks,
+                                      const std::vector<PageSpan>& pages) {
+  FilledStore store(directory, chunks);
+  const std::string description = describe(chunks, pages);
+  if (!TRY(store.is_filled(description))) {
+    fmt::print("filling a store with {} chunks\n", chunks);
+    std::fflush(stdout);
+    TRY(make_empty(directory));
+    TRY(store.fill(pages));
+    PartialFile file = TRY(PartialFile::create(description_path(directory)));
+    TRY(write_at(file.fd(), as_bytes(description), 0));
+    TRY(file.publish());
+  }
+  TRY(store.open());
+  return store;
+}
+
+Result<bool> FilledStore::is_filled(const std::string& description) const {
+  const std::string path = description_path(directory_);
+  if (!std::filesystem::exists(path)) return false;
+  return TRY(read_text_file(path, kDescriptionBytes)) == description;
+}
+
+Result<void> FilledStore::fill(const std::vector<PageSpan>& pages) {
+  TRY(open());
+  const NamespaceId in = TRY(store_->open_namespace(kNamespace));
+  std::vector<NewChunk> sealed = seal(pages);
+  std::mt19937_64 generator(kHashSeed);
+  const std::size_t most = std::min(kBatch, sealed.size());
+  for (std::size_t stored = 0; stored < chunks_;) {
+    const std::size_t start = stored % (sealed.size() - most + 1);
+    const auto batch = std::span(sealed).subspan(start, std::min(most, chunks_ - stored));
+    for (NewChunk& chunk : batch) {
+      for (std::size_t at = 0; at < chunk.hash.size(); at += sizeof(std::uint64_t)) {
+        store_le<std::uint64_t>(chunk.hash.data() + at, generator());
+      }
+    }
+    for (const StoredChunk& chunk : TRY(store_->put_chunks(in, batch))) {
+      CHECK(chunk.is_new);
+      if (chunk.id != ChunkId::of(in.value, 0, ++stored)) {
+        return fail(ErrorCode::kIo, "chunk {} has got the id {:#x}", stored, chunk.id.value);
+      }
+    }
+  }
+  // From the log into tables.
+  store_.reset();
+  TRY(open());
+  TRY(wait_until_quiet(files_path(directory_)));
+  store_.reset();
+  return {};
+}
+
+Result<void> FilledStore::open() {
+  store_ = TRY(open_rocks_store(files_path(directory_), {0}));
+  const auto in = TRY(store_->find_namespace(kNamespace));
+  if (in) first_id_ = ChunkId::of(in->value, 0, 1).value;
+  return {};
+}
+
+Result<void> FilledStore::warm() const {
+  for (const std::string& path : tables(files_path(directory_))) TRY(read_all(path));
+  return {};
+}
+
+Result<void> FilledStore::cool() {
+  store_.reset();
+  TRY(open());
+  for (const std::string& path : tables(files_path(directory_))) TRY(evict(path));
+  return {};
+}
+
+Result<double> FilledStore::get_us(std::mt19937_64& generator, std::size_t repetitions) {
+  std::uniform_int_distribution<std::uint64_t> any(first_id_, first_id_ + chunks_ - 1);
+  std::vector<double> us(repetitions);
+  for (double& time : us) {
+    const ChunkId id{any(generator)};
+    const Clock::time_point start = Clock::now();
+    const ChunkRead read = TRY(store_->read_chunks(std::span(&id, 1), 0));
+    time = std::chrono::duration<double, std::micro>(Clock::now() - start).count();
+  }
+  TRY(check({any(generator)}));
+  return median(std::move(us));
+}
+
+Result<void> FilledStore::check(ChunkId id) {
+  const ChunkRead read = TRY(store_->read_chunks(std::span(&id, 1), 0));
+  PlainPage plain;
+  return ChunkCodec().decode(read.chunks[0], id, plain);
+}
+
+}  // namespace thaw::bench
