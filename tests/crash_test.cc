@@ -1,7 +1,12 @@
 // The real page server dies again and again under clients that push, delete and read, and its disk
 // loses what was not synced. What was acknowledged is there after every start, and nothing else.
 
+#include <array>
+#include <atomic>
 #include <csignal>
+#include <map>
+#include <memory>
+#include <set>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -77,9 +82,8 @@ class CrashTest : public testing::Test {
         disk_.surroundings(fate));
     const auto address = program->wait_for_line("listening on ");
     if (address) return Started{std::move(program), resolve_tcp(*address).value()};
-    EXPECT_EQ(program->wait().value_or(-1), fate.kill_at.empty() ? 0 : kKilled)
-        << address.error().message() << "\n"
-        << last_messages();
+    EXPECT_FALSE(fate.kill_at.empty()) << address.error().message() << "\n" << last_messages();
+    EXPECT_EQ(program->wait().value_or(-1), kKilled) << last_messages();
     return std::nullopt;
   }
 
@@ -201,7 +205,7 @@ TEST_P(CrashLivesTest, AcknowledgedSnapshotsSurviveAndNothingElseAppears) {
   fmt::print(
       "{} kills, {} of them at named points; {} pushes, {} deletions, {} pulls, {} reads of "
       "others'\n",
-      kLives, deaths_at_points_, counts_.pushes.load(), counts_.deletions.load(),
+      lives, deaths_at_points_, counts_.pushes.load(), counts_.deletions.load(),
       counts_.pulls.load(), counts_.foreign_reads.load());
   EXPECT_GT(deaths_at_points_, 0u);
   EXPECT_GT(counts_.pushes, 0u);

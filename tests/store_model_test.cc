@@ -1,9 +1,10 @@
 // Long random histories of the store beside a model of it that is a few maps.
 
 #include <algorithm>
+#include <array>
 #include <map>
+#include <memory>
 #include <numeric>
-#include <set>
 
 #include <gtest/gtest.h>
 
@@ -92,13 +93,12 @@ class SteppedPush {
 
 class StoreModelTest : public StoreTest, public testing::WithParamInterface<int> {
  protected:
-  /// A step of a history. A new kind is one entry more.
+  /// A step of a history. A new kind is an entry more in draw_operation().
   struct Operation {
     const char* name;
     unsigned weight;
     void (StoreModelTest::*run)();
   };
-  static const std::array<Operation, 7> kOperations;
 
   std::string draw_name() { return "snapshot" + std::to_string(pick(generator_, kNames)); }
   const Model::Snapshot* draw_snapshot() {
@@ -193,16 +193,17 @@ class StoreModelTest : public StoreTest, public testing::WithParamInterface<int>
     EXPECT_TRUE(std::ranges::equal(plain, image.page(page)));
   }
 
-  const Operation& draw_operation() {
-    const unsigned all =
-        std::accumulate(kOperations.begin(), kOperations.end(), 0u,
-                        [](unsigned sum, const Operation& o) { return sum + o.weight; });
-    std::uint64_t place = pick(generator_, all);
-    return *std::ranges::find_if(kOperations, [&](const Operation& operation) {
-      if (place < operation.weight) return true;
-      place -= operation.weight;
-      return false;
-    });
+  Operation draw_operation() {
+    static constexpr std::array kOperations{
+        Operation{"begin a push", 6, &StoreModelTest::begin_push},
+        Operation{"go on with a push", 40, &StoreModelTest::go_on},
+        Operation{"push", 3, &StoreModelTest::push_whole},
+        Operation{"drop a push", 1, &StoreModelTest::drop_push},
+        Operation{"delete", 5, &StoreModelTest::remove},
+        Operation{"open again", 1, &StoreModelTest::open_again},
+        Operation{"read", 2, &StoreModelTest::read_one},
+    };
+    return pick_weighted(generator_, kOperations);
   }
 
   std::mt19937_64 generator_ = seeded_generator();
@@ -210,19 +211,9 @@ class StoreModelTest : public StoreTest, public testing::WithParamInterface<int>
   std::vector<std::unique_ptr<SteppedPush>> pushes_;
 };
 
-const std::array<StoreModelTest::Operation, 7> StoreModelTest::kOperations{{
-    {"begin a push", 6, &StoreModelTest::begin_push},
-    {"go on with a push", 40, &StoreModelTest::go_on},
-    {"push", 3, &StoreModelTest::push_whole},
-    {"drop a push", 1, &StoreModelTest::drop_push},
-    {"delete", 5, &StoreModelTest::remove},
-    {"open again", 1, &StoreModelTest::open_again},
-    {"read", 2, &StoreModelTest::read_one},
-}};
-
 TEST_P(StoreModelTest, HistoryLeavesWhatTheModelHas) {
   for (unsigned i = 0; i < kSteps * test_scale() && !HasFailure(); ++i) {
-    const Operation& operation = draw_operation();
+    const Operation operation = draw_operation();
     SCOPED_TRACE(fmt::format("step {}, {}", i, operation.name));
     (this->*operation.run)();
     check();

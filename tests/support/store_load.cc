@@ -1,7 +1,7 @@
 #include "tests/support/store_load.h"
 
 #include <algorithm>
-#include <numeric>
+#include <array>
 
 #include <gtest/gtest.h>
 
@@ -87,22 +87,14 @@ Result<void> check_content(PageClient& client, PageClient& pages, const Manifest
 LoadClient::LoadClient(unsigned number, std::uint64_t seed, NameBoard& board, LoadCounts& counts)
     : number_(number), generator_(seed), board_(board), counts_(counts) {}
 
-const std::array<LoadClient::Operation, 4> LoadClient::kOperations{{
-    {"push", 5, &LoadClient::push},
-    {"delete", 3, &LoadClient::remove},
-    {"pull", 1, &LoadClient::pull},
-    {"read what others may delete", 2, &LoadClient::read_foreign},
-}};
-
-const LoadClient::Operation& LoadClient::draw_operation() {
-  const unsigned all = std::accumulate(kOperations.begin(), kOperations.end(), 0u,
-                                       [](unsigned sum, const auto& o) { return sum + o.weight; });
-  std::uint64_t place = pick(generator_, all);
-  for (const Operation& operation : kOperations) {
-    if (place < operation.weight) return operation;
-    place -= operation.weight;
-  }
-  return kOperations.back();
+LoadClient::Operation LoadClient::draw_operation() {
+  static constexpr std::array kOperations{
+      Operation{"push", 5, &LoadClient::push},
+      Operation{"delete", 3, &LoadClient::remove},
+      Operation{"pull", 1, &LoadClient::pull},
+      Operation{"read what others may delete", 2, &LoadClient::read_foreign},
+  };
+  return pick_weighted(generator_, kOperations);
 }
 
 std::optional<std::string> LoadClient::draw_own() {
@@ -172,7 +164,7 @@ Result<void> LoadClient::work(const TcpAddress& server, const std::set<ErrorCode
     PageClient demand = TRY(PageClient::connect(server, "default", message::Role::kDemand));
     Connections connections{server, std::move(control), std::move(demand)};
     for (bool good = true; good && !stop;) {
-      const Operation& operation = draw_operation();
+      const Operation operation = draw_operation();
       const auto done = (this->*operation.run)(connections);
       ++counts_.operations;
       if (done) continue;

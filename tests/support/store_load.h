@@ -1,6 +1,5 @@
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -72,13 +71,12 @@ class LoadClient {
     PageClient control;
     PageClient demand;
   };
-  /// A thing to do. A new one is one entry more.
+  /// A thing to do. A new one is an entry more in draw_operation().
   struct Operation {
     const char* name;
     unsigned weight;
     Result<void> (LoadClient::*run)(Connections& to);
   };
-  static const std::array<Operation, 4> kOperations;
 
   Result<void> push(Connections& to);
   Result<void> remove(Connections& to);
@@ -86,7 +84,7 @@ class LoadClient {
   Result<void> read_foreign(Connections& to);
   Result<void> work(const TcpAddress& server, const std::set<ErrorCode>& expected,
                     const std::atomic<bool>& stop);
-  const Operation& draw_operation();
+  Operation draw_operation();
   /// The name of an acknowledged snapshot of ours.
   std::optional<std::string> draw_own();
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <optional>
 #include <ostream>
 #include <random>
@@ -44,6 +45,17 @@ unsigned test_scale();
 /// A number in [0, below).
 inline std::uint64_t pick(std::mt19937_64& generator, std::uint64_t below) {
   return std::uniform_int_distribution<std::uint64_t>(0, below - 1)(generator);
+}
+
+/// One of the entries, as likely as its `weight` says.
+template <typename Entry, std::size_t kCount>
+const Entry& pick_weighted(std::mt19937_64& generator, const std::array<Entry, kCount>& entries) {
+  std::uint64_t all = 0;
+  for (const Entry& entry : entries) all += entry.weight;
+  std::uint64_t place = pick(generator, all);
+  const Entry* picked = entries.data();
+  for (; place >= picked->weight; ++picked) place -= picked->weight;
+  return *picked;
 }
 
 Bytes random_bytes(std::mt19937_64& generator, std::size_t size);
