@@ -26,11 +26,12 @@ Result<void> untag(const Options& options);
 Result<void> label(const Options& options);
 Result<void> show_usage(const Options& options);
 Result<void> show_or_set_namespace(const Options& options);
-Result<void> collect_garbage(const Options& options);
-Result<void> scrub(const Options& options);
-Result<void> retain(const Options& options);
-Result<void> back_up(const Options& options);
-Result<void> compact(const Options& options);
+// Jobs: false when one has failed.
+Result<bool> collect_garbage(const Options& options);
+Result<bool> scrub(const Options& options);
+Result<bool> retain(const Options& options);
+Result<bool> back_up(const Options& options);
+Result<bool> compact(const Options& options);
 /// Becomes the page server's program, which checks a store that nobody has open.
 Result<void> check_store(const Options& options);
 

@@ -106,6 +106,10 @@ Json working_set_json(const WorkingSetView& view) {
 
 }  // namespace
 
+Json error_json(const Error& error) {
+  return {{"code", error_name(error.code())}, {"text", error.message()}};
+}
+
 void print_json(const Json& json) {
   std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
 }
@@ -289,7 +293,7 @@ void print_success(OutputForm form) {
 
 void print_error(const Error& error, OutputForm form) {
   if (form == OutputForm::kJson) {
-    print_json({{"error", {{"code", error_name(error.code())}, {"text", error.message()}}}});
+    print_json({{"error", error_json(error)}});
   }
   const std::string advice = advice_for(error.code());
   fmt::print(stderr, "thaw: {}.{}{}\n", error.message(), advice.empty() ? "" : " ", advice);

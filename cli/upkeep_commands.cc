@@ -14,8 +14,9 @@ namespace {
 
 constexpr std::chrono::milliseconds kPoll{100};
 
-/// Has the page server do a job and waits for its end, however long that takes.
-Result<void> run_job(const Options& options, message::JobKind kind, const std::string& what) {
+/// Has the page server do a job and waits for its end, however long that takes. False: it failed,
+/// as the report says that is printed.
+Result<bool> run_job(const Options& options, message::JobKind kind, const std::string& what) {
   PageClient client = TRY(connect(options));
   message::JobReport report =
       TRY(client.start_job({.kind = kind, .dry_run = options.dry_run, .target = options.name}));
@@ -29,8 +30,7 @@ Result<void> run_job(const Options& options, message::JobKind kind, const std::s
   }
   progress.reset();
   print_job(report, options.form());
-  if (report.state == message::JobState::kDone) return {};
-  return std::unexpected(from_reply(report.error));
+  return report.state == message::JobState::kDone;
 }
 
 }  // namespace
@@ -80,19 +80,19 @@ Result<void> show_or_set_namespace(const Options& options) {
   return {};
 }
 
-Result<void> collect_garbage(const Options& options) {
+Result<bool> collect_garbage(const Options& options) {
   return run_job(options, message::JobKind::kCollect, "gc");
 }
-Result<void> scrub(const Options& options) {
+Result<bool> scrub(const Options& options) {
   return run_job(options, message::JobKind::kScrub, "scrub");
 }
-Result<void> retain(const Options& options) {
+Result<bool> retain(const Options& options) {
   return run_job(options, message::JobKind::kRetain, "retain");
 }
-Result<void> back_up(const Options& options) {
+Result<bool> back_up(const Options& options) {
   return run_job(options, message::JobKind::kBackup, "backup");
 }
-Result<void> compact(const Options& options) {
+Result<bool> compact(const Options& options) {
   return run_job(options, message::JobKind::kCompact, "compact");
 }
 

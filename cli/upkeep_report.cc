@@ -75,14 +75,14 @@ void print_namespace(const message::NamespaceReport& report, OutputForm form) {
 }
 
 void print_job(const message::JobReport& report, OutputForm form) {
+  const bool failed = report.state == message::JobState::kFailed;
   if (form == OutputForm::kJson) {
     Json counters = Json::object();
     for (const message::JobCounter& counter : report.counters)
       counters[counter.name] = counter.value;
-    return print_json({{"job", kind_name(report.kind)},
-                       {"done", report.state == message::JobState::kDone},
-                       {"counters", counters},
-                       {"findings", report.findings}});
+    Json json{{"job", kind_name(report.kind)}, {"counters", counters}, {"findings", report.findings}};
+    if (failed) json["error"] = error_json(from_reply(report.error));
+    return print_json(json);
   }
   for (const std::string& finding : report.findings) std::puts(finding.c_str());
   std::vector<std::vector<std::string>> rows;
@@ -93,6 +93,7 @@ void print_job(const message::JobReport& report, OutputForm form) {
     rows.push_back({name, bytes ? human_bytes(counter.value) : std::to_string(counter.value)});
   }
   if (!rows.empty()) print_table(rows);
+  if (failed) print_error(from_reply(report.error), form);
 }
 
 }  // namespace thaw

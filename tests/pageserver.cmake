@@ -18,3 +18,8 @@ add_dependencies(push_test thaw-pageserver thaw-cli without_io_uring)
 thaw_add_test(working_sets_test SOURCES working_sets_test.cc support/page_connection.cc TIMEOUT 120
   LIBRARIES thaw_pageserver_core thaw_test_programs)
 add_dependencies(working_sets_test thaw-pageserver)
+
+thaw_add_test(upkeep_test SOURCES upkeep_test.cc support/page_connection.cc support/raw_store.cc
+  TIMEOUT 120
+  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
+add_dependencies(upkeep_test thaw-pageserver thaw-cli)

@@ -32,7 +32,8 @@ Result<Manifest> push_image(PageClient& client, const DrawnImage& image) {
     hashes.push_back(hasher.hash(image.page(i)));
     offered.push_back(i);
   }
-  const Bytes missing = TRY(client.offer(offer, hashes));
+  TRY(client.send_offer(offer, hashes));
+  const Bytes missing = TRY(client.receive_needed(hashes.size()));
   constexpr std::uint32_t kUpload = 32;
   std::uint32_t encoded = 0;
   Bytes chunks;
@@ -41,11 +42,15 @@ Result<Manifest> push_image(PageClient& client, const DrawnImage& image) {
     if (!bit(missing, i)) continue;
     codec.encode(image.page(offered[i]), kNoChunk, chunks);
     if (++encoded < kUpload) continue;
-    TRY(client.upload(encoded, chunks));
+    TRY(client.send_upload(encoded, chunks));
+    TRY(client.receive_uploaded());
     encoded = 0;
     chunks.clear();
   }
-  if (encoded > 0) TRY(client.upload(encoded, chunks));
+  if (encoded > 0) {
+    TRY(client.send_upload(encoded, chunks));
+    TRY(client.receive_uploaded());
+  }
   return client.commit();
 }
 

@@ -1,0 +1,287 @@
+// `thaw` looks after the store of the real page server.
+
+#include <filesystem>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "format/page_client.h"
+#include "tests/support/page_connection.h"
+#include "tests/support/programs.h"
+#include "tests/support/raw_store.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+using Json = nlohmann::json;
+
+class UpkeepTest : public testing::Test {
+ protected:
+  UpkeepTest() : server_(path("store"), 0, {.environment = {{"THAW_BACKUPS", path("backups")}}}) {
+    std::filesystem::create_directory(path("backups"));
+  }
+
+  std::string path(const std::string& name) const { return directory_.path(name); }
+  /// Pushes an image of random pages, which are all stored.
+  void push(const std::string& name, std::uint64_t seed, std::size_t pages = 200,
+            const std::vector<std::string>& more = {}) {
+    std::mt19937_64 generator(seed);
+    write_file(path(name), random_bytes(generator, pages * kPageBytes));
+    std::vector<std::string> command{"push", name, "--memory", path(name)};
+    command.insert(command.end(), more.begin(), more.end());
+    ASSERT_EQ(server_.thaw(command).exit_code, 0);
+  }
+  Json thaw(const std::vector<std::string>& command, int exit_code = 0) {
+    const Outcome outcome = server_.thaw(command);
+    EXPECT_EQ(outcome.exit_code, exit_code) << command.front() << ": " << outcome.output;
+    return Json::parse(outcome.output, nullptr, false);
+  }
+  std::string refusal(const std::vector<std::string>& command) {
+    const Json json = Json::parse(server_.thaw(command).output, nullptr, false);
+    return json.is_object() && json.contains("error") ? json["error"]["code"] : "none";
+  }
+  void expect_identical(const std::string& name, const std::string& file) {
+    EXPECT_EQ(server_.thaw({"pull", name, "--memory", path("out")}).exit_code, 0);
+    EXPECT_TRUE(read_file(path("out")) == read_file(path(file))) << name;
+  }
+  SnapshotId id_of(const std::string& name) {
+    return {thaw({"show", name})["snapshot"].get<std::uint64_t>()};
+  }
+  std::uint64_t chunks() { return thaw({"stats"})["chunks"]; }
+  /// Changes the store while the page server is away.
+  template <typename Change>
+  void change(Change change) {
+    EXPECT_EQ(server_.stop().value(), 0);
+    {
+      RawStore raw(path("store"));
+      change(raw);
+    }
+    server_.start();
+  }
+  static void damage(RawStore& raw, const std::string& key) {
+    std::string chunk = raw.get("chunk", key);
+    chunk.back() = static_cast<char>(chunk.back() ^ 1);
+    raw.put("chunk", key, chunk);
+  }
+  Json check(std::vector<std::string> more, int exit_code) {
+    std::vector<std::string> command{program_path("thaw"), "--json", "fsck", path("store")};
+    command.insert(command.end(), more.begin(), more.end());
+    const Outcome outcome = run(command);
+    EXPECT_EQ(outcome.exit_code, exit_code) << outcome.output;
+    return Json::parse(outcome.output, nullptr, false);
+  }
+
+  ScratchDirectory directory_;
+  PageServer server_;
+};
+
+TEST_F(UpkeepTest, GarbageIsCollected) {
+  push("a", 1);
+  push("b", 2);
+  EXPECT_EQ(thaw({"usage", "b"})["exclusive_bytes"], 200 * (4096 + 16));
+  thaw({"rm", "b"});
+  const Json planned = thaw({"gc", "--dry-run"});
+  EXPECT_EQ(planned["counters"]["dead_chunks"], 200);
+  EXPECT_EQ(chunks(), 400u);
+  const Json done = thaw({"gc"});
+  EXPECT_EQ(done["counters"], planned["counters"]);
+  EXPECT_EQ(done["counters"]["dead_bytes"], 200 * (4096 + 16));
+  EXPECT_EQ(chunks(), 200u);
+  expect_identical("a", "a");
+}
+
+TEST_F(UpkeepTest, CollectionFreesTheDisk) {
+  const auto size_of_store = [&] {
+    std::uintmax_t size = 0;
+    for (const auto& file : std::filesystem::directory_iterator(path("store"))) {
+      if (file.path().extension() == ".sst") size += file.file_size();
+    }
+    return size;
+  };
+  push("a", 1);
+  push("gone", 2, 10'000);
+  const std::uint64_t exclusive = thaw({"usage", "gone"})["exclusive_bytes"];
+  thaw({"compact"});
+  const std::uintmax_t before = size_of_store();
+  thaw({"rm", "gone"});
+  thaw({"gc"});
+  thaw({"compact"});
+  EXPECT_GE(before - size_of_store(), exclusive / 100 * 99);
+  expect_identical("a", "a");
+}
+
+TEST_F(UpkeepTest, SnapshotsInUseStay) {
+  push("a", 1);
+  const SnapshotId snapshot = id_of("a");
+  std::optional<PageConnection> handler(std::in_place, server_.address(), message::Role::kDemand);
+  const auto pinned = [&](const Message& request) {
+    return std::holds_alternative<message::Done>(handler->ask(request).message);
+  };
+  EXPECT_TRUE(pinned(message::Pin{snapshot}));
+  EXPECT_TRUE(pinned(message::Pin{snapshot})) << "once is enough";
+  EXPECT_FALSE(pinned(message::Pin{{77}}));
+  EXPECT_EQ(refusal({"rm", "a"}), "busy");
+  EXPECT_TRUE(pinned(message::Unpin{snapshot}));
+  EXPECT_TRUE(pinned(message::Unpin{snapshot})) << "without a pin it is nothing";
+  EXPECT_TRUE(pinned(message::Pin{snapshot}));
+
+  thaw({"rm", "a", "--when-unused"});
+  EXPECT_EQ(refusal({"show", "a"}), "not_found");
+  EXPECT_EQ(thaw({"gc"})["counters"]["dead_chunks"], 0);
+  push("b", 1);
+  EXPECT_EQ(chunks(), 200u) << "its pages are still met by pushes";
+  thaw({"rm", "b"});
+  handler.reset();
+  // The server notices some time that the handler has gone.
+  const Deadline deadline = Deadline::after(kPatience);
+  while (chunks() > 0 && !deadline.passed()) thaw({"gc"});
+  EXPECT_EQ(chunks(), 0u);
+}
+
+TEST_F(UpkeepTest, TagsStandForSnapshots) {
+  push("a", 1);
+  push("b", 2);
+  thaw({"tag", "a", "app:live"});
+  expect_identical("app:live", "a");
+  thaw({"tag", "b", "app:live"});
+  expect_identical("app:live", "b");
+  EXPECT_EQ(thaw({"ls"})["snapshots"][1]["tags"], Json::parse(R"(["app:live"])"));
+  EXPECT_EQ(refusal({"rm", "app:live"}), "invalid_argument");
+  EXPECT_EQ(refusal({"tag", "a", "app"}), "invalid_argument");
+  EXPECT_EQ(refusal({"tag", "c", "app:live"}), "not_found");
+  EXPECT_EQ(refusal({"push", "x:y", "--memory", path("a")}), "invalid_argument");
+  thaw({"untag", "app:live"});
+  EXPECT_EQ(refusal({"show", "app:live"}), "not_found");
+}
+
+TEST_F(UpkeepTest, LabelsChange) {
+  push("a", 1, 10, {"--label", "app=web", "--label", "stage=test"});
+  thaw({"label", "a", "stage=live", "team=x", "--remove", "app"});
+  EXPECT_EQ(thaw({"show", "a"})["labels"], Json::parse(R"({"stage": "live", "team": "x"})"));
+}
+
+TEST_F(UpkeepTest, QuotasAreTold) {
+  thaw({"namespace", "--quota", "1M", "--quota-snapshots", "2"});
+  push("a", 1);
+  push("b", 2, 50);
+  EXPECT_EQ(thaw({"namespace"})["stored_bytes"], 250 * (4096 + 16));
+  EXPECT_EQ(refusal({"push", "c", "--memory", path("a")}), "quota_exceeded");
+  thaw({"rm", "b"});
+  write_file(path("big"), make_image(3, 4000));
+  EXPECT_EQ(refusal({"push", "big", "--memory", path("big")}), "quota_exceeded");
+  thaw({"gc"});
+  EXPECT_EQ(chunks(), 200u) << "what the refused push had stored is gone too";
+}
+
+TEST_F(UpkeepTest, OutdatedSnapshotsAreDeleted) {
+  for (const int i : {1, 2, 3, 4, 5}) push("s" + std::to_string(i), 7, 10);
+  thaw({"tag", "s1", "app:first"});
+  thaw({"namespace", "--keep-last", "2"});
+  EXPECT_EQ(thaw({"retain", "--dry-run"})["counters"]["deleted"], 2);
+  EXPECT_EQ(thaw({"retain"})["counters"]["deleted"], 2);
+  std::vector<std::string> names;
+  for (const Json& snapshot : thaw({"ls"})["snapshots"]) names.push_back(snapshot["name"]);
+  EXPECT_EQ(names, (std::vector<std::string>{"s1", "s4", "s5"}));
+}
+
+TEST_F(UpkeepTest, UpkeepIsDoneByItself) {
+  EXPECT_EQ(server_.stop().value(), 0);
+  PageServer server(path("store2"), 0,
+                    {.environment = {{"THAW_UPKEEP_INTERVAL_S", "1"}, {"THAW_GC_PERCENT", "1"}}});
+  std::mt19937_64 generator(1);
+  for (const std::string name : {"a", "b"}) {
+    write_file(path(name), random_bytes(generator, 100 * kPageBytes));
+    ASSERT_EQ(server.thaw({"push", name, "--memory", path(name)}).exit_code, 0);
+  }
+  EXPECT_EQ(server.thaw({"namespace", "--keep-last", "1"}).exit_code, 0);
+  const Deadline deadline = Deadline::after(kPatience);
+  Json stats;
+  do {
+    stats = Json::parse(server.thaw({"stats"}).output);
+  } while (stats["chunks"] != 100 && !deadline.passed());
+  EXPECT_EQ(stats["chunks"], 100);
+  EXPECT_EQ(stats["snapshots"], 1);
+}
+
+TEST_F(UpkeepTest, DamageIsNamedAndHealed) {
+  push("a", 1, 20);
+  change([](RawStore& raw) { damage(raw, raw.keys("chunk")[3]); });
+  EXPECT_EQ(refusal({"pull", "a", "--memory", path("out")}), "checksum_mismatch");
+  const Json scrubbed = thaw({"scrub"}, 1);
+  EXPECT_EQ(scrubbed["error"]["code"], "corrupt");
+  EXPECT_EQ(scrubbed["counters"]["damaged"], 1);
+  ASSERT_EQ(scrubbed["findings"].size(), 1u);
+  EXPECT_NE(scrubbed["findings"][0].get<std::string>().find("in a"), std::string::npos);
+  push("healing", 1, 20);
+  expect_identical("a", "a");
+  EXPECT_EQ(thaw({"scrub"})["counters"]["damaged"], 0);
+}
+
+TEST_F(UpkeepTest, StoreIsCheckedWhileNobodyHasItOpen) {
+  push("a", 1, 20);
+  EXPECT_NE(check({}, 1).dump().find("in use"), 0u) << "the page server has it open";
+  EXPECT_EQ(server_.stop().value(), 0);
+  const Json clean = check({}, 0);
+  EXPECT_EQ(clean["chunks"], 20);
+  EXPECT_TRUE(clean["problems"].empty());
+  {
+    RawStore raw(path("store"));
+    raw.remove("chunk", raw.keys("chunk")[3]);
+    raw.put("snapshot", std::string("n\0\1lost", 7), big_endian(99));
+  }
+  EXPECT_EQ(check({}, 1)["problems"].size(), 3u) << "the chunk, the name, the total";
+  EXPECT_EQ(check({"--repair"}, 1)["problems"].size(), 3u);
+  EXPECT_EQ(check({}, 1)["problems"].size(), 2u) << "the total is right now";
+  EXPECT_EQ(run({program_path("thaw"), "fsck", path("nothing")}).exit_code, 1);
+  EXPECT_FALSE(std::filesystem::exists(path("nothing")));
+}
+
+TEST_F(UpkeepTest, BackupsAreWholeStores) {
+  push("a", 1);
+  thaw({"backup", "one"});
+  push("b", 2);
+  thaw({"rm", "a"});
+  thaw({"gc"});
+  const Json again = thaw({"backup", "one"}, 1);
+  EXPECT_NE(again["error"]["code"], "none") << "a backup is not overwritten";
+  EXPECT_EQ(refusal({"backup", "../two"}), "invalid_argument");
+
+  const auto restored = [&](const std::string& store) {
+    return PageServer(path(store), 0,
+                      {.environment = {{"THAW_FROM_BACKUP", path("backups/one")}}});
+  };
+  PageServer other = restored("other");
+  EXPECT_EQ(other.thaw({"pull", "a", "--memory", path("out")}).exit_code, 0);
+  EXPECT_TRUE(read_file(path("out")) == read_file(path("a")));
+  EXPECT_EQ(other.thaw({"show", "b"}).exit_code, 3);
+  EXPECT_EQ(other.thaw({"scrub"}).exit_code, 0);
+  EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", path("store"), "--from-backup",
+                 path("backups/one"), "--listen", "127.0.0.1:0"})
+                .exit_code,
+            1)
+      << "only an empty store begins with a backup";
+}
+
+TEST_F(UpkeepTest, JobsRunOneAtATime) {
+  push("a", 1);
+  PageConnection client(server_.address(), message::Role::kControl);
+  const auto ask = [&](const Message& request) { return client.ask(request).message; };
+  EXPECT_EQ(std::get<message::ErrorReply>(ask(message::GetJob{1})).code, ErrorCode::kNotFound);
+  EXPECT_EQ(std::get<message::ErrorReply>(ask(message::StopJob{1})).code, ErrorCode::kNotFound);
+  const auto started = std::get<message::JobReport>(ask(message::StartJob{}));
+  const Deadline deadline = Deadline::after(kPatience);
+  message::JobReport report = started;
+  while (report.state == message::JobState::kRunning && !deadline.passed()) {
+    const Message second = ask(message::StartJob{});
+    if (const auto* refused = std::get_if<message::ErrorReply>(&second)) {
+      EXPECT_EQ(refused->code, ErrorCode::kBusy);
+    } else {
+      break;  // the first was over in between
+    }
+    report = std::get<message::JobReport>(ask(message::GetJob{started.number}));
+  }
+}
+
+}  // namespace
+}  // namespace thaw::test
