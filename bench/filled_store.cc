@@ -38,13 +38,10 @@ std::string describe(std::size_t chunks, const std::vector<PageSpan>& pages) {
   return fmt::format("{} chunks of {}", chunks, to_hex(Hasher().hash(sealed)));
 }
 
-std::vector<NewChunk> seal(const std::vector<PageSpan>& pages) {
+std::vector<Bytes> seal(const std::vector<PageSpan>& pages) {
   ChunkCodec codec;
-  std::vector<NewChunk> sealed(pages.size());
-  for (std::size_t i = 0; i < pages.size(); ++i) {
-    std::ranges::copy(pages[i], sealed[i].plain.begin());
-    codec.encode(pages[i], kNoChunk, sealed[i].chunk);
-  }
+  std::vector<Bytes> sealed(pages.size());
+  for (std::size_t i = 0; i < pages.size(); ++i) codec.encode(pages[i], kNoChunk, sealed[i]);
   return sealed;
 }
 
@@ -69,13 +66,16 @@ Result<void> wait_until_quiet(const std::string& directory) {
   return fail(ErrorCode::kTimeout, "RocksDB still rewrites its files in {}", directory);
 }
 
-/// The files that chunks are read from. The others are small, and closing its lock would unlock it.
-std::vector<std::string> tables(const std::string& directory) {
-  std::vector<std::string> paths;
+/// For each file that chunks are read from. The others are small, and closing its lock would unlock
+/// it.
+Result<void> for_each_table(const std::string& directory, Result<void> (*act)(const UniqueFd&)) {
   for (const auto& entry : std::filesystem::directory_iterator(directory)) {
-    if (entry.path().extension() == ".sst") paths.push_back(entry.path().string());
+    if (entry.path().extension() != ".sst") continue;
+    // RocksDB may have merged a small one with others meanwhile.
+    const auto file = TRY(if_found(open_for_reading(entry.path().string())));
+    if (file) TRY(act(*file));
   }
-  return paths;
+  return {};
 }
 
 /// A directory with nothing in it but one for the store's files.
@@ -87,8 +87,7 @@ Result<void> make_empty(const std::string& directory) {
   return {};
 }
 
-Result<void> read_all(const std::string& path) {
-  const UniqueFd file = TRY(open_for_reading(path));
+Result<void> read_all(const UniqueFd& file) {
   const std::uint64_t size = TRY(file_size(file)).value;
   Bytes piece(kPieceBytes);
   for (std::uint64_t at = 0; at < size; at += kPieceBytes) {
@@ -98,12 +97,11 @@ Result<void> read_all(const std::string& path) {
   return {};
 }
 
-Result<void> evict(const std::string& path) {
-  const UniqueFd file = TRY(open_for_reading(path));
+Result<void> evict(const UniqueFd& file) {
   // Only what is on the disk can go.
-  if (::fdatasync(file.get()) != 0) return fail_errno("sync " + path);
+  if (::fdatasync(file.get()) != 0) return fail_errno("sync a table");
   if (const int error = ::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED)) {
-    return fail_errno("evict " + path, error);
+    return fail_errno("evict a table", error);
   }
   return {};
 }
@@ -141,16 +139,19 @@ Result<bool> FilledStore::is_filled(const std::string& description) const {
 Result<void> FilledStore::fill(const std::vector<PageSpan>& pages) {
   TRY(open());
   const NamespaceId in = TRY(store_->open_namespace(kNamespace));
-  std::vector<NewChunk> sealed = seal(pages);
+  const std::vector<Bytes> sealed = seal(pages);
   std::mt19937_64 generator(kHashSeed);
   const std::size_t most = std::min(kBatch, sealed.size());
   for (std::size_t stored = 0; stored < chunks_;) {
     const std::size_t start = stored % (sealed.size() - most + 1);
-    const auto batch = std::span(sealed).subspan(start, std::min(most, chunks_ - stored));
-    for (NewChunk& chunk : batch) {
-      for (std::size_t at = 0; at < chunk.hash.size(); at += sizeof(std::uint64_t)) {
-        store_le<std::uint64_t>(chunk.hash.data() + at, generator());
+    const std::size_t count = std::min(most, chunks_ - stored);
+    std::vector<NewChunk> batch;
+    for (std::size_t i = start; i < start + count; ++i) {
+      Sha256 hash;
+      for (std::size_t at = 0; at < hash.size(); at += sizeof(std::uint64_t)) {
+        store_le<std::uint64_t>(hash.data() + at, generator());
       }
+      batch.push_back({hash, pages[i], sealed[i]});
     }
     for (const StoredChunk& chunk : TRY(store_->put_chunks(in, batch))) {
       CHECK(chunk.is_new);
@@ -174,16 +175,12 @@ Result<void> FilledStore::open() {
   return {};
 }
 
-Result<void> FilledStore::warm() const {
-  for (const std::string& path : tables(files_path(directory_))) TRY(read_all(path));
-  return {};
-}
+Result<void> FilledStore::warm() const { return for_each_table(files_path(directory_), read_all); }
 
 Result<void> FilledStore::cool() {
   store_.reset();
   TRY(open());
-  for (const std::string& path : tables(files_path(directory_))) TRY(evict(path));
-  return {};
+  return for_each_table(files_path(directory_), evict);
 }
 
 Result<double> FilledStore::get_us(std::mt19937_64& generator, std::size_t repetitions) {

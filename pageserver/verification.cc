@@ -48,14 +48,15 @@ Result<void> Verification::check_chunks(ChunkId next) {
   while (true) {
     const std::vector<ChunkId> batch = chunks_.from(next, limits::kSweepBatch);
     if (batch.empty()) return {};
-    TRY(check(batch));
+    const ByteCount bytes = TRY(check(batch));
     next = {batch.back().value + 1};
     TRY(control_.write([&] { return chunks().set_checked_up_to(name_space_, next); }));
     control_.set_progress(report_.chunks, chunks_.size());
+    TRY(control_.pace(bytes));
   }
 }
 
-Result<void> Verification::check(std::span<const ChunkId> batch) {
+Result<ByteCount> Verification::check(std::span<const ChunkId> batch) {
   const EachChunkRead read = chunks().read_each(batch);
   const std::uint64_t bad_before = report_.damaged;
   ByteCount bytes{0};
@@ -80,7 +81,7 @@ Result<void> Verification::check(std::span<const ChunkId> batch) {
   report_.bytes += bytes.value;
   TRY(index(intact));
   if (report_.damaged > bad_before) TRY(quarantine_bad());
-  return control_.pace(bytes);
+  return bytes;
 }
 
 void Verification::note_bad(ChunkId id, const std::string& reason) {

@@ -41,7 +41,8 @@ class Verification {
   Result<VerificationReport> run_from(ChunkId first);
   Result<void> read_snapshots();
   Result<void> check_chunks(ChunkId next);
-  Result<void> check(std::span<const ChunkId> batch);
+  /// Returns how many bytes were read.
+  Result<ByteCount> check(std::span<const ChunkId> batch);
   void note_bad(ChunkId id, const std::string& reason);
   Result<void> index(const std::vector<KnownPage>& pages);
   Result<void> quarantine_bad();

@@ -102,7 +102,7 @@ TEST_F(KeptPagesTest, RefusalsByName) {
   EXPECT_EQ(code_of(push.offer({{0}, {1}, empty_bitmap(1), Bytes(1, std::byte{1})}, Bytes(32))),
             ErrorCode::kMalformed);
   Push late = push_to(parent, 4);
-  ASSERT_TRUE(succeeded(store_->remove(name_space_, "parent")));
+  remove("parent");
   EXPECT_EQ(code_of(offer(late, 0, "=")), ErrorCode::kNotFound);
 }
 
@@ -110,7 +110,7 @@ TEST_F(KeptPagesTest, PushGoesOnWithoutAParentThatWasDeleted) {
   const Manifest parent = store("parent", image_of("abcd"), name_space_).value();
   Push push = push_to(parent, 4);
   ASSERT_TRUE(succeeded(offer(push, 0, "==")));
-  ASSERT_TRUE(succeeded(store_->remove(name_space_, "parent")));
+  remove("parent");
   ASSERT_TRUE(succeeded(offer(push, 2, "==")));
   EXPECT_EQ(load(push.commit().value(), name_space_), image_of("abcd"));
 }

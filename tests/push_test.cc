@@ -147,7 +147,7 @@ TEST_F(SparseImageTest, NeedsLittleMemoryHoweverLargeItIs) {
   std::size_t peak = 0;
   const Deadline deadline = Deadline::after(kPatience);
   while (const auto now = peak_resident_bytes(push.pid())) {
-    peak = now;
+    peak = *now;
     if (deadline.passed()) break;
   }
   const Json report = Json::parse(push.rest_of_output());

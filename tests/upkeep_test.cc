@@ -16,9 +16,15 @@ namespace {
 
 using Json = nlohmann::json;
 
+Surroundings with_options(const std::vector<EnvironmentVariable>& options) {
+  Surroundings surroundings;
+  surroundings.environment = options;
+  return surroundings;
+}
+
 class UpkeepTest : public testing::Test {
  protected:
-  UpkeepTest() : server_(path("store"), 0, {.environment = {{"THAW_BACKUPS", path("backups")}}}) {
+  UpkeepTest() : server_(path("store"), 0, with_options({{"THAW_BACKUPS", path("backups")}})) {
     std::filesystem::create_directory(path("backups"));
   }
 
@@ -181,14 +187,15 @@ TEST_F(UpkeepTest, OutdatedSnapshotsAreDeleted) {
   EXPECT_EQ(thaw({"retain", "--dry-run"})["counters"]["deleted"], 2);
   EXPECT_EQ(thaw({"retain"})["counters"]["deleted"], 2);
   std::vector<std::string> names;
-  for (const Json& snapshot : thaw({"ls"})["snapshots"]) names.push_back(snapshot["name"]);
+  const Json list = thaw({"ls"});
+  for (const Json& snapshot : list["snapshots"]) names.push_back(snapshot["name"]);
   EXPECT_EQ(names, (std::vector<std::string>{"s1", "s4", "s5"}));
 }
 
 TEST_F(UpkeepTest, UpkeepIsDoneByItself) {
   EXPECT_EQ(server_.stop().value(), 0);
   PageServer server(path("store2"), 0,
-                    {.environment = {{"THAW_UPKEEP_INTERVAL_S", "1"}, {"THAW_GC_PERCENT", "1"}}});
+                    with_options({{"THAW_UPKEEP_INTERVAL_S", "1"}, {"THAW_GC_PERCENT", "1"}}));
   std::mt19937_64 generator(1);
   for (const std::string name : {"a", "b"}) {
     write_file(path(name), random_bytes(generator, 100 * kPageBytes));
@@ -249,7 +256,7 @@ TEST_F(UpkeepTest, BackupsAreWholeStores) {
 
   const auto restored = [&](const std::string& store) {
     return PageServer(path(store), 0,
-                      {.environment = {{"THAW_FROM_BACKUP", path("backups/one")}}});
+                      with_options({{"THAW_FROM_BACKUP", path("backups/one")}}));
   };
   PageServer other = restored("other");
   EXPECT_EQ(other.thaw({"pull", "a", "--memory", path("out")}).exit_code, 0);

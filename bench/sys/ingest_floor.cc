@@ -28,8 +28,9 @@ Result<std::vector<std::size_t>> data_pages(const std::string& path) {
   std::vector<std::size_t> pages;
   std::uint64_t offset = 0;
   while (const auto data = TRY(next_data(file, offset))) {
-    pages.push_back(*data / kPageBytes);
-    offset = (pages.back() + 1) * kPageBytes;
+    for (offset = data->begin; offset < data->end; offset += kPageBytes) {
+      pages.push_back(offset / kPageBytes);
+    }
   }
   return pages;
 }
