@@ -65,6 +65,11 @@ rocksdb::ColumnFamilyOptions family_options(Family family,
   options.compression = rocksdb::kNoCompression;
   options.level_compaction_dynamic_level_bytes = true;
   options.optimize_filters_for_hits = family == Family::kChunk;
+  if (family == Family::kHash) {
+    // A new page is looked up twice, and is in none of the memtables.
+    options.memtable_prefix_bloom_size_ratio = 0.05;
+    options.memtable_whole_key_filtering = true;
+  }
   return options;
 }
 
