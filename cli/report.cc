@@ -4,6 +4,7 @@
 #include <map>
 
 #include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 
 #include "base/bytes.h"
 #include "cli/json.h"

@@ -1,4 +1,7 @@
+#include <algorithm>
 #include <cstdio>
+
+#include <nlohmann/json.hpp>
 
 #include "base/types.h"
 #include "cli/json.h"
@@ -78,9 +81,11 @@ void print_job(const message::JobReport& report, OutputForm form) {
   const bool failed = report.state == message::JobState::kFailed;
   if (form == OutputForm::kJson) {
     Json counters = Json::object();
-    for (const message::JobCounter& counter : report.counters)
+    for (const message::JobCounter& counter : report.counters) {
       counters[counter.name] = counter.value;
-    Json json{{"job", kind_name(report.kind)}, {"counters", counters}, {"findings", report.findings}};
+    }
+    Json json{
+        {"job", kind_name(report.kind)}, {"counters", counters}, {"findings", report.findings}};
     if (failed) json["error"] = error_json(from_reply(report.error));
     return print_json(json);
   }

@@ -107,21 +107,21 @@ Result<Reply> Peer::change_labels(const message::ChangeLabels& request) {
   return with_body(message::ManifestReply{}, encode_manifest(changed));
 }
 
+/// A snapshot whose manifest cannot be read can be deleted too.
 Result<void> Peer::delete_snapshot(const message::DeleteSnapshot& request) {
   const NamespaceId in = TRY(name_space());
-  const Bytes sealed = TRY(store_.manifest(in, request.name));
-  const Manifest manifest = TRY(decode_manifest(sealed));
-  if (manifest.spec.name != request.name) {
-    return fail(ErrorCode::kInvalidArgument, "\"{}\" is a tag of snapshot \"{}\"", request.name,
-                manifest.spec.name);
+  if (request.name.find(':') != std::string::npos && !store_.find_snapshot(in, request.name)) {
+    return fail(ErrorCode::kInvalidArgument, "\"{}\" is a tag; name its snapshot", request.name);
   }
+  const SnapshotId snapshot = TRY(store_.find_snapshot(in, request.name));
+  const auto manifest = decode_manifest(TRY(store_.manifest(in, snapshot)));
   if (request.when_unused) TRY(store_.retire(in, request.name));
-  const bool removed = TRY(remove_unless_pinned(store_, server_.pins, in, manifest.snapshot));
+  const bool removed = TRY(remove_unless_pinned(store_, server_.pins, in, snapshot));
   if (!removed && !request.when_unused) {
     return fail(ErrorCode::kBusy, "restores or pushes are using snapshot \"{}\"", request.name);
   }
   if (server_.jobs != nullptr) {
-    server_.jobs->note_garbage(in, manifest.statistics.new_chunk_bytes);
+    server_.jobs->note_garbage(in, manifest ? manifest->statistics.new_chunk_bytes : kPageBytes);
   }
   return {};
 }

@@ -190,6 +190,8 @@ class Store {
   /// Sealed manifests in order of name, from the first name after `after`, at most `most`.
   virtual Result<std::vector<Bytes>> manifests(NamespaceId name_space, const std::string& after,
                                                std::size_t most) = 0;
+  /// The snapshot of this name, which is no tag; kNotFound.
+  virtual Result<SnapshotId> find_snapshot(NamespaceId name_space, const std::string& name) = 0;
   /// Every snapshot above `after` in order of id, retired ones included.
   virtual Result<std::vector<SnapshotId>> snapshots(NamespaceId name_space, SnapshotId after) = 0;
   virtual Result<std::vector<SnapshotId>> retired(NamespaceId name_space) = 0;

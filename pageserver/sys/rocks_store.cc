@@ -101,7 +101,8 @@ class RocksStore final : public Store {
   }
 
   Result<Bytes> manifest(NamespaceId in, const std::string& name) override {
-    if (const auto snapshot = TRY(find_snapshot(in, name))) return manifest(in, *snapshot);
+    const auto snapshot = TRY(if_found(find_snapshot(in, name)));
+    if (snapshot) return manifest(in, *snapshot);
     const auto tagged = TRY(database_->get_number(Family::kSnapshot, tag_key(in, name)));
     if (!tagged) return fail(ErrorCode::kNotFound, "there is no snapshot \"{}\"", name);
     return manifest(in, SnapshotId{*tagged});
@@ -125,6 +126,12 @@ class RocksStore final : public Store {
     };
     if (most > 0) TRY(database_->scan(Family::kSnapshot, prefixed('n', in), after, visit));
     return found;
+  }
+
+  Result<SnapshotId> find_snapshot(NamespaceId in, const std::string& name) override {
+    const auto found = TRY(database_->get_number(Family::kSnapshot, name_key(in, name)));
+    if (!found) return fail(ErrorCode::kNotFound, "there is no snapshot \"{}\"", name);
+    return SnapshotId{*found};
   }
 
   Result<std::vector<SnapshotId>> snapshots(NamespaceId in, SnapshotId after) override {
@@ -213,7 +220,8 @@ class RocksStore final : public Store {
     return database_->write(batch, Durability::kSynced);
   }
 
-  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in, std::span<const NewChunk> chunks) override {
+  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in,
+                                              std::span<const NewChunk> chunks) override {
     const std::uint64_t quota = TRY(settings(in)).quota_bytes;
     const std::uint64_t packs = quota == 0 ? 0 : TRY(working_sets_.pack_bytes(in));
     return chunks_.put(in, chunks, quota == 0 ? kNoBound : quota - std::min(quota, packs));
@@ -221,7 +229,7 @@ class RocksStore final : public Store {
 
   Result<Manifest> publish(NamespaceId in, Manifest manifest, const PageMap& map) override {
     const std::string& name = manifest.spec.name;
-    if (TRY(find_snapshot(in, name))) {
+    if (TRY(if_found(find_snapshot(in, name)))) {
       return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", name);
     }
     const std::uint64_t quota = TRY(settings(in)).quota_snapshots;
@@ -257,7 +265,7 @@ class RocksStore final : public Store {
   }
 
   Result<void> move_tag(NamespaceId in, const Tag& to) override {
-    const SnapshotId snapshot = TRY(existing_snapshot(in, to.name));
+    const SnapshotId snapshot = TRY(find_snapshot(in, to.name));
     Batch batch(*database_);
     batch.put_number(Family::kSnapshot, tag_key(in, to.tag), snapshot.value);
     return database_->write(batch, Durability::kSynced);
@@ -273,23 +281,17 @@ class RocksStore final : public Store {
   }
 
   Result<void> retire(NamespaceId in, const std::string& name) override {
-    const SnapshotId snapshot = TRY(existing_snapshot(in, name));
+    const SnapshotId snapshot = TRY(find_snapshot(in, name));
     Batch batch(*database_);
-    batch.remove(Family::kSnapshot, name_key(in, name));
-    TRY(remove_tags(batch, in, snapshot));
+    TRY(remove_names(batch, in, snapshot));
     batch.put(Family::kSnapshot, retired_key(in, snapshot), {});
     return database_->write(batch, Durability::kSynced);
   }
 
   Result<void> remove(NamespaceId in, SnapshotId snapshot) override {
-    const Bytes sealed = TRY(manifest(in, snapshot));
-    const std::string name = TRY(decode_manifest(sealed)).spec.name;
+    TRY(manifest(in, snapshot));
     Batch batch(*database_);
-    // A retired one's name may be another's by now.
-    if (TRY(find_snapshot(in, name)) == snapshot) {
-      batch.remove(Family::kSnapshot, name_key(in, name));
-    }
-    TRY(remove_tags(batch, in, snapshot));
+    TRY(remove_names(batch, in, snapshot));
     batch.remove(Family::kSnapshot, retired_key(in, snapshot));
     batch.remove(Family::kSnapshot, manifest_key(in, snapshot));
     batch.remove_prefix(Family::kSnapshot, snapshot_key('p', in, snapshot));
@@ -310,18 +312,6 @@ class RocksStore final : public Store {
   WorkingSetStore& working_sets() override { return working_sets_; }
 
  private:
-  Result<std::optional<SnapshotId>> find_snapshot(NamespaceId in, const std::string& name) {
-    const auto found = TRY(database_->get_number(Family::kSnapshot, name_key(in, name)));
-    if (!found) return std::optional<SnapshotId>();
-    return std::optional(SnapshotId{*found});
-  }
-
-  Result<SnapshotId> existing_snapshot(NamespaceId in, const std::string& name) {
-    const auto found = TRY(find_snapshot(in, name));
-    if (!found) return fail(ErrorCode::kNotFound, "there is no snapshot \"{}\"", name);
-    return *found;
-  }
-
   /// From `first` on, of those that have a key of this kind.
   Result<std::vector<SnapshotId>> snapshots_of(char kind, NamespaceId in, SnapshotId first) {
     std::vector<SnapshotId> found;
@@ -333,15 +323,19 @@ class RocksStore final : public Store {
     return found;
   }
 
-  /// Adds to `batch` what deletes all tags of a snapshot.
-  Result<void> remove_tags(Batch& batch, NamespaceId in, SnapshotId snapshot) {
-    return database_->scan(Family::kSnapshot, prefixed('t', in), {},
-                           [&](std::string_view tag, ByteSpan value) -> Result<bool> {
-                             if (SnapshotId{TRY(parse_number(value))} == snapshot) {
-                               batch.remove(Family::kSnapshot, tag_key(in, std::string(tag)));
-                             }
-                             return true;
-                           });
+  /// Adds to `batch` what deletes name and tags of a snapshot, whatever its manifest says.
+  Result<void> remove_names(Batch& batch, NamespaceId in, SnapshotId snapshot) {
+    for (const char kind : {'n', 't'}) {
+      TRY(database_->scan(Family::kSnapshot, prefixed(kind, in), {},
+                          [&](std::string_view name, ByteSpan value) -> Result<bool> {
+                            if (SnapshotId{TRY(parse_number(value))} == snapshot) {
+                              batch.remove(Family::kSnapshot,
+                                           prefixed(kind, in) + std::string(name));
+                            }
+                            return true;
+                          }));
+    }
+    return {};
   }
 
   const std::unique_ptr<RocksDatabase> database_;
