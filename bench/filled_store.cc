@@ -5,6 +5,7 @@
 #include <thread>
 
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -106,6 +107,14 @@ Result<void> evict(const UniqueFd& file) {
   return {};
 }
 
+/// By the calling thread so far.
+double disk_bytes_read() {
+  constexpr double kBlockBytes = 512;
+  rusage usage{};
+  CHECK(::getrusage(RUSAGE_THREAD, &usage) == 0);
+  return static_cast<double>(usage.ru_inblock) * kBlockBytes;
+}
+
 }  // namespace
 
 FilledStore::FilledStore(std::string directory, std::size_t chunks)
@@ -183,17 +192,19 @@ Result<void> FilledStore::cool() {
   return for_each_table(files_path(directory_), evict);
 }
 
-Result<double> FilledStore::get_us(std::mt19937_64& generator, std::size_t repetitions) {
+Result<FilledStore::Gets> FilledStore::get(std::mt19937_64& generator, std::size_t repetitions) {
   std::uniform_int_distribution<std::uint64_t> any(first_id_, first_id_ + chunks_ - 1);
   std::vector<double> us(repetitions);
+  const double disk_bytes_before = disk_bytes_read();
   for (double& time : us) {
     const ChunkId id{any(generator)};
     const Clock::time_point start = Clock::now();
     const ChunkRead read = TRY(store_->read_chunks(std::span(&id, 1), 0));
     time = std::chrono::duration<double, std::micro>(Clock::now() - start).count();
   }
+  const double disk_bytes = disk_bytes_read() - disk_bytes_before;
   TRY(check({any(generator)}));
-  return median(std::move(us));
+  return Gets{median(std::move(us)), disk_bytes / static_cast<double>(repetitions)};
 }
 
 Result<void> FilledStore::check(ChunkId id) {

@@ -31,8 +31,12 @@ class FilledStore {
   Result<void> warm() const;
   /// Empties its block cache, and takes its files out of the page cache.
   Result<void> cool();
-  /// Microseconds that reading one chunk takes, of random ones: the median.
-  Result<double> get_us(std::mt19937_64& generator, std::size_t repetitions);
+  struct Gets {
+    double us = 0;          // the median of their times
+    double disk_bytes = 0;  // that each read from the disk, on average
+  };
+  /// Reads random chunks, one by one.
+  Result<Gets> get(std::mt19937_64& generator, std::size_t repetitions);
 
  private:
   FilledStore(std::string directory, std::size_t chunks);

@@ -85,9 +85,11 @@ class Summary {
   void add_get(const char* size, std::size_t chunks, const std::string& sample,
                const std::string& state) {
     add(fmt::format("get.p50.{}{}", size, state), "us", sample + state, of("get.few" + state),
-        fmt::format("{} of {} chunks, {}; floor: the same of {} chunks",
+        fmt::format("{} of {} chunks, {} in memory before, {:.0f} bytes each from the disk; floor: "
+                    "the same of {} chunks, {:.0f} bytes",
                     state.empty() ? plan_.warm_gets : plan_.cold_gets, chunks,
-                    state.empty() ? "all in memory" : "none in memory", plan_.few));
+                    state.empty() ? "all" : "none", of(sample + state + ".disk_bytes"), plan_.few,
+                    of("get.few" + state + ".disk_bytes")));
   }
 
   const StorePlan& plan_;

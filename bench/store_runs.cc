@@ -222,17 +222,24 @@ Result<void> StoreRuns::measure_gets() {
   constexpr std::array kNames{"get.few", "get.many", "get.most"};
   const test::ScratchDirectory scratch;
   std::vector<FilledStore> stores = TRY(fill_stores(kept_.empty() ? scratch.path("") : kept_));
-  for (const FilledStore& store : stores) TRY(store.warm());
+  const auto measure = [&](std::size_t i, const std::string& name,
+                           std::size_t count) -> Result<void> {
+    const FilledStore::Gets gets = TRY(stores[i].get(generator_, count));
+    samples_.add(name, gets.us);
+    samples_.add(name + ".disk_bytes", gets.disk_bytes);
+    return {};
+  };
   for (std::size_t repetition = 0; repetition < plan_.repetitions; ++repetition) {
     for (std::size_t i = 0; i < stores.size(); ++i) {
-      samples_.add(kNames[i], TRY(stores[i].get_us(generator_, plan_.warm_gets)));
+      // The others may have taken its place in memory.
+      TRY(stores[i].warm());
+      TRY(measure(i, kNames[i], plan_.warm_gets));
     }
   }
   for (std::size_t repetition = 0; repetition < plan_.repetitions; ++repetition) {
     for (std::size_t i = 0; i < stores.size(); ++i) {
       TRY(stores[i].cool());
-      samples_.add(std::string(kNames[i]) + ".cold",
-                   TRY(stores[i].get_us(generator_, plan_.cold_gets)));
+      TRY(measure(i, std::string(kNames[i]) + ".cold", plan_.cold_gets));
     }
   }
   return {};

@@ -33,7 +33,8 @@ inline constexpr std::size_t kPushesAtOnce = 8;
 /// The repetitions of the bench `store`. Samples: seconds of "ingest", "dup", "eight", "pull" and
 /// "restic", each of the first four with its "floor."; bytes of "store", "frames", "restic_bytes",
 /// "borg_bytes", "borg_zstd_bytes", "server_peak" and "push_peak"; microseconds of "get.few",
-/// "get.many", "get.most" and the same with ".cold". One thread.
+/// "get.many", "get.most" and the same with ".cold", and what each of those reads from the disk in
+/// "NAME.disk_bytes". One thread.
 class StoreRuns {
  public:
   static Result<std::unique_ptr<StoreRuns>> start(const BenchOptions& options, StorePlan plan,
