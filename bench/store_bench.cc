@@ -22,7 +22,7 @@ class Summary {
     const double bytes = runs_.logical_bytes();
     const std::string pushed = fmt::format(
         "{} guests one after the other, bytes of their images "
-        "with all holes",
+        "with all holes, stores in memory",
         runs_.guests());
     add_rate("ingest.rate", "ingest", bytes, of("floor.ingest"),
              pushed + "; floor: scan, F7 hash and F7 compression of what is new on all CPUs");
@@ -37,13 +37,21 @@ class Summary {
 
   void add_sizes() {
     add("store.bytes", "bytes", "store", of("frames"),
-        fmt::format("after its log went into tables; floor: {} distinct pages as bare frames (F7)",
+        fmt::format("compacted; floor: {} distinct pages as bare frames (F7)",
                     runs_.distinct_pages()));
     add("store.bytes.restic", "bytes", "store", of("restic_bytes"), "floor: restic's repository");
     add("store.bytes.borg", "bytes", "store", of("borg_bytes"),
         "floor: borg's repository, pieces of 4 KiB, lz4 as by default");
     add("store.bytes.borg_zstd", "bytes", "store", of("borg_zstd_bytes"),
         "floor: borg's with zstd level 1");
+  }
+
+  void add_collection() {
+    const double exclusive = of("gc_exclusive");
+    add_rate("gc.rate", "gc", exclusive, exclusive * of("ingest") / of("store"),
+             "chunks of a deleted guest; floor: the rate at which the store took them in");
+    add("gc.freed", "bytes", "gc_freed", exclusive,
+        "by it, on the disk; floor: what the guest alone had");
   }
 
   void add_gets() {
@@ -114,6 +122,7 @@ Result<std::vector<Figure>> run_store_bench(const BenchOptions& options) {
   Summary summary(plan, *runs, samples);
   summary.add_rates();
   summary.add_sizes();
+  summary.add_collection();
   summary.add_gets();
   summary.add_memory();
   return summary.take();

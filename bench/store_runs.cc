@@ -5,6 +5,8 @@
 #include <optional>
 #include <thread>
 
+#include <nlohmann/json.hpp>
+
 #include "base/clock.h"
 #include "bench/backup_tools.h"
 #include "bench/fleet.h"
@@ -14,19 +16,26 @@ namespace thaw::bench {
 
 namespace {
 
+using Json = nlohmann::json;
+
 /// Pages that stand for all when decompression is measured.
 constexpr std::size_t kFloorPages = 4096;
 /// Pages that filled stores are made of.
 constexpr std::size_t kFillPages = 32768;
 constexpr std::chrono::milliseconds kPollInterval{2};
+/// Where stores, repositories and pulled images lie: how fast a disk takes them says nothing of
+/// those who write them.
+constexpr const char* kInMemory = "/dev/shm";
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// A server whose messages go into a file.
+/// A server whose messages go into a file, and whose jobs run as fast as they can.
 test::Surroundings quiet(const test::ScratchDirectory& scratch) {
-  return {.cpus = {}, .messages = scratch.path("server.log")};
+  return {.cpus = {},
+          .messages = scratch.path("server.log"),
+          .environment = {{"THAW_UPKEEP_MIB_S", "1048576"}}};
 }
 
 Result<void> compare(const ImageFile& pushed, const std::string& pulled) {
@@ -130,7 +139,7 @@ Result<void> StoreRuns::measure_floors() {
 }
 
 Result<void> StoreRuns::measure_one_by_one() {
-  const test::ScratchDirectory scratch;
+  const test::ScratchDirectory scratch(kInMemory);
   test::PageServer server(scratch.path("store"), 0, quiet(scratch));
   samples_.add("ingest", TRY(push_all(server, "first-")));
   samples_.add("dup", TRY(push_all(server, "again-")));
@@ -138,7 +147,8 @@ Result<void> StoreRuns::measure_one_by_one() {
   if (const auto peak = test::peak_resident_bytes(server.pid())) {
     samples_.add("server_peak", static_cast<double>(*peak));
   }
-  return measure_size(server, scratch.path("store"));
+  TRY(measure_size(server, scratch.path("store")));
+  return measure_collection(server, scratch.path("store"));
 }
 
 Result<double> StoreRuns::push_all(const test::PageServer& server, const std::string& prefix) {
@@ -150,8 +160,7 @@ Result<double> StoreRuns::push_all(const test::PageServer& server, const std::st
 }
 
 Result<double> StoreRuns::pull_all(const test::PageServer& server) {
-  // In memory: how fast a disk takes the images says nothing about the store.
-  const test::ScratchDirectory scratch("/dev/shm");
+  const test::ScratchDirectory scratch(kInMemory);
   const std::string pulled = scratch.path("pulled");
   double seconds = 0;
   for (const Guest& guest : guests_) {
@@ -165,17 +174,41 @@ Result<double> StoreRuns::pull_all(const test::PageServer& server) {
 }
 
 /// What is in the log goes into tables when the server starts, and the log is gone when it stops.
-Result<void> StoreRuns::measure_size(test::PageServer& server, const std::string& directory) {
+Result<double> StoreRuns::size_of(test::PageServer& server, const std::string& directory) {
   for (int i = 0; i < 2; ++i) {
-    if (i > 0) server.start();
     if (TRY(server.stop()) != 0) return fail(ErrorCode::kIo, "the page server did not stop well");
+    if (i == 0) server.start();
   }
-  samples_.add("store", directory_bytes(directory));
+  const double bytes = directory_bytes(directory);
+  server.start();
+  return bytes;
+}
+
+Result<void> StoreRuns::measure_size(test::PageServer& server, const std::string& directory) {
+  TRY(succeed(server.thaw({"compact"}), "thaw compact"));
+  samples_.add("store", TRY(size_of(server, directory)));
+  return {};
+}
+
+/// Deletes one guest, of which all that no other has becomes garbage.
+Result<void> StoreRuns::measure_collection(test::PageServer& server, const std::string& directory) {
+  const Guest& guest = guests_.front();
+  TRY(succeed(server.thaw({"rm", "again-" + guest.name}), "thaw rm"));
+  const test::Outcome usage = server.thaw({"usage", "first-" + guest.name});
+  TRY(succeed(usage, "thaw usage"));
+  const double exclusive = Json::parse(usage.output)["exclusive_bytes"];
+  const double before = directory_bytes(directory);
+  TRY(succeed(server.thaw({"rm", "first-" + guest.name}), "thaw rm"));
+  const Clock::time_point start = Clock::now();
+  TRY(succeed(server.thaw({"gc"}), "thaw gc"));
+  samples_.add("gc", seconds_since(start));
+  samples_.add("gc_exclusive", exclusive);
+  samples_.add("gc_freed", before - TRY(size_of(server, directory)));
   return {};
 }
 
 Result<void> StoreRuns::measure_at_once() {
-  const test::ScratchDirectory scratch;
+  const test::ScratchDirectory scratch(kInMemory);
   const test::PageServer server(scratch.path("store"), 0, quiet(scratch));
   std::vector<test::Program> pushes;
   const Clock::time_point start = Clock::now();
@@ -195,7 +228,7 @@ Result<void> StoreRuns::measure_at_once() {
 Result<void> StoreRuns::measure_tools() {
   std::vector<std::string> files;
   for (const Guest& guest : guests_) files.push_back(guest.path);
-  const test::ScratchDirectory restic;
+  const test::ScratchDirectory restic(kInMemory);
   const Backup by_restic = TRY(back_up_with_restic(files, restic.path("")));
   samples_.add("restic", by_restic.seconds);
   if (repetition_ > 0) return {};

@@ -32,9 +32,10 @@ inline constexpr std::size_t kPushesAtOnce = 8;
 
 /// The repetitions of the bench `store`. Samples: seconds of "ingest", "dup", "eight", "pull" and
 /// "restic", each of the first four with its "floor."; bytes of "store", "frames", "restic_bytes",
-/// "borg_bytes", "borg_zstd_bytes", "server_peak" and "push_peak"; microseconds of "get.few",
-/// "get.many", "get.most" and the same with ".cold", and what each of those reads from the disk in
-/// "NAME.disk_bytes". One thread.
+/// "borg_bytes", "borg_zstd_bytes", "server_peak" and "push_peak"; of
+/// a collection seconds in "gc" and bytes of "gc_exclusive" and "gc_freed"; microseconds of
+/// "get.few", "get.many", "get.most" and the same with ".cold", and what each of those reads from
+/// the disk in "NAME.disk_bytes". One thread.
 class StoreRuns {
  public:
   static Result<std::unique_ptr<StoreRuns>> start(const BenchOptions& options, StorePlan plan,
@@ -70,6 +71,8 @@ class StoreRuns {
   /// The same for pulls, whose bytes are compared.
   Result<double> pull_all(const test::PageServer& server);
   Result<void> measure_size(test::PageServer& server, const std::string& directory);
+  Result<void> measure_collection(test::PageServer& server, const std::string& directory);
+  static Result<double> size_of(test::PageServer& server, const std::string& directory);
   Result<std::vector<FilledStore>> fill_stores(const std::string& directory) const;
   const Guest& guest_of_push(std::size_t push) const { return guests_[push % guests_.size()]; }
   double bytes_of_pushes(std::size_t pushes) const;

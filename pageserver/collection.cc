@@ -129,7 +129,8 @@ Result<void> Collection::sweep() {
     TRY(store_.compact_chunks({first}, {first + ChunkSet::kBlockIds - 1}));
     TRY(control_.pace({(ChunkSet::kBlockIds - count) * kPageBytes / 3}));
   }
-  return {};
+  if (report_.dead_chunks < report_.live_chunks / 10) return {};
+  return store_.compact_hashes(name_space_);
 }
 
 }  // namespace thaw

@@ -232,6 +232,7 @@ class Store {
   /// Gives the space of what was deleted back to the file system. Any thread; takes long.
   virtual Result<void> compact() = 0;
   virtual Result<void> compact_chunks(ChunkId first, ChunkId last) = 0;
+  virtual Result<void> compact_hashes(NamespaceId name_space) = 0;
   /// Copies the store as it is now into a new directory, consistently. Any thread; takes long.
   virtual Result<void> back_up(const std::string& directory) = 0;
   /// Reads every file of the store and compares it with its checksums. Any thread; takes long.

@@ -25,7 +25,7 @@ INCLUDE = re.compile(r'^\s*#include\s+([<"])([^>"]+)[>"]', re.MULTILINE)
 SYSTEM_CALLS = re.compile(r"^(unistd|fcntl|poll|liburing|netdb|dlfcn)\.h$|^sys/|^arpa/|^netinet/")
 # Types and constants that signatures and flags need; calls are found by the headers above.
 HARMLESS = {"sys/types.h", "poll.h"}
-HEAVY = re.compile(r"^(boost/|CLI/|nlohmann/|toml\+\+|rocksdb/|spdlog/)")
+HEAVY = re.compile(r"^(boost/|CLI/|nlohmann/(?!json_fwd)|toml\+\+|rocksdb/|spdlog/)")
 # They show Cap'n Proto to whoever includes them.
 PRIVATE_TO_FORMAT = {"format/wire.capnp.h", "format/schema_codec.h", "format/kj_clang.h"}
 LONGEST_LINE = 100

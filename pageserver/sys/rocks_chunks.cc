@@ -170,6 +170,12 @@ Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<cons
   return stored;
 }
 
+Result<void> RocksChunks::compact_hashes(NamespaceId in) {
+  Sha256 last;
+  last.fill(std::byte{0xff});
+  return database_.compact(Family::kHash, namespace_prefix(in), hash_key(in, last));
+}
+
 Result<void> RocksChunks::for_each_page(NamespaceId in, const VisitPage& visit) {
   const auto visit_entry = [&](std::string_view hash, ByteSpan id) -> Result<bool> {
     return visit(TRY(parse_page(hash, id)));

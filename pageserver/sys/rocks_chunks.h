@@ -19,6 +19,7 @@ class RocksChunks final : public ChunkUpkeep {
   /// `most_bytes` is what all chunks of the namespace may have together; kQuotaExceeded.
   Result<std::vector<StoredChunk>> put(NamespaceId in, std::span<const NewChunk> chunks,
                                        std::uint64_t most_bytes);
+  Result<void> compact_hashes(NamespaceId in);
 
   Result<void> for_each_page(NamespaceId in, const VisitPage& visit) override;
   EachChunkRead read_each(std::span<const ChunkId> ids) override;

@@ -303,6 +303,7 @@ class RocksStore final : public Store {
   Result<void> compact_chunks(ChunkId first, ChunkId last) override {
     return database_->compact(Family::kChunk, number_key(first.value), number_key(last.value));
   }
+  Result<void> compact_hashes(NamespaceId in) override { return chunks_.compact_hashes(in); }
   Result<void> back_up(const std::string& directory) override {
     return database_->back_up(directory);
   }
