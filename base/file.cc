@@ -74,14 +74,18 @@ Result<ByteCount> free_space(const std::string& path) {
 
 Result<void> copy_files(const std::string& from, const std::string& to) {
   std::error_code error;
-  std::filesystem::create_directories(to, error);
-  const bool empty = !error && std::filesystem::is_empty(to, error);
-  if (error) return fail_errno("create " + to, error.value());
-  if (!empty) return fail(ErrorCode::kAlreadyExists, "{} is not empty", to);
-  std::filesystem::copy(from, to, error);
-  if (error) return fail_errno(fmt::format("copy {} to {}", from, to), error.value());
-  const UniqueFd directory(::open(to.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!directory.valid() || ::syncfs(directory.get()) != 0) return fail_errno("sync " + to);
+  if (std::filesystem::exists(to) && !std::filesystem::is_empty(to, error)) {
+    return fail(ErrorCode::kAlreadyExists, "{} is not empty", to);
+  }
+  const std::string partial = std::string(to, 0, to.find_last_not_of('/') + 1) + ".partial";
+  std::filesystem::remove_all(partial, error);
+  if (!error) std::filesystem::create_directories(partial, error);
+  if (!error) std::filesystem::copy(from, partial, error);
+  if (error) return fail_errno(fmt::format("copy {} to {}", from, partial), error.value());
+  const UniqueFd directory(::open(partial.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid() || ::syncfs(directory.get()) != 0) return fail_errno("sync " + partial);
+  std::filesystem::rename(partial, to, error);
+  if (error || ::syncfs(directory.get()) != 0) return fail_errno("rename " + partial);
   return {};
 }
 

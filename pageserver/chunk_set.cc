@@ -26,10 +26,11 @@ std::uint64_t ChunkSet::size() const {
 }
 
 void ChunkSet::insert(ChunkId first, std::uint64_t count) {
-  for (std::uint64_t id = first.value; id != first.value + count;) {
+  for (std::uint64_t id = first.value; count > 0;) {
     Block& block = blocks_.try_emplace(id / kBlockIds, kWords).first->second;
-    const std::uint64_t end = std::min(first.value + count, (id / kBlockIds + 1) * kBlockIds);
-    for (; id != end; ++id) block[id % kBlockIds / 64] |= bit_of(id);
+    std::uint64_t here = std::min(count, kBlockIds - id % kBlockIds);
+    count -= here;
+    for (; here > 0; --here, ++id) block[id % kBlockIds / 64] |= bit_of(id);
   }
 }
 

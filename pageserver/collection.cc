@@ -40,6 +40,7 @@ Result<CollectionReport> Collection::dry_run() {
 
 Result<void> Collection::remove_retired() {
   for (const SnapshotId snapshot : TRY(store_.retired(name_space_))) {
+    if (!pins_.is_settled(name_space_, snapshot)) continue;
     TRY(control_.write([&]() -> Result<void> {
       TRY(remove_unless_pinned(store_, pins_, name_space_, snapshot));
       return {};

@@ -57,9 +57,19 @@ class Jobs::Control final : public JobControl {
   void note(std::string finding) {
     if (report_ == nullptr) return;
     const std::lock_guard lock(jobs_.mutex_);
-    if (report_->findings.size() == limits::kMaxJobFindings) return;
+    if (report_->findings.size() == limits::kMaxJobFindings - 1) {
+      ++more_findings_;
+      return;
+    }
     if (finding.size() > limits::kMaxFindingBytes) finding.resize(limits::kMaxFindingBytes);
     report_->findings.push_back(std::move(finding));
+  }
+
+  /// No more findings come.
+  void finish() {
+    const std::lock_guard lock(jobs_.mutex_);
+    if (more_findings_ == 0) return;
+    report_->findings.push_back(fmt::format("and {} more", more_findings_));
   }
 
   void count(const char* name, std::uint64_t value) {
@@ -72,6 +82,7 @@ class Jobs::Control final : public JobControl {
   const Jobs& jobs_;
   const std::stop_token stop_;
   JobReport* const report_;  // nullptr: nobody has asked for it
+  std::size_t more_findings_ = 0;
   Clock::time_point due_;
   std::mutex pause_mutex_;
   std::condition_variable_any paused_;
@@ -88,12 +99,17 @@ Jobs::Jobs(Store& store, SnapshotPins& pins, const LivePushes& pushes, UpkeepOpt
 
 Jobs::~Jobs() {
   const std::lock_guard lock(mutex_);
+  upkeep_.request_stop();
   for (auto& [in, asked] : asked_) asked.stop.request_stop();
 }
 
 Result<JobReport> Jobs::start(NamespaceId in, const message::StartJob& request) {
   if (request.kind == JobKind::kBackup) {
     TRY(check_name(request.target, "backup's name"));
+    // RocksDB makes a backup under its name with .tmp, and removes what is there.
+    if (request.target.starts_with('.') || request.target.ends_with(".tmp")) {
+      return fail(ErrorCode::kInvalidArgument, "no backup can be called \"{}\"", request.target);
+    }
     if (options_.backups.empty()) {
       return fail(ErrorCode::kUnsupported, "the page server has no directory for backups");
     }
@@ -106,6 +122,8 @@ Result<JobReport> Jobs::start(NamespaceId in, const message::StartJob& request) 
   asked = {.name_space = in, .request = request, .report = {}, .stop = {}};
   asked.report.number = ++last_number_;
   asked.report.kind = request.kind;
+  // What nobody has asked for waits.
+  upkeep_.request_stop();
   changed_.notify_all();
   return asked.report;
 }
@@ -132,18 +150,20 @@ Result<void> Jobs::stop(NamespaceId in, std::uint64_t number) {
 
 void Jobs::note_garbage(NamespaceId in, std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);
+  garbage_[in].any = true;
   garbage_[in].bytes += bytes;
 }
 
 void Jobs::run(std::stop_token stop) {
   const bool upkeep = options_.interval.count() > 0;
+  auto next_upkeep = Clock::now() + options_.interval;
   while (!stop.stop_requested()) {
     Asked* asked = nullptr;
     {
       std::unique_lock lock(mutex_);
       const auto has_work = [&] { return waiting_.has_value(); };
       if (upkeep) {
-        changed_.wait_for(lock, stop, options_.interval, has_work);
+        changed_.wait_until(lock, stop, next_upkeep, has_work);
       } else {
         changed_.wait(lock, stop, has_work);
       }
@@ -151,13 +171,16 @@ void Jobs::run(std::stop_token stop) {
       // Its entry stays as it is while it is busy.
       if (waiting_) asked = &asked_[*waiting_];
       waiting_.reset();
+      upkeep_ = {};
     }
     if (asked == nullptr) {
-      look_after_namespaces(stop);
+      look_after_namespaces();
+      next_upkeep = Clock::now() + options_.interval;
       continue;
     }
     Control control(*this, asked->stop.get_token(), &asked->report);
     const auto done = perform(asked->name_space, asked->request, control);
+    control.finish();
     const std::lock_guard lock(mutex_);
     asked->report.state = done ? JobState::kDone : JobState::kFailed;
     if (!done) asked->report.error = to_reply(done.error());
@@ -183,15 +206,34 @@ Result<void> Jobs::perform(NamespaceId in, const message::StartJob& request, Con
 
 Result<void> Jobs::collect(NamespaceId in, bool dry_run, Control& control) {
   Collection collection(store_, in, pins_, pushes_, control);
-  const CollectionReport report = TRY(dry_run ? collection.dry_run() : collection.run());
+  if (dry_run) {
+    count(TRY(collection.dry_run()), control);
+    return {};
+  }
+  std::uint64_t noted = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    Garbage& garbage = garbage_[in];
+    noted = garbage.bytes;
+    garbage = {.any = false, .bytes = 0, .next_look = Clock::now() + options_.most_garbage_age};
+  }
+  const auto report = collection.run();
+  if (!report) {
+    // It is all still there, and whatever the failure was, it is likely to be there too.
+    const std::lock_guard lock(mutex_);
+    garbage_[in].any = true;
+    if (report.error().code() == ErrorCode::kStopped) garbage_[in].bytes += noted;
+    return std::unexpected(report.error());
+  }
+  count(*report, control);
+  return {};
+}
+
+void Jobs::count(const CollectionReport& report, Control& control) {
   control.count("snapshots", report.snapshots);
   control.count("live_chunks", report.live_chunks);
   control.count("dead_chunks", report.dead_chunks);
   control.count("dead_bytes", report.dead_bytes);
-  if (dry_run) return {};
-  const std::lock_guard lock(mutex_);
-  garbage_[in] = {};
-  return {};
 }
 
 Result<void> Jobs::scrub(NamespaceId in, Control& control) {
@@ -209,6 +251,7 @@ Result<void> Jobs::scrub(NamespaceId in, Control& control) {
 
 Result<void> Jobs::retain(NamespaceId in, bool dry_run, Control& control) {
   const message::NamespaceSettings settings = TRY(store_.settings(in));
+  if (settings.keep_last == 0 && settings.keep_seconds == 0) return {};
   const std::vector<Manifest> all = TRY(all_manifests(store_, in));
   std::set<std::string> tagged;
   for (const message::Tag& tag : TRY(store_.tags(in, {}, SIZE_MAX))) tagged.insert(tag.name);
@@ -218,7 +261,10 @@ Result<void> Jobs::retain(NamespaceId in, bool dry_run, Control& control) {
     bool removed = dry_run;
     if (!dry_run) {
       TRY(control.write([&]() -> Result<void> {
-        // It may have been deleted in between.
+        // In between it may have got a tag or been deleted, and the settings may be others.
+        if (TRY(store_.is_tagged(in, old->snapshot)) || TRY(store_.settings(in)) != settings) {
+          return {};
+        }
         removed =
             TRY(if_found(remove_unless_pinned(store_, pins_, in, old->snapshot))).value_or(true);
         return {};
@@ -234,7 +280,11 @@ Result<void> Jobs::retain(NamespaceId in, bool dry_run, Control& control) {
   return {};
 }
 
-void Jobs::look_after_namespaces(std::stop_token stop) {
+void Jobs::look_after_namespaces() {
+  const std::stop_token stop = [&] {
+    const std::lock_guard lock(mutex_);
+    return upkeep_.get_token();
+  }();
   const auto all = store_.namespaces();
   if (!all) return log_warning("upkeep: {}", all.error().message());
   for (const NamedNamespace& each : *all) {
@@ -257,8 +307,8 @@ Result<bool> Jobs::garbage_is_due(NamespaceId in) {
   const bool retired = !TRY(store_.retired(in)).empty();
   const std::lock_guard lock(mutex_);
   const Garbage& garbage = garbage_[in];
-  if (garbage.bytes == 0 && !retired) return false;
-  if (Clock::now() - garbage.collected >= options_.most_garbage_age) return true;
+  if (!garbage.any && !retired) return false;
+  if (Clock::now() >= garbage.next_look) return true;
   return garbage.bytes > totals.chunk_bytes / 100 * options_.garbage_percent;
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/clock.h"
 #include "format/wire.h"
+#include "pageserver/collection.h"
 #include "pageserver/job.h"
 #include "pageserver/live_pushes.h"
 #include "pageserver/snapshot_pins.h"
@@ -60,16 +61,19 @@ class Jobs {
     message::JobReport report;
     std::stop_source stop;
   };
+  /// What may have become garbage since the last collection began.
   struct Garbage {
+    bool any = true;  // what happened before this server started is not known
     std::uint64_t bytes = 0;
-    Clock::time_point collected = Clock::now();
+    Clock::time_point next_look = Clock::now();  // even if there is little of it
   };
 
   void run(std::stop_token stop);
   Result<void> perform(NamespaceId in, const message::StartJob& request, Control& control);
-  void look_after_namespaces(std::stop_token stop);
+  void look_after_namespaces();
   Result<bool> garbage_is_due(NamespaceId in);
   Result<void> look_after(NamespaceId in, Control& control);
+  static void count(const CollectionReport& report, Control& control);
   Result<void> collect(NamespaceId in, bool dry_run, Control& control);
   Result<void> scrub(NamespaceId in, Control& control);
   Result<void> retain(NamespaceId in, bool dry_run, Control& control);
@@ -86,6 +90,7 @@ class Jobs {
   std::map<NamespaceId, Asked> asked_;  // the last of each
   std::optional<NamespaceId> waiting_;  // whose job is to be run next
   bool busy_ = false;                   // a job that was asked for waits or runs
+  std::stop_source upkeep_;             // of what is being done without being asked for
   std::map<NamespaceId, Garbage> garbage_;
   std::jthread thread_;  // the last member: it uses the others
 };

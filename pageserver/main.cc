@@ -26,6 +26,7 @@ struct Options {
   unsigned upkeep_interval_s = 60;
   unsigned gc_percent = 10;
   unsigned gc_minutes = 60;
+  unsigned pin_grace_s = 60;
 
   bool check = false;
   bool repair = false;
@@ -79,7 +80,8 @@ thaw::Result<bool> run(const Options& options) {
                        {.listen = listen,
                         .max_connections = options.max_connections,
                         .kept_recordings = options.keep_recordings,
-                        .upkeep = upkeep_of(options)},
+                        .upkeep = upkeep_of(options),
+                        .pin_grace = std::chrono::seconds(options.pin_grace_s)},
                        [](const std::string& address) {
                          std::printf("listening on %s\n", address.c_str());
                          std::fflush(stdout);
@@ -128,6 +130,11 @@ int main(int argc, char** argv) {
   app.add_option("--gc-minutes", options.gc_minutes,
                  "and if there is any, at the latest after so long")
       ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--pin-grace-s", options.pin_grace_s,
+                 "Snapshots deleted with --when-unused stay so long after their last restore went "
+                 "away, or after a start, in case a fault handler comes back")
+      ->check(CLI::Range(0, 86'400))
       ->capture_default_str();
   CLI::Option* const check_only =
       app.add_flag("--check", options.check, "Check the store, say what is wrong, and end");

@@ -147,7 +147,7 @@ Result<Reply> Peer::finish_write(const Message& message) {
     return done();
   }
   const Manifest manifest = TRY(current->commit());
-  push_.reset();
+  end_push();
   return with_body(message::ManifestReply{}, encode_manifest(manifest));
 }
 
@@ -159,6 +159,12 @@ void Peer::EndPush::operator()(Push* push) const {
   delete push;
 }
 
+/// On a control connection nothing but a push's parent is pinned.
+void Peer::end_push() {
+  push_.reset();
+  pins_.unpin_all();
+}
+
 Result<void> Peer::begin_push(const message::BeginPush& request) {
   if (request.spec.name.find(':') != std::string::npos) {
     return fail(ErrorCode::kInvalidArgument, "\"{}\" has a colon, which only tags have",
@@ -168,6 +174,7 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
   if (TRY(if_found(store_.manifest(*name_space_, request.spec.name)))) {
     return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", request.spec.name);
   }
+  end_push();
   SnapshotId parent;
   if (!request.parent.empty()) {
     const Bytes sealed = TRY(store_.manifest(*name_space_, request.parent));

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <variant>
@@ -21,6 +22,8 @@ namespace thaw {
 /// What the server's peers have in common: what is counted over all of them, whose turn it is, and
 /// what they keep from being deleted. Any thread.
 struct ServerState {
+  explicit ServerState(Nanoseconds pin_grace = {}) : pins(pin_grace) {}
+
   Clock::time_point started = Clock::now();
   std::atomic<std::uint64_t> connections = 0;
   std::atomic<std::uint64_t> chunks_served = 0;
@@ -28,6 +31,7 @@ struct ServerState {
   BuildTurns builds;
   SnapshotPins pins;
   LivePushes pushes;
+  std::mutex usage;      // held while one peer's usage is counted, which takes long
   Jobs* jobs = nullptr;  // set before the first peer; nullptr: none are done
 };
 
@@ -95,6 +99,7 @@ class Peer {
   Result<Reply> report(const message::ShowWorkingSet& request);
   Result<void> begin_build(Result<WorkingSetBuild> begun);
   Result<Bytes> finish_build();
+  void end_push();
   Result<void> begin_push(const message::BeginPush& request);
   /// This peer's namespace; kNotFound before the first push to it.
   Result<NamespaceId> name_space();

@@ -76,6 +76,9 @@ Result<Reply> Peer::usage_of(const message::GetUsage& request) {
     const Bytes sealed = TRY(store_.manifest(in, request.name));
     of = TRY(decode_manifest(sealed)).snapshot;
   }
+  // It takes a thread that other peers need too.
+  const std::unique_lock turn(server_.usage, std::try_to_lock);
+  if (!turn.owns_lock()) return fail(ErrorCode::kBusy, "another usage is being counted");
   Unpaced control;
   return with_body(TRY(usage(store_, in, of, control)));
 }
@@ -115,9 +118,10 @@ Result<void> Peer::delete_snapshot(const message::DeleteSnapshot& request) {
   }
   const SnapshotId snapshot = TRY(store_.find_snapshot(in, request.name));
   const auto manifest = decode_manifest(TRY(store_.manifest(in, snapshot)));
-  if (request.when_unused) TRY(store_.retire(in, request.name));
-  const bool removed = TRY(remove_unless_pinned(store_, server_.pins, in, snapshot));
-  if (!removed && !request.when_unused) {
+  if (request.when_unused) {
+    // The next collection removes it if nobody uses it by then.
+    TRY(store_.retire(in, request.name));
+  } else if (!TRY(remove_unless_pinned(store_, server_.pins, in, snapshot))) {
     return fail(ErrorCode::kBusy, "restores or pushes are using snapshot \"{}\"", request.name);
   }
   if (server_.jobs != nullptr) {

@@ -16,12 +16,17 @@ void SnapshotPins::unpin(NamespaceId in, SnapshotId snapshot) {
   const std::lock_guard lock(mutex_);
   const auto found = pins_.find({in, snapshot});
   CHECK(found != pins_.end());
-  if (--found->second == 0) pins_.erase(found);
+  if (--found->second > 0) return;
+  pins_.erase(found);
+  unpinned_[{in, snapshot}] = Clock::now();
 }
 
-bool SnapshotPins::is_pinned(NamespaceId in, SnapshotId snapshot) const {
+bool SnapshotPins::is_settled(NamespaceId in, SnapshotId snapshot) {
   const std::lock_guard lock(mutex_);
-  return pins_.contains({in, snapshot});
+  const auto now = Clock::now();
+  std::erase_if(unpinned_, [&](const auto& entry) { return now - entry.second >= grace_; });
+  return now - started_ >= grace_ && !pins_.contains({in, snapshot}) &&
+         !unpinned_.contains({in, snapshot});
 }
 
 Result<bool> SnapshotPins::unless_pinned(NamespaceId in, SnapshotId snapshot,
@@ -32,8 +37,8 @@ Result<bool> SnapshotPins::unless_pinned(NamespaceId in, SnapshotId snapshot,
   return true;
 }
 
-PeerPins::~PeerPins() {
-  for (const auto& [in, snapshot] : held_) pins_->unpin(in, snapshot);
+void PeerPins::unpin_all() {
+  for (const auto& [in, snapshot] : std::exchange(held_, {})) pins_->unpin(in, snapshot);
 }
 
 Result<void> PeerPins::pin(Store& store, NamespaceId in, SnapshotId snapshot) {

@@ -7,7 +7,7 @@
 #include <set>
 #include <utility>
 
-#include "pageserver/chunk_set.h"
+#include "base/clock.h"
 #include "pageserver/store.h"
 
 namespace thaw {
@@ -15,21 +15,30 @@ namespace thaw {
 /// Which snapshots are being restored, or are the parent of a push: those stay. Any thread.
 class SnapshotPins {
  public:
+  /// A pin that was lost with its connection, or with the server before this one, may come back
+  /// within `grace`.
+  explicit SnapshotPins(Nanoseconds grace = {}) : grace_(grace) {}
+
   /// kNotFound when there is no such snapshot.
   Result<void> pin(Store& store, NamespaceId in, SnapshotId snapshot);
   /// REQUIRES: a pin for each.
   void unpin(NamespaceId in, SnapshotId snapshot);
-  bool is_pinned(NamespaceId in, SnapshotId snapshot) const;
 
   /// Runs `remove` unless the snapshot is pinned (false); nobody can pin it meanwhile.
   Result<bool> unless_pinned(NamespaceId in, SnapshotId snapshot,
                              const std::function<Result<void>()>& remove);
+  /// Whether nobody has pinned it for the time of grace.
+  bool is_settled(NamespaceId in, SnapshotId snapshot);
 
  private:
   using Key = std::pair<NamespaceId, SnapshotId>;
 
+  const Nanoseconds grace_;
+  const Clock::time_point started_ = Clock::now();
+
   mutable std::mutex mutex_;
-  std::map<Key, std::uint64_t> pins_;  // guarded by mutex_; none is 0
+  std::map<Key, std::uint64_t> pins_;          // guarded by mutex_; none is 0
+  std::map<Key, Clock::time_point> unpinned_;  // guarded by mutex_; when, within the grace
 };
 
 /// The pins of one peer, which go with it. One thread.
@@ -38,11 +47,12 @@ class PeerPins {
   explicit PeerPins(SnapshotPins& pins) : pins_(&pins) {}
   PeerPins(PeerPins&& other) noexcept : pins_(other.pins_), held_(std::exchange(other.held_, {})) {}
   PeerPins& operator=(PeerPins&&) = delete;
-  ~PeerPins();
+  ~PeerPins() { unpin_all(); }
 
   /// Once for each snapshot, however often it is asked for. kLimitExceeded, kNotFound.
   Result<void> pin(Store& store, NamespaceId in, SnapshotId snapshot);
   void unpin(NamespaceId in, SnapshotId snapshot);
+  void unpin_all();
 
  private:
   SnapshotPins* pins_;

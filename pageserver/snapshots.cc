@@ -44,9 +44,11 @@ Result<ByteCount> stored_bytes(Store& store, const ChunkSet& chunks, JobControl&
   ByteCount total{0};
   for (auto batch = chunks.from(kNoChunk, kBatch); !batch.empty();
        batch = chunks.from({batch.back().value + 1}, kBatch)) {
-    const ChunkRead read = TRY(store.read_chunks(batch, 0));
+    const EachChunkRead read = store.chunk_upkeep().read_each(batch);
     ByteCount bytes{0};
-    for (const ByteSpan chunk : read.chunks) bytes += ByteCount{chunk.size()};
+    for (const Result<ByteSpan>& chunk : read.chunks) {
+      if (chunk) bytes += ByteCount{chunk->size()};
+    }
     total += bytes;
     TRY(control.pace(bytes));
   }

@@ -17,7 +17,8 @@ Result<PageMap> read_page_map(Store& store, NamespaceId in, SnapshotId snapshot)
 /// Every snapshot that has a name, in order of name.
 Result<std::vector<Manifest>> all_manifests(Store& store, NamespaceId in);
 
-/// What these chunks take up in the store. At the control's pace.
+/// What these chunks take up in the store; one that cannot be read takes up nothing. At the
+/// control's pace.
 Result<ByteCount> stored_bytes(Store& store, const ChunkSet& chunks, JobControl& control);
 
 /// [writer] Removes a snapshot unless it is pinned; false: it is.

@@ -202,6 +202,7 @@ class Store {
                                                  std::size_t most) = 0;
   /// What belongs to snapshots that are not there, a line each.
   virtual Result<std::vector<std::string>> strays(NamespaceId name_space) = 0;
+  virtual Result<bool> is_tagged(NamespaceId name_space, SnapshotId snapshot) = 0;
   /// A sealed segment; kNotFound.
   virtual Result<Bytes> page_map_segment(NamespaceId name_space, SnapshotId snapshot,
                                          std::uint32_t segment) = 0;
@@ -231,6 +232,8 @@ class Store {
 
   /// Gives the space of what was deleted back to the file system. Any thread; takes long.
   virtual Result<void> compact() = 0;
+  /// Any thread: compactions end soon, and none begins any more.
+  virtual void stop_compacting() = 0;
   virtual Result<void> compact_chunks(ChunkId first, ChunkId last) = 0;
   virtual Result<void> compact_hashes(NamespaceId name_space) = 0;
   /// Copies the store as it is now into a new directory, consistently. Any thread; takes long.

@@ -29,7 +29,7 @@ Result<void> check_namespace(Store& store, NamespaceId in, bool repair, StoreChe
     control.add_finding(fmt::format("{} chunks were not led to by their hash", report.unindexed));
   }
   for (std::string& stray : TRY(store.strays(in))) control.add_finding(std::move(stray));
-  NamespaceTotals counted = TRY(store.chunk_upkeep().count(in));
+  const NamespaceTotals counted = TRY(store.chunk_upkeep().count(in));
   const NamespaceTotals totals = TRY(store.totals(in));
   if (counted.chunks == totals.chunks && counted.chunk_bytes == totals.chunk_bytes) return {};
   control.add_finding(fmt::format("{} chunks of {} bytes are there, {} of {} were counted",
@@ -47,7 +47,10 @@ Result<StoreCheck> check_store(Store& store, bool repair) {
   }
   for (const NamedNamespace& each : TRY(store.namespaces())) {
     const std::size_t before = check.problems.size();
-    TRY(check_namespace(store, each.id, repair, check));
+    // What cannot be read is one more problem, and the others are still worth knowing.
+    if (const auto checked = check_namespace(store, each.id, repair, check); !checked) {
+      check.problems.push_back(checked.error().message());
+    }
     for (std::size_t i = before; i < check.problems.size(); ++i) {
       check.problems[i].insert(0, fmt::format("namespace {}: ", each.name));
     }

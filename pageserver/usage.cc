@@ -37,6 +37,8 @@ Result<message::Usage> usage(Store& store, NamespaceId in, std::optional<Snapsho
   usage.unique_bytes = bytes_of({counted.size()}).value;
   usage.duplicate_bytes = usage.logical_bytes - usage.zero_bytes - usage.unique_bytes;
   usage.stored_bytes = TRY(stored_bytes(store, counted, control)).value;
+  usage.exclusive_bytes = usage.stored_bytes;
+  if (others.empty()) return usage;
   counted.erase(others);
   usage.exclusive_bytes = TRY(stored_bytes(store, counted, control)).value;
   return usage;

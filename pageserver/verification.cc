@@ -15,6 +15,7 @@ Result<VerificationReport> Verification::run_from_the_start() { return run_from(
 /// named at its start.
 Result<VerificationReport> Verification::run_from(ChunkId first) {
   TRY(read_snapshots());
+  chunks_ = used_;
   condemned_ = TRY(chunks().condemned(name_space_));
   TRY(chunks().for_each_page(name_space_, [&](const KnownPage& page) -> Result<bool> {
     chunks_.insert(page.chunk);
@@ -23,9 +24,12 @@ Result<VerificationReport> Verification::run_from(ChunkId first) {
   for (const KnownPage& page : TRY(chunks().quarantined(name_space_))) {
     note_bad(page.chunk, "in quarantine");
   }
-  TRY(check_chunks(first));
-  TRY(name_bad());
+  const auto checked = check_chunks(first);
+  // What one that is stopped has found is not forgotten.
+  TRY(quarantine_bad());
+  if (!checked) return std::unexpected(checked.error());
   TRY(control_.write([&] { return chunks().set_checked_up_to(name_space_, kNoChunk); }));
+  TRY(name_bad());
   return report_;
 }
 
@@ -38,7 +42,7 @@ Result<void> Verification::read_snapshots() {
       control_.add_finding(map.error().message());
     } else if (*map) {
       ++report_.snapshots;
-      chunks_.insert(**map);
+      used_.insert(**map);
     }
   }
   return {};
@@ -58,30 +62,33 @@ Result<void> Verification::check_chunks(ChunkId next) {
 
 Result<ByteCount> Verification::check(std::span<const ChunkId> batch) {
   const EachChunkRead read = chunks().read_each(batch);
-  const std::uint64_t bad_before = report_.damaged;
   ByteCount bytes{0};
   std::vector<KnownPage> intact;
   for (std::size_t i = 0; i < batch.size(); ++i) {
-    PlainPage plain;
-    Result<void> verified;
-    if (read.chunks[i]) {
-      bytes += ByteCount{read.chunks[i]->size()};
-      verified = codec_.decode(*read.chunks[i], batch[i], plain);
-    } else {
-      verified = std::unexpected(read.chunks[i].error());
-    }
-    if (verified) {
-      intact.push_back({hasher_.hash(plain), batch[i]});
-    } else if (!condemned_.contains(batch[i])) {
-      ++report_.damaged;
-      note_bad(batch[i], verified.error().message());
-    }
+    if (read.chunks[i]) bytes += ByteCount{read.chunks[i]->size()};
+    Sha256 hash;
+    if (is_intact(batch[i], read.chunks[i], hash)) intact.push_back({hash, batch[i]});
   }
   report_.chunks += batch.size();
   report_.bytes += bytes.value;
   TRY(index(intact));
-  if (report_.damaged > bad_before) TRY(quarantine_bad());
   return bytes;
+}
+
+bool Verification::is_intact(ChunkId id, const Result<ByteSpan>& chunk, Sha256& hash) {
+  PlainPage plain;
+  const Result<void> verified =
+      chunk ? codec_.decode(*chunk, id, plain) : std::unexpected(chunk.error());
+  if (verified) {
+    hash = hasher_.hash(plain);
+    return true;
+  }
+  // One that nobody uses and that is about to be deleted may be as it is.
+  if (condemned_.contains(id) && !used_.contains(id)) return false;
+  ++report_.damaged;
+  new_bad_.insert(id);
+  note_bad(id, verified.error().message());
+  return false;
 }
 
 void Verification::note_bad(ChunkId id, const std::string& reason) {
@@ -95,40 +102,67 @@ Result<void> Verification::index(const std::vector<KnownPage>& pages) {
   hashes.reserve(pages.size());
   for (const KnownPage& page : pages) hashes.push_back(page.hash);
   const std::vector<ChunkId> found = TRY(store_.find_chunks(name_space_, hashes));
-  std::vector<KnownPage> lost;
-  ChunkSet superseded;
+  std::vector<KnownPage> other;
   for (std::size_t i = 0; i < pages.size(); ++i) {
     bad_.erase(pages[i].chunk);
     if (found[i] == pages[i].chunk || condemned_.contains(pages[i].chunk)) continue;
+    other.push_back(pages[i]);
+  }
+  if (other.empty()) return {};
+  return control_.write([&] { return correct_index(other); });
+}
+
+/// [writer] Looks the pages up again: pushes may have brought them meanwhile.
+Result<void> Verification::correct_index(const std::vector<KnownPage>& pages) {
+  ChunkSet superseded;
+  for (const KnownPage& page : pages) {
+    const auto found = TRY(store_.find_chunks(name_space_, std::span(&page.hash, 1)));
+    if (found[0] == page.chunk) continue;
     ++report_.unindexed;
-    if (found[i].valid()) {
-      superseded.insert(pages[i].chunk);
+    if (found[0].valid()) {
+      superseded.insert(page.chunk);
     } else {
-      lost.push_back(pages[i]);
+      TRY(chunks().make_known(name_space_, std::span(&page, 1)));
     }
   }
-  if (lost.empty() && superseded.empty()) return {};
-  return control_.write([&]() -> Result<void> {
-    if (!lost.empty()) TRY(chunks().make_known(name_space_, lost));
-    if (superseded.empty()) return {};
-    // The page has another chunk by now, so no hash will lead to this one: only what is recorded
-    // can be collected one day.
-    condemned_.insert(superseded);
-    return chunks().condemn(name_space_, condemned_);
-  });
+  if (superseded.empty()) return {};
+  // The page has another chunk by now, so no hash will lead to this one: only what is recorded
+  // can be collected one day.
+  condemned_.insert(superseded);
+  return chunks().condemn(name_space_, condemned_);
 }
 
 /// A push of the same page puts the chunk back; until then no push may rely on it.
 Result<void> Verification::quarantine_bad() {
-  std::vector<KnownPage> pages;
+  if (new_bad_.empty()) return {};
+  std::vector<KnownPage> batch;
+  const auto put = [&]() -> Result<void> {
+    TRY(control_.write([&] { return quarantine(batch); }));
+    batch.clear();
+    return {};
+  };
   TRY(chunks().for_each_page(name_space_, [&](const KnownPage& page) -> Result<bool> {
-    if (bad_.contains(page.chunk)) pages.push_back(page);
+    if (new_bad_.contains(page.chunk)) batch.push_back(page);
+    if (batch.size() == limits::kSweepBatch) TRY(put());
     return true;
   }));
-  return control_.write([&] { return chunks().quarantine(name_space_, pages); });
+  return batch.empty() ? Result<void>() : put();
+}
+
+/// [writer] Reads the chunks again: a push may have put one back meanwhile.
+Result<void> Verification::quarantine(std::span<const KnownPage> pages) {
+  std::vector<KnownPage> still_bad;
+  PlainPage plain;
+  for (const KnownPage& page : pages) {
+    const EachChunkRead read = chunks().read_each(std::span(&page.chunk, 1));
+    const bool intact = read.chunks[0] && codec_.decode(*read.chunks[0], page.chunk, plain);
+    if (!intact) still_bad.push_back(page);
+  }
+  return chunks().quarantine(name_space_, still_bad);
 }
 
 Result<void> Verification::name_bad() {
+  if (bad_.empty()) return {};
   std::map<ChunkId, std::string> names;  // of snapshots, by chunk
   for (const SnapshotId snapshot : TRY(store_.snapshots(name_space_, {}))) {
     const auto map = read_page_map(store_, name_space_, snapshot);
@@ -138,8 +172,9 @@ Result<void> Verification::name_bad() {
     used.keep(bad_);
     if (used.empty()) continue;
     ++report_.affected;
-    const Bytes sealed = TRY(store_.manifest(name_space_, snapshot));
-    const std::string name = TRY(decode_manifest(sealed)).spec.name;
+    const auto sealed = TRY(if_found(store_.manifest(name_space_, snapshot)));
+    if (!sealed) continue;  // removed since
+    const std::string name = TRY(decode_manifest(*sealed)).spec.name;
     for (const auto& [id, reason] : reasons_) {
       if (used.contains(id)) names[id] += (names[id].empty() ? "in " : ", ") + name;
     }

@@ -41,11 +41,14 @@ class Verification {
   Result<VerificationReport> run_from(ChunkId first);
   Result<void> read_snapshots();
   Result<void> check_chunks(ChunkId next);
+  bool is_intact(ChunkId id, const Result<ByteSpan>& chunk, Sha256& hash);
   /// Returns how many bytes were read.
   Result<ByteCount> check(std::span<const ChunkId> batch);
   void note_bad(ChunkId id, const std::string& reason);
   Result<void> index(const std::vector<KnownPage>& pages);
+  Result<void> correct_index(const std::vector<KnownPage>& pages);
   Result<void> quarantine_bad();
+  Result<void> quarantine(std::span<const KnownPage> pages);
   Result<void> name_bad();
   ChunkUpkeep& chunks() const { return store_.chunk_upkeep(); }
 
@@ -53,9 +56,11 @@ class Verification {
   const NamespaceId name_space_;
   JobControl& control_;
 
+  ChunkSet used_;       // by snapshots
   ChunkSet chunks_;     // that are to be there
   ChunkSet condemned_;  // of them, those that no hash need lead to
   ChunkSet bad_;
+  ChunkSet new_bad_;                        // of them, not in quarantine yet
   std::map<ChunkId, std::string> reasons_;  // of the first bad ones
   VerificationReport report_;
   ChunkCodec codec_;

@@ -119,13 +119,14 @@ void PageThreads::serve(UniqueFd socket, Peer peer, std::string remote) {
       log_warning("left {}: {}", connection.remote, served.error().message());
     }
     shut_down(connection.socket);
+    connection.peer.reset();
     connection.ended = true;
   });
 }
 
 Result<void> PageThreads::run(Connection& connection, BulkWork& bulk) {
   TRY(make_blocking(connection.socket));
-  PagePeer peer(connection.socket, connection.peer, bulk);
+  PagePeer peer(connection.socket, *connection.peer, bulk);
   while (true) {
     const auto more = peer.serve_next();
     if (!more) {

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <list>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 
@@ -35,7 +36,7 @@ class PageThreads {
  private:
   struct Connection {
     UniqueFd socket;
-    Peer peer;
+    std::optional<Peer> peer;  // as long as it is served: its pins go with it
     std::string remote;
     std::atomic<bool> ended = false;
     std::jthread thread;  // the last member: it uses the others

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdarg>
 #include <cstdio>
+#include <filesystem>
 #include <numeric>
 
 #include <rocksdb/cache.h>
@@ -260,7 +261,10 @@ Result<std::optional<std::uint64_t>> RocksDatabase::get_number(Family from,
   return std::optional(TRY(parse_number(span_of(value))));
 }
 
-MultiRead RocksDatabase::multi_get(Family from, std::span<const std::string> keys) {
+MultiRead RocksDatabase::multi_get(Family from, std::span<const std::string> keys,
+                                   Caching caching) {
+  rocksdb::ReadOptions options;
+  options.fill_cache = caching == Caching::kCache;
   std::vector<std::size_t> order(keys.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::sort(order, {}, [&](std::size_t i) { return std::string_view(keys[i]); });
@@ -275,12 +279,11 @@ MultiRead RocksDatabase::multi_get(Family from, std::span<const std::string> key
   read.statuses_ = std::vector<Status>(distinct.size());
   if (distinct.size() == 1) {
     // Most demand requests; MultiGet has more to set up.
-    read.statuses_[0] =
-        db_->Get(rocksdb::ReadOptions(), family(from), distinct[0], &read.values_[0]);
+    read.statuses_[0] = db_->Get(options, family(from), distinct[0], &read.values_[0]);
     return read;
   }
-  db_->MultiGet(rocksdb::ReadOptions(), family(from), distinct.size(), distinct.data(),
-                read.values_.data(), read.statuses_.data(), /*sorted_input=*/true);
+  db_->MultiGet(options, family(from), distinct.size(), distinct.data(), read.values_.data(),
+                read.statuses_.data(), /*sorted_input=*/true);
   return read;
 }
 
@@ -321,12 +324,17 @@ Result<void> RocksDatabase::compact(Family which, const Slice* first, const Slic
   return {};
 }
 
+void RocksDatabase::stop_compacting() { db_->DisableManualCompaction(); }
+
 Result<void> RocksDatabase::back_up(const std::string& directory) {
   rocksdb::Checkpoint* made = nullptr;
   if (const Status status = rocksdb::Checkpoint::Create(db_.get(), &made); !status.ok()) {
     return store_failure(status, "backing up the store");
   }
   const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+  if (std::filesystem::exists(directory)) {
+    return fail(ErrorCode::kAlreadyExists, "there is a backup \"{}\"", directory);
+  }
   // It flushes first, so that no log is copied that another thread still writes to.
   if (const Status status = checkpoint->CreateCheckpoint(directory); !status.ok()) {
     return store_failure(status, "backing up the store");

@@ -99,7 +99,10 @@ class RocksDatabase {
   /// The same without a copy, for large values: the block cache keeps what it has instead.
   Result<PinnedValue> get_pinned(Family from, const std::string& key, const char* what);
   Result<std::optional<std::uint64_t>> get_number(Family from, const std::string& key);
-  MultiRead multi_get(Family from, std::span<const std::string> keys);
+  /// Bulk reads go past the block cache, which belongs to demand faults.
+  enum class Caching { kCache, kPastTheCache };
+  MultiRead multi_get(Family from, std::span<const std::string> keys,
+                      Caching caching = Caching::kCache);
   /// Calls `visit` with the rest of each key that has this prefix, and its value, in order from
   /// `prefix + start` on, until it returns false.
   using Visit = std::function<Result<bool>(std::string_view key, ByteSpan value)>;
@@ -109,6 +112,8 @@ class RocksDatabase {
   /// Compacts everything, so that what was deleted takes up no room any more.
   Result<void> compact();
   Result<void> compact(Family which, const std::string& first, const std::string& last);
+  /// compact() ends soon, as it does from now on.
+  void stop_compacting();
   /// A consistent copy of all that was written before, durable, in a directory that is made.
   Result<void> back_up(const std::string& directory);
   /// Compares every block of every file with its checksum; kCorrupt.

@@ -217,6 +217,7 @@ class RocksStore final : public Store {
     for (const auto field : kSettingsFields) value += number_key(settings.*field);
     Batch batch(*database_);
     batch.put(Family::kMeta, prefixed(kSettings, in), value + settings.keep_per_label);
+    TRY(database_->check_space(batch));
     return database_->write(batch, Durability::kSynced);
   }
 
@@ -260,14 +261,26 @@ class RocksStore final : public Store {
     Batch batch(*database_);
     batch.put(Family::kSnapshot, manifest_key(in, changed.snapshot),
               as_text(encode_manifest(changed)));
+    TRY(database_->check_space(batch));
     TRY(database_->write(batch, Durability::kSynced));
     return changed;
+  }
+
+  Result<bool> is_tagged(NamespaceId in, SnapshotId snapshot) override {
+    bool tagged = false;
+    TRY(database_->scan(Family::kSnapshot, prefixed('t', in), {},
+                        [&](std::string_view, ByteSpan value) -> Result<bool> {
+                          tagged = SnapshotId{TRY(parse_number(value))} == snapshot;
+                          return !tagged;
+                        }));
+    return tagged;
   }
 
   Result<void> move_tag(NamespaceId in, const Tag& to) override {
     const SnapshotId snapshot = TRY(find_snapshot(in, to.name));
     Batch batch(*database_);
     batch.put_number(Family::kSnapshot, tag_key(in, to.tag), snapshot.value);
+    TRY(database_->check_space(batch));
     return database_->write(batch, Durability::kSynced);
   }
 
@@ -304,6 +317,7 @@ class RocksStore final : public Store {
     return database_->compact(Family::kChunk, number_key(first.value), number_key(last.value));
   }
   Result<void> compact_hashes(NamespaceId in) override { return chunks_.compact_hashes(in); }
+  void stop_compacting() override { database_->stop_compacting(); }
   Result<void> back_up(const std::string& directory) override {
     return database_->back_up(directory);
   }

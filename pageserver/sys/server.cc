@@ -207,7 +207,8 @@ class Acceptor {
         acceptor_(strand_),
         context_(context),
         store_(store),
-        options_(options) {
+        options_(options),
+        server_(options.pin_grace) {
     jobs_.emplace(store_, server_.pins, server_.pushes, options_.upkeep,
                   [this](auto work) { asio::post(executors_.writer, std::move(work)); });
     server_.jobs = &*jobs_;
@@ -247,6 +248,7 @@ class Acceptor {
 
   void join() {
     server_.jobs = nullptr;
+    store_.stop_compacting();
     jobs_.reset();
     executors_.pages.stop();
     executors_.bulk.join();

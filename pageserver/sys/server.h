@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <functional>
 #include <string>
@@ -17,6 +18,7 @@ struct ServerOptions {
   std::size_t max_connections = 1024;
   std::size_t kept_recordings = limits::kDefaultKeptRecordings;  // of a snapshot
   UpkeepOptions upkeep;
+  std::chrono::seconds pin_grace{60};  // a fault handler that was lost may come back so long
 };
 
 /// Serves `store` over TCP until SIGTERM or SIGINT, then finishes the requests that are under way
