@@ -29,6 +29,10 @@ inline constexpr std::uint64_t kSegmentPages = 1u << 16;
 /// A run of one page costs at most 4 bytes of length and 10 of chunk id.
 inline constexpr std::size_t kMaxSegmentBytes = 64 + kSegmentPages * 14;
 
+// Cold maps: a range takes at most two varints of five bytes.
+inline constexpr std::size_t kMaxColdRanges = 1u << 17;
+inline constexpr std::size_t kMaxColdMapBytes = 16 + kMaxColdRanges * 10;
+
 // Working sets. A recording or a set of the most pages fits one message: a touch takes at most ten
 // bytes, a page of a set twelve, the entry of a pack six.
 inline constexpr std::size_t kMaxTouches = 1u << 17;  // 512 MiB of guest memory
@@ -62,6 +66,7 @@ inline constexpr seconds kPartialMessageTimeout{10};  // from a message's first 
 inline constexpr seconds kIdlePushTimeout{60};        // between two messages of a push
 
 static_assert(kMaxSegmentBytes <= kMaxBodyBytes);
+static_assert(kMaxColdMapBytes <= kMaxBodyBytes - 65'536, "compressed, too");
 static_assert(kMaxRecordingBytes <= kMaxBodyBytes && kMaxWorkingSetBytes <= kMaxBodyBytes);
 static_assert(kMaxOfferPages * 32 <= kMaxBodyBytes, "an offer's hashes fit one body");
 static_assert(kMaxChunksPerRequest * (kPageBytes + 16) <= kMaxBodyBytes, "so do raw chunks");

@@ -35,7 +35,8 @@ Result<Manifest> decode_plain(ByteSpan plain) {
                          .new_pages = from.getNewPages(),
                          .new_chunk_bytes = from.getNewChunkBytes(),
                          .changed_pages = from.getChangedPages(),
-                         .became_zero_pages = from.getBecameZeroPages()};
+                         .became_zero_pages = from.getBecameZeroPages(),
+                         .cold_pages = from.getColdPages()};
   return manifest;
 }
 
@@ -134,6 +135,7 @@ Bytes encode_manifest(const Manifest& manifest) {
   to.setNewChunkBytes(manifest.statistics.new_chunk_bytes);
   to.setChangedPages(manifest.statistics.changed_pages);
   to.setBecameZeroPages(manifest.statistics.became_zero_pages);
+  to.setColdPages(manifest.statistics.cold_pages);
   const kj::Array<capnp::word> words = capnp::messageToFlatArray(builder);
   return seal_envelope(kManifest, std::as_bytes(std::span(words.begin(), words.size())));
 }

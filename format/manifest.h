@@ -60,6 +60,7 @@ struct PushStatistics {
   // Beside the parent's pages at the same places; 0 without a parent.
   std::uint64_t changed_pages = 0;      // that are not zero, those that it has not included
   std::uint64_t became_zero_pages = 0;  // that are zero and were not
+  std::uint64_t cold_pages = 0;         // that are not zero; 0 also when nobody looked for them
   friend bool operator==(const PushStatistics&, const PushStatistics&) = default;
 };
 

@@ -115,8 +115,9 @@ Result<void> PageClient::receive_uploaded() {
   return {};
 }
 
-Result<Manifest> PageClient::commit() {
-  TRY(ask<message::ManifestReply>(message::Commit{}, {}, limits::kCommitTimeout));
+Result<Manifest> PageClient::commit(const ColdMap& cold) {
+  const Bytes sealed = cold.empty() ? Bytes() : encode_cold_map(cold);
+  TRY(ask<message::ManifestReply>(message::Commit{}, sealed, limits::kCommitTimeout));
   return decode_manifest(body_);
 }
 
@@ -212,6 +213,11 @@ Result<PageMap> PageClient::page_map(const Manifest& manifest) {
     }
   }
   return map;
+}
+
+Result<ColdMap> PageClient::cold_map(const Manifest& manifest) {
+  TRY(ask<message::ColdMapReply>(message::GetColdMap{manifest.snapshot}));
+  return decode_cold_map(body_, manifest.spec.memory_pages());
 }
 
 Result<WorkingSet> PageClient::working_set(SnapshotId snapshot) {

@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/socket.h"
+#include "format/cold_map.h"
 #include "format/limits.h"
 #include "format/page_map.h"
 #include "format/recording.h"
@@ -38,13 +39,16 @@ class PageClient {
   /// limits::kMaxChunksPerRequest.
   Result<void> send_upload(std::uint32_t count, ByteSpan chunks);
   Result<void> receive_uploaded();
-  Result<Manifest> commit();
+  /// `cold`: of the pages of memory; empty: not known.
+  Result<Manifest> commit(const ColdMap& cold = {});
 
   Result<std::vector<Manifest>> list();
   Result<Manifest> show(const std::string& name);
   Result<void> remove(const message::DeleteSnapshot& what);
   Result<message::Statistics> statistics();
   Result<PageMap> page_map(const Manifest& manifest);
+  /// kNotFound when the snapshot was pushed without one.
+  Result<ColdMap> cold_map(const Manifest& manifest);
 
   // Looking after what is stored.
   Result<std::vector<message::Tag>> tags();

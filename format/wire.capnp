@@ -64,6 +64,10 @@ struct Message {
     usage @46 :Usage;
     namespace @47 :NamespaceReport;
     job @48 :JobReport;
+
+    # Which pages of guest memory are brought last.
+    getColdMap @50 :UInt64;
+    coldMap @51 :Void;
   }
 
   # getChunks: so many ids at the end are wanted only if they are at hand.
@@ -287,4 +291,5 @@ struct Manifest {
   newChunkBytes @13 :UInt64;
   changedPages @14 :UInt64;
   becameZeroPages @15 :UInt64;
+  coldPages @16 :UInt64;
 }

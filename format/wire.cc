@@ -130,6 +130,8 @@ void write(const message::Statistics& from, Builder to) {
 void write(const message::RecordingReply&, Builder to) { to.setRecording(); }
 void write(const message::WorkingSetReply&, Builder to) { to.setWorkingSet(); }
 void write(const message::PackReply&, Builder to) { to.setPack(); }
+void write(const message::GetColdMap& from, Builder to) { to.setGetColdMap(from.snapshot.value); }
+void write(const message::ColdMapReply&, Builder to) { to.setColdMap(); }
 void write(const message::WorkingSetReport& from, Builder to) {
   auto report = to.initWorkingSetReport();
   auto list = report.initRecordings(static_cast<unsigned>(from.recordings.size()));
@@ -342,6 +344,10 @@ Result<Message> read(Reader from) {
       return message::Pin{{from.getPin()}};
     case schema::Message::UNPIN:
       return message::Unpin{{from.getUnpin()}};
+    case schema::Message::GET_COLD_MAP:
+      return message::GetColdMap{{from.getGetColdMap()}};
+    case schema::Message::COLD_MAP:
+      return message::ColdMapReply{};
     case schema::Message::TAGS:
       return TRY(read_tags(from.getTags()));
     case schema::Message::USAGE:

@@ -48,7 +48,8 @@ struct Offer {
 struct Upload {
   std::uint32_t count = 0;
 };
-/// Publishes the push once every page is there. -> ManifestReply
+/// Publishes the push once every page is there. Body: its sealed cold map, or nothing.
+/// -> ManifestReply
 struct Commit {};
 /// Snapshots in order of name, from the first one after `after`. -> Snapshots
 struct ListSnapshots {
@@ -190,6 +191,11 @@ struct Unpin {  // -> Done
   SnapshotId snapshot;
 };
 
+/// kNotFound when the snapshot was pushed without one. -> ColdMapReply
+struct GetColdMap {
+  SnapshotId snapshot;
+};
+
 // Replies.
 
 struct ErrorReply {
@@ -234,6 +240,8 @@ struct RecordingReply {};
 struct WorkingSetReply {};
 /// Body: one sealed pack.
 struct PackReply {};
+/// Body: one sealed cold map.
+struct ColdMapReply {};
 /// A recording, and how well the working set would have done that was there before it.
 struct RecordingSummary {
   std::uint64_t number = 0;
@@ -293,11 +301,11 @@ using Message = std::variant<
     message::PutPrefetchReport, message::MoveTag, message::RemoveTag, message::ListTags,
     message::ChangeLabels, message::GetUsage, message::GetNamespace, message::SetNamespace,
     message::StartJob, message::GetJob, message::StopJob, message::Pin, message::Unpin,
-    message::ErrorReply, message::Welcome, message::Done, message::Needed, message::ManifestReply,
-    message::Snapshots, message::PageMapSegment, message::Chunks, message::Statistics,
-    message::RecordingReply, message::WorkingSetReply, message::PackReply,
+    message::GetColdMap, message::ErrorReply, message::Welcome, message::Done, message::Needed,
+    message::ManifestReply, message::Snapshots, message::PageMapSegment, message::Chunks,
+    message::Statistics, message::RecordingReply, message::WorkingSetReply, message::PackReply,
     message::WorkingSetReport, message::Tags, message::Usage, message::NamespaceReport,
-    message::JobReport>;
+    message::JobReport, message::ColdMapReply>;
 
 /// The 16 bytes before every message.
 inline constexpr std::size_t kWireHeadBytes = 16;

@@ -74,6 +74,10 @@ Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
     Push* const current = TRY(push());
     TRY(current->check_upload(upload->count, body));
   }
+  if (std::holds_alternative<message::Commit>(message)) {
+    Push* const current = TRY(push());
+    TRY(current->set_cold_map(body));
+  }
   if (const auto* put = std::get_if<message::PutRecording>(&message)) {
     const NamespaceId in = TRY(name_space());
     BuildTurns::Turn turn = TRY(server_.builds.take(in, put->snapshot));
@@ -95,6 +99,10 @@ Result<Reply> Peer::read(const Message& message, ByteSpan body) {
     const NamespaceId in = TRY(name_space());
     return with_body(message::PageMapSegment{},
                      TRY(store_.page_map_segment(in, get->snapshot, get->segment)));
+  }
+  if (const auto* get = std::get_if<message::GetColdMap>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    return with_body(message::ColdMapReply{}, TRY(store_.cold_map(in, get->snapshot)));
   }
   if (const auto* show = std::get_if<message::ShowSnapshot>(&message)) {
     const NamespaceId in = TRY(name_space());

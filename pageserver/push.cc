@@ -243,6 +243,25 @@ void Push::compare_with_parent() {
   }
 }
 
+Result<void> Push::set_cold_map(ByteSpan sealed) {
+  cold_ = sealed.empty() ? ColdMap() : TRY(decode_cold_map(sealed, spec_.memory_pages()));
+  return {};
+}
+
+std::uint64_t Push::stored_cold_pages() const {
+  std::uint64_t pages = 0;
+  for (const PageRange& range : cold_) {
+    const PageIndex end = range.first + range.count;
+    for (PageIndex page = range.first; page < end;) {
+      const PageMap::Run run = map_.find(page);
+      const PageCount length = std::min(run.length, end - page);
+      if (!run.zero()) pages += length.value;
+      page += length;
+    }
+  }
+  return pages;
+}
+
 Result<Manifest> Push::commit() {
   if (map_.size() != spec_.image_pages()) {
     return fail(ErrorCode::kProtocol, "a commit after {} of {} pages", map_.size().value,
@@ -250,6 +269,7 @@ Result<Manifest> Push::commit() {
   }
   statistics_.changed_pages = statistics_.became_zero_pages = 0;
   compare_with_parent();
+  statistics_.cold_pages = stored_cold_pages();
   statistics_.duplicate_pages = map_.size().value - statistics_.zero_pages - statistics_.new_pages;
   Manifest manifest = TRY(store_.publish(name_space_,
                                          Manifest{.snapshot = {},
@@ -258,7 +278,7 @@ Result<Manifest> Push::commit() {
                                                   .spec = spec_,
                                                   .content_hash = content_hash_.finish(),
                                                   .statistics = statistics_},
-                                         map_));
+                                         map_, cold_));
   committed_ = true;
   return manifest;
 }

@@ -43,6 +43,8 @@ class Push {
   Result<void> check_upload(std::uint32_t count, ByteSpan chunks);
   /// [writer] Stores what check_upload() accepted.
   Result<void> store_upload();
+  /// Which pages are cold: a sealed map, or nothing. Decode errors.
+  Result<void> set_cold_map(ByteSpan sealed);
   /// [writer] kProtocol when pages are missing, kAlreadyExists when the name was taken meanwhile.
   Result<Manifest> commit();
 
@@ -89,6 +91,7 @@ class Push {
   void apply_complete();
   void apply(Pending& pending);
   void compare_with_parent();
+  std::uint64_t stored_cold_pages() const;
 
   Store& store_;
   const NamespaceId name_space_;
@@ -103,6 +106,7 @@ class Push {
   std::deque<Pending> pending_;  // guarded by mutex_; oldest first
   AskedPages asked_;             // guarded by mutex_
   PageIndex next_;               // behind the pages of the last offer
+  ColdMap cold_;
   ContentHash content_hash_;
   PushStatistics statistics_;
   bool committed_ = false;

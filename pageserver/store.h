@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "format/chunk.h"
+#include "format/cold_map.h"
 #include "format/manifest.h"
 #include "format/page_map.h"
 #include "format/wire.h"
@@ -206,6 +207,8 @@ class Store {
   /// A sealed segment; kNotFound.
   virtual Result<Bytes> page_map_segment(NamespaceId name_space, SnapshotId snapshot,
                                          std::uint32_t segment) = 0;
+  /// The sealed cold map; kNotFound.
+  virtual Result<Bytes> cold_map(NamespaceId name_space, SnapshotId snapshot) = 0;
 
   /// The namespace of this name, made if there is none yet.
   virtual Result<NamespaceId> open_namespace(const std::string& name) = 0;
@@ -217,8 +220,8 @@ class Store {
                                                       std::span<const NewChunk> chunks) = 0;
   /// Gives the snapshot its id and makes it visible and durable in one step, together with all
   /// chunks put before. kAlreadyExists when the name is taken, kQuotaExceeded.
-  virtual Result<Manifest> publish(NamespaceId name_space, Manifest manifest,
-                                   const PageMap& map) = 0;
+  virtual Result<Manifest> publish(NamespaceId name_space, Manifest manifest, const PageMap& map,
+                                   const ColdMap& cold) = 0;
   /// Puts other labels into a snapshot's manifest; returns it.
   virtual Result<Manifest> set_labels(NamespaceId name_space, const std::string& name,
                                       std::vector<Label> labels) = 0;

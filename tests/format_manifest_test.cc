@@ -32,7 +32,8 @@ Manifest good_manifest() {
                                    .new_pages = 3,
                                    .new_chunk_bytes = 4,
                                    .changed_pages = 5,
-                                   .became_zero_pages = 6}};
+                                   .became_zero_pages = 6,
+                                   .cold_pages = 7}};
   manifest.content_hash.fill(std::byte{0xab});
   return manifest;
 }

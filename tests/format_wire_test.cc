@@ -68,6 +68,7 @@ std::vector<Message> all_messages() {
       message::StopJob{15},
       message::Pin{{16}},
       message::Unpin{{17}},
+      message::GetColdMap{{18}},
       message::ErrorReply{ErrorCode::kBusy, "no"},
       message::Welcome{3},
       message::Done{},
@@ -92,6 +93,7 @@ std::vector<Message> all_messages() {
                          {ErrorCode::kIo, "no"},
                          {{"chunks", 4}},
                          {"chunk 5"}},
+      message::ColdMapReply{},
   };
 }
 

@@ -27,6 +27,25 @@ TEST_F(StoreTest, ImageComesBackAfterReopening) {
   EXPECT_EQ(load(found, name_space_), image);
 }
 
+TEST_F(StoreTest, ColdMapComesAndGoesWithItsSnapshot) {
+  const ColdMap cold{{{1}, {3}}, {{7}, {1}}};
+  const Bytes image = image_of("ab..cdef");
+  Push push(*store_, name_space_, spec("a", image));
+  ASSERT_TRUE(succeeded(send(push, image)));
+  EXPECT_EQ(code_of(push.set_cold_map(encode_cold_map({{{7}, {2}}}))), ErrorCode::kMalformed);
+  ASSERT_TRUE(succeeded(push.set_cold_map(encode_cold_map(cold))));
+  const Manifest manifest = push.commit().value();
+  EXPECT_EQ(manifest.statistics.cold_pages, 2u) << "zeros do not count";
+  EXPECT_EQ(store("b", image, name_space_)->statistics.cold_pages, 0u);
+  reopen();
+  EXPECT_EQ(decode_cold_map(*store_->cold_map(name_space_, manifest.snapshot), {8}).value(), cold);
+  EXPECT_EQ(code_of(store_->cold_map(name_space_, {manifest.snapshot.value + 1})),
+            ErrorCode::kNotFound);
+  remove("a");
+  EXPECT_EQ(code_of(store_->cold_map(name_space_, manifest.snapshot)), ErrorCode::kNotFound);
+  EXPECT_TRUE(store_->strays(name_space_)->empty());
+}
+
 TEST_F(StoreTest, OptionalChunksComeFromMemoryAlone) {
   auto generator = seeded_generator();
   const Bytes image = random_bytes(generator, 600 * kPageBytes);

@@ -23,7 +23,7 @@ class WorkingSetStoreTest : public StoreTest {
     map.append_zero({4});
     Manifest manifest;
     manifest.spec = spec(name, Bytes(4 * kPageBytes));
-    return store_->publish(name_space_, manifest, map).value().snapshot;
+    return store_->publish(name_space_, manifest, map, {}).value().snapshot;
   }
   /// What a pack holds in these tests.
   static Bytes pack_of(const PackId& id) {

@@ -33,6 +33,9 @@ std::string manifest_key(NamespaceId in, SnapshotId snapshot) {
 std::string retired_key(NamespaceId in, SnapshotId snapshot) {
   return snapshot_key('d', in, snapshot);
 }
+std::string cold_key(NamespaceId in, SnapshotId snapshot) {
+  return snapshot_key('k', in, snapshot);
+}
 std::string segment_key(NamespaceId in, SnapshotId snapshot, std::uint32_t segment) {
   std::string key = snapshot_key('p', in, snapshot);
   append_big_endian(key, segment, 4);
@@ -181,15 +184,17 @@ class RocksStore final : public Store {
                             return true;
                           }));
     }
-    std::set<SnapshotId> lost;
-    TRY(database_->scan(Family::kSnapshot, prefixed('p', in), {},
-                        [&](std::string_view key, ByteSpan) -> Result<bool> {
-                          const SnapshotId of{TRY(parse_number(as_bytes(key.substr(0, 8))))};
-                          if (!there.contains(of)) lost.insert(of);
-                          return true;
-                        }));
-    for (const SnapshotId of : lost) {
-      found.push_back(fmt::format("a page map of snapshot {}, which is not there", of.value));
+    for (const auto& [kind, what] : {std::pair('p', "page map"), std::pair('k', "cold map")}) {
+      std::set<SnapshotId> lost;
+      TRY(database_->scan(Family::kSnapshot, prefixed(kind, in), {},
+                          [&](std::string_view key, ByteSpan) -> Result<bool> {
+                            const SnapshotId of{TRY(parse_number(as_bytes(key.substr(0, 8))))};
+                            if (!there.contains(of)) lost.insert(of);
+                            return true;
+                          }));
+      for (const SnapshotId of : lost) {
+        found.push_back(fmt::format("a {} of snapshot {}, which is not there", what, of.value));
+      }
     }
     return found;
   }
@@ -198,6 +203,10 @@ class RocksStore final : public Store {
                                  std::uint32_t segment) override {
     return database_->get(Family::kSnapshot, segment_key(in, snapshot, segment),
                           "page map segment");
+  }
+
+  Result<Bytes> cold_map(NamespaceId in, SnapshotId snapshot) override {
+    return database_->get(Family::kSnapshot, cold_key(in, snapshot), "cold map");
   }
 
   Result<NamespaceId> open_namespace(const std::string& name) override {
@@ -228,7 +237,8 @@ class RocksStore final : public Store {
     return chunks_.put(in, chunks, quota == 0 ? kNoBound : quota - std::min(quota, packs));
   }
 
-  Result<Manifest> publish(NamespaceId in, Manifest manifest, const PageMap& map) override {
+  Result<Manifest> publish(NamespaceId in, Manifest manifest, const PageMap& map,
+                           const ColdMap& cold) override {
     const std::string& name = manifest.spec.name;
     if (TRY(if_found(find_snapshot(in, name)))) {
       return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", name);
@@ -244,6 +254,9 @@ class RocksStore final : public Store {
     for (std::uint32_t i = 0; i < map.segment_count(); ++i) {
       batch.put(Family::kSnapshot, segment_key(in, manifest.snapshot, i),
                 as_text(map.encode_segment(i)));
+    }
+    if (!cold.empty()) {
+      batch.put(Family::kSnapshot, cold_key(in, manifest.snapshot), as_text(encode_cold_map(cold)));
     }
     batch.put(Family::kSnapshot, manifest_key(in, manifest.snapshot),
               as_text(encode_manifest(manifest)));
@@ -308,6 +321,7 @@ class RocksStore final : public Store {
     batch.remove(Family::kSnapshot, retired_key(in, snapshot));
     batch.remove(Family::kSnapshot, manifest_key(in, snapshot));
     batch.remove_prefix(Family::kSnapshot, snapshot_key('p', in, snapshot));
+    batch.remove(Family::kSnapshot, cold_key(in, snapshot));
     TRY(working_sets_.remove(batch, in, snapshot));
     return database_->write(batch, Durability::kSynced);
   }

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "format/chunk.h"
+#include "format/cold_map.h"
 #include "format/control.h"
 #include "format/handoff.h"
 #include "format/manifest.h"
@@ -81,6 +82,12 @@ void add_page_maps(const Corpus& corpus) {
   corpus.add_envelope("page_map", "zero", fuzz::kSegment, zero.encode_segment(0));
 }
 
+void add_cold_maps(const Corpus& corpus) {
+  const ColdMap map{{{0}, {5}}, {{7}, {200}}, {{9000}, {1}}};
+  corpus.add_envelope("cold_map", "ranges", fuzz::kColdMap, encode_cold_map(map));
+  corpus.add_envelope("cold_map", "empty", fuzz::kColdMap, encode_cold_map({}));
+}
+
 void add_manifests(const Corpus& corpus) {
   const Manifest manifest{.snapshot = {7},
                           .parent = {3},
@@ -92,7 +99,8 @@ void add_manifests(const Corpus& corpus) {
                                          .new_pages = 3,
                                          .new_chunk_bytes = 4,
                                          .changed_pages = 5,
-                                         .became_zero_pages = 6}};
+                                         .became_zero_pages = 6,
+                                         .cold_pages = 7}};
   corpus.add_envelope("manifest", "full", fuzz::kManifest, encode_manifest(manifest));
 }
 
@@ -210,6 +218,7 @@ int main(int argc, char** argv) {
   const thaw::Corpus corpus{std::filesystem::path(argv[1])};
   thaw::add_chunks(corpus);
   thaw::add_page_maps(corpus);
+  thaw::add_cold_maps(corpus);
   thaw::add_manifests(corpus);
   thaw::add_working_sets(corpus);
   thaw::add_messages(corpus);
