@@ -69,14 +69,27 @@ class Declaration {
         sub->add_option("--parent", options_.parent,
                         "Snapshot that this one came from: until it has recordings of its own, its "
                         "working set is that one's");
-    sub->add_flag("--diff", options_.diff,
-                  "The image has only what changed, as Firecracker's diff snapshots do: where it "
-                  "has a hole, memory is as in the parent")
-        ->needs(parent);
+    CLI::Option* const diff =
+        sub->add_flag(
+               "--diff", options_.diff,
+               "The image has only what changed, as Firecracker's diff snapshots do: where it "
+               "has a hole, memory is as in the parent")
+            ->needs(parent);
     sub->add_option("--label", options_.labels, "KEY=VALUE, may be repeated");
     sub->add_option("--region", options_.regions,
                     "SIZE[:PAGE_SIZE] of each memory region in order; a VM is then only served "
                     "if its regions are these");
+    CLI::Option* const cr3 =
+        sub->add_option(
+               "--cr3", options_.cr3s,
+               "Root of an x86-64 guest's page tables, may be repeated: pages that none of "
+               "them reaches are cold, and hydrated last")
+            ->excludes(diff);
+    sub->add_flag("--la57", options_.la57, "They have five levels")->needs(cr3);
+    sub->add_option("--below-4g", options_.below_4g,
+                    "With --cr3: memory that the guest has below 4 GiB, if it has some above; else "
+                    "the first of several regions")
+        ->needs(cr3);
 
     sub = command_on(app_, "pull", "Write a snapshot's memory image, sparse, and state file",
                      command::pull);

@@ -21,6 +21,9 @@ struct Options {
   std::string state;
   std::string parent;
   bool diff = false;
+  std::vector<std::uint64_t> cr3s;
+  bool la57 = false;
+  std::string below_4g = "0";
   std::vector<std::string> labels;
   std::vector<std::string> regions;
 

@@ -101,7 +101,20 @@ struct Memory {
   std::optional<Sha256> committed;
 };
 
-Result<Manifest> attempt(const PushOptions& options, const ImageFiles& image, Memory& memory) {
+/// Read from the memory image, before the push.
+Result<ColdMap> cold_map(const PushOptions& options, const ImageFiles& image) {
+  if (options.paging.cr3s.empty()) return ColdMap();
+  const PhysicalLayout layout = TRY(physical_layout(image.spec, options.below_4g));
+  ColdMap cold = TRY(find_cold_pages(layout, options.paging,
+                                     [&](PageIndex page, std::span<std::byte, kPageBytes> to) {
+                                       return read_at(image.memory, to, offset_of(page).value);
+                                     }));
+  limit_cold_map(cold);
+  return cold;
+}
+
+Result<Manifest> attempt(const PushOptions& options, const ImageFiles& image, const ColdMap& cold,
+                         Memory& memory) {
   PageClient client = TRY(PageClient::connect(options.server, options.name_space));
   if (memory.committed) {
     const auto existing = client.show(image.spec.name);
@@ -113,7 +126,7 @@ Result<Manifest> attempt(const PushOptions& options, const ImageFiles& image, Me
   memory.uploaded_bytes += push.uploaded_bytes;
   if (!sent) return std::unexpected(sent.error());
   memory.committed = push.content_hash;
-  return client.commit();
+  return client.commit(cold);
 }
 
 /// The vendor of this host's CPU, as /proc/cpuinfo names it; empty when it does not.
@@ -144,10 +157,11 @@ Result<PushResult> push_snapshot(const PushOptions& options) {
   TRY(check_spec(spec));
 
   const ImageFiles image{memory_file, state_file, spec, options.holes};
+  const ColdMap cold = TRY(cold_map(options, image));
   Memory memory;
   std::chrono::milliseconds pause = kFirstPause;
   for (unsigned reconnects = 0;; ++reconnects) {
-    auto manifest = attempt(options, image, memory);
+    auto manifest = attempt(options, image, cold, memory);
     if (manifest) return PushResult{*std::move(manifest), memory.uploaded_bytes, reconnects};
     // The first attempt fails at once when there is no server; a push under way is worth waiting.
     const bool began = reconnects > 0 || memory.uploaded_bytes > 0 || memory.committed;

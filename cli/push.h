@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/socket.h"
 #include "cli/image_walk.h"
+#include "cli/page_tables.h"
 #include "format/manifest.h"
 
 namespace thaw {
@@ -21,6 +22,9 @@ struct PushOptions {
   std::string state_path;  // empty: none
   std::vector<RegionShape> regions;
   std::vector<Label> labels;
+  /// Without a CR3 nothing is cold. With one, holes stand for zeros.
+  Paging paging{};
+  ByteCount below_4g{};  // as physical_layout() takes it
 };
 
 struct PushResult {

@@ -42,7 +42,8 @@ Json manifest_json(const Manifest& manifest) {
           {"new_pages", manifest.statistics.new_pages},
           {"new_chunk_bytes", manifest.statistics.new_chunk_bytes},
           {"changed_pages", manifest.statistics.changed_pages},
-          {"became_zero_pages", manifest.statistics.became_zero_pages}};
+          {"became_zero_pages", manifest.statistics.became_zero_pages},
+          {"cold_pages", manifest.statistics.cold_pages}};
 }
 
 std::string pages_text(std::uint64_t pages) { return human_bytes(pages * kPageBytes); }
@@ -126,6 +127,7 @@ void print_push(const PushResult& result, OutputForm form) {
   fmt::print("pushed {}: {} zero, {} known, {} new stored in {}\n", result.manifest.spec.name,
              pages_text(pages.zero_pages), pages_text(pages.duplicate_pages),
              pages_text(pages.new_pages), human_bytes(pages.new_chunk_bytes));
+  if (pages.cold_pages > 0) fmt::print("cold: {}\n", pages_text(pages.cold_pages));
   if (result.manifest.parent == SnapshotId{}) return;
   fmt::print("since its parent: {}\n", changes_text(pages));
 }
@@ -178,6 +180,7 @@ void print_snapshot(const Manifest& snapshot, OutputForm form) {
       {"zero", pages_text(pages.zero_pages)},
       {"known before", pages_text(pages.duplicate_pages)},
       {"new", pages_text(pages.new_pages) + ", stored in " + human_bytes(pages.new_chunk_bytes)},
+      {"cold", pages_text(pages.cold_pages)},
       {"since parent", snapshot.parent == SnapshotId{} ? "has no parent" : changes_text(pages)},
       {"CPU vendor", snapshot.spec.cpu_vendor},
       {"content", "sha256 " + to_hex(snapshot.content_hash)},

@@ -20,7 +20,9 @@ Result<void> push(const Options& options) {
                          .holes = options.diff ? Holes::kPagesOfParent : Holes::kZeros,
                          .state_path = options.state,
                          .regions = TRY(parse_regions(options.regions)),
-                         .labels = TRY(parse_labels(options.labels))};
+                         .labels = TRY(parse_labels(options.labels)),
+                         .paging = {options.cr3s, options.la57 ? 5u : 4u},
+                         .below_4g = {TRY(parse_size(options.below_4g))}};
   print_push(TRY(push_snapshot(push)), options.form());
   return {};
 }

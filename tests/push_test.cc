@@ -11,6 +11,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "format/page_client.h"
 #include "tests/support/programs.h"
 #include "tests/support/relay.h"
 #include "tests/support/test_support.h"
@@ -103,6 +104,62 @@ TEST_F(PushTest, PushGoesWithoutIoUring) {
                               server_.address(), "push", "a", "--memory", image});
   EXPECT_EQ(pushed.exit_code, 0) << pushed.output;
   expect_identical("a", image);
+}
+
+/// Images with the page tables of a guest in them.
+class ColdPagesTest : public PushTest {
+ protected:
+  ColdPagesTest() {
+    for (std::uint64_t page = 1; page < 4; ++page) set_entry(page, 0, page + 1);
+    for (std::uint64_t page = 1000; page < 1100; ++page) set_entry(4, page - 1000, page);
+    write_file(path("image"), image_);
+  }
+
+  /// The entries of a table are its content alone: others lead nowhere.
+  void set_entry(std::uint64_t table, std::size_t entry, std::uint64_t page) {
+    const auto start = image_.begin() + static_cast<std::ptrdiff_t>(table * kPageBytes);
+    if (entry == 0) std::fill_n(start, kPageBytes, std::byte{0});
+    store_le(&*start + entry * 8, page * kPageBytes | 1);
+  }
+  Outcome push(std::vector<std::string> more) {
+    more.insert(more.begin(), {"push", "a", "--memory", path("image")});
+    return server_.thaw(more);
+  }
+  bool is_cold(std::uint64_t page) const {
+    return (page < 1 || page > 4) && (page < 1000 || page >= 1100);
+  }
+
+  Bytes image_ = make_image(1, 3000);
+};
+
+TEST_F(ColdPagesTest, PagesThatNoTableReachesAreCountedAndKept) {
+  std::uint64_t cold = 0;
+  for (std::uint64_t page = 0; page < 3000; ++page) {
+    const PageSpan content(image_.data() + page * kPageBytes, kPageBytes);
+    if (is_cold(page) && !is_zero_page(content)) ++cold;
+  }
+  const Outcome pushed = push({"--cr3", "0x1000"});
+  ASSERT_EQ(pushed.exit_code, 0) << pushed.output;
+  EXPECT_EQ(Json::parse(pushed.output)["cold_pages"], cold);
+  EXPECT_EQ(Json::parse(server_.thaw({"show", "a"}).output)["cold_pages"], cold);
+  auto client = PageClient::connect(resolve_tcp(server_.address()).value(), "default");
+  ASSERT_TRUE(succeeded(client));
+  const Manifest manifest = client->show("a").value();
+  EXPECT_EQ(client->cold_map(manifest).value(),
+            (ColdMap{{{0}, {1}}, {{5}, {995}}, {{1100}, {1900}}}));
+  expect_identical("a", path("image"));
+  EXPECT_EQ(server_.thaw({"rm", "a"}).exit_code, 0);
+  EXPECT_EQ(Json::parse(push({}).output)["cold_pages"], 0);
+  EXPECT_EQ(code_of(client->cold_map(client->show("a").value())), ErrorCode::kNotFound);
+}
+
+TEST_F(ColdPagesTest, RootsThatLeadNowhereAreRefused) {
+  EXPECT_EQ(error_of(push({"--cr3", "0x1000", "--cr3", "0x40000000"})), "invalid_argument");
+  EXPECT_EQ(error_of(push({"--cr3", "0x1000", "--below-4g", "1G"})), "invalid_argument");
+  EXPECT_EQ(push({"--cr3", "root"}).exit_code, 2);
+  EXPECT_EQ(push({"--cr3", "0x1000", "--parent", "b", "--diff"}).exit_code, 2);
+  EXPECT_EQ(push({"--la57"}).exit_code, 2);
+  EXPECT_EQ(error_of(server_.thaw({"show", "a"})), "not_found");
 }
 
 /// A memory file of holes with data here and there.
