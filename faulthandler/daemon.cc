@@ -106,6 +106,7 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   if (!listener) return listener.error();
   const WindowUse use = window_use(request, name_space, *snapshot);
   const SnapshotSpec& spec = snapshot->image->manifest.spec;
+  const auto cold = std::shared_ptr<const ColdMap>(snapshot->image, &snapshot->image->cold);
   const bool prefetches = request.prefetch && use != WindowUse::kRecord;
   auto options = std::make_shared<SessionOptions>(SessionOptions{
       .id = 0,
@@ -118,7 +119,8 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
                 .around = options_.around,
                 .prefetch = {},
                 .plan = {.set = prefetches ? snapshot->set : nullptr,
-                         .hydrate_bytes_per_s = request.hydrate_bytes_per_s},
+                         .hydrate_bytes_per_s = request.hydrate_bytes_per_s,
+                         .cold = cold->empty() ? nullptr : cold},
                 .window = {.idle = std::chrono::milliseconds(request.record_idle_ms),
                            .most = std::chrono::milliseconds(request.record_most_ms)},
                 .window_use = use}});

@@ -14,6 +14,7 @@
 #include "faulthandler/prefetch_link.h"
 #include "faulthandler/prefetch_set.h"
 #include "faulthandler/regions.h"
+#include "format/cold_map.h"
 #include "format/control.h"
 
 namespace thaw {
@@ -29,6 +30,7 @@ struct PrefetchService {
 struct PrefetchPlan {
   std::shared_ptr<const PrefetchSet> set;  // nullptr: there is none
   std::uint64_t hydrate_bytes_per_s = 0;   // the rest of memory after the set; 0: never
+  std::shared_ptr<const ColdMap> cold{};   // of the rest, what comes last; nullptr: nothing
 };
 
 /// Streams the working set into one VM's memory, and then, if that is wanted, the rest of it. Packs
@@ -120,6 +122,8 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   // The rest of memory.
   /// Says whether to go on asking.
   bool ask_for_rest();
+  /// Whether it is not this page's turn: those that are cold come after all others.
+  bool comes_in_another_turn(PageIndex page);
   void end_sweep();
   /// A batch of it could not be had. What is wrong with it concerns few of its pages.
   void note_rest_failure(const Error& error);
@@ -148,6 +152,8 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   std::size_t in_pool_ = 0;
 
   PageIndex rest_;                                  // the next page that hydration looks at
+  bool cold_turn_ = false;                          // it brings the cold ones
+  std::size_t next_cold_ = 0;                       // range of them that does not end before rest_
   std::size_t rest_batch_ = limits::kMaxPackPages;  // pages it asks for at a time
   Nanoseconds sweep_pause_{limits::kSweepFirst};    // before it looks again at what is left
   Clock::time_point rest_due_;

@@ -39,7 +39,7 @@ bool Prefetch::ask_for_rest() {
   while (rest_ < end && pages.size() < rest_batch_ && zero_count < kMostZeros) {
     const PageIndex page = rest_;
     rest_ += PageCount{1};
-    if (!core_.is_missing(page)) continue;
+    if (comes_in_another_turn(page) || !core_.is_missing(page)) continue;
     if (const ChunkId chunk = core_.chunk_of(page); chunk.valid()) {
       pages.push_back({page, chunk});
     } else {
@@ -72,8 +72,21 @@ bool Prefetch::ask_for_rest() {
   return false;
 }
 
+bool Prefetch::comes_in_another_turn(PageIndex page) {
+  if (plan_.cold == nullptr) return false;
+  const ColdMap& cold = *plan_.cold;
+  while (next_cold_ < cold.size() && cold[next_cold_].first + cold[next_cold_].count <= page) {
+    ++next_cold_;
+  }
+  const bool is_cold = next_cold_ < cold.size() && cold[next_cold_].first <= page;
+  return is_cold != cold_turn_;
+}
+
 void Prefetch::end_sweep() {
   rest_ = {};
+  next_cold_ = 0;
+  cold_turn_ = !cold_turn_ && plan_.cold != nullptr;
+  if (cold_turn_) return pause(kShortPause);
   if (core_.all_accounted()) {
     complete_ = true;
     return owner_.on_complete();

@@ -20,7 +20,16 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
   }
   if (image == nullptr) {
     PageMap map = TRY(client.page_map(manifest));
-    image = std::make_shared<SnapshotImage>(std::move(manifest), std::move(map));
+    ColdMap cold;
+    if (manifest.statistics.cold_pages > 0) {
+      auto fetched = client.cold_map(manifest);
+      if (fetched) {
+        cold = *std::move(fetched);
+      } else {
+        log_warning("{} without its cold map: {}", snapshot, fetched.error().message());
+      }
+    }
+    image = std::make_shared<SnapshotImage>(std::move(manifest), std::move(map), std::move(cold));
     const std::lock_guard lock(mutex_);
     images_[key] = image;
   }

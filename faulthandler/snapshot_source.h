@@ -10,6 +10,7 @@
 #include "base/file.h"
 #include "base/socket.h"
 #include "faulthandler/prefetch_set.h"
+#include "format/cold_map.h"
 #include "format/manifest.h"
 #include "format/page_map.h"
 
@@ -20,6 +21,7 @@ namespace thaw {
 struct SnapshotImage {
   Manifest manifest;
   PageMap map;
+  ColdMap cold{};  // empty also when it cannot be had
 };
 
 /// What a session begins with.

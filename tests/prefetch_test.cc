@@ -285,6 +285,28 @@ TEST_P(PrefetchingTest, RestOfMemoryFollowsAndThenTheGuestNeedsNobody) {
   EXPECT_TRUE(guest.has_zeros(20));
 }
 
+TEST_P(PrefetchingTest, ColdPagesComeAfterAllOthers) {
+  const ColdMap cold{{{8}, {10}}, {{30}, {10}}};
+  ServedGuest& guest = start_with({}, {.map = content_pages(40),
+                                       .plan = {.set = {},
+                                                .hydrate_bytes_per_s = 1u << 30,
+                                                .cold = std::make_shared<const ColdMap>(cold)}});
+  std::vector<ChunkId> asked;
+  while (asked.size() < 40) {
+    const auto request = packs_.next_request();
+    asked.insert(asked.end(), request.required.begin(), request.required.end());
+    packs_.reply(request);
+  }
+  std::vector<ChunkId> expected;
+  for (const auto& [first, count] : {std::pair(0, 8), {18, 12}, {8, 10}, {30, 10}}) {
+    for (int i = 0; i < count; ++i)
+      expected.push_back(test::chunk(static_cast<std::size_t>(first + i)));
+  }
+  EXPECT_EQ(asked, expected);
+  wait_until([&] { return guest.detached(); });
+  for (std::size_t page = 0; page < 40; ++page) EXPECT_TRUE(guest.has_content(page)) << page;
+}
+
 TEST_P(PrefetchingTest, ChunkThatCannotBeHadKeepsBackNothingElse) {
   constexpr std::size_t kBad = 17;
   ServedGuest& guest = start_with(

@@ -133,6 +133,20 @@ TEST_P(RestoreTest, WholeImageAndStateAreIdentical) {
   EXPECT_GT(faults["fetched"], 0);
 }
 
+TEST_P(RestoreTest, ColdPagesAreBroughtWithTheRestOfMemory) {
+  const Outcome pushed = server_.thaw({"push", "cold", "--memory", path("image"), "--cr3", "0"});
+  ASSERT_EQ(pushed.exit_code, 0) << pushed.output;
+  EXPECT_GT(Json::parse(pushed.output)["cold_pages"], 0);
+  const Outcome prepared = control({"prepare", "cold", "--socket", path("vm"), "--no-record",
+                                    "--hydrate-mib-s", "100000"});
+  ASSERT_EQ(prepared.exit_code, 0) << prepared.output;
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  wait_for_state(Json::parse(prepared.output)["session"], "detached");
+  vmm.tell("");
+  EXPECT_EQ(vmm.wait().value(), 0);
+}
+
 TEST_P(RestoreTest, MemoryInTwoRegionsIsIdentical) {
   prepare();
   EXPECT_EQ(start_vmm("two-regions").wait().value(), 0);
