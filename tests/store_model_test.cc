@@ -43,7 +43,10 @@ class SteppedPush {
   Result<void> step(std::mt19937_64& generator, Model& model) {
     return due_.empty() ? offer(generator) : upload(generator, model);
   }
-  Result<Manifest> commit() { return push_.commit(); }
+  Result<Manifest> commit() {
+    if (!image_.cold.empty()) TRY(push_.set_cold_map(encode_cold_map(image_.cold)));
+    return push_.commit();
+  }
 
  private:
   Result<void> offer(std::mt19937_64& generator) {
@@ -160,6 +163,11 @@ class StoreModelTest : public StoreTest, public testing::WithParamInterface<int>
     const DrawnImage image = draw_image(snapshot.seed, manifest.spec.name);
     EXPECT_EQ(manifest.spec, image.spec);
     EXPECT_TRUE(load(manifest, name_space_) == image.pages) << manifest.spec.name;
+    const auto sealed = store_->cold_map(name_space_, manifest.snapshot);
+    EXPECT_EQ(sealed.has_value(), !image.cold.empty()) << manifest.spec.name;
+    if (sealed) {
+      EXPECT_EQ(decode_cold_map(*sealed, image.spec.memory_pages()).value(), image.cold);
+    }
   }
 
   /// What takes no time to compare: names, manifests, sums, and one page of one snapshot.

@@ -35,7 +35,8 @@ DrawnImage draw_image(std::uint64_t seed, const std::string& name) {
                             .regions = {},
                             .labels = {{kSeedLabel, std::to_string(seed)}},
                             .cpu_vendor = {}},
-                   .pages = {}};
+                   .pages = {},
+                   .cold = {}};
   image.pages.resize(bytes_of(image.spec.image_pages()).value);
   for (std::size_t i = 0; i < image.count(); ++i) {
     std::byte* const page = image.pages.data() + i * kPageBytes;
@@ -47,6 +48,7 @@ DrawnImage draw_image(std::uint64_t seed, const std::string& name) {
   if (state > 0)
     std::fill(image.pages.begin() + static_cast<std::ptrdiff_t>(end), image.pages.end(),
               std::byte{0});
+  if (seed % 2 == 0) image.cold = {{{seed % memory}, {1}}};
   return image;
 }
 

@@ -6,6 +6,7 @@
 
 #include "base/bytes.h"
 #include "format/chunk.h"
+#include "format/cold_map.h"
 #include "format/manifest.h"
 
 namespace thaw::test {
@@ -15,6 +16,7 @@ namespace thaw::test {
 struct DrawnImage {
   SnapshotSpec spec;  // carries the seed as a label
   Bytes pages;        // of memory and state, padded
+  ColdMap cold;       // of some
 
   std::size_t count() const { return pages.size() / kPageBytes; }
   PageSpan page(std::size_t i) const { return PageSpan(pages.data() + i * kPageBytes, kPageBytes); }

@@ -51,7 +51,7 @@ Result<Manifest> push_image(PageClient& client, const DrawnImage& image) {
     TRY(client.send_upload(encoded, chunks));
     TRY(client.receive_uploaded());
   }
-  return client.commit();
+  return client.commit(image.cold);
 }
 
 }  // namespace
@@ -77,6 +77,10 @@ Result<void> check_content(PageClient& client, PageClient& pages, const Manifest
   if (map.size().value != image.count()) {
     ADD_FAILURE() << manifest.spec.name << " has " << map.size().value << " pages";
     return {};
+  }
+  if (!image.cold.empty()) {
+    const ColdMap cold = TRY(client.cold_map(manifest));
+    EXPECT_EQ(cold, image.cold) << manifest.spec.name;
   }
   Bytes found(image.pages.size());
   TRY(fetch_pages(
