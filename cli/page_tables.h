@@ -14,7 +14,7 @@
 namespace thaw {
 
 /// Where guest memory lies in the guest's physical addresses: its first part from 0 on, the rest
-/// from 4 GiB on, where both end at the latest with the image.
+/// from 4 GiB on without a gap.
 struct PhysicalLayout {
   ByteCount below_4g;
   ByteCount memory;

@@ -186,6 +186,48 @@ TEST_F(CollectionTest, PinnedSnapshotsStayUntilTheyAreNot) {
   EXPECT_EQ(code_of(pins_.pin(*store_, name_space_, manifest.snapshot)), ErrorCode::kNotFound);
 }
 
+/// At every step another push brings a page that was in quarantine, and is given up.
+TEST_F(CollectionTest, HealedPagesLeadSomewhereOrNowhere) {
+  const Bytes image = random_image(3);
+  for (int step = 0; step < 4; ++step) {
+    const Manifest gone = stored("gone", image);
+    const ChunkId id = map_of(gone, name_space_).chunk_of({1});
+    remove("gone");
+    const KnownPage page{hasher_.hash(StoreTest::page(image, 1)), id};
+    ASSERT_TRUE(succeeded(store_->chunk_upkeep().quarantine(name_space_, std::span(&page, 1))));
+    control_.writes = 0;
+    control_.before_write = [&](int write) {
+      if (write != step) return;
+      Push push(*store_, name_space_, spec("given up", image));
+      ASSERT_TRUE(succeeded(send(push, image)));
+    };
+    ASSERT_TRUE(succeeded(collect()));
+    control_.before_write = nullptr;
+    const Manifest manifest = stored("a", image);
+    EXPECT_EQ(load(manifest, name_space_), image) << "healed at step " << step;
+    remove("a");
+    ASSERT_TRUE(succeeded(collect()));
+    EXPECT_EQ(chunks(), 0u);
+    EXPECT_EQ(store_->totals(name_space_)->chunk_bytes, 0u);
+  }
+}
+
+TEST_F(CollectionTest, LostChunksDoNotDisturbTheTotals) {
+  const Bytes image = random_image(3);
+  const Manifest manifest = stored("a", image);
+  const ChunkId lost = map_of(manifest, name_space_).chunk_of({1});
+  store_.reset();
+  RawStore(directory_.path("store")).remove("chunk", big_endian(lost.value));
+  reopen();
+  remove("a");
+  EXPECT_EQ(collect()->dead_chunks, 3u);
+  EXPECT_LE(chunks(), 1u);
+  stored("b", image);
+  remove("b");
+  ASSERT_TRUE(succeeded(collect()));
+  EXPECT_LE(chunks(), 1u) << "what was lost, and no huge number";
+}
+
 TEST_F(CollectionTest, DamagedPageMapStopsIt) {
   const Bytes image = random_image(10);
   const Manifest manifest = stored("a", image);

@@ -12,6 +12,7 @@
 #include "base/event_fd.h"
 #include "base/socket.h"
 #include "base/types.h"
+#include "format/chunk.h"
 #include "format/handoff.h"
 #include "tests/support/loop_kind.h"
 #include "tests/support/programs.h"
@@ -134,11 +135,14 @@ TEST_P(RestoreTest, WholeImageAndStateAreIdentical) {
 }
 
 TEST_P(RestoreTest, ColdPagesAreBroughtWithTheRestOfMemory) {
-  const Outcome pushed = server_.thaw({"push", "cold", "--memory", path("image"), "--cr3", "0"});
+  std::size_t root = 0;  // an empty table
+  while (!is_zero_page(PageSpan(image_.data() + root * kPageBytes, kPageBytes))) ++root;
+  const Outcome pushed = server_.thaw(
+      {"push", "cold", "--memory", path("image"), "--cr3", std::to_string(root * kPageBytes)});
   ASSERT_EQ(pushed.exit_code, 0) << pushed.output;
   EXPECT_GT(Json::parse(pushed.output)["cold_pages"], 0);
-  const Outcome prepared = control({"prepare", "cold", "--socket", path("vm"), "--no-record",
-                                    "--hydrate-mib-s", "100000"});
+  const Outcome prepared = control(
+      {"prepare", "cold", "--socket", path("vm"), "--no-record", "--hydrate-mib-s", "100000"});
   ASSERT_EQ(prepared.exit_code, 0) << prepared.output;
   Program vmm = start_vmm("halves");
   ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));

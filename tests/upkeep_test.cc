@@ -244,6 +244,46 @@ TEST_F(UpkeepTest, StoreIsCheckedWhileNobodyHasItOpen) {
   EXPECT_FALSE(std::filesystem::exists(path("nothing")));
 }
 
+/// The disk gives back other bytes than it was given.
+TEST_F(UpkeepTest, DamagedFilesAreNamedAndDoNotStopTheOthers) {
+  push("a", 1, 500);
+  push("b", 2, 500);
+  thaw({"compact"});
+  EXPECT_EQ(server_.stop().value(), 0);
+  std::string largest;
+  for (const auto& file : std::filesystem::directory_iterator(path("store"))) {
+    if (file.path().extension() != ".sst") continue;
+    if (largest.empty() || file.file_size() > std::filesystem::file_size(largest)) {
+      largest = file.path();
+    }
+  }
+  Bytes content = read_file(largest);
+  for (std::size_t i = 0; i < 16; ++i) content[content.size() / 4 + i] ^= std::byte{0xff};
+  write_file(largest, content);
+
+  const Json checked = check({}, 1);
+  EXPECT_EQ(checked["snapshots"], 2);
+  const std::string problems = checked["problems"].dump();
+  EXPECT_NE(problems.find("in a"), std::string::npos) << problems;
+  EXPECT_EQ(problems.find("in b"), std::string::npos) << problems;
+
+  server_.start();
+  const Json scrubbed = thaw({"scrub"}, 1);
+  EXPECT_GE(scrubbed["counters"]["damaged"], 1);
+  EXPECT_EQ(scrubbed["counters"]["affected_snapshots"], 1);
+  expect_identical("b", "b");
+  push("healing", 1, 500);
+  expect_identical("a", "a");
+  thaw({"rm", "a"});
+  thaw({"rm", "healing"});
+  EXPECT_EQ(thaw({"gc"})["counters"]["dead_chunks"], 500);
+  EXPECT_EQ(chunks(), 500u);
+  server_.thaw({"compact"});
+  expect_identical("b", "b");
+  push("after", 3);
+  expect_identical("after", "after");
+}
+
 TEST_F(UpkeepTest, BackupsAreWholeStores) {
   push("a", 1);
   thaw({"backup", "one"});

@@ -109,6 +109,22 @@ TEST_F(VerificationTest, DamagedSnapshotsAreNamed) {
   EXPECT_NE(control_.findings[0].find("snapshot 1"), std::string::npos) << control_.findings[0];
 }
 
+TEST_F(VerificationTest, CondemnedChunksThatAreUsedAreCheckedToo) {
+  const Bytes image = random_bytes(generator_, 5 * kPageBytes);
+  const Manifest manifest = *store("a", image, name_space_);
+  const ChunkId id = map_of(manifest, name_space_).chunk_of({2});
+  ChunkSet condemned;
+  condemned.insert(id);
+  condemned.insert({id.value + 1000});  // nobody's, and not there
+  ASSERT_TRUE(succeeded(store_->chunk_upkeep().condemn(name_space_, condemned)));
+  EXPECT_TRUE(verify()->clean());
+  damage(id);
+  const auto report = verify();
+  ASSERT_TRUE(succeeded(report));
+  EXPECT_EQ(report->damaged, 1u);
+  EXPECT_EQ(report->affected, 1u);
+}
+
 TEST_F(VerificationTest, LostHashesAreFoundAgain) {
   const Bytes image = random_bytes(generator_, 5 * kPageBytes);
   ASSERT_TRUE(succeeded(store("a", image, name_space_)));

@@ -146,16 +146,16 @@ Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<cons
       continue;
     }
     ChunkId id = quarantined[i];
-    std::uint64_t replaced = 0;
+    std::optional<std::uint64_t> replaced;
     if (id.valid()) {
       batch.remove(Family::kMeta, quarantine_key(in, chunks[i].hash));
       replaced = size_of(id);
     } else {
       id = TRY(next_id(in));
     }
-    if (replaced == 0) ++after.chunks;
+    if (!replaced) ++after.chunks;
     after.chunk_bytes += chunks[i].chunk.size();
-    after.chunk_bytes -= std::min(after.chunk_bytes, replaced);
+    after.chunk_bytes -= std::min(after.chunk_bytes, replaced.value_or(0));
     sealed.assign(chunks[i].chunk.begin(), chunks[i].chunk.end());
     reseal_chunk(sealed, chunks[i].plain, id);
     batch.put(Family::kChunk, number_key(id.value), as_text(sealed));
@@ -172,10 +172,12 @@ Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<cons
   return stored;
 }
 
-/// 0 when it is not there or cannot be read.
-std::uint64_t RocksChunks::size_of(ChunkId id) {
+/// 0 when it cannot be read; nothing when it is not there.
+std::optional<std::uint64_t> RocksChunks::size_of(ChunkId id) {
   const EachChunkRead read = read_each(std::span(&id, 1));
-  return read.chunks[0] ? read.chunks[0]->size() : 0;
+  if (read.chunks[0]) return read.chunks[0]->size();
+  if (read.chunks[0].error().code() == ErrorCode::kNotFound) return std::nullopt;
+  return 0;
 }
 
 Result<void> RocksChunks::compact_hashes(NamespaceId in) {

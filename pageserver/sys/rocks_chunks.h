@@ -45,7 +45,7 @@ class RocksChunks final : public ChunkUpkeep {
   };
   /// The chunk in quarantine that each of these pages belongs to, kNoChunk where there is none.
   Result<std::vector<ChunkId>> find_quarantined(NamespaceId in, std::span<const NewChunk> chunks);
-  std::uint64_t size_of(ChunkId id);
+  std::optional<std::uint64_t> size_of(ChunkId id);
   Result<Reserved*> reserve(NamespaceId in);
   Result<ChunkId> next_id(NamespaceId in);
 

@@ -88,11 +88,20 @@ class StoreLog final : public rocksdb::Logger {
 };
 
 /// Leaves getting over a failure to write(). When space runs out once more while RocksDB (7.8)
-/// recovers from a full disk by itself, it refuses all writes until it is opened again.
+/// recovers from a full disk by itself, it refuses all writes until it is opened again. It would do
+/// so as well when a compaction meets a damaged block; what is there can be read all the same, and
+/// pushes go on, which may bring the damaged pages again.
 class Failures final : public rocksdb::EventListener {
  public:
   explicit Failures(std::shared_ptr<std::atomic<bool>> happened) : happened_(std::move(happened)) {}
-  void OnBackgroundError(rocksdb::BackgroundErrorReason, Status*) override { *happened_ = true; }
+  void OnBackgroundError(rocksdb::BackgroundErrorReason reason, Status* error) override {
+    if (reason == rocksdb::BackgroundErrorReason::kCompaction && error->IsCorruption()) {
+      log_error("files of the store are damaged: {}; run a scrub", error->ToString());
+      *error = Status::OK();
+      return;
+    }
+    *happened_ = true;
+  }
   void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, Status, bool* automatic) override {
     *automatic = false;
   }
