@@ -33,7 +33,7 @@ inline constexpr std::size_t kPushesAtOnce = 8;
 /// The repetitions of the bench `store`. Samples: seconds of "ingest", "dup", "eight", "pull" and
 /// "restic", each of the first four with its "floor."; bytes of "store", "frames", "restic_bytes",
 /// "borg_bytes", "borg_zstd_bytes", "server_peak" and "push_peak"; of
-/// a collection seconds in "gc" and bytes of "gc_exclusive" and "gc_freed"; microseconds of
+/// a collection seconds in "gc" and bytes of "gc_dead" and "gc_freed"; microseconds of
 /// "get.few", "get.many", "get.most" and the same with ".cold", and what each of those reads from
 /// the disk in "NAME.disk_bytes". One thread.
 class StoreRuns {
@@ -49,6 +49,7 @@ class StoreRuns {
   /// Of all images, holes included.
   double logical_bytes() const { return bytes_of_pushes(guests_.size()); }
   double eight_bytes() const { return bytes_of_pushes(kPushesAtOnce); }
+  double largest_image() const;
   std::size_t distinct_pages() const { return one_by_one_->distinct_pages(); }
 
  private:

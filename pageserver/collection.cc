@@ -130,7 +130,7 @@ Result<void> Collection::sweep() {
     TRY(store_.compact_chunks({first}, {first + ChunkSet::kBlockIds - 1}));
     TRY(control_.pace({(ChunkSet::kBlockIds - count) * kPageBytes / 3}));
   }
-  if (report_.dead_chunks < report_.live_chunks / 10) return {};
+  if (report_.dead_chunks < report_.live_chunks / 50) return {};
   return store_.compact_hashes(name_space_);
 }
 
