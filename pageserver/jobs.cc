@@ -98,6 +98,7 @@ Jobs::Jobs(Store& store, SnapshotPins& pins, const LivePushes& pushes, UpkeepOpt
       thread_([this](std::stop_token stop) { run(std::move(stop)); }) {}
 
 Jobs::~Jobs() {
+  thread_.request_stop();
   const std::lock_guard lock(mutex_);
   upkeep_.request_stop();
   for (auto& [in, asked] : asked_) asked.stop.request_stop();
@@ -156,36 +157,40 @@ void Jobs::note_garbage(NamespaceId in, std::uint64_t bytes) {
 
 void Jobs::run(std::stop_token stop) {
   const bool upkeep = options_.interval.count() > 0;
-  auto next_upkeep = Clock::now() + options_.interval;
+  auto due = upkeep ? Clock::now() + options_.interval : Clock::time_point::max();
   while (!stop.stop_requested()) {
-    Asked* asked = nullptr;
-    {
-      std::unique_lock lock(mutex_);
-      const auto has_work = [&] { return waiting_.has_value(); };
-      if (upkeep) {
-        changed_.wait_until(lock, stop, next_upkeep, has_work);
-      } else {
-        changed_.wait(lock, stop, has_work);
-      }
-      if (stop.stop_requested()) return;
-      // Its entry stays as it is while it is busy.
-      if (waiting_) asked = &asked_[*waiting_];
-      waiting_.reset();
-      upkeep_ = {};
-    }
-    if (asked == nullptr) {
-      look_after_namespaces();
-      next_upkeep = Clock::now() + options_.interval;
-      continue;
-    }
-    Control control(*this, asked->stop.get_token(), &asked->report);
-    const auto done = perform(asked->name_space, asked->request, control);
-    control.finish();
-    const std::lock_guard lock(mutex_);
-    asked->report.state = done ? JobState::kDone : JobState::kFailed;
-    if (!done) asked->report.error = to_reply(done.error());
-    busy_ = false;
+    if (Asked* const asked = wait_for_work(stop, due)) do_asked(*asked);
+    // However many jobs are asked for, what is due has its turn.
+    if (stop.stop_requested() || Clock::now() < due) continue;
+    look_after_namespaces();
+    due = Clock::now() + options_.interval;
   }
+}
+
+Jobs::Asked* Jobs::wait_for_work(std::stop_token stop, Clock::time_point due) {
+  std::unique_lock lock(mutex_);
+  const auto has_work = [&] { return waiting_.has_value(); };
+  if (due == Clock::time_point::max()) {
+    changed_.wait(lock, std::move(stop), has_work);
+  } else {
+    changed_.wait_until(lock, std::move(stop), due, has_work);
+  }
+  upkeep_ = {};
+  if (!waiting_) return nullptr;
+  // The entry stays as it is while it is busy.
+  Asked& asked = asked_[*waiting_];
+  waiting_.reset();
+  return &asked;
+}
+
+void Jobs::do_asked(Asked& asked) {
+  Control control(*this, asked.stop.get_token(), &asked.report);
+  const auto done = perform(asked.name_space, asked.request, control);
+  control.finish();
+  const std::lock_guard lock(mutex_);
+  asked.report.state = done ? JobState::kDone : JobState::kFailed;
+  if (!done) asked.report.error = to_reply(done.error());
+  busy_ = false;
 }
 
 Result<void> Jobs::perform(NamespaceId in, const message::StartJob& request, Control& control) {

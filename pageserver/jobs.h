@@ -69,6 +69,9 @@ class Jobs {
   };
 
   void run(std::stop_token stop);
+  /// Nothing when none was asked for until it is time for upkeep, or this is to end.
+  Asked* wait_for_work(std::stop_token stop, Clock::time_point due);
+  void do_asked(Asked& asked);
   Result<void> perform(NamespaceId in, const message::StartJob& request, Control& control);
   void look_after_namespaces();
   Result<bool> garbage_is_due(NamespaceId in);
