@@ -2,29 +2,11 @@
 
 #include "pageserver/snapshots.h"
 #include "tests/support/raw_store.h"
+#include "tests/support/stepped_control.h"
 #include "tests/support/store_fixture.h"
 
 namespace thaw::test {
 namespace {
-
-/// Ends the work at the n-th step, and runs something between two steps.
-class SteppedControl final : public Unpaced {
- public:
-  Result<void> write(const Work& work) override {
-    if (before_write) before_write(writes);
-    ++writes;
-    return work();
-  }
-  Result<void> pace(ByteCount) override {
-    if (paces++ == stop_at) return fail(ErrorCode::kStopped, "stopped");
-    return {};
-  }
-
-  std::function<void(int)> before_write;
-  int writes = 0;
-  int paces = 0;
-  int stop_at = -1;
-};
 
 class CollectionTest : public StoreTest {
  protected:
@@ -146,6 +128,35 @@ TEST_F(CollectionTest, PushesMayComeAtAnyStep) {
   }
 }
 
+/// Before any step of a collection a push brings a page out of quarantine, and is dropped.
+TEST_F(CollectionTest, NoHashLeadsToWhatIsDeleted) {
+  const Bytes healed = random_image(1);
+  for (int step = 0; step < 5; ++step) {
+    const Manifest damaged = stored("damaged", healed);
+    stored("gone", random_image(1500));
+    const KnownPage page{hasher_.hash(healed), map_of(damaged, name_space_).chunk_of({0})};
+    ASSERT_TRUE(succeeded(store_->chunk_upkeep().quarantine(name_space_, std::span(&page, 1))));
+    remove("damaged");
+    remove("gone");
+    control_.writes = 0;
+    control_.before_write = [&](int write) {
+      if (write != step) return;
+      Push push(*store_, name_space_, spec("dropped", healed));
+      pushes_.add(push);
+      ASSERT_TRUE(succeeded(send(push, healed)));
+      pushes_.remove(push);
+    };
+    ASSERT_TRUE(succeeded(collect()));
+    ASSERT_GT(control_.writes, step);
+    control_.before_write = nullptr;
+    const Manifest again = stored("again", healed);
+    EXPECT_EQ(load(again, name_space_), healed) << step;
+    remove("again");
+    ASSERT_TRUE(succeeded(collect()));
+    EXPECT_EQ(chunks(), 0u) << step;
+  }
+}
+
 TEST_F(CollectionTest, OneThatWasCutOffIsFinishedByTheNext) {
   const Bytes kept_image = random_image(20);
   const Manifest kept = stored("kept", kept_image);
@@ -153,11 +164,11 @@ TEST_F(CollectionTest, OneThatWasCutOffIsFinishedByTheNext) {
     stored("gone", random_image(2500));
     remove("gone");
     control_.paces = 0;
-    control_.stop_at = stop;
+    control_.stop_at_pace = stop;
     const auto stopped = collect();
     if (stopped) break;
     EXPECT_EQ(stopped.error().code(), ErrorCode::kStopped);
-    control_.stop_at = -1;
+    control_.stop_at_pace = -1;
     reopen();
     ASSERT_TRUE(succeeded(collect()));
     EXPECT_EQ(chunks(), 20u) << "stopped at " << stop;
@@ -184,32 +195,6 @@ TEST_F(CollectionTest, PinnedSnapshotsStayUntilTheyAreNot) {
   EXPECT_EQ(load(next, name_space_), other) << "of the same name";
   EXPECT_EQ(decode_manifest(*store_->manifest(name_space_, "a"))->snapshot, next.snapshot);
   EXPECT_EQ(code_of(pins_.pin(*store_, name_space_, manifest.snapshot)), ErrorCode::kNotFound);
-}
-
-/// At every step another push brings a page that was in quarantine, and is given up.
-TEST_F(CollectionTest, HealedPagesLeadSomewhereOrNowhere) {
-  const Bytes image = random_image(3);
-  for (int step = 0; step < 4; ++step) {
-    const Manifest gone = stored("gone", image);
-    const ChunkId id = map_of(gone, name_space_).chunk_of({1});
-    remove("gone");
-    const KnownPage page{hasher_.hash(StoreTest::page(image, 1)), id};
-    ASSERT_TRUE(succeeded(store_->chunk_upkeep().quarantine(name_space_, std::span(&page, 1))));
-    control_.writes = 0;
-    control_.before_write = [&](int write) {
-      if (write != step) return;
-      Push push(*store_, name_space_, spec("given up", image));
-      ASSERT_TRUE(succeeded(send(push, image)));
-    };
-    ASSERT_TRUE(succeeded(collect()));
-    control_.before_write = nullptr;
-    const Manifest manifest = stored("a", image);
-    EXPECT_EQ(load(manifest, name_space_), image) << "healed at step " << step;
-    remove("a");
-    ASSERT_TRUE(succeeded(collect()));
-    EXPECT_EQ(chunks(), 0u);
-    EXPECT_EQ(store_->totals(name_space_)->chunk_bytes, 0u);
-  }
 }
 
 TEST_F(CollectionTest, LostChunksDoNotDisturbTheTotals) {
