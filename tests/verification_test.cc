@@ -1,25 +1,14 @@
 #include "pageserver/verification.h"
 
 #include "pageserver/collection.h"
+#include "pageserver/store_check.h"
 #include "tests/support/programs.h"
 #include "tests/support/raw_store.h"
+#include "tests/support/stepped_control.h"
 #include "tests/support/store_fixture.h"
 
 namespace thaw::test {
 namespace {
-
-class NotingControl final : public Unpaced {
- public:
-  Result<void> pace(ByteCount) override {
-    if (paces++ == stop_at) return fail(ErrorCode::kStopped, "stopped");
-    return {};
-  }
-  void add_finding(std::string finding) override { findings.push_back(std::move(finding)); }
-
-  std::vector<std::string> findings;
-  int paces = 0;
-  int stop_at = -1;
-};
 
 class VerificationTest : public StoreTest {
  protected:
@@ -46,7 +35,7 @@ class VerificationTest : public StoreTest {
   }
 
   std::mt19937_64 generator_ = seeded_generator();
-  NotingControl control_;
+  SteppedControl control_;
 };
 
 TEST_F(VerificationTest, WholeStoreIsClean) {
@@ -95,6 +84,53 @@ TEST_F(VerificationTest, DamagedAndMissingChunksAreNamedAndHealed) {
   EXPECT_EQ(store("again", image, name_space_)->statistics.new_pages, 0u);
 }
 
+/// A chunk that was condemned while a push stood on it, and has no hash any more.
+TEST_F(VerificationTest, DamageIsFoundInWhatWasCondemned) {
+  const Bytes image = random_bytes(generator_, 5 * kPageBytes);
+  ASSERT_TRUE(succeeded(store("gone", image, name_space_)));
+  remove("gone");
+  Push push(*store_, name_space_, spec("a", image));
+  SnapshotPins pins;
+  LivePushes pushes;
+  pushes.add(push);
+  ASSERT_TRUE(succeeded(send(push, image)));
+  EXPECT_EQ(Collection(*store_, name_space_, pins, pushes, control_).run()->dead_chunks, 0u);
+  pushes.remove(push);
+  const auto manifest = push.commit();
+  ASSERT_TRUE(succeeded(manifest));
+  EXPECT_TRUE(verify()->clean());
+
+  damage(map_of(*manifest, name_space_).chunk_of({2}));
+  const auto report = verify();
+  ASSERT_TRUE(succeeded(report));
+  EXPECT_EQ(report->damaged, 1u);
+  EXPECT_EQ(report->affected, 1u);
+  ASSERT_EQ(control_.findings.size(), 1u);
+  EXPECT_NE(control_.findings[0].find("in a"), std::string::npos) << control_.findings[0];
+}
+
+/// Whatever becomes of a chunk, the totals are those of what is there.
+TEST_F(VerificationTest, HealedChunksAreCountedOnce) {
+  const Bytes image = random_bytes(generator_, 2 * kPageBytes);
+  const Manifest manifest = *store("a", image, name_space_);
+  const PageMap map = map_of(manifest, name_space_);
+  change([&](RawStore& raw) {
+    raw.remove("chunk", big_endian(map.chunk_of({0}).value));
+    raw.put("chunk", big_endian(map.chunk_of({1}).value), "short");
+  });
+  ASSERT_TRUE(succeeded(check_store(*store_, true)));
+  EXPECT_EQ(store_->totals(name_space_)->chunks, 1u);
+  ASSERT_TRUE(succeeded(store("b", image, name_space_)));
+  EXPECT_TRUE(check_store(*store_, false)->problems.empty());
+  remove("a");
+  remove("b");
+  SnapshotPins pins;
+  LivePushes pushes;
+  ASSERT_TRUE(succeeded(Collection(*store_, name_space_, pins, pushes, control_).run()));
+  EXPECT_EQ(store_->totals(name_space_)->chunks, 0u);
+  EXPECT_EQ(store_->totals(name_space_)->chunk_bytes, 0u);
+}
+
 TEST_F(VerificationTest, DamagedSnapshotsAreNamed) {
   ASSERT_TRUE(succeeded(store("a", make_image(1, 30), name_space_)));
   change([&](RawStore& raw) {
@@ -107,22 +143,6 @@ TEST_F(VerificationTest, DamagedSnapshotsAreNamed) {
   EXPECT_EQ(report->affected, 1u);
   ASSERT_EQ(control_.findings.size(), 1u);
   EXPECT_NE(control_.findings[0].find("snapshot 1"), std::string::npos) << control_.findings[0];
-}
-
-TEST_F(VerificationTest, CondemnedChunksThatAreUsedAreCheckedToo) {
-  const Bytes image = random_bytes(generator_, 5 * kPageBytes);
-  const Manifest manifest = *store("a", image, name_space_);
-  const ChunkId id = map_of(manifest, name_space_).chunk_of({2});
-  ChunkSet condemned;
-  condemned.insert(id);
-  condemned.insert({id.value + 1000});  // nobody's, and not there
-  ASSERT_TRUE(succeeded(store_->chunk_upkeep().condemn(name_space_, condemned)));
-  EXPECT_TRUE(verify()->clean());
-  damage(id);
-  const auto report = verify();
-  ASSERT_TRUE(succeeded(report));
-  EXPECT_EQ(report->damaged, 1u);
-  EXPECT_EQ(report->affected, 1u);
 }
 
 TEST_F(VerificationTest, LostHashesAreFoundAgain) {
@@ -150,9 +170,9 @@ TEST_F(VerificationTest, StoppedOneIsTakenUp) {
   const Manifest manifest = *store("a", image, name_space_);
   const ChunkId bad = map_of(manifest, name_space_).chunk_of({10});
   damage(bad);
-  control_.stop_at = 0;
+  control_.stop_at_pace = 0;
   EXPECT_EQ(code_of(verify()), ErrorCode::kStopped);
-  control_.stop_at = 2;  // the first two steps are not done again
+  control_.stop_at_pace = 2;  // the first two steps are not done again
   control_.paces = 0;
   const auto report = verify();
   ASSERT_TRUE(succeeded(report));
