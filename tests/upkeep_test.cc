@@ -211,6 +211,37 @@ TEST_F(UpkeepTest, UpkeepIsDoneByItself) {
   EXPECT_EQ(stats["snapshots"], 1);
 }
 
+TEST_F(UpkeepTest, GarbageFromBeforeTheStartIsCollected) {
+  push("a", 1);
+  push("b", 2);
+  thaw({"rm", "b"});
+  EXPECT_EQ(server_.stop().value(), 0);
+  PageServer server(path("store"), 0,
+                    with_options({{"THAW_UPKEEP_INTERVAL_S", "1"}, {"THAW_GC_PERCENT", "0"}}));
+  const Deadline deadline = Deadline::after(kPatience);
+  Json stats;
+  do {
+    stats = Json::parse(server.thaw({"stats"}).output);
+  } while (stats["chunks"] != 200 && !deadline.passed());
+  EXPECT_EQ(stats["chunks"], 200);
+}
+
+TEST_F(UpkeepTest, ParentIsInUseAsLongAsItsPush) {
+  push("parent", 1, 16);
+  PageClient client = *PageClient::connect(*resolve_tcp(server_.address()), "default");
+  SnapshotSpec child;
+  child.name = "child";
+  child.memory = bytes_of({16});
+  ASSERT_TRUE(succeeded(client.begin_push(child, "parent")));
+  EXPECT_EQ(code_of(client.remove({"parent"})), ErrorCode::kBusy);
+  message::Offer offer{{0}, {16}, empty_bitmap(16)};
+  for (std::size_t i = 0; i < 16; ++i) set_bit(offer.zero_bitmap, i);
+  ASSERT_TRUE(succeeded(client.send_offer(offer, {})));
+  ASSERT_TRUE(succeeded(client.receive_needed(0)));
+  ASSERT_TRUE(succeeded(client.commit()));
+  EXPECT_TRUE(succeeded(client.remove({"parent"})));
+}
+
 TEST_F(UpkeepTest, DamageIsNamedAndHealed) {
   push("a", 1, 20);
   change([](RawStore& raw) { damage(raw, raw.keys("chunk")[3]); });
@@ -295,8 +326,7 @@ TEST_F(UpkeepTest, BackupsAreWholeStores) {
   EXPECT_EQ(refusal({"backup", "../two"}), "invalid_argument");
 
   const auto restored = [&](const std::string& store) {
-    return PageServer(path(store), 0,
-                      with_options({{"THAW_FROM_BACKUP", path("backups/one")}}));
+    return PageServer(path(store), 0, with_options({{"THAW_FROM_BACKUP", path("backups/one")}}));
   };
   PageServer other = restored("other");
   EXPECT_EQ(other.thaw({"pull", "a", "--memory", path("out")}).exit_code, 0);
