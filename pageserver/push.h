@@ -49,6 +49,7 @@ class Push {
   Result<Manifest> commit();
 
   NamespaceId name_space() const { return name_space_; }
+  SnapshotId parent() const { return parent_; }  // 0: none
   /// Stored for this push alone, unless it was committed.
   std::uint64_t uncommitted_bytes() const { return committed_ ? 0 : statistics_.new_chunk_bytes; }
   /// Adds the chunks that it stands on: those of the map so far, and those that a look-up has

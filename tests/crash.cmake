@@ -11,9 +11,11 @@ thaw_add_test(lossy_disk_test SOURCES lossy_disk_test.cc support/lossy_disk.cc L
 add_dependencies(lossy_disk_test file_script lossy_disk)
 
 thaw_add_test(crash_test LABELS heavy TIMEOUT 300
-  SOURCES crash_test.cc support/drawn_image.cc support/lossy_disk.cc support/store_load.cc
+  SOURCES crash_test.cc support/drawn_image.cc support/ledger.cc support/lossy_disk.cc
+          support/page_connection.cc support/store_load.cc
   LIBRARIES thaw_format thaw_test_programs)
 add_dependencies(crash_test lossy_disk thaw-pageserver)
 
-thaw_add_test(store_model_test SOURCES store_model_test.cc support/drawn_image.cc TIMEOUT 180
-  LIBRARIES thaw_pageserver_sys)
+thaw_add_test(store_model_test TIMEOUT 180
+  SOURCES store_model_test.cc support/drawn_image.cc support/raw_store.cc support/stepped_push.cc
+  LIBRARIES thaw_pageserver_sys PkgConfig::rocksdb)

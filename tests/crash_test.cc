@@ -4,7 +4,6 @@
 #include <array>
 #include <atomic>
 #include <csignal>
-#include <map>
 #include <memory>
 #include <set>
 #include <thread>
@@ -25,6 +24,9 @@ constexpr int kKilled = 128 + SIGKILL;
 constexpr unsigned kClients = 3;
 constexpr unsigned kLives = 28;  // of one store
 constexpr milliseconds kLongestLoad{150};
+/// Every so many lives there is one in which the server comes to collect by itself.
+constexpr unsigned kLongLife = 14;
+constexpr milliseconds kLongLoad{1300};
 /// A point that is not reached by then is given up, and the server is killed all the same.
 constexpr milliseconds kPatienceForPoint{300};
 
@@ -78,7 +80,8 @@ class CrashTest : public testing::Test {
   std::optional<Started> start(const LossyDisk::Fate& fate) {
     auto program = std::make_unique<Program>(
         std::vector<std::string>{program_path("thaw-pageserver"), "--store", disk_.directory(),
-                                 "--listen", "127.0.0.1:0", "--min-free-mib", "0"},
+                                 "--listen", "127.0.0.1:0", "--min-free-mib", "0", "--upkeep-mib-s",
+                                 "4096", "--upkeep-interval-s", "1", "--gc-percent", "0"},
         disk_.surroundings(fate));
     const auto address = program->wait_for_line("listening on ");
     if (address) return Started{std::move(program), resolve_tcp(*address).value()};
@@ -97,37 +100,45 @@ class CrashTest : public testing::Test {
   Result<void> check_store(const TcpAddress& server) {
     PageClient client = TRY(PageClient::connect(server, "default"));
     PageClient pages = TRY(PageClient::connect(server, "default", message::Role::kDemand));
-    std::map<std::string, Manifest> listed;
-    for (Manifest& manifest : TRY(client.list())) {
-      const std::string name = manifest.spec.name;
-      listed.emplace(name, std::move(manifest));
+    StoreNames found = TRY(names_in(client));
+    for (const auto& [name, manifest] : found.snapshots) {
+      TRY(check_content(client, pages, manifest));
     }
-    for (const auto& owner : clients_) TRY(check_ledger(owner->ledger(), listed, client, pages));
-    for (const auto& [name, manifest] : listed) {
+    board_.clear();
+    for (const auto& owner : clients_) {
+      settle(owner->ledger(), found);
+      for (const auto& [name, snapshot] : owner->ledger().snapshots) board_.add(name);
+    }
+    for (const auto& [name, manifest] : found.snapshots) {
       ADD_FAILURE() << name << " is there, and nobody pushed it, or it was deleted";
     }
-    return {};
+    EXPECT_TRUE(found.tags.empty()) << found.tags.begin()->first;
+    return check_chunks(client);
   }
 
-  /// Takes what it finds out of `listed`.
-  Result<void> check_ledger(Ledger& ledger, std::map<std::string, Manifest>& listed,
-                            PageClient& client, PageClient& pages) {
-    for (auto entry = ledger.begin(); entry != ledger.end();) {
-      auto& [name, known] = *entry;
-      const auto found = listed.extract(name);
-      if (found.empty()) {
-        EXPECT_TRUE(known.standing == LedgerEntry::Standing::kUnderWay) << name << " is lost";
-        board_.remove(name);
-        entry = ledger.erase(entry);
-        continue;
-      }
-      EXPECT_EQ(seed_of(found.mapped()), known.seed) << name;
-      TRY(check_content(client, pages, found.mapped()));
-      if (known.standing == LedgerEntry::Standing::kUnderWay) board_.add(name);
-      known.standing = LedgerEntry::Standing::kAcknowledged;
-      ++entry;
-    }
+  /// Every chunk is whole and in its place.
+  Result<void> check_chunks(PageClient& client) {
+    const auto scrubbed = TRY(if_found(finish_job(client, message::JobKind::kScrub)));
+    if (!scrubbed) return {};  // nothing has been pushed
+    EXPECT_EQ(counter_of(*scrubbed, "damaged"), 0u);
+    EXPECT_EQ(counter_of(*scrubbed, "unindexed"), 0u);
     return {};
+  }
+  /// Waits for its turn.
+  static Result<message::JobReport> finish_job(PageClient& client, message::JobKind kind) {
+    const Deadline deadline = Deadline::after(kPatience);
+    while (!deadline.passed()) {
+      if (auto report = TRY(run_job(client, kind))) return *std::move(report);
+    }
+    return fail(ErrorCode::kTimeout, "no turn for a job");
+  }
+
+  /// Nothing is left of what was deleted, and nothing else is missing.
+  Result<void> collect(const TcpAddress& server) {
+    PageClient client = TRY(PageClient::connect(server, "default"));
+    const message::JobReport collected = TRY(finish_job(client, message::JobKind::kCollect));
+    EXPECT_EQ(TRY(client.statistics()).chunks, counter_of(collected, "live_chunks"));
+    return check_store(server);
   }
 
   /// Compares everything in a life in peace.
@@ -135,8 +146,12 @@ class CrashTest : public testing::Test {
     const auto server = start({});
     ASSERT_TRUE(server);
     ASSERT_TRUE(succeeded(check_store(server->address)));
+    ASSERT_TRUE(succeeded(collect(server->address)));
     server->program->signal(SIGTERM);
     EXPECT_EQ(server->program->wait().value_or(-1), 0) << last_messages();
+    Program checker({program_path("thaw-pageserver"), "--store", disk_.directory(), "--check"},
+                    disk_.surroundings({}));
+    EXPECT_EQ(checker.wait().value_or(-1), 0) << checker.rest_of_output() << last_messages();
   }
 
   LossyDisk disk_;
@@ -161,9 +176,8 @@ class CrashLivesTest : public CrashTest, public testing::WithParamInterface<int>
   }
 
   /// From a start to a kill.
-  void live(const LossyDisk::Fate& fate) {
+  void live(const LossyDisk::Fate& fate, milliseconds most) {
     const auto server = start(fate);
-    const milliseconds most{pick(generator_, kLongestLoad.count())};
     if (!server) {
       ++deaths_at_points_;
       return;
@@ -193,9 +207,10 @@ class CrashLivesTest : public CrashTest, public testing::WithParamInterface<int>
 TEST_P(CrashLivesTest, AcknowledgedSnapshotsSurviveAndNothingElseAppears) {
   const unsigned lives = kLives * test_scale();
   for (unsigned i = 0; i < lives && !HasFailure(); ++i) {
-    const LossyDisk::Fate fate = draw_fate();
+    const bool is_long = i % kLongLife == kLongLife / 2;
+    const LossyDisk::Fate fate = is_long ? LossyDisk::Fate{} : draw_fate();
     SCOPED_TRACE(fmt::format("life {}, {}", i, fate.kill_at));
-    live(fate);
+    live(fate, is_long ? kLongLoad : milliseconds(pick(generator_, kLongestLoad.count())));
     lose_power();
   }
   for (int i = 0; i < 2; ++i) {
@@ -203,10 +218,11 @@ TEST_P(CrashLivesTest, AcknowledgedSnapshotsSurviveAndNothingElseAppears) {
     lose_power();
   }
   fmt::print(
-      "{} kills, {} of them at named points; {} pushes, {} deletions, {} pulls, {} reads of "
-      "others'\n",
-      lives, deaths_at_points_, counts_.pushes.load(), counts_.deletions.load(),
-      counts_.pulls.load(), counts_.foreign_reads.load());
+      "{} kills, {} of them at named points; {} pushes and {} to parents, {} deletions, {} pulls, "
+      "{} reads of others', {} of pinned, {} collections, {} tags moved\n",
+      lives, deaths_at_points_, counts_.pushes.load(), counts_.diffs.load(),
+      counts_.deletions.load(), counts_.pulls.load(), counts_.foreign_reads.load(),
+      counts_.pinned_reads.load(), counts_.collections.load(), counts_.tag_moves.load());
   EXPECT_GT(deaths_at_points_, 0u);
   EXPECT_GT(counts_.pushes, 0u);
 }

@@ -1,8 +1,10 @@
 #include "tests/support/drawn_image.h"
 
-#include <cstdlib>
+#include <algorithm>
 #include <random>
+#include <sstream>
 
+#include "format/wire.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -10,7 +12,8 @@ namespace thaw::test {
 namespace {
 
 constexpr std::uint64_t kSharedPages = 400;
-constexpr const char* kSeedLabel = "seed";
+constexpr const char* kSeedsLabel = "seeds";
+constexpr std::ptrdiff_t kMostChanges = 3;
 
 /// Every other kind of page compresses.
 void fill(std::byte* page, std::uint64_t number) {
@@ -23,9 +26,25 @@ void fill(std::byte* page, std::uint64_t number) {
   store_le(page, number);
 }
 
+/// Draws anew those of the first `count` pages that `chosen` picks.
+template <typename Chosen>
+void draw_pages(Bytes& pages, std::size_t count, std::mt19937_64& generator, const Chosen& chosen) {
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!chosen()) continue;
+    std::byte* const page = pages.data() + i * kPageBytes;
+    const std::uint64_t kind = pick(generator, 10);
+    if (kind < 3) std::fill_n(page, kPageBytes, std::byte{0});
+    if (kind == 3) fill(page, generator());
+    if (kind >= 4) fill(page, 1 + pick(generator, kSharedPages));
+  }
+}
+
 }  // namespace
 
-DrawnImage draw_image(std::uint64_t seed, const std::string& name) {
+DrawnImage draw_image(const std::string& seeds, const std::string& name) {
+  std::istringstream numbers(seeds);
+  std::uint64_t seed = 0;
+  numbers >> seed;
   std::mt19937_64 generator(seed);
   const std::uint64_t memory = std::uint64_t{16} << pick(generator, 6);
   const std::uint64_t state = pick(generator, 3) == 0 ? 1 + pick(generator, 3 * kPageBytes) : 0;
@@ -33,30 +52,43 @@ DrawnImage draw_image(std::uint64_t seed, const std::string& name) {
                             .memory = bytes_of({memory}),
                             .state = {state},
                             .regions = {},
-                            .labels = {{kSeedLabel, std::to_string(seed)}},
+                            .labels = {{kSeedsLabel, seeds}},
                             .cpu_vendor = {}},
                    .pages = {},
                    .cold = {}};
   image.pages.resize(bytes_of(image.spec.image_pages()).value);
-  for (std::size_t i = 0; i < image.count(); ++i) {
-    std::byte* const page = image.pages.data() + i * kPageBytes;
-    const std::uint64_t kind = pick(generator, 10);
-    if (kind >= 4) fill(page, 1 + pick(generator, kSharedPages));
-    if (kind == 3) fill(page, generator());
+  draw_pages(image.pages, image.count(), generator, [] { return true; });
+  for (char slash = 0; numbers >> slash >> seed;) {
+    std::mt19937_64 changes(seed);
+    draw_pages(image.pages, memory, changes, [&] { return pick(changes, 4) == 0; });
   }
-  const std::size_t end = bytes_of({memory}).value + state;
-  if (state > 0)
-    std::fill(image.pages.begin() + static_cast<std::ptrdiff_t>(end), image.pages.end(),
-              std::byte{0});
-  if (seed % 2 == 0) image.cold = {{{seed % memory}, {1}}};
+  if (state > 0) {
+    const auto end = static_cast<std::ptrdiff_t>(bytes_of({memory}).value + state);
+    std::fill(image.pages.begin() + end, image.pages.end(), std::byte{0});
+  }
+  if (memory % 3 == 1) image.cold = {{{memory / 2}, {1}}};
   return image;
 }
 
-std::uint64_t seed_of(const Manifest& manifest) {
-  for (const Label& label : manifest.spec.labels) {
-    if (label.key == kSeedLabel) return std::strtoull(label.value.c_str(), nullptr, 10);
+std::string seeds_of(const std::vector<Label>& labels) {
+  for (const Label& label : labels) {
+    if (label.key == kSeedsLabel) return label.value;
   }
-  return 0;
+  return {};
+}
+
+std::string changed_seeds(const std::string& seeds, std::uint64_t seed) {
+  if (std::ranges::count(seeds, '/') == kMostChanges) return {};
+  return seeds + "/" + std::to_string(seed);
+}
+
+Bytes kept_pages(const DrawnImage& image, const DrawnImage& parent) {
+  Bytes kept = empty_bitmap(image.spec.memory_pages().value);
+  for (std::size_t i = 0; i < image.spec.memory_pages().value; ++i) {
+    if (is_zero_page(image.page(i)) || !std::ranges::equal(image.page(i), parent.page(i))) continue;
+    set_bit(kept, i);
+  }
+  return kept;
 }
 
 }  // namespace thaw::test

@@ -10,28 +10,57 @@ namespace thaw::test {
 
 PageConnection::PageConnection(const std::string& address, message::Role role,
                                const std::string& name_space)
-    : deadline_(Deadline::after(kPatience)),
-      socket_(connect_tcp(resolve_tcp(address).value(), deadline_).value()) {
-  const Received welcome = ask(message::Hello{.role = role, .name_space = name_space});
+    : PageConnection(connect(resolve_tcp(address).value(), role, name_space).value()) {}
+
+Result<PageConnection> PageConnection::connect(const TcpAddress& address, message::Role role,
+                                               const std::string& name_space) {
+  const Deadline deadline = Deadline::after(kPatience);
+  PageConnection made(deadline, TRY(connect_tcp(address, deadline)));
+  const Received welcome =
+      TRY(made.try_ask(message::Hello{.role = role, .name_space = name_space}));
   EXPECT_TRUE(std::holds_alternative<message::Welcome>(welcome.message));
+  return made;
 }
 
-void PageConnection::send(const Message& message, ByteSpan body) {
+Result<void> PageConnection::try_send(const Message& message, ByteSpan body) {
   Bytes bytes;
   encode_message(message, 1, body.size(), bytes);
   bytes.insert(bytes.end(), body.begin(), body.end());
-  EXPECT_TRUE(succeeded(send_all(socket_, bytes, deadline_)));
+  return send_all(socket_, bytes, deadline_);
+}
+
+Result<PageConnection::Received> PageConnection::try_receive() {
+  std::array<std::byte, kWireHeadBytes> prefix;
+  TRY(receive_all(socket_, prefix, deadline_));
+  const WireHead head = TRY(decode_wire_head(prefix));
+  Bytes header(head.header_bytes);
+  TRY(receive_all(socket_, header, deadline_));
+  Bytes body(head.body_bytes);
+  TRY(receive_all(socket_, body, deadline_));
+  auto envelope = TRY(decode_message(header));
+  return Received{std::move(envelope.message), std::move(body)};
+}
+
+Result<PageConnection::Received> PageConnection::try_ask(const Message& message, ByteSpan body) {
+  TRY(try_send(message, body));
+  return try_receive();
+}
+
+Result<void> PageConnection::pin(SnapshotId snapshot) {
+  const Received received = TRY(try_ask(message::Pin{snapshot}));
+  const auto* const error = std::get_if<message::ErrorReply>(&received.message);
+  if (error != nullptr) return fail(error->code, "{}", error->text);
+  return {};
+}
+
+void PageConnection::send(const Message& message, ByteSpan body) {
+  EXPECT_TRUE(succeeded(try_send(message, body)));
 }
 
 PageConnection::Received PageConnection::receive() {
-  std::array<std::byte, kWireHeadBytes> prefix;
-  EXPECT_TRUE(succeeded(receive_all(socket_, prefix, deadline_)));
-  const WireHead head = decode_wire_head(prefix).value();
-  Bytes header(head.header_bytes);
-  EXPECT_TRUE(succeeded(receive_all(socket_, header, deadline_)));
-  Bytes body(head.body_bytes);
-  EXPECT_TRUE(succeeded(receive_all(socket_, body, deadline_)));
-  return {decode_message(header).value().message, std::move(body)};
+  auto received = try_receive();
+  EXPECT_TRUE(succeeded(received));
+  return std::move(received).value();
 }
 
 PageConnection::Received PageConnection::ask(const Message& message, ByteSpan body) {

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/clock.h"
+#include "base/socket.h"
 #include "base/unique_fd.h"
 #include "format/wire.h"
 
@@ -19,10 +20,16 @@ class PageConnection {
   /// Connects and is greeted.
   PageConnection(const std::string& address, message::Role role,
                  const std::string& name_space = "default");
+  /// The same where the server may have gone.
+  static Result<PageConnection> connect(const TcpAddress& address, message::Role role,
+                                        const std::string& name_space = "default");
 
   void send(const Message& message, ByteSpan body = {});
   Received receive();
   Received ask(const Message& message, ByteSpan body = {});
+  Result<Received> try_ask(const Message& message, ByteSpan body = {});
+  /// As long as this connection is there.
+  Result<void> pin(SnapshotId snapshot);
   /// The code of the next reply; kIo when it is no error.
   ErrorCode receive_error();
   void expect_closed();
@@ -30,6 +37,11 @@ class PageConnection {
   const UniqueFd& socket() const { return socket_; }
 
  private:
+  PageConnection(Deadline deadline, UniqueFd socket)
+      : deadline_(deadline), socket_(std::move(socket)) {}
+  Result<void> try_send(const Message& message, ByteSpan body);
+  Result<Received> try_receive();
+
   Deadline deadline_;
   UniqueFd socket_;
 };

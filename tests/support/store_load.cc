@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <thread>
 
 #include <gtest/gtest.h>
 
 #include "format/hash.h"
 #include "format/limits.h"
+#include "tests/support/page_connection.h"
+#include "tests/support/programs.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -16,21 +19,25 @@ namespace {
 constexpr std::size_t kMostOwnSnapshots = 6;
 /// Names come again and again, so that one of which half is left is found to be taken.
 constexpr std::uint64_t kNames = 12;
+constexpr std::uint64_t kTags = 3;  // of a client
 static_assert(kMostOwnSnapshots < kNames);
 
-Result<Manifest> push_image(PageClient& client, const DrawnImage& image) {
-  TRY(client.begin_push(image.spec));
-  message::Offer offer{{0}, {image.count()}, empty_bitmap(image.count())};
+/// Sends the pages [first, first + count) of a push that has begun.
+Result<void> send_pages(PageClient& client, const DrawnImage& image, PageIndex first,
+                        PageCount count, Bytes kept) {
+  if (count.value == 0) return {};
+  message::Offer offer{first, count, empty_bitmap(count.value), std::move(kept)};
   std::vector<Sha256> hashes;
   std::vector<std::size_t> offered;
   Hasher hasher;
-  for (std::size_t i = 0; i < image.count(); ++i) {
-    if (is_zero_page(image.page(i))) {
+  for (std::size_t i = 0; i < count.value; ++i) {
+    const PageSpan page = image.page(first.value + i);
+    if (is_zero_page(page)) {
       set_bit(offer.zero_bitmap, i);
-      continue;
+    } else if (offer.kept_bitmap.empty() || !bit(offer.kept_bitmap, i)) {
+      hashes.push_back(hasher.hash(page));
+      offered.push_back(first.value + i);
     }
-    hashes.push_back(hasher.hash(image.page(i)));
-    offered.push_back(i);
   }
   TRY(client.send_offer(offer, hashes));
   const Bytes missing = TRY(client.receive_needed(hashes.size()));
@@ -38,20 +45,26 @@ Result<Manifest> push_image(PageClient& client, const DrawnImage& image) {
   std::uint32_t encoded = 0;
   Bytes chunks;
   ChunkCodec codec;
-  for (std::size_t i = 0; i < offered.size(); ++i) {
-    if (!bit(missing, i)) continue;
-    codec.encode(image.page(offered[i]), kNoChunk, chunks);
-    if (++encoded < kUpload) continue;
+  const auto upload = [&]() -> Result<void> {
     TRY(client.send_upload(encoded, chunks));
     TRY(client.receive_uploaded());
     encoded = 0;
     chunks.clear();
+    return {};
+  };
+  for (std::size_t i = 0; i < offered.size(); ++i) {
+    if (!bit(missing, i)) continue;
+    codec.encode(image.page(offered[i]), kNoChunk, chunks);
+    if (++encoded == kUpload) TRY(upload());
   }
-  if (encoded > 0) {
-    TRY(client.send_upload(encoded, chunks));
-    TRY(client.receive_uploaded());
-  }
-  return client.commit(image.cold);
+  return encoded == 0 ? Result<void>() : upload();
+}
+
+/// Until it is destroyed the snapshot stays; kNotFound.
+Result<PageConnection> pin(const TcpAddress& server, SnapshotId snapshot) {
+  auto connection = TRY(PageConnection::connect(server, message::Role::kDemand));
+  TRY(connection.pin(snapshot));
+  return connection;
 }
 
 }  // namespace
@@ -64,6 +77,10 @@ void NameBoard::remove(const std::string& name) {
   const std::lock_guard lock(mutex_);
   std::erase(names_, name);
 }
+void NameBoard::clear() {
+  const std::lock_guard lock(mutex_);
+  names_.clear();
+}
 std::optional<std::string> NameBoard::any(std::mt19937_64& generator) const {
   const std::lock_guard lock(mutex_);
   if (names_.empty()) return std::nullopt;
@@ -71,9 +88,11 @@ std::optional<std::string> NameBoard::any(std::mt19937_64& generator) const {
 }
 
 Result<void> check_content(PageClient& client, PageClient& pages, const Manifest& manifest) {
-  const DrawnImage image = draw_image(seed_of(manifest), manifest.spec.name);
+  const DrawnImage image = draw_image(seeds_of(manifest.spec.labels), manifest.spec.name);
   const PageMap map = TRY(client.page_map(manifest));
-  EXPECT_EQ(manifest.spec, image.spec);
+  SnapshotSpec expected = image.spec;
+  expected.labels = manifest.spec.labels;
+  EXPECT_EQ(manifest.spec, expected);
   if (map.size().value != image.count()) {
     ADD_FAILURE() << manifest.spec.name << " has " << map.size().value << " pages";
     return {};
@@ -93,52 +112,149 @@ Result<void> check_content(PageClient& client, PageClient& pages, const Manifest
   return {};
 }
 
+Result<std::optional<message::JobReport>> run_job(PageClient& client, message::JobKind kind) {
+  const auto started = client.start_job({.kind = kind, .dry_run = false, .target = {}});
+  if (code_of(started) == ErrorCode::kBusy) return std::optional<message::JobReport>();
+  message::JobReport report = TRY(started);
+  const Deadline deadline = Deadline::after(kPatience);
+  while (report.state == message::JobState::kRunning) {
+    if (deadline.passed()) return fail(ErrorCode::kTimeout, "a job does not end");
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    // Another client's may have followed it already.
+    auto now = TRY(if_found(client.job(report.number)));
+    if (!now) return std::optional<message::JobReport>();
+    report = *std::move(now);
+  }
+  if (report.state == message::JobState::kDone) return report;
+  std::string text = report.error.text;
+  for (const std::string& finding : report.findings) text += "; " + finding;
+  return fail(report.error.code, "a job: {}", text);
+}
+
+std::uint64_t counter_of(const message::JobReport& report, const std::string& name) {
+  const auto found = std::ranges::find(report.counters, name, &message::JobCounter::name);
+  EXPECT_NE(found, report.counters.end()) << name;
+  return found == report.counters.end() ? 0 : found->value;
+}
+
 LoadClient::LoadClient(unsigned number, std::uint64_t seed, NameBoard& board, LoadCounts& counts)
     : number_(number), generator_(seed), board_(board), counts_(counts) {}
 
 LoadClient::Operation LoadClient::draw_operation() {
   static constexpr std::array kOperations{
       Operation{"push", 5, &LoadClient::push},
+      Operation{"push to a parent", 3, &LoadClient::push_diff},
       Operation{"delete", 3, &LoadClient::remove},
+      Operation{"delete what is in use", 1, &LoadClient::remove_in_use},
       Operation{"pull", 1, &LoadClient::pull},
-      Operation{"read what others may delete", 2, &LoadClient::read_foreign},
+      Operation{"read what others may delete", 1, &LoadClient::read_foreign},
+      Operation{"read what others may not delete", 1, &LoadClient::read_pinned},
+      Operation{"move a tag", 2, &LoadClient::move_tag},
+      Operation{"label", 1, &LoadClient::label},
+      Operation{"collect", 2, &LoadClient::collect},
   };
   return pick_weighted(generator_, kOperations);
 }
 
 std::optional<std::string> LoadClient::draw_own() {
   std::vector<std::string> names;
-  for (const auto& [name, entry] : ledger_) {
-    if (entry.standing == LedgerEntry::Standing::kAcknowledged) names.push_back(name);
+  for (const auto& [name, entry] : ledger_.snapshots) {
+    if (entry.standing == Ledger::Snapshot::Standing::kAcknowledged) names.push_back(name);
   }
   if (names.empty()) return std::nullopt;
   return names[pick(generator_, names.size())];
 }
 
-Result<void> LoadClient::push(Connections& to) {
-  if (ledger_.size() >= kMostOwnSnapshots) return remove(to);
+std::string LoadClient::draw_free_name() {
   std::string name;
   do {
     name = fmt::format("client{}-{}", number_, pick(generator_, kNames));
-  } while (ledger_.contains(name));
-  const std::uint64_t seed = generator_();
-  LedgerEntry& entry = ledger_[name];
-  entry = {seed, LedgerEntry::Standing::kUnderWay};
-  TRY(push_image(to.control, draw_image(seed, name)));
-  entry.standing = LedgerEntry::Standing::kAcknowledged;
-  board_.add(name);
+  } while (ledger_.snapshots.contains(name));
+  return name;
+}
+
+/// Goes on with a push that has begun.
+Result<void> LoadClient::store_image(Connections& to, const DrawnImage& image,
+                                     const DrawnImage* parent) {
+  Ledger::Snapshot& entry = ledger_.snapshots[image.spec.name];
+  entry = {.seeds = seeds_of(image.spec.labels)};
+  const PageCount memory = image.spec.memory_pages();
+  TRY(send_pages(to.control, image, {0}, memory,
+                 parent == nullptr ? Bytes() : kept_pages(image, *parent)));
+  TRY(send_pages(to.control, image, {memory.value}, image.spec.image_pages() - memory, {}));
+  TRY(to.control.commit(image.cold));
+  entry.standing = Ledger::Snapshot::Standing::kAcknowledged;
+  board_.add(image.spec.name);
+  return {};
+}
+
+Result<void> LoadClient::push(Connections& to) {
+  if (ledger_.snapshots.size() >= kMostOwnSnapshots) return remove(to);
+  const DrawnImage image = draw_image(std::to_string(generator_()), draw_free_name());
+  TRY(to.control.begin_push(image.spec));
+  TRY(store_image(to, image, nullptr));
   ++counts_.pushes;
+  return {};
+}
+
+/// The parent may be another client's, who deletes it meanwhile, and takes its name again.
+Result<void> LoadClient::push_diff(Connections& to) {
+  const auto parent = board_.any(generator_);
+  if (!parent || ledger_.snapshots.size() >= kMostOwnSnapshots) return {};
+  const auto before = TRY(if_found(to.control.show(*parent)));
+  const std::string seeds =
+      before ? changed_seeds(seeds_of(before->spec.labels), generator_()) : "";
+  if (seeds.empty()) return {};
+  const DrawnImage image = draw_image(seeds, draw_free_name());
+  const auto begun = if_found([&]() -> Result<bool> {
+    TRY(to.control.begin_push(image.spec, *parent));
+    return true;
+  }());
+  if (!TRY(begun)) return {};
+  const auto now = TRY(if_found(to.control.show(*parent)));
+  if (!now || now->snapshot != before->snapshot) return {};
+  const DrawnImage whole_parent = draw_image(seeds_of(before->spec.labels), *parent);
+  TRY(store_image(to, image, &whole_parent));
+  ++counts_.diffs;
   return {};
 }
 
 Result<void> LoadClient::remove(Connections& to) {
   const auto name = draw_own();
   if (!name) return {};
-  ledger_[*name].standing = LedgerEntry::Standing::kUnderWay;
+  Ledger::Snapshot& entry = ledger_.snapshots[*name];
+  entry.standing = Ledger::Snapshot::Standing::kUnderWay;
   board_.remove(*name);
-  TRY(to.control.remove({*name}));
-  ledger_.erase(*name);
+  const auto removed = to.control.remove({*name});
+  if (code_of(removed) == ErrorCode::kBusy) {
+    entry.standing = Ledger::Snapshot::Standing::kAcknowledged;
+    board_.add(*name);
+    return {};
+  }
+  TRY(removed);
+  ledger_.forget(*name);
   ++counts_.deletions;
+  return {};
+}
+
+/// Whoever has it pinned reads it to the end, whatever is deleted and collected meanwhile.
+Result<void> LoadClient::remove_in_use(Connections& to) {
+  const auto name = draw_own();
+  if (!name) return {};
+  const Manifest manifest = TRY(to.control.show(*name));
+  const PageConnection user = TRY(pin(to.server, manifest.snapshot));
+  const auto refused = to.control.remove({*name});
+  EXPECT_FALSE(refused.has_value()) << *name << " is in use";
+  if (code_of(refused) != ErrorCode::kBusy) return refused;
+  ledger_.snapshots[*name].standing = Ledger::Snapshot::Standing::kUnderWay;
+  board_.remove(*name);
+  TRY(to.control.remove({.name = *name, .when_unused = true}));
+  ledger_.forget(*name);
+  ++counts_.deletions;
+  EXPECT_FALSE(TRY(if_found(to.control.show(*name)))) << *name;
+  TRY(collect(to));
+  TRY(check_content(to.control, to.demand, manifest));
+  ++counts_.pinned_reads;
   return {};
 }
 
@@ -146,7 +262,7 @@ Result<void> LoadClient::pull(Connections& to) {
   const auto name = draw_own();
   if (!name) return {};
   const Manifest manifest = TRY(to.control.show(*name));
-  EXPECT_EQ(seed_of(manifest), ledger_[*name].seed) << *name;
+  EXPECT_EQ(seeds_of(manifest.spec.labels), ledger_.snapshots[*name].seeds) << *name;
   TRY(check_content(to.control, to.demand, manifest));
   ++counts_.pulls;
   return {};
@@ -163,6 +279,49 @@ Result<void> LoadClient::read_foreign(Connections& to) {
     return true;
   };
   if (TRY(if_found(read()))) ++counts_.foreign_reads;
+  return {};
+}
+
+Result<void> LoadClient::read_pinned(Connections& to) {
+  const auto name = board_.any(generator_);
+  if (!name) return {};
+  const auto manifest = TRY(if_found(to.control.show(*name)));
+  if (!manifest) return {};
+  const auto user = TRY(if_found(pin(to.server, manifest->snapshot)));
+  if (!user) return {};
+  TRY(check_content(to.control, to.demand, *manifest));
+  ++counts_.pinned_reads;
+  return {};
+}
+
+Result<void> LoadClient::move_tag(Connections& to) {
+  const auto name = draw_own();
+  if (!name) return {};
+  const std::string tag = fmt::format("client{}:{}", number_, pick(generator_, kTags));
+  auto& possible = ledger_.tags.try_emplace(tag, std::set<std::string>{""}).first->second;
+  possible.insert(*name);
+  TRY(to.control.move_tag({tag, *name}));
+  possible = {*name};
+  EXPECT_EQ(TRY(to.control.show(tag)).spec.name, *name);
+  ++counts_.tag_moves;
+  return {};
+}
+
+Result<void> LoadClient::label(Connections& to) {
+  const auto name = draw_own();
+  if (!name) return {};
+  const std::string mark = std::to_string(generator_());
+  auto& possible = ledger_.snapshots[*name].marks;
+  possible.insert(mark);
+  TRY(to.control.change_labels({*name, {{Ledger::kMarkLabel, mark}}, {}}));
+  possible = {mark};
+  return {};
+}
+
+Result<void> LoadClient::collect(Connections& to) {
+  // Before the first push there is no namespace.
+  const auto done = TRY(if_found(run_job(to.control, message::JobKind::kCollect)));
+  if (done.value_or(std::nullopt)) ++counts_.collections;
   return {};
 }
 

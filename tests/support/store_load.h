@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -15,16 +14,9 @@
 #include "base/socket.h"
 #include "format/page_client.h"
 #include "tests/support/drawn_image.h"
+#include "tests/support/ledger.h"
 
 namespace thaw::test {
-
-/// What a client knows of a snapshot. One that is not in the ledger is not in the store.
-struct LedgerEntry {
-  std::uint64_t seed = 0;  // of its image
-  /// Under way: its push or its deletion was not acknowledged, so it is there whole or not at all.
-  enum class Standing { kAcknowledged, kUnderWay } standing = Standing::kUnderWay;
-};
-using Ledger = std::map<std::string, LedgerEntry>;
 
 /// What all clients do, over all their lives.
 struct LoadCounts {
@@ -33,6 +25,10 @@ struct LoadCounts {
   std::atomic<std::uint64_t> deletions = 0;
   std::atomic<std::uint64_t> pulls = 0;
   std::atomic<std::uint64_t> foreign_reads = 0;
+  std::atomic<std::uint64_t> diffs = 0;
+  std::atomic<std::uint64_t> pinned_reads = 0;
+  std::atomic<std::uint64_t> collections = 0;
+  std::atomic<std::uint64_t> tag_moves = 0;
   std::atomic<std::uint64_t> refusals = 0;  // by an error of the disk
 };
 
@@ -41,6 +37,7 @@ class NameBoard {
  public:
   void add(const std::string& name);
   void remove(const std::string& name);
+  void clear();
   std::optional<std::string> any(std::mt19937_64& generator) const;
 
  private:
@@ -51,6 +48,10 @@ class NameBoard {
 /// Reads a snapshot over `client`, its pages over `pages`, and compares each with the image that
 /// its labels name; a difference is a test failure.
 Result<void> check_content(PageClient& client, PageClient& pages, const Manifest& manifest);
+
+/// Runs a job to its end; nothing when another is running. The code of a job that fails.
+Result<std::optional<message::JobReport>> run_job(PageClient& client, message::JobKind kind);
+std::uint64_t counter_of(const message::JobReport& report, const std::string& name);
 
 /// A client of a page server that may die at any time: pushes, deletes and reads snapshots of its
 /// own, and reads those of others. One thread at a time; the ledger is for nobody else meanwhile.
@@ -79,14 +80,22 @@ class LoadClient {
   };
 
   Result<void> push(Connections& to);
+  Result<void> push_diff(Connections& to);
   Result<void> remove(Connections& to);
+  Result<void> remove_in_use(Connections& to);
   Result<void> pull(Connections& to);
   Result<void> read_foreign(Connections& to);
+  Result<void> read_pinned(Connections& to);
+  Result<void> move_tag(Connections& to);
+  Result<void> label(Connections& to);
+  Result<void> collect(Connections& to);
+  Result<void> store_image(Connections& to, const DrawnImage& image, const DrawnImage* parent);
   Result<void> work(const TcpAddress& server, const std::set<ErrorCode>& expected,
                     const std::atomic<bool>& stop);
   Operation draw_operation();
   /// The name of an acknowledged snapshot of ours.
   std::optional<std::string> draw_own();
+  std::string draw_free_name();
 
   const unsigned number_;
   std::mt19937_64 generator_;
