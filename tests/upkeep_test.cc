@@ -24,7 +24,9 @@ Surroundings with_options(const std::vector<EnvironmentVariable>& options) {
 
 class UpkeepTest : public testing::Test {
  protected:
-  UpkeepTest() : server_(path("store"), 0, with_options({{"THAW_BACKUPS", path("backups")}, {"THAW_PIN_GRACE_S", "0"}})) {
+  UpkeepTest()
+      : server_(path("store"), 0,
+                with_options({{"THAW_BACKUPS", path("backups")}, {"THAW_PIN_GRACE_S", "0"}})) {
     std::filesystem::create_directory(path("backups"));
   }
 

@@ -371,6 +371,8 @@ Result<void> RocksDatabase::write(Batch& batch, Durability durability) {
   if (must_resume_->exchange(false)) {
     if (const Status status = db_->Resume(); !status.ok()) {
       *must_resume_ = true;
+      // After some failures RocksDB writes only when it was opened again. It goes on reading.
+      log_error("the store cannot be written, maybe until the next start: {}", status.ToString());
       return store_failure(status, "the store cannot be written");
     }
   }
