@@ -286,8 +286,13 @@ Result<ByteCount> RocksChunks::sweep(NamespaceId in, std::span<const ChunkId> id
   ByteCount freed{0};
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (read.missing(i)) continue;
-    // One that cannot be read goes too.
-    if (read.found(i)) freed += ByteCount{read.value(i).size()};
+    if (read.found(i)) {
+      freed += ByteCount{read.value(i).size()};
+    } else {
+      // One that is damaged goes too; of one that cannot be read now it is not known.
+      const auto unread = read.failure(i, "reading a chunk that is to go");
+      if (unread.error().code() != ErrorCode::kCorrupt) return unread;
+    }
     after.chunks -= std::min<std::uint64_t>(after.chunks, 1);
     batch.remove(Family::kChunk, keys[i]);
   }
