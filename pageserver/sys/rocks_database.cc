@@ -118,6 +118,7 @@ rocksdb::DBOptions database_options(rocksdb::Env& env,
   options.create_if_missing = true;
   options.create_missing_column_families = true;
   options.max_open_files = -1;
+  options.avoid_flush_during_shutdown = true;  // see fill_memtable()
   options.listeners.push_back(std::make_shared<Failures>(must_resume));
   // A torn tail of the log is the normal end after a crash; anything else refuses to open.
   options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
@@ -188,6 +189,7 @@ Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& di
   std::unique_ptr<RocksDatabase> opened(new RocksDatabase(
       std::move(env), std::unique_ptr<rocksdb::DB>(db), handles, must_resume, directory, min_free));
   TRY(opened->check_version());
+  TRY(opened->fill_memtable());
   return opened;
 }
 
@@ -227,6 +229,19 @@ Result<void> RocksDatabase::check_version() {
   if (version) TRY(take_over(*version, batch));
   batch.put_number(Family::kMeta, "version", kStoreVersion);
   return write(batch, Durability::kSynced);
+}
+
+/// After a write to the log has failed, RocksDB (7.8) begins another log only together with other
+/// memtables, and those only if there is anything in them; else it goes on with the bad one, which
+/// ends the process (an assertion of Debian's build). So something is always in there, past the
+/// log: the version, which is there already.
+Result<void> RocksDatabase::fill_memtable() {
+  rocksdb::WriteOptions options;
+  options.disableWAL = true;
+  const std::string version = number_key(kStoreVersion);
+  const Status status = db_->Put(options, family(Family::kMeta), "version", version);
+  if (!status.ok()) return store_failure(status, "writing to the store");
+  return {};
 }
 
 /// Adds to `batch` what turns a store of this older version into one of the version after it, and
@@ -313,7 +328,7 @@ Result<void> RocksDatabase::scan(Family from, const std::string& prefix, const s
 
 Result<void> RocksDatabase::compact() {
   for (const auto& [name, which] : kFamilies) TRY(compact(which, nullptr, nullptr));
-  return {};
+  return fill_memtable();
 }
 
 Result<void> RocksDatabase::compact(Family which, const std::string& first,
@@ -348,7 +363,7 @@ Result<void> RocksDatabase::back_up(const std::string& directory) {
   if (const Status status = checkpoint->CreateCheckpoint(directory); !status.ok()) {
     return store_failure(status, "backing up the store");
   }
-  return {};
+  return fill_memtable();
 }
 
 Result<void> RocksDatabase::verify_files() {
@@ -375,6 +390,7 @@ Result<void> RocksDatabase::write(Batch& batch, Durability durability) {
       log_error("the store cannot be written, maybe until the next start: {}", status.ToString());
       return store_failure(status, "the store cannot be written");
     }
+    TRY(fill_memtable());
   }
   rocksdb::WriteOptions options;
   options.sync = durability == Durability::kSynced;

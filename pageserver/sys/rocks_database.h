@@ -138,6 +138,7 @@ class RocksDatabase {
                 std::shared_ptr<std::atomic<bool>> must_resume, std::string directory,
                 ByteCount min_free);
   Result<void> check_version();
+  Result<void> fill_memtable();
   Result<void> compact(Family which, const rocksdb::Slice* first, const rocksdb::Slice* last);
   Result<void> take_over(std::uint64_t version, Batch& batch);
   rocksdb::ColumnFamilyHandle* family(Family which) const {
