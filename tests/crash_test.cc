@@ -11,7 +11,8 @@
 #include <gtest/gtest.h>
 
 #include "base/clock.h"
-#include "tests/support/lossy_disk.h"
+#include "tests/support/finished_job.h"
+#include "tests/support/lossy_server.h"
 #include "tests/support/store_load.h"
 #include "tests/support/test_support.h"
 
@@ -20,7 +21,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr int kKilled = 128 + SIGKILL;
 constexpr unsigned kClients = 3;
 constexpr unsigned kLives = 28;  // of one store
 constexpr milliseconds kLongestLoad{150};
@@ -71,30 +71,10 @@ class CrashTest : public testing::Test {
     }
   }
 
-  /// How a server's start ended.
-  struct Started {
-    std::unique_ptr<Program> program;
-    TcpAddress address;
-  };
-  /// Nothing when it died at a point in its start.
-  std::optional<Started> start(const LossyDisk::Fate& fate) {
-    auto program = std::make_unique<Program>(
-        std::vector<std::string>{program_path("thaw-pageserver"), "--store", disk_.directory(),
-                                 "--listen", "127.0.0.1:0", "--min-free-mib", "0", "--upkeep-mib-s",
-                                 "4096", "--upkeep-interval-s", "1", "--gc-percent", "0"},
-        disk_.surroundings(fate));
-    const auto address = program->wait_for_line("listening on ");
-    if (address) return Started{std::move(program), resolve_tcp(*address).value()};
-    EXPECT_FALSE(fate.kill_at.empty()) << address.error().message() << "\n" << last_messages();
-    EXPECT_EQ(program->wait().value_or(-1), kKilled) << last_messages();
-    return std::nullopt;
+  std::optional<LossyServer> start(const LossyDisk::Fate& fate) {
+    return LossyServer::start(disk_, fate);
   }
-
-  std::string last_messages() const {
-    const Bytes all = read_file(disk_.messages());
-    const std::size_t kept = std::min<std::size_t>(all.size(), 2000);
-    return std::string(as_text(ByteSpan(all).last(kept)));
-  }
+  std::string messages() const { return last_messages(disk_); }
 
   /// Compares the store with the ledgers, and settles in these what was under way.
   Result<void> check_store(const TcpAddress& server) {
@@ -124,15 +104,6 @@ class CrashTest : public testing::Test {
     EXPECT_EQ(counter_of(*scrubbed, "unindexed"), 0u);
     return {};
   }
-  /// Waits for its turn.
-  static Result<message::JobReport> finish_job(PageClient& client, message::JobKind kind) {
-    const Deadline deadline = Deadline::after(kPatience);
-    while (!deadline.passed()) {
-      if (auto report = TRY(run_job(client, kind))) return *std::move(report);
-    }
-    return fail(ErrorCode::kTimeout, "no turn for a job");
-  }
-
   /// Nothing is left of what was deleted, and nothing else is missing.
   Result<void> collect(const TcpAddress& server) {
     PageClient client = TRY(PageClient::connect(server, "default"));
@@ -148,10 +119,10 @@ class CrashTest : public testing::Test {
     ASSERT_TRUE(succeeded(check_store(server->address)));
     ASSERT_TRUE(succeeded(collect(server->address)));
     server->program->signal(SIGTERM);
-    EXPECT_EQ(server->program->wait().value_or(-1), 0) << last_messages();
+    EXPECT_EQ(server->program->wait().value_or(-1), 0) << messages();
     Program checker({program_path("thaw-pageserver"), "--store", disk_.directory(), "--check"},
                     disk_.surroundings({}));
-    EXPECT_EQ(checker.wait().value_or(-1), 0) << checker.rest_of_output() << last_messages();
+    EXPECT_EQ(checker.wait().value_or(-1), 0) << checker.rest_of_output() << messages();
   }
 
   LossyDisk disk_;
@@ -177,7 +148,7 @@ class CrashLivesTest : public CrashTest, public testing::WithParamInterface<int>
 
   /// From a start to a kill.
   void live(const LossyDisk::Fate& fate, milliseconds most) {
-    const auto server = start(fate);
+    auto server = start(fate);
     if (!server) {
       ++deaths_at_points_;
       return;
@@ -190,9 +161,8 @@ class CrashLivesTest : public CrashTest, public testing::WithParamInterface<int>
       const Deadline end = Deadline::after(fate.kill_at.empty() ? most : kPatienceForPoint);
       while (!end.passed() && is_running(pid)) std::this_thread::sleep_for(milliseconds(1));
       if (!is_running(pid)) ++deaths_at_points_;
-      server->program->signal(SIGKILL);
+      server->kill(disk_);
     }
-    EXPECT_EQ(server->program->wait().value_or(-1), kKilled) << last_messages();
   }
 
   void lose_power() {
@@ -236,7 +206,7 @@ class FaultyDiskTest : public CrashTest {
   static constexpr unsigned kRounds = 8;
 
   /// A number of operations, or as many as there are until the server has gone.
-  void work(const Started& server, const std::set<ErrorCode>& expected) {
+  void work(const LossyServer& server, const std::set<ErrorCode>& expected) {
     const std::uint64_t enough = counts_.operations + 30 + pick(generator_, 30);
     const Deadline deadline = Deadline::after(kPatience);
     const Load load(clients_, server.address, expected);
@@ -246,10 +216,10 @@ class FaultyDiskTest : public CrashTest {
     }
   }
   /// Whether the server lives; one that has ended said why.
-  bool lives(Started& server) {
+  bool lives(LossyServer& server) {
     if (is_running(server.program->pid())) return true;
-    EXPECT_EQ(server.program->wait().value_or(-1), 1) << last_messages();
-    EXPECT_NE(last_messages().find("[error]"), std::string::npos) << last_messages();
+    EXPECT_EQ(server.program->wait().value_or(-1), 1) << messages();
+    EXPECT_NE(messages().find("[error]"), std::string::npos) << messages();
     return false;
   }
   /// Whether the server is to get over the fault or dies in it.
@@ -262,21 +232,20 @@ class FaultyDiskTest : public CrashTest {
     work(*server, {expected});
     if (lives(*server)) {
       if (end == End::kRecovers) recover(*server, fault, expected);
-      server->program->signal(SIGKILL);
-      EXPECT_EQ(server->program->wait().value_or(-1), kKilled) << last_messages();
+      server->kill(disk_);
     }
     disk_.end(fault);
     disk_.cut_power(LossyDisk::Tail::kTorn, generator_);
     check_survivors();
   }
 
-  void recover(const Started& server, LossyDisk::Fault fault, ErrorCode expected) {
+  void recover(const LossyServer& server, LossyDisk::Fault fault, ErrorCode expected) {
     disk_.end(fault);
     EXPECT_TRUE(succeeded(check_store(server.address)));
     const Deadline deadline = Deadline::after(kPatience);
     const std::uint64_t before = counts_.pushes;
     while (counts_.pushes == before && !deadline.passed()) work(server, {expected});
-    EXPECT_GT(counts_.pushes, before) << last_messages();
+    EXPECT_GT(counts_.pushes, before) << messages();
     const std::uint64_t refused = counts_.refusals;
     work(server, {});
     EXPECT_EQ(counts_.refusals, refused);

@@ -49,10 +49,6 @@ class NameBoard {
 /// its labels name; a difference is a test failure.
 Result<void> check_content(PageClient& client, PageClient& pages, const Manifest& manifest);
 
-/// Runs a job to its end; nothing when another is running. The code of a job that fails.
-Result<std::optional<message::JobReport>> run_job(PageClient& client, message::JobKind kind);
-std::uint64_t counter_of(const message::JobReport& report, const std::string& name);
-
 /// A client of a page server that may die at any time: pushes, deletes and reads snapshots of its
 /// own, and reads those of others. One thread at a time; the ledger is for nobody else meanwhile.
 class LoadClient {
