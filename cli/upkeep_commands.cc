@@ -1,6 +1,7 @@
+#include <csignal>
 #include <optional>
-#include <thread>
 
+#include "base/event_fd.h"
 #include "base/process.h"
 #include "base/types.h"
 #include "cli/arguments.h"
@@ -14,15 +15,24 @@ namespace {
 
 constexpr std::chrono::milliseconds kPoll{100};
 
-/// Has the page server do a job and waits for its end, however long that takes. False: it failed,
-/// as the report says that is printed.
+/// Has the page server do a job and waits for its end, however long that takes. A signal stops the
+/// job, a second one ends the wait. False: it failed, as the report says that is printed.
 Result<bool> run_job(const Options& options, message::JobKind kind, const std::string& what) {
+  const UniqueFd signals = TRY(take_signals({SIGINT, SIGTERM, SIGHUP}));
+  bool stopped = false;
   PageClient client = TRY(connect(options));
   message::JobReport report =
       TRY(client.start_job({.kind = kind, .dry_run = options.dry_run, .target = options.name}));
   std::optional<Progress> progress;
   while (report.state == message::JobState::kRunning) {
-    std::this_thread::sleep_for(kPoll);
+    if (wait_until_readable(signals, Deadline::after(kPoll)) && next_signal(signals) != 0) {
+      if (stopped) return fail(ErrorCode::kStopped, "job {} has not ended yet", report.number);
+      stopped = true;
+      const auto asked = client.stop_job(report.number);
+      if (!asked && asked.error().code() != ErrorCode::kNotFound) {
+        return std::unexpected(asked.error());
+      }
+    }
     report = TRY(client.job(report.number));
     if (report.total == 0) continue;
     if (!progress) progress.emplace(what, bytes_of({report.total}));

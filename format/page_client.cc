@@ -197,6 +197,11 @@ Result<message::JobReport> PageClient::job(std::uint64_t number) {
   return ask<message::JobReport>(message::GetJob{number});
 }
 
+Result<void> PageClient::stop_job(std::uint64_t number) {
+  TRY(ask<message::Done>(message::StopJob{number}));
+  return {};
+}
+
 Result<message::Statistics> PageClient::statistics() {
   return ask<message::Statistics>(message::GetStatistics{});
 }

@@ -61,6 +61,8 @@ class PageClient {
   Result<void> set_namespace(const message::NamespaceSettings& settings);
   Result<message::JobReport> start_job(const message::StartJob& job);
   Result<message::JobReport> job(std::uint64_t number);
+  /// It ends soon, as failed. kNotFound when it is over.
+  Result<void> stop_job(std::uint64_t number);
 
   // Working sets. kNotFound when the snapshot, its set or the recording is not there.
   Result<WorkingSet> working_set(SnapshotId snapshot);

@@ -1,5 +1,6 @@
 // `thaw` looks after the store of the real page server.
 
+#include <csignal>
 #include <filesystem>
 
 #include <gtest/gtest.h>
@@ -361,6 +362,29 @@ TEST_F(UpkeepTest, JobsRunOneAtATime) {
     }
     report = std::get<message::JobReport>(ask(message::GetJob{started.number}));
   }
+}
+
+TEST_F(UpkeepTest, SignalStopsTheJobOfACommand) {
+  ASSERT_EQ(server_.stop().value(), 0);
+  // At this rate a scrub of what follows takes minutes.
+  PageServer slow(path("store"), 0, with_options({{"THAW_UPKEEP_MIB_S", "1"}}));
+  std::mt19937_64 generator(1);
+  write_file(path("a"), random_bytes(generator, 64u << 20));
+  ASSERT_EQ(slow.thaw({"push", "a", "--memory", path("a")}).exit_code, 0);
+  Program scrub({program_path("thaw"), "--json", "--server", slow.address(), "scrub"});
+  PageConnection client(slow.address(), message::Role::kControl);
+  const Deadline deadline = Deadline::after(kPatience);
+  const auto has_begun = [&] {
+    const auto report = client.ask(message::GetJob{1}).message;
+    return std::holds_alternative<message::JobReport>(report);
+  };
+  while (!has_begun()) ASSERT_FALSE(deadline.passed());
+  scrub.signal(SIGINT);
+  EXPECT_EQ(scrub.wait().value(), 1);
+  const Json report = Json::parse(scrub.rest_of_output(), nullptr, false);
+  ASSERT_TRUE(report.contains("error")) << report;
+  EXPECT_EQ(report["error"]["code"], "stopped") << report;
+  EXPECT_EQ(slow.thaw({"gc", "--dry-run"}).exit_code, 0) << "nothing runs any more";
 }
 
 }  // namespace
