@@ -120,7 +120,7 @@ Result<JobReport> Jobs::start(NamespaceId in, const message::StartJob& request) 
   busy_ = true;
   waiting_ = in;
   Asked& asked = asked_[in];
-  asked = {.name_space = in, .request = request, .report = {}, .stop = {}};
+  asked = {.request = request, .report = {}, .stop = {}};
   asked.report.number = ++last_number_;
   asked.report.kind = request.kind;
   // What nobody has asked for waits.
@@ -159,7 +159,7 @@ void Jobs::run(std::stop_token stop) {
   const bool upkeep = options_.interval.count() > 0;
   auto due = upkeep ? Clock::now() + options_.interval : Clock::time_point::max();
   while (!stop.stop_requested()) {
-    if (Asked* const asked = wait_for_work(stop, due)) do_asked(*asked);
+    if (auto* const work = wait_for_work(stop, due)) do_asked(*work);
     // However many jobs are asked for, what is due has its turn.
     if (stop.stop_requested() || Clock::now() < due) continue;
     look_after_namespaces();
@@ -167,7 +167,7 @@ void Jobs::run(std::stop_token stop) {
   }
 }
 
-Jobs::Asked* Jobs::wait_for_work(std::stop_token stop, Clock::time_point due) {
+Jobs::AskedJobs::value_type* Jobs::wait_for_work(std::stop_token stop, Clock::time_point due) {
   std::unique_lock lock(mutex_);
   const auto has_work = [&] { return waiting_.has_value(); };
   if (due == Clock::time_point::max()) {
@@ -178,14 +178,15 @@ Jobs::Asked* Jobs::wait_for_work(std::stop_token stop, Clock::time_point due) {
   upkeep_ = {};
   if (!waiting_) return nullptr;
   // The entry stays as it is while it is busy.
-  Asked& asked = asked_[*waiting_];
+  const auto work = asked_.find(*waiting_);
   waiting_.reset();
-  return &asked;
+  return &*work;
 }
 
-void Jobs::do_asked(Asked& asked) {
+void Jobs::do_asked(AskedJobs::value_type& work) {
+  auto& [in, asked] = work;
   Control control(*this, asked.stop.get_token(), &asked.report);
-  const auto done = perform(asked.name_space, asked.request, control);
+  const auto done = perform(in, asked.request, control);
   control.finish();
   const std::lock_guard lock(mutex_);
   asked.report.state = done ? JobState::kDone : JobState::kFailed;

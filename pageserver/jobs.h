@@ -56,11 +56,11 @@ class Jobs {
  private:
   class Control;
   struct Asked {
-    NamespaceId name_space;
     message::StartJob request;
     message::JobReport report;
     std::stop_source stop;
   };
+  using AskedJobs = std::map<NamespaceId, Asked>;
   /// What may have become garbage since the last collection began.
   struct Garbage {
     bool any = true;  // what happened before this server started is not known
@@ -70,8 +70,8 @@ class Jobs {
 
   void run(std::stop_token stop);
   /// Nothing when none was asked for until it is time for upkeep, or this is to end.
-  Asked* wait_for_work(std::stop_token stop, Clock::time_point due);
-  void do_asked(Asked& asked);
+  AskedJobs::value_type* wait_for_work(std::stop_token stop, Clock::time_point due);
+  void do_asked(AskedJobs::value_type& work);
   Result<void> perform(NamespaceId in, const message::StartJob& request, Control& control);
   void look_after_namespaces();
   Result<bool> garbage_is_due(NamespaceId in);
@@ -90,7 +90,7 @@ class Jobs {
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
   std::uint64_t last_number_ = 0;       // guarded by mutex_, as all that follows
-  std::map<NamespaceId, Asked> asked_;  // the last of each
+  AskedJobs asked_;                     // the last of each
   std::optional<NamespaceId> waiting_;  // whose job is to be run next
   bool busy_ = false;                   // a job that was asked for waits or runs
   std::stop_source upkeep_;             // of what is being done without being asked for

@@ -24,9 +24,9 @@ bool writes(const Message& message) {
          std::holds_alternative<message::SetNamespace>(message);
 }
 
-Reply done() { return with_body(message::Done{}); }
-
 }  // namespace
+
+Reply done() { return with_body(message::Done{}); }
 
 Reply with_body(Message message, Bytes body) {
   return {.message = std::move(message), .owned = std::move(body), .pieces = {}, .pin = {}};

@@ -44,6 +44,7 @@ struct Reply {
 };
 
 Reply with_body(Message message, Bytes body = {});
+Reply done();
 
 /// One connection's side of the protocol, without sockets: requests in, replies out. One thread at
 /// a time.

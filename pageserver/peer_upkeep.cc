@@ -25,7 +25,7 @@ Result<std::optional<Reply>> Peer::read_upkeep(const Message& message) {
     const NamespaceId in = TRY(name_space());
     Jobs* const all = TRY(jobs());
     TRY(all->stop(in, stop->number));
-    return with_body(message::Done{});
+    return done();
   }
   return std::optional<Reply>();
 }
@@ -52,7 +52,7 @@ Result<std::optional<Reply>> Peer::write_upkeep(const Message& message) {
   } else {
     return std::optional<Reply>();
   }
-  return with_body(message::Done{});
+  return done();
 }
 
 Result<Jobs*> Peer::jobs() {
@@ -133,13 +133,13 @@ Result<void> Peer::delete_snapshot(const message::DeleteSnapshot& request) {
 Result<Reply> Peer::pin(const message::Pin& request) {
   const NamespaceId in = TRY(name_space());
   TRY(pins_.pin(store_, in, request.snapshot));
-  return with_body(message::Done{});
+  return done();
 }
 
 Result<Reply> Peer::unpin(const message::Unpin& request) {
   const NamespaceId in = TRY(name_space());
   pins_.unpin(in, request.snapshot);
-  return with_body(message::Done{});
+  return done();
 }
 
 }  // namespace thaw

@@ -149,7 +149,8 @@ class ChunkUpkeep {
   virtual Result<ChunkId> next_chunk(NamespaceId name_space) = 0;
   /// Records which chunks are condemned from now on, instead of those that were.
   virtual Result<void> condemn(NamespaceId name_space, const ChunkSet& chunks) = 0;
-  /// Pushes do not meet these pages any more. REQUIRES: their chunks are condemned.
+  /// Pushes do not meet these pages any more. One that was stored anew since, as another chunk,
+  /// stays. REQUIRES: the chunks are condemned.
   virtual Result<void> forget(NamespaceId name_space, std::span<const KnownPage> pages) = 0;
   /// Deletes condemned chunks; returns how many bytes they had. REQUIRES: they are forgotten.
   virtual Result<ByteCount> sweep(NamespaceId name_space, std::span<const ChunkId> ids) = 0;

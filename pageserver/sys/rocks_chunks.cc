@@ -268,9 +268,13 @@ Result<void> RocksChunks::condemn(NamespaceId in, const ChunkSet& chunks) {
 
 Result<void> RocksChunks::forget(NamespaceId in, std::span<const KnownPage> pages) {
   Batch batch(database_);
+  const auto remove = [&](Family family, const std::string& key, ChunkId chunk) -> Result<void> {
+    if (TRY(database_.get_number(family, key)) == chunk.value) batch.remove(family, key);
+    return {};
+  };
   for (const KnownPage& page : pages) {
-    batch.remove(Family::kHash, hash_key(in, page.hash));
-    batch.remove(Family::kMeta, quarantine_key(in, page.hash));
+    TRY(remove(Family::kHash, hash_key(in, page.hash), page.chunk));
+    TRY(remove(Family::kMeta, quarantine_key(in, page.hash), page.chunk));
   }
   return database_.write(batch, Durability::kLogged);
 }
