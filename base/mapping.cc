@@ -6,6 +6,8 @@
 #include <linux/mman.h>
 #include <sys/mman.h>
 
+#include "base/check.h"
+
 namespace thaw {
 
 Mapping::Mapping(Mapping&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
@@ -26,22 +28,32 @@ HostAddress Mapping::address() const {
 
 namespace {
 
-Result<MutableByteSpan> map_anonymous(ByteCount size, int flags) {
-  if (size.value == 0) return fail(ErrorCode::kInvalidArgument, "cannot map 0 bytes");
-  void* const at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+struct MapRequest {
+  ByteCount size;
+  int protection = PROT_READ | PROT_WRITE;
+  int flags = MAP_PRIVATE;
+  int file = -1;
+  ByteCount offset{};
+};
+
+Result<MutableByteSpan> map(const MapRequest& request) {
+  const std::size_t size = request.size.value;
+  if (size == 0) return fail(ErrorCode::kInvalidArgument, "cannot map 0 bytes");
+  void* const at = ::mmap(nullptr, size, request.protection, request.flags, request.file,
+                          static_cast<off_t>(request.offset.value));
   if (at == MAP_FAILED) {
-    const int error_number = (flags & MAP_HUGETLB) != 0 && errno == ENOMEM ? ENOSPC : errno;
-    return fail_errno(fmt::format("map {} bytes of memory", size.value), error_number);
+    const bool no_huge_pages = (request.flags & MAP_HUGETLB) != 0 && errno == ENOMEM;
+    return fail_errno(fmt::format("map {} bytes of memory", size), no_huge_pages ? ENOSPC : errno);
   }
   // SAFETY: the kernel returned a fresh mapping of exactly this size.
-  return MutableByteSpan(static_cast<std::byte*>(at), size.value);
+  return MutableByteSpan(static_cast<std::byte*>(at), size);
 }
 
 }  // namespace
 
 Result<Mapping> Mapping::anonymous(ByteCount size) {
-  Mapping mapping(TRY(map_anonymous(size, MAP_NORESERVE)));
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  Mapping mapping(TRY(map({.size = size, .flags = kFlags})));
   if (::madvise(mapping.bytes_.data(), mapping.bytes_.size(), MADV_NOHUGEPAGE) != 0 &&
       errno != EINVAL) {  // EINVAL: a kernel built without transparent huge pages
     return fail_errno("madvise MADV_NOHUGEPAGE");
@@ -50,7 +62,35 @@ Result<Mapping> Mapping::anonymous(ByteCount size) {
 }
 
 Result<Mapping> Mapping::anonymous_huge(ByteCount size) {
-  return Mapping(TRY(map_anonymous(size, MAP_HUGETLB | MAP_HUGE_2MB)));
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB;
+  return Mapping(TRY(map({.size = size, .flags = kFlags})));
+}
+
+Result<Mapping> Mapping::shared(const UniqueFd& file, ByteCount size) {
+  return Mapping(TRY(map({.size = size, .flags = MAP_SHARED, .file = file.get()})));
+}
+
+Result<Mapping> Mapping::copy_on_write(const UniqueFd& file, ByteCount offset, ByteCount size) {
+  return Mapping(TRY(map({.size = size,
+                          .protection = PROT_NONE,
+                          .flags = MAP_PRIVATE | MAP_NORESERVE,
+                          .file = file.get(),
+                          .offset = offset})));
+}
+
+Result<void> Mapping::allow_access() {
+  if (::mprotect(bytes_.data(), bytes_.size(), PROT_READ | PROT_WRITE) != 0) {
+    return fail_errno("mprotect");
+  }
+  return {};
+}
+
+Result<void> Mapping::discard(ByteCount offset, ByteCount length) {
+  CHECK(within(offset.value, length.value, bytes_.size()));
+  if (::madvise(bytes_.data() + offset.value, length.value, MADV_DONTNEED) != 0) {
+    return fail_errno("madvise MADV_DONTNEED");
+  }
+  return {};
 }
 
 Result<void> keep_to_this_process(HostAddress start, ByteCount size) {

@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/types.h"
+#include "base/unique_fd.h"
 
 namespace thaw {
 
@@ -20,6 +21,17 @@ class Mapping {
   static Result<Mapping> anonymous(ByteCount size);
   /// Private anonymous memory from the 2 MiB hugetlbfs pool; kNoSpace when the pool is too small.
   static Result<Mapping> anonymous_huge(ByteCount size);
+
+  /// The first bytes of a file, to be read, and written for all who map it. What is missing
+  /// in the file is made by the first touch.
+  static Result<Mapping> shared(const UniqueFd& file, ByteCount size);
+  /// Bytes of a file from `offset` on; what is written stays with this mapping. Before
+  /// allow_access() nothing can touch it: nor the kernel, for a process that locks its memory.
+  static Result<Mapping> copy_on_write(const UniqueFd& file, ByteCount offset, ByteCount size);
+  Result<void> allow_access();
+  /// Gives back what [offset, offset + length) has (MADV_DONTNEED). REQUIRES: it is in the mapping,
+  /// and whole pages.
+  Result<void> discard(ByteCount offset, ByteCount length);
 
   MutableByteSpan bytes() const { return bytes_; }
   HostAddress address() const;

@@ -81,15 +81,28 @@ Result<UniqueFd> create_userfaultfd() {
   return fd;
 }
 
-Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length) {
-  uffdio_register request{.range = {.start = start.value, .len = length.value},
-                          .mode = UFFDIO_REGISTER_MODE_MISSING,
-                          .ioctls = 0};
+namespace {
+
+Result<void> register_memory(const UniqueFd& uffd, HostAddress start, ByteCount length,
+                             std::uint64_t mode) {
+  uffdio_register request{
+      .range = {.start = start.value, .len = length.value}, .mode = mode, .ioctls = 0};
   // SAFETY: request is live for the call; registering changes no memory content.
   if (::ioctl(uffd.get(), UFFDIO_REGISTER, &request) != 0) {
     return fail_errno(fmt::format("UFFDIO_REGISTER of {} bytes", length.value));
   }
   return {};
+}
+
+}  // namespace
+
+Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length) {
+  return register_memory(uffd, start, length, UFFDIO_REGISTER_MODE_MISSING);
+}
+
+Result<void> register_missing_and_minor(const UniqueFd& uffd, HostAddress start, ByteCount length) {
+  return register_memory(uffd, start, length,
+                         UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_MINOR);
 }
 
 Result<void> unregister(const UniqueFd& uffd, HostAddress start, ByteCount length) {
@@ -205,6 +218,17 @@ FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length, Wa
                             .zeropage = 0};
     const int status = ::ioctl(uffd.get(), UFFDIO_ZEROPAGE, &request);
     return fill_result(status, request.zeropage, rest);
+  });
+}
+
+FillResult show_pages(const UniqueFd& uffd, HostAddress start, ByteCount length) {
+  return fill_all(length, [&](ByteCount done) {
+    const ByteCount rest = length - done;
+    // SAFETY: the kernel checks the range and maps what is in the file.
+    uffdio_continue request{
+        .range = {.start = (start + done).value, .len = rest.value}, .mode = 0, .mapped = 0};
+    const int status = ::ioctl(uffd.get(), UFFDIO_CONTINUE, &request);
+    return fill_result(status, request.mapped, rest);
   });
 }
 

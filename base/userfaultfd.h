@@ -61,6 +61,9 @@ Result<UniqueFd> create_userfaultfd();
 
 /// Registers [start, start + length) for MISSING faults.
 Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length);
+/// The same, and for MINOR faults: those on pages that are in the file behind the memory and have
+/// not been seen in this mapping. What was registered for MISSING faults may be.
+Result<void> register_missing_and_minor(const UniqueFd& uffd, HostAddress start, ByteCount length);
 
 /// Ends the registration of [start, start + length) and wakes who waits there: missing pages are
 /// zero from now on, and nobody is told. A range that is not registered or mapped any more is fine.
@@ -88,6 +91,9 @@ FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from,
 /// Fills missing pages with zeros. Not for hugetlbfs memory.
 FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length,
                       Waiters waiters = Waiters::kWake);
+/// Lets pages be seen that are in the file behind the memory (UFFDIO_CONTINUE), and wakes their
+/// waiters. kFailed: there is no such page in the file, or the memory has none.
+FillResult show_pages(const UniqueFd& uffd, HostAddress start, ByteCount length);
 /// Wakes waiters; those whose page is still missing raise their fault again.
 void wake_pages(const UniqueFd& uffd, HostAddress start, ByteCount length);
 

@@ -178,6 +178,11 @@ class Declaration {
     CLI::Option* const no_record =
         sub->add_flag("--no-record", options_.no_record, "Never record")->excludes(record);
     const std::vector<CLI::Option*> window = declare_window(sub);
+    CLI::Option* const shared = sub->add_flag(
+        "--shared", options_.shared,
+        "The VM maps the one copy of the snapshot that this host has, made by the first such "
+        "restore: what is there raises no fault. Needs a VMM with libthaw or thaw-qemu.so");
+    shared->excludes(record);
     sub->add_flag("--no-prefetch", options_.no_prefetch,
                   "Do not bring the working set: every page comes on demand")
         ->excludes(record);
@@ -187,7 +192,8 @@ class Declaration {
         ->capture_default_str();
     CLI::Option* const trace =
         sub->add_option("--trace", options_.trace,
-                        "File for what came when, in the window of a recording; for `ws plot`");
+                        "File for what came when, in the window of a recording; for `ws plot`")
+            ->excludes(shared);
     sub->callback([=, &chosen = chosen_] {
       const bool has_window = window[0]->count() > 0 || window[1]->count() > 0;
       if (no_record->count() > 0 && trace->count() == 0 && has_window) {

@@ -48,6 +48,7 @@ struct Options {
   std::uint32_t record_most_ms = 10'000;
   bool no_prefetch = false;
   std::uint64_t hydrate_mib_s = 0;
+  bool shared = false;
   std::string trace;
   std::uint64_t session = 0;
   bool kill = false;

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "base/file.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "base/types.h"
 #include "cli/limits.h"
@@ -127,16 +128,6 @@ Result<Manifest> attempt(const PushOptions& options, const ImageFiles& image, co
   if (!sent) return std::unexpected(sent.error());
   memory.committed = push.content_hash;
   return client.commit(cold);
-}
-
-/// The vendor of this host's CPU, as /proc/cpuinfo names it; empty when it does not.
-std::string cpu_vendor() {
-  const auto info = read_text_file("/proc/cpuinfo", std::size_t{16} << 20);
-  if (!info) return {};
-  const std::size_t line = info->find("vendor_id");
-  const std::size_t colon = line == std::string::npos ? line : info->find(": ", line);
-  if (colon == std::string::npos) return {};
-  return info->substr(colon + 2, info->find('\n', colon) - colon - 2);
 }
 
 }  // namespace

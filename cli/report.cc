@@ -224,8 +224,11 @@ void print_prepared(const control::Prepared& prepared, OutputForm form) {
                        {"socket", prepared.socket},
                        {"memory_bytes", prepared.memory.value},
                        {"state_bytes", prepared.state.value},
-                       {"regions", regions_json(prepared.regions)}});
+                       {"regions", regions_json(prepared.regions)},
+                       {"generation", prepared.generation},
+                       {"warnings", prepared.warnings}});
   }
+  for (const std::string& warning : prepared.warnings) fmt::print("warning: {}\n", warning);
   fmt::print("session {}: waiting for a VMM with {} of memory on {}\n", prepared.session,
              human_bytes(prepared.memory.value), prepared.socket);
 }

@@ -36,7 +36,8 @@ Result<void> prepare(const Options& options) {
                            .record_most_ms = options.record_most_ms,
                            .prefetch = !options.no_prefetch,
                            .hydrate_bytes_per_s = options.hydrate_mib_s << 20,
-                           .trace_out = absolute(options.trace)};
+                           .trace_out = absolute(options.trace),
+                           .shared = options.shared};
   if (!options.owner.empty()) {
     const FileOwner owner = TRY(parse_owner(options.owner));
     request.owner_uid = owner.uid;

@@ -26,6 +26,7 @@ std::string state_text(const SessionReport& session) {
       text += ", not recorded";
       break;
   }
+  if (session.shared) text += ", shared";
   if (session.prefetch.state == PrefetchState::kStreaming) text += ", prefetching";
   if (session.prefetch.state == PrefetchState::kStopped) text += ", prefetch stopped";
   return text;

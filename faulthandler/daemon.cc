@@ -7,12 +7,20 @@
 
 #include "base/cpu.h"
 #include "base/event_fd.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "faulthandler/limits.h"
 
 namespace thaw {
 
 namespace {
+
+std::vector<std::string> warnings_for(const SnapshotSpec& spec) {
+  const std::string here = cpu_vendor();
+  if (spec.cpu_vendor.empty() || here.empty() || spec.cpu_vendor == here) return {};
+  return {fmt::format("the snapshot was made on a CPU of {}, this host's is of {}", spec.cpu_vendor,
+                      here)};
+}
 
 /// A working set of so few recordings that more are wanted soon: of one restore in eight.
 constexpr std::uint8_t kFewRecordings = 3;
@@ -54,6 +62,7 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, DaemonOptions 
       options_(std::move(options)),
       source_(options_.server),
       placement_(options_.placement),
+      images_(options_.image_budget),
       task_watch_([this](int result) { watch_tasks(result); }),
       worker_watch_([this](int result) { watch_workers(result); }),
       reports_(options_.server, [this](std::uint64_t session, RecordingState state) {
@@ -97,6 +106,11 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
     if (ms > 0 && std::chrono::milliseconds(ms) <= limits::kMostRecording) continue;
     return Error(ErrorCode::kInvalidArgument, "a recording ends after 1 ms to an hour");
   }
+  const bool records = request.record == RecordMode::kAlways || !request.trace_out.empty();
+  if (request.shared && records) {
+    return Error(ErrorCode::kInvalidArgument,
+                 "what a VM touches is not seen when its memory is shared");
+  }
   std::optional<FileOwner> owner;
   if (request.owner_uid) owner = FileOwner{*request.owner_uid, *request.owner_gid};
 
@@ -104,7 +118,8 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   if (!snapshot) return snapshot.error();
   auto listener = listen_unix(request.socket, owner);
   if (!listener) return listener.error();
-  const WindowUse use = window_use(request, name_space, *snapshot);
+  const WindowUse use =
+      request.shared ? WindowUse::kNone : window_use(request, name_space, *snapshot);
   const SnapshotSpec& spec = snapshot->image->manifest.spec;
   const auto cold = std::shared_ptr<const ColdMap>(snapshot->image, &snapshot->image->cold);
   const bool prefetches = request.prefetch && use != WindowUse::kRecord;
@@ -120,17 +135,26 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
                 .prefetch = {},
                 .plan = {.set = prefetches ? snapshot->set : nullptr,
                          .hydrate_bytes_per_s = request.hydrate_bytes_per_s,
-                         .cold = cold->empty() ? nullptr : cold},
+                         .cold = cold->empty() ? nullptr : cold,
+                         // In an image they would be pages for pages that nobody may touch.
+                         .rest_zeros = request.shared ? ZeroPages::kNot : ZeroPages::kToo},
                 .window = {.idle = std::chrono::milliseconds(request.record_idle_ms),
                            .most = std::chrono::milliseconds(request.record_most_ms)},
                 .window_use = use}});
-  const auto session =
-      on_loop<std::uint64_t>([this, options] { return add_session(std::move(*options)); });
-  if (!session) {
+  const auto added = on_loop<Added>([this, options, shared = request.shared] {
+    return add_session(std::move(*options), shared);
+  });
+  if (!added) {
     remove_file(request.socket);
-    return session.error();
+    return added.error();
   }
-  return control::Prepared{*session, request.socket, spec.memory, spec.state, spec.regions};
+  return control::Prepared{.session = added->session,
+                           .socket = request.socket,
+                           .memory = spec.memory,
+                           .state = spec.state,
+                           .regions = spec.regions,
+                           .generation = added->generation,
+                           .warnings = warnings_for(spec)};
 }
 
 WindowUse Daemon::window_use(const control::Prepare& request, const std::string& name_space,
@@ -149,7 +173,7 @@ WindowUse Daemon::window_use(const control::Prepare& request, const std::string&
   return count % every == 0 ? WindowUse::kRecord : otherwise;
 }
 
-Result<std::uint64_t> Daemon::add_session(SessionOptions options) {
+Result<Daemon::Added> Daemon::add_session(SessionOptions options, bool shared) {
   if (stopping_) return fail(ErrorCode::kStopped, "the fault handler is stopping");
   if (sessions_.size() >= limits::kMaxSessions) {
     return fail(ErrorCode::kLimitExceeded, "{} sessions are the limit", limits::kMaxSessions);
@@ -158,11 +182,16 @@ Result<std::uint64_t> Daemon::add_session(SessionOptions options) {
   options.id = id;
   Links& server = links(options.name_space);
   options.serve.prefetch.emplace(server.prefetch, workers_, buffers_);
+  options.serve.local = &images_.chunks(options.name_space);
+  if (shared) {
+    options.shared = TRY(images_.get(loop_, server.demand, options.name_space, options.serve));
+  }
   Session::Owner& owner = *this;  // a private base: make_unique may not convert
   auto session = std::make_unique<Session>(loop_, server.demand, std::move(options), owner);
   session->start();
   sessions_.emplace(id, std::move(session));
-  return id;
+  last_generation_ = std::max(last_generation_ + 1, unix_milliseconds());
+  return Added{id, last_generation_};
 }
 
 Daemon::Links& Daemon::links(const std::string& name_space) {
@@ -216,6 +245,7 @@ void Daemon::after_turn() {
   placement_.set_bulk_work(workers_.busy());
   placement_.after_turn();
   loop_.set_spin(placement_.spin());
+  images_.tidy();
   if (any_ended_ || stopping_) forget_ended();
 }
 
@@ -235,6 +265,8 @@ void Daemon::forget_ended() {
     it = sessions_.erase(it);
   }
   if (!stopping_ || !sessions_.empty()) return;
+  images_.stop();
+  if (!images_.finished()) return;
   for (const auto& [name_space, links] : links_) {
     links->prefetch.close();
     links->demand.close();

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "faulthandler/demand_link.h"
+#include "faulthandler/host_images.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/placement.h"
 #include "faulthandler/prefetch_link.h"
@@ -48,6 +49,7 @@ struct DaemonOptions {
   /// eight while few recordings made the set; 0: none.
   std::uint32_t record_every = 0;
   PlacementOptions placement;
+  ByteCount image_budget;  // of the host images together
 };
 
 /// The fault handler: its sessions, its links to the page server, and what control commands do
@@ -69,7 +71,12 @@ class Daemon final : private Session::Owner {
 
  private:
   ControlReply prepare(const control::Prepare& request);
-  Result<std::uint64_t> add_session(SessionOptions options);
+  /// The session's place in the reply to whoever has it prepared.
+  struct Added {
+    std::uint64_t session;
+    std::uint64_t generation;
+  };
+  Result<Added> add_session(SessionOptions options, bool shared);
   std::vector<SessionReport> list() const;
   Result<void> stop_session(const control::Stop& request);
   /// The connections to the page server for one namespace.
@@ -108,9 +115,11 @@ class Daemon final : private Session::Owner {
   SnapshotSource source_;
   Placement placement_;
   std::map<std::string, std::unique_ptr<Links>> links_;  // by namespace
+  HostImages images_;
   std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
   std::deque<SessionReport> ended_;
   std::uint64_t next_session_ = 1;
+  std::uint64_t last_generation_ = 0;
   bool any_ended_ = false;  // and was not forgotten yet
   bool stopping_ = false;
   Operation task_watch_;

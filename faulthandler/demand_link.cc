@@ -64,8 +64,25 @@ bool DemandLink::needs(SnapshotId snapshot) const {
 
 void DemandLink::add(ChunkSink& sink, SnapshotId snapshot) {
   if (!needs(snapshot)) send_pin(message::Pin{snapshot}, snapshot);
-  sinks_.push_back({&sink, snapshot});
+  const auto entry = std::ranges::find(sinks_, &sink, &Entry::sink);
+  if (entry != sinks_.end()) {
+    entry->snapshot = snapshot;
+  } else {
+    sinks_.push_back({&sink, snapshot});
+  }
   connection_.open();
+}
+
+void DemandLink::let_go(const ChunkSink& sink) {
+  const auto entry = std::ranges::find(sinks_, &sink, &Entry::sink);
+  if (entry == sinks_.end()) return;
+  const auto snapshot = std::exchange(entry->snapshot, std::nullopt);
+  if (snapshot && !needs(*snapshot)) send_pin(message::Unpin{*snapshot}, *snapshot);
+}
+
+bool DemandLink::needs_connection() const {
+  const auto needs_snapshot = [](const Entry& entry) { return entry.snapshot.has_value(); };
+  return waiting() || std::ranges::any_of(sinks_, needs_snapshot);
 }
 
 void DemandLink::forget(const ChunkSink& sink) {
@@ -74,9 +91,8 @@ void DemandLink::forget(const ChunkSink& sink) {
   }
   const auto entry = std::ranges::find(sinks_, &sink, &Entry::sink);
   if (entry == sinks_.end()) return;
-  const SnapshotId snapshot = entry->snapshot;
+  let_go(sink);
   sinks_.erase(entry);
-  if (!needs(snapshot)) send_pin(message::Unpin{snapshot}, snapshot);
 }
 
 /// Without a connection nothing is pinned, and on_ready() pins what is needed.
@@ -129,8 +145,8 @@ void DemandLink::on_replies_end() {
 void DemandLink::on_ready() {
   std::set<SnapshotId> pinned;
   for (const Entry& entry : sinks_) {
-    if (pinned.insert(entry.snapshot).second) {
-      send_pin(message::Pin{entry.snapshot}, entry.snapshot);
+    if (entry.snapshot && pinned.insert(*entry.snapshot).second) {
+      send_pin(message::Pin{*entry.snapshot}, *entry.snapshot);
     }
   }
   for (Batch& batch : batches_) {

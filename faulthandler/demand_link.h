@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -69,6 +70,9 @@ class DemandLink final : private ServerConnection::User {
   /// Announces a sink and connects, so that its first fault finds the connection made. The page
   /// server keeps the snapshot until the last sink that needs it is forgotten.
   void add(ChunkSink& sink, SnapshotId snapshot);
+  /// A sink that was added does not need its snapshot for now; what it has asked for comes all the
+  /// same. add() again takes it back.
+  void let_go(const ChunkSink& sink);
 
   /// Ends it; may be destroyed once idle().
   void close() { connection_.close(); }
@@ -92,13 +96,13 @@ class DemandLink final : private ServerConnection::User {
   void on_replies_end() override;
   void on_lost() override { pin_requests_.clear(); }
   /// Whoever is served from a snapshot needs its pin, which a lost connection takes along.
-  bool needs_connection() const override { return waiting() || !sinks_.empty(); }
+  bool needs_connection() const override;
   std::size_t outstanding() const override;
   bool overdue(Clock::time_point now) const override;
 
   struct Entry {
     ChunkSink* sink;
-    SnapshotId snapshot;
+    std::optional<SnapshotId> snapshot;  // nothing: none for now
   };
   bool needs(SnapshotId snapshot) const;
   void send_pin(const Message& message, SnapshotId snapshot);

@@ -79,10 +79,18 @@ void FaultCore::on_coming(PageIndex page) {
   states_[page.value] = PageState::kComing;
 }
 
-bool FaultCore::all_accounted() const {
-  return std::ranges::all_of(states_, [](PageState state) {
-    return state == PageState::kPresent || state == PageState::kRemoved;
-  });
+bool FaultCore::all_accounted(ZeroPages zeros) const {
+  for (std::size_t i = 0; i < map_.run_count(); ++i) {
+    const PageMap::Run run = map_.run(i);
+    if (run.first.value >= states_.size()) break;
+    if (run.zero() && zeros == ZeroPages::kNot) continue;
+    const std::size_t end = std::min<std::size_t>((run.first + run.length).value, states_.size());
+    for (std::size_t page = run.first.value; page < end; ++page) {
+      if (states_[page] != PageState::kPresent && states_[page] != PageState::kRemoved)
+        return false;
+    }
+  }
+  return true;
 }
 
 bool FaultCore::on_left_out(PageIndex page) {

@@ -22,6 +22,9 @@ enum class PageState : std::uint8_t {
   kRemoved,  // the guest gave it back: zero at every later fault, never the snapshot's content
 };
 
+/// Whether pages that are zero in the snapshot are meant.
+enum class ZeroPages : std::uint8_t { kToo, kNot };
+
 /// What each page of a session is and what a fault on it needs: the rules, without system calls.
 ///
 /// kRemoved is for good. A REMOVE is delivered before the pages go, so a zero page that is put in
@@ -78,7 +81,7 @@ class FaultCore {
     return state(page) == PageState::kComing || state(page) == PageState::kWanted;
   }
   /// Whether every page is present or was removed. Looks at each.
-  bool all_accounted() const;
+  bool all_accounted(ZeroPages zeros) const;
   /// The page that was coming did not. True when a vCPU waits for it by now: ask for it again.
   bool on_left_out(PageIndex page);
 

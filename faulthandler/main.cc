@@ -8,6 +8,7 @@
 
 #include "base/command_line.h"
 #include "base/event_fd.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "faulthandler/control_server.h"
 #include "faulthandler/daemon.h"
@@ -23,6 +24,7 @@ struct Options {
   std::string spin = "auto";
   std::uint32_t around = 64;
   std::uint32_t record_every = 64;
+  std::uint64_t images_mib = thaw::physical_memory().value / 2 >> 20;
   unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
   bool verbose = false;
 };
@@ -40,7 +42,8 @@ thaw::Result<void> run(const Options& options) {
                        .name_space = options.name_space,
                        .around = options.around,
                        .record_every = options.record_every,
-                       .placement = placement});
+                       .placement = placement,
+                       .image_budget = {options.images_mib << 20}});
 
   std::function<void(int)> watch_signals;
   thaw::Operation signal_watch([&](int result) { watch_signals(result); });
@@ -97,6 +100,11 @@ int main(int argc, char** argv) {
   app.add_option("--workers", options.workers,
                  "Threads that decompress prefetched pages and put them in")
       ->check(CLI::Range(1u, 64u))
+      ->capture_default_str();
+  app.add_option("--images-mib", options.images_mib,
+                 "What shared images of snapshots may take up together; those that no VM uses are "
+                 "kept within it for the next VM. Half of this host's memory")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
       ->capture_default_str();
   app.add_flag("--verbose", options.verbose, "Log details");
   thaw::add_configuration(app);

@@ -20,9 +20,14 @@ std::size_t order_of(TouchClass when, bool zeros, std::size_t number) {
 
 }  // namespace
 
-Prefetch::Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, FaultCore& core,
-                   Owner& owner)
-    : loop_(loop), service_(service), plan_(std::move(plan)), core_(core), owner_(owner) {
+Prefetch::Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, const ChunkSource* local,
+                   FaultCore& core, Owner& owner)
+    : loop_(loop),
+      service_(service),
+      plan_(std::move(plan)),
+      local_(local),
+      core_(core),
+      owner_(owner) {
   if (plan_.set == nullptr) return;
   packs_.resize(plan_.set->packs().size());
   summary_.set_pages = plan_.set->page_count();
@@ -111,13 +116,37 @@ bool Prefetch::ask_for_pack() {
   const auto number = take_pack();
   if (!number) return false;
   const PrefetchSet::Pack& pack = plan_.set->packs()[*number];
-  PrefetchJob& job = add_job(PrefetchJob::Content::kPack, order_of(pack.when, false, *number));
+  const std::size_t order = order_of(pack.when, false, *number);
+  if (PrefetchJob* const local = add_local_job(pack.pages, order)) {
+    issue(*local);
+    // What is left of it has its turn next.
+    packs_[*number] = PackTurn::kSooner;
+    ++sooner_;
+    return true;
+  }
+  PrefetchJob& job = add_job(PrefetchJob::Content::kPack, order);
   job.pack = *number;
   job.pages = pack.pages;
   claim(job);
   service_.link.request_pack(*this, job, plan_.set->snapshot(), plan_.set->generation(),
                              static_cast<std::uint32_t>(*number), pack.bytes);
   return true;
+}
+
+PrefetchJob* Prefetch::add_local_job(const std::vector<PackPage>& pages, std::size_t order) {
+  if (local_ == nullptr) return nullptr;
+  PrefetchJob* job = nullptr;
+  for (const PackPage& page : pages) {
+    const auto content = core_.is_missing(page.page) ? local_->find(page.chunk) : std::nullopt;
+    if (!content) continue;
+    if (job == nullptr) job = &add_job(PrefetchJob::Content::kChunks, order);
+    std::ranges::copy(*content, job->plain.get() + job->pages.size() * kPageBytes);
+    job->pages.push_back(page);
+  }
+  if (job == nullptr) return nullptr;
+  job->ready = true;
+  claim(*job);
+  return job;
 }
 
 void Prefetch::on_prefetched(PrefetchJob& job, ByteSpan sealed) {
@@ -311,6 +340,7 @@ void Prefetch::settle(PrefetchJob& job, const PrefetchJob::Run& run) {
     wake_pages(*userfaultfd_, run.address + bytes_of(waited->first - run.first),
                bytes_of(waited->count));
   }
+  filled_pages_ += run.filled.value;
   (job.is_rest ? summary_.hydrated_pages : summary_.prefetched_pages) +=
       (run.filled - std::min(run.filled, asked)).value;
   if (run.present.value > 0) owner_.on_prefetched({run.first, run.present});
@@ -372,6 +402,15 @@ bool Prefetch::finished() const {
 std::optional<CopyGate::Reading> Prefetch::reading() {
   if (in_pool_ == 0 || userfaultfd_ == nullptr) return std::nullopt;
   return std::optional<CopyGate::Reading>(std::in_place, gate_);
+}
+
+PageCount Prefetch::filling() const {
+  PageCount pages{0};
+  for (const auto& job : jobs_) {
+    if (!job->in_pool) continue;
+    for (const PrefetchJob::Run& run : job->runs) pages += run.count;
+  }
+  return pages;
 }
 
 PrefetchSummary Prefetch::summary() const {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "faulthandler/chunk_source.h"
 #include "faulthandler/copy_gate.h"
 #include "faulthandler/fault_core.h"
 #include "faulthandler/limits.h"
@@ -31,6 +32,7 @@ struct PrefetchPlan {
   std::shared_ptr<const PrefetchSet> set;  // nullptr: there is none
   std::uint64_t hydrate_bytes_per_s = 0;   // the rest of memory after the set; 0: never
   std::shared_ptr<const ColdMap> cold{};   // of the rest, what comes last; nullptr: nothing
+  ZeroPages rest_zeros = ZeroPages::kToo;  // whether those of the rest are brought
 };
 
 /// Streams the working set into one VM's memory, and then, if that is wanted, the rest of it. Packs
@@ -55,8 +57,10 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
     ~Owner() = default;
   };
 
-  /// `core` is that of the session.
-  Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, FaultCore& core, Owner& owner);
+  /// `core` is that of the session. `local` is asked before the page server; nullptr: there is
+  /// none.
+  Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, const ChunkSource* local,
+           FaultCore& core, Owner& owner);
   Prefetch(const Prefetch&) = delete;
   Prefetch& operator=(const Prefetch&) = delete;
   virtual ~Prefetch() = default;
@@ -77,6 +81,10 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   /// is needed when no copy can be under way.
   std::optional<CopyGate::Reading> reading();
 
+  /// Pages that were put in, and how many more may have been that are not counted yet.
+  std::uint64_t filled_pages() const { return filled_pages_; }
+  PageCount filling() const;
+
   PrefetchSummary summary() const;
   std::uint64_t damaged() const { return damaged_; }
 
@@ -87,6 +95,9 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   bool may_take_buffer();
   /// False when there is nothing to ask for, or no room.
   bool ask_for_pack();
+  /// A job for those of the pages that are at hand on this host, ready to be issued; nullptr: none
+  /// is.
+  PrefetchJob* add_local_job(const std::vector<PackPage>& pages, std::size_t order);
   /// Takes the next pack of which enough is missing.
   std::optional<std::size_t> take_pack();
   bool all_taken() const { return sooner_ == 0 && next_pack_ == packs_.size(); }
@@ -134,6 +145,7 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   Loop& loop_;
   PrefetchService service_;
   PrefetchPlan plan_;
+  const ChunkSource* const local_;
   FaultCore& core_;
   Owner& owner_;
   const UniqueFd* userfaultfd_ = nullptr;  // nullptr: no VM yet
@@ -162,6 +174,7 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   Operation lateness_{[this](int) { on_late_timer(); }};
 
   PrefetchSummary summary_;
+  std::uint64_t filled_pages_ = 0;
   std::uint64_t damaged_ = 0;
 };
 

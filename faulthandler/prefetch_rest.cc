@@ -42,7 +42,7 @@ bool Prefetch::ask_for_rest() {
     if (comes_in_another_turn(page) || !core_.is_missing(page)) continue;
     if (const ChunkId chunk = core_.chunk_of(page); chunk.valid()) {
       pages.push_back({page, chunk});
-    } else {
+    } else if (plan_.rest_zeros == ZeroPages::kToo) {
       append_page(zeros, page);
       ++zero_count;
     }
@@ -51,6 +51,13 @@ bool Prefetch::ask_for_rest() {
     PrefetchJob& job = add_zeros(std::move(zeros), 0);
     job.is_rest = true;
     issue(job);
+  }
+  if (PrefetchJob* const local = add_local_job(pages, 0)) {
+    local->is_rest = true;
+    issue(*local);
+    std::erase_if(pages, [this](const PackPage& page) { return !core_.is_missing(page.page); });
+    // The others come with the next sweep if there is no room for them now.
+    if (pages.empty() || !may_take_buffer()) return true;
   }
   if (!pages.empty()) {
     const double bytes = static_cast<double>(pages.size() * kPageBytes);
@@ -87,9 +94,9 @@ void Prefetch::end_sweep() {
   next_cold_ = 0;
   cold_turn_ = !cold_turn_ && plan_.cold != nullptr;
   if (cold_turn_) return pause(kShortPause);
-  if (core_.all_accounted()) {
+  if (core_.all_accounted(plan_.rest_zeros)) {
     complete_ = true;
-    return owner_.on_complete();
+    return plan_.rest_zeros == ZeroPages::kToo ? owner_.on_complete() : check_done();
   }
   // Others wait for what is left, or will bring it, or it cannot be had.
   rest_due_ = Clock::now() + sweep_pause_;

@@ -18,8 +18,8 @@ ServedMemory::ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, O
   const bool any = options_.plan.set != nullptr || options_.plan.hydrate_bytes_per_s > 0;
   if (!options_.prefetch || !any) return;
   Prefetch::Owner& prefetch_owner = *this;  // a private base: make_unique may not convert
-  prefetch_ =
-      std::make_unique<Prefetch>(loop_, *options_.prefetch, options_.plan, core_, prefetch_owner);
+  prefetch_ = std::make_unique<Prefetch>(loop_, *options_.prefetch, options_.plan, options_.local,
+                                         core_, prefetch_owner);
 }
 
 void ServedMemory::connect() {
@@ -31,9 +31,7 @@ void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   userfaultfd_ = std::move(userfaultfd);
   regions_ = std::move(regions);
   // All that a fault needs is made here.
-  events_.reserve(limits::kMaxEventReads * limits::kUserfaultfdEventsPerRead);
   wanted_.reserve(limits::kMaxEventReads * limits::kUserfaultfdEventsPerRead);
-  removed_.reserve(limits::kMaxEventReads * limits::kUserfaultfdEventsPerRead);
   riders_.reserve(limits::kMaxBatchRiders);
   run_ = std::make_unique_for_overwrite<std::array<PlainPage, limits::kMaxBatchRiders>>();
   serving_ = true;
@@ -82,97 +80,43 @@ void ServedMemory::give_up(const std::string& reason) {
   owner_.give_up(reason);
 }
 
-namespace {
-
-bool is_fault(const MemoryEvent& event) { return std::holds_alternative<FaultEvent>(event); }
-
-}  // namespace
-
 void ServedMemory::drain_events() {
-  events_.clear();
   // From here until what was read has taken effect nobody else puts pages in.
   auto reading = prefetch_ != nullptr ? prefetch_->reading() : std::nullopt;
-  for (std::size_t i = 0; i < limits::kMaxEventReads; ++i) {
-    const auto read = read_events(userfaultfd_, events_);
-    if (!read) {
-      // What was read before has happened all the same.
-      give_up(read.error().message());
-      break;
-    }
-    if (*read < limits::kUserfaultfdEventsPerRead) break;  // that was the end of the queue
-  }
-  if (reading && !std::ranges::all_of(events_, is_fault)) reading->note_change();
-  if (const auto applied = apply_changes(); !applied) give_up(applied.error().message());
+  if (const auto read = events_.read(userfaultfd_); !read) give_up(read.error().message());
+  if (reading && events_.has_changes()) reading->note_change();
+  const auto applied = events_.apply_changes(userfaultfd_, regions_, *this);
+  if (!applied) give_up(applied.error().message());
   reading.reset();
   answer_faults();
-}
-
-Result<void> ServedMemory::apply_changes() {
-  Result<void> applied;
-  for (MemoryEvent& event : events_) {
-    if (const auto* removed = std::get_if<RemoveEvent>(&event)) {
-      removed_.push_back(*removed);
-    } else if (const auto* unmapped = std::get_if<UnmapEvent>(&event)) {
-      removed_.push_back({unmapped->start, unmapped->length});
-    } else if (auto* const moved = std::get_if<RemapEvent>(&event)) {
-      apply_removed();
-      if (auto followed = apply(*moved); !followed) applied = std::move(followed);
-    } else if (auto* const forked = std::get_if<ForkEvent>(&event)) {
-      children_.push_back(std::move(forked->child));
-      applied = fail(ErrorCode::kUnsupported, "the VMM forked with its userfaultfd");
-    }
-  }
-  apply_removed();
-  return applied;
-}
-
-void ServedMemory::apply_removed() {
-  // Each page once, however often the VMM has named it: that costs it little, and us a look at it.
-  std::ranges::sort(removed_, {}, &RemoveEvent::start);
-  HostAddress done{0};
-  for (const RemoveEvent& removed : removed_) {
-    const HostAddress start = std::max(removed.start, done);
-    const HostAddress end = removed.start + removed.length;
-    if (start >= end) continue;
-    done = end;
-    bool wanted = false;
-    regions_.for_each_range(start, end - start, [&](PageRange range) {
-      if (core_.on_remove(range.first, range.count)) wanted = true;
-    });
-    // Who waits in there faults again, and gets zeros.
-    if (wanted) wake_pages(userfaultfd_, start, end - start);
-  }
-  removed_.clear();
-}
-
-Result<void> ServedMemory::apply(RemapEvent& moved) {
-  const auto lost = TRY(regions_.move(moved.from, moved.to, moved.length));
-  for (const PageRange range : lost) core_.on_remove(range.first, range.count);
-  // Who waits at an address that means another page now, or none.
-  wake_pages(userfaultfd_, moved.from, moved.length);
-  wake_pages(userfaultfd_, moved.to, moved.length);
-  return {};
 }
 
 void ServedMemory::answer_faults() {
   const auto now = Clock::now();
   bool any = false;
-  for (const MemoryEvent& event : events_) {
-    const auto* const fault = std::get_if<FaultEvent>(&event);
-    if (fault == nullptr || !serving_) continue;
+  events_.for_each_fault([&](HostAddress address) {
     any = true;
-    answer_fault(fault->address, now);
-  }
+    if (serving_) answer_fault(address, now);
+  });
   if (any) owner_.on_faults();
 }
 
 void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
-  const auto page = regions_.page_at(address);
-  if (!page) {
-    return give_up(fmt::format("a fault at {:#x}, outside all regions", address.value));
+  if (const auto page = regions_.page_at(address)) return answer_fault(*page, now);
+  give_up(fmt::format("a fault at {:#x}, outside all regions", address.value));
+}
+
+void ServedMemory::demand(std::span<const PageIndex> pages) {
+  const auto now = Clock::now();
+  for (const PageIndex page : pages) {
+    if (serving_) answer_fault(page, now);
   }
-  const HandoffRegion& region = *regions_.find(*page);
-  const PageRange unit = unit_of(*page, region);
+  ask_for_wanted();
+}
+
+void ServedMemory::answer_fault(PageIndex page, Clock::time_point now) {
+  const HandoffRegion& region = *regions_.find(page);
+  const PageRange unit = unit_of(page, region);
   if (core_.is_missing(unit.first) || core_.state(unit.first) == PageState::kComing) {
     if (records() && recorder_.count() == 0) recorder_.start(now);
     recorder_.note(unit.first, TouchKind::kDemand, now);
@@ -184,8 +128,9 @@ void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
         if (!fill) return give_up(fill.error().message());
         if (*fill != nullptr) want_huge(**fill);
       } else {
-        want(*page, now);
-        if (prefetch_ != nullptr) prefetch_->prefer(*page);
+        if (fill_locally(page, region, now)) return;
+        want(page, now);
+        if (prefetch_ != nullptr) prefetch_->prefer(page);
       }
       return;
     }
@@ -264,7 +209,7 @@ void ServedMemory::on_chunk(const WantedPage& wanted, ByteSpan chunk) {
     wanted_.push_back(again);
     return;
   }
-  if (huge == nullptr) return fill(wanted, &plain_);
+  if (huge == nullptr) return fill(wanted, PageSpan(plain_));
   if (--huge->missing == 0) fill_huge(*huge);
 }
 
@@ -273,12 +218,7 @@ void ServedMemory::on_rider(const Rider& rider, ByteSpan chunk) {
   bytes_received_ += chunk.size();
   const PageState state = core_.state(rider.page);
   if (state != PageState::kComing && state != PageState::kWanted) return;
-  const PageIndex next = run_pages_.first + run_pages_.count;
-  if (rider.page != next || regions_.find(rider.page) != regions_.find(run_pages_.first)) {
-    fill_run();
-    run_pages_ = {rider.page, {0}};
-  }
-  if (!codec_.decode(chunk, rider.chunk, (*run_)[run_pages_.count.value])) {
+  if (!codec_.decode(chunk, rider.chunk, next_in_run(rider.page))) {
     ++damaged_chunks_;
     on_left_out(rider);
     return fill_run();
@@ -317,11 +257,20 @@ void ServedMemory::on_stuck_timer() {
   ask_for_wanted();
 }
 
+std::uint64_t ServedMemory::filled_pages() const {
+  return filled_pages_ + (prefetch_ != nullptr ? prefetch_->filled_pages() : 0);
+}
+
+PageCount ServedMemory::filling() const {
+  return prefetch_ != nullptr ? prefetch_->filling() : PageCount{0};
+}
+
 void ServedMemory::add_to(SessionReport& report) const {
   const auto microseconds = [](Nanoseconds t) { return static_cast<double>(t.count()) / 1000; };
   report.present_pages = core_.present_pages();
   report.faults = core_.faults();
   report.around_pages = around_pages_;
+  report.local_pages = local_pages_;
   report.around_window = core_.window().size();
   report.around_probes = core_.window().probes();
   report.around_hits = core_.window().hits();

@@ -8,7 +8,9 @@
 
 #include "base/histogram.h"
 #include "base/userfaultfd.h"
+#include "faulthandler/chunk_source.h"
 #include "faulthandler/demand_link.h"
+#include "faulthandler/event_queue.h"
 #include "faulthandler/fault_core.h"
 #include "faulthandler/huge_fills.h"
 #include "faulthandler/loop.h"
@@ -16,6 +18,7 @@
 #include "faulthandler/recorder.h"
 #include "faulthandler/regions.h"
 #include "faulthandler/snapshot_source.h"
+#include "faulthandler/vm_memory.h"
 #include "format/chunk.h"
 #include "format/control.h"
 
@@ -30,6 +33,7 @@ enum class WindowUse {
 
 struct ServeOptions {
   std::shared_ptr<const SnapshotImage> image;
+  const ChunkSource* local = nullptr;       // asked before the page server; nullptr: none
   std::uint32_t around = 1;                 // largest fault-around window, a power of two; 1: none
   std::optional<PrefetchService> prefetch;  // nothing: nothing is prefetched
   PrefetchPlan plan;
@@ -43,40 +47,32 @@ struct ServeOptions {
 /// thread.
 ///
 /// A fault that is answered without a surprise allocates nothing, takes no lock and logs nothing.
-class ServedMemory final : public ChunkSink, private Prefetch::Owner {
+class ServedMemory final : public VmMemory,
+                           public ChunkSink,
+                           private EventQueue::Sink,
+                           private Prefetch::Owner {
  public:
-  /// Who decides what becomes of the VM.
-  class Owner {
-   public:
-    /// The guest cannot be served any more.
-    virtual void give_up(const std::string& reason) = 0;
-    /// This page cannot be had. True: the guest may wait until it can.
-    virtual bool may_wait(PageIndex page, const std::string& reason) = 0;
-    /// Faults were read; called once for all that were.
-    virtual void on_faults() = 0;
-    /// The window after the restore is over; what was touched in it, and what prefetch did.
-    virtual void on_window_end(std::vector<Touch> touches) = 0;
-    /// Every page is there or was removed, and the memory is not registered any more.
-    virtual void on_detached() = 0;
-
-   protected:
-    ~Owner() = default;
-  };
+  using Owner = VmMemory::Owner;
 
   ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, Owner& owner);
   ServedMemory(const ServedMemory&) = delete;
   ServedMemory& operator=(const ServedMemory&) = delete;
-  ~ServedMemory() { link_.forget(*this); }
+  virtual ~ServedMemory() { link_.forget(*this); }
 
-  /// Opens the way to the page server, so that the first fault finds it made.
-  void connect();
-  /// Begins to answer faults.
-  void start(UniqueFd userfaultfd, RegionTable regions);
-  /// The VMM has exited. The userfaultfd is closed with this object.
-  void stop();
-  bool finished() const;
+  void connect() override;
+  void start(UniqueFd userfaultfd, RegionTable regions) override;
+  void stop() override;
+  bool finished() const override;
+  void add_to(SessionReport& report) const override;
 
-  void add_to(SessionReport& report) const;
+  // For memory that is filled on behalf of VMs which map it elsewhere.
+
+  PageState state(PageIndex page) const { return core_.state(page); }
+  /// As if a fault on each of the pages had been read.
+  void demand(std::span<const PageIndex> pages);
+  /// Pages that were put in here, and how many more may have been that are not counted yet.
+  std::uint64_t filled_pages() const;
+  PageCount filling() const;
 
  private:
   struct DelayedFill {
@@ -89,14 +85,11 @@ class ServedMemory final : public ChunkSink, private Prefetch::Owner {
 
   // Reading.
   void on_events(int result);
-  /// Reads what is queued: all REMOVEs take effect before the first fault is answered, since the
-  /// kernel's order between the two is not causal.
   void drain_events();
-  Result<void> apply_changes();
-  void apply_removed();
-  Result<void> apply(RemapEvent& moved);
+  bool on_removed(PageRange pages) override { return core_.on_remove(pages.first, pages.count); }
   void answer_faults();
   void answer_fault(HostAddress address, Clock::time_point now);
+  void answer_fault(PageIndex page, Clock::time_point now);
 
   // Asking.
   void want(PageIndex page, Clock::time_point since);
@@ -123,13 +116,18 @@ class ServedMemory final : public ChunkSink, private Prefetch::Owner {
   void end_window();
 
   // Filling.
-  /// Puts the page in: `content`, or zeros when that is nullptr or the page was removed since.
-  void fill(const WantedPage& wanted, const PlainPage* content);
+  /// Puts the page in: `content`, or zeros when that is nothing or the page was removed since.
+  void fill(const WantedPage& wanted, std::optional<PageSpan> content);
   void fill_zeros(const WantedPage& wanted, const HandoffRegion& region);
   /// For a fault on a page that is known to be present. Usually somebody else has just had it
   /// filled; but a VMM may punch a hole into the file behind its memory, which no event tells.
   void fill_again(const WantedPage& wanted, const HandoffRegion& region);
-  /// Puts in the riders that have been decoded.
+  /// Puts the page in, and its neighbours, if their content is at hand on this host.
+  bool fill_locally(PageIndex page, const HandoffRegion& region, Clock::time_point since);
+  /// Where the next page of the run is to be decoded to. Puts the run in if this one does not
+  /// continue it.
+  MutablePageSpan next_in_run(PageIndex page);
+  /// Puts in the run.
   void fill_run();
   void fill_huge(HugeFills::Fill& fill);
   /// Puts in zeros for a page or a huge page: hugetlbfs has no zero page.
@@ -138,7 +136,7 @@ class ServedMemory final : public ChunkSink, private Prefetch::Owner {
   void settle(const FillResult& result, HostAddress address, PageRange unit,
               Clock::time_point since);
   void note_filled(PageRange pages);
-  void delay(const WantedPage& wanted, const PlainPage* content);
+  void delay(const WantedPage& wanted, std::optional<PageSpan> content);
   void retry_delayed();
   void on_retry_timer();
   /// What every fill does with an outcome that is none of its own business.
@@ -158,13 +156,8 @@ class ServedMemory final : public ChunkSink, private Prefetch::Owner {
   ChunkCodec codec_;
   PlainPage plain_;
   HugeFills huge_;
-  /// Forked VMMs' own userfaultfds: closing one would let missing pages read as zeros. KVM lets no
-  /// forked process run the guest, so they need not outlive the session.
-  std::vector<UniqueFd> children_;
-
-  std::vector<MemoryEvent> events_;   // of the drain under way
-  std::vector<RemoveEvent> removed_;  // among them, and not applied yet
-  std::vector<WantedPage> wanted_;    // to be asked for, from next_wanted_ on; each page once
+  EventQueue events_;
+  std::vector<WantedPage> wanted_;  // to be asked for, from next_wanted_ on; each page once
   std::size_t next_wanted_ = 0;
   std::uint64_t asked_ = 0;  // pages with the link
   std::vector<Rider> riders_;
@@ -178,6 +171,8 @@ class ServedMemory final : public ChunkSink, private Prefetch::Owner {
   std::unique_ptr<Prefetch> prefetch_;  // nullptr: none
 
   LatencyHistogram latency_;
+  std::uint64_t filled_pages_ = 0;
+  std::uint64_t local_pages_ = 0;
   std::uint64_t around_pages_ = 0;
   std::uint64_t redundant_fills_ = 0;
   std::uint64_t gone_fills_ = 0;

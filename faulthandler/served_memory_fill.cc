@@ -6,14 +6,14 @@
 
 namespace thaw {
 
-void ServedMemory::fill(const WantedPage& wanted, const PlainPage* content) {
+void ServedMemory::fill(const WantedPage& wanted, std::optional<PageSpan> content) {
   const HandoffRegion* const region = regions_.find(wanted.page);
   if (region == nullptr) return note_failure({FillOutcome::kRangeGone, {0}}, {wanted.page, {1}});
   const HostAddress address = RegionTable::address_in(*region, wanted.page);
   const PageRange unit = unit_of(wanted.page, *region);
-  if (!core_.takes_content(wanted.page)) content = nullptr;
+  if (!core_.takes_content(wanted.page)) content.reset();
   const FillResult result =
-      content != nullptr ? copy_pages(userfaultfd_, address, *content) : zero_unit(address, unit);
+      content ? copy_pages(userfaultfd_, address, *content) : zero_unit(address, unit);
   if (result.outcome == FillOutcome::kRemoving) return delay(wanted, content);
   settle(result, address, unit, wanted.since);
 }
@@ -26,6 +26,7 @@ void ServedMemory::settle(const FillResult& result, HostAddress address, PageRan
   if (result.outcome != FillOutcome::kFilled) {
     wake_pages(userfaultfd_, address, bytes_of(unit.count));
   }
+  filled_pages_ += pages_for(result.done).value;
   if (!there && result.outcome != FillOutcome::kFilled) return note_failure(result, unit);
   note_filled(unit);
   latency_.record(Clock::now() - since);
@@ -35,17 +36,19 @@ void ServedMemory::note_filled(PageRange pages) {
   for (std::uint64_t i = 0; i < pages.count.value; ++i) {
     core_.on_filled(pages.first + PageCount{i});
   }
+  if (pages.count.value > 0) owner_.on_present(pages);
 }
 
 void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& region) {
   if (!core_.takes_content(wanted.page) || region.page_size.value != kPageBytes || records()) {
-    return fill(wanted, nullptr);
+    return fill(wanted, std::nullopt);
   }
   const PageRange zeros = core_.zeros_around(wanted.page, RegionTable::pages_of(region));
   const FillResult result =
       zero_pages(userfaultfd_, RegionTable::address_in(region, zeros.first), bytes_of(zeros.count));
+  filled_pages_ += pages_for(result.done).value;
   note_filled({zeros.first, pages_for(result.done)});
-  if (result.outcome != FillOutcome::kFilled) return fill(wanted, nullptr);
+  if (result.outcome != FillOutcome::kFilled) return fill(wanted, std::nullopt);
   around_pages_ += zeros.count.value - 1;
   latency_.record(Clock::now() - wanted.since);
 }
@@ -61,10 +64,39 @@ void ServedMemory::fill_again(const WantedPage& wanted, const HandoffRegion& reg
       core_.on_remove(unit.first, unit.count);
       return;
     case FillOutcome::kRemoving:
-      return delay(wanted, nullptr);
+      return delay(wanted, std::nullopt);
     default:
       return note_failure(result, unit);
   }
+}
+
+bool ServedMemory::fill_locally(PageIndex page, const HandoffRegion& region,
+                                Clock::time_point since) {
+  if (options_.local == nullptr) return false;
+  const WantedPage wanted{.page = page, .chunk = core_.chunk_of(page), .since = since};
+  const auto content = options_.local->find(wanted.chunk);
+  if (!content) return false;
+  ++local_pages_;
+  fill(wanted, content);
+  if (records()) return true;
+  core_.around(page, RegionTable::pages_of(region), limits::kMaxBatchRiders, [&](PageIndex other) {
+    const auto beside = options_.local->find(core_.chunk_of(other));
+    if (!beside) return static_cast<void>(core_.on_left_out(other));
+    std::ranges::copy(*beside, next_in_run(other).begin());
+    run_pages_.count += PageCount{1};
+    ++local_pages_;
+  });
+  fill_run();
+  return true;
+}
+
+MutablePageSpan ServedMemory::next_in_run(PageIndex page) {
+  const PageIndex next = run_pages_.first + run_pages_.count;
+  if (page != next || regions_.find(page) != regions_.find(run_pages_.first)) {
+    fill_run();
+    run_pages_ = {page, {0}};
+  }
+  return (*run_)[run_pages_.count.value];
 }
 
 void ServedMemory::fill_run() {
@@ -82,6 +114,7 @@ void ServedMemory::fill_run() {
                           : copy_pages(userfaultfd_, RegionTable::address_in(*region, rest.first),
                                        as_bytes(std::span(*run_).subspan(at, rest.count.value)));
     around_pages_ += pages_for(result.done).value;
+    filled_pages_ += pages_for(result.done).value;
     done(pages_for(result.done));
     if (result.outcome == FillOutcome::kFilled) return;
     if (result.outcome == FillOutcome::kExists) {
@@ -141,18 +174,21 @@ void ServedMemory::note_failure(const FillResult& result, PageRange unit) {
   // kProcessGone: the pidfd tells.
 }
 
-void ServedMemory::delay(const WantedPage& wanted, const PlainPage* content) {
+void ServedMemory::delay(const WantedPage& wanted, std::optional<PageSpan> content) {
   ++delayed_fills_;
   if (delayed_.size() >= limits::kMaxDelayedFills) {
     // Too much to keep: its chunk is asked for again, or who waits for zeros faults again.
-    if (content != nullptr) return wanted_.push_back(wanted);
+    if (content) return wanted_.push_back(wanted);
     const HandoffRegion& region = *regions_.find(wanted.page);
     const PageRange unit = unit_of(wanted.page, region);
     return wake_pages(userfaultfd_, RegionTable::address_in(region, unit.first),
                       bytes_of(unit.count));
   }
-  delayed_.push_back(
-      {wanted, content != nullptr ? std::make_unique<PlainPage>(*content) : nullptr});
+  DelayedFill& later = delayed_.emplace_back(DelayedFill{wanted, nullptr});
+  if (content) {
+    later.content = std::make_unique_for_overwrite<PlainPage>();
+    std::ranges::copy(*content, later.content->begin());
+  }
   if (!retrying_.active()) loop_.wait(delay_, retrying_);
 }
 
@@ -161,7 +197,9 @@ void ServedMemory::retry_delayed() {
   std::vector<DelayedFill> due = std::move(delayed_);
   delayed_.clear();
   for (const DelayedFill& later : due) {
-    if (serving_) fill(later.wanted, later.content.get());
+    if (!serving_) return;
+    const bool zeros = later.content == nullptr;
+    fill(later.wanted, zeros ? std::nullopt : std::optional<PageSpan>(*later.content));
   }
   for (HugeFills::Fill& later : huge_.fills()) {
     if (serving_ && later.active && later.missing == 0) fill_huge(later);

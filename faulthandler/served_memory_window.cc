@@ -14,6 +14,7 @@ void ServedMemory::want_on_demand(std::span<const PageIndex> pages) {
 }
 
 void ServedMemory::on_prefetched(PageRange pages) {
+  owner_.on_present(pages);
   if (options_.window_use != WindowUse::kTrace) return;
   const auto now = Clock::now();
   for (std::uint64_t i = 0; i < pages.count.value; ++i) {
@@ -44,8 +45,8 @@ void ServedMemory::on_window_timer() {
   const auto now = Clock::now();
   // A recording begins with the guest's first touch: the VMM may keep it waiting.
   const bool has_begun = !records() || recorder_.count() > 0;
-  if (!has_begun && now - recorder_.started() < limits::kFirstTouchPatience)
-    return await_window_end();
+  const bool may_begin = now - recorder_.started() < limits::kFirstTouchPatience;
+  if (!has_begun && may_begin) return await_window_end();
   if (recorder_.end() <= now) return end_window();
   loop_.wait(recorder_.end() - now, windowing_);
 }

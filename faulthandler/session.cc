@@ -5,17 +5,30 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "faulthandler/limits.h"
+#include "faulthandler/shared_memory.h"
 
 namespace thaw {
+
+namespace {
+
+std::unique_ptr<VmMemory> make_memory(Loop& loop, DemandLink& link, const SessionOptions& options,
+                                      VmMemory::Owner& owner) {
+  if (options.shared == nullptr) {
+    return std::make_unique<ServedMemory>(loop, link, options.serve, owner);
+  }
+  return std::make_unique<SharedMemory>(loop, *options.shared, owner);
+}
+
+}  // namespace
 
 Session::Session(Loop& loop, DemandLink& link, SessionOptions options, Owner& owner)
     : loop_(loop),
       options_(std::move(options)),
       owner_(owner),
-      memory_(loop, link, options_.serve, *this) {}
+      memory_(make_memory(loop, link, options_, *this)) {}
 
 void Session::start() {
-  memory_.connect();
+  memory_->connect();
   loop_.poll(options_.listener, POLLIN, accepting_);
   loop_.wait(limits::kAcceptTimeout, patience_);
 }
@@ -32,9 +45,19 @@ void Session::on_connection(int result) {
   if (!peer) return refuse_handoff(peer.error());
   connection_ = *std::move(accepted);
   vmm_ = *std::move(peer);
+  if (const auto greeted = greet(); !greeted) return refuse_handoff(greeted.error());
   receiver_ = std::make_unique<HandoffReceiver>();
   loop_.poll(connection_, POLLIN, receiving_);
   loop_.cancel(patience_);
+}
+
+/// A VMM that is to map the host image gets it now.
+Result<void> Session::greet() {
+  const UniqueFd* const file = memory_->file();
+  if (file == nullptr) return {};
+  const std::array descriptors{file->get()};
+  return send_with_descriptors(connection_, as_bytes(kHostImageGreeting), descriptors,
+                               Deadline::after(Nanoseconds(0)));
 }
 
 void Session::on_handoff(int result) {
@@ -77,7 +100,7 @@ Result<void> Session::attach(HandoffReceiver::Handoff handoff) {
     layout_.push_back({region.size, region.offset, region.page_size});
   }
   if (options_.serve.window_use == WindowUse::kRecord) recording_ = RecordingState::kRunning;
-  memory_.start(std::move(handoff.userfaultfd), *std::move(regions));
+  memory_->start(std::move(handoff.userfaultfd), *std::move(regions));
   owner_.on_attached();
   return {};
 }
@@ -94,7 +117,7 @@ void Session::refuse_handoff(const Error& error) {
   outcome_ = error.message();
   remove_file(options_.socket_path);
   loop_.cancel(patience_);
-  memory_.stop();  // what was prefetched for it is of no use
+  memory_->stop();  // what was prefetched for it is of no use
   loop_.poll(vmm_.pidfd, POLLIN, exiting_);
   if (options_.on_unservable == UnservablePolicy::kKill) kill_vmm();
 }
@@ -118,6 +141,10 @@ bool Session::may_wait(PageIndex page, const std::string& reason) {
 
 void Session::give_up(const std::string& reason) {
   if (!outcome_.empty()) return;  // said and done; a hostile VM may repeat its reason
+  if (state_ == SessionState::kPrepared) {
+    if (receiver_ == nullptr) return end(reason);
+    return refuse_handoff(Error(ErrorCode::kCorrupt, reason));
+  }
   log_error("session {}: {}", options_.id, reason);
   outcome_ = reason;
   if (options_.on_unservable == UnservablePolicy::kWait) {
@@ -169,7 +196,7 @@ void Session::end(std::string outcome) {
   outcome_ = std::move(outcome);
   if (state_ == SessionState::kPrepared) remove_file(options_.socket_path);
   state_ = SessionState::kEnded;
-  memory_.stop();
+  memory_->stop();
   for (Operation* operation : {&accepting_, &receiving_, &patience_, &exiting_}) {
     loop_.cancel(*operation);
   }
@@ -177,7 +204,7 @@ void Session::end(std::string outcome) {
 }
 
 bool Session::finished() const {
-  return state_ == SessionState::kEnded && memory_.finished() && !accepting_.active() &&
+  return state_ == SessionState::kEnded && memory_->finished() && !accepting_.active() &&
          !receiving_.active() && !patience_.active() && !exiting_.active();
 }
 
@@ -191,7 +218,7 @@ SessionReport Session::report() const {
   report.vmm_pid = vmm_.pid;
   report.recording = recording_;
   report.memory = options_.serve.image->manifest.spec.memory;
-  memory_.add_to(report);
+  memory_->add_to(report);
   return report;
 }
 

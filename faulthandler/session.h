@@ -6,8 +6,9 @@
 
 #include "base/socket.h"
 #include "faulthandler/handoff_receiver.h"
+#include "faulthandler/host_image.h"
 #include "faulthandler/loop.h"
-#include "faulthandler/served_memory.h"
+#include "faulthandler/vm_memory.h"
 #include "format/control.h"
 
 namespace thaw {
@@ -20,6 +21,7 @@ struct SessionOptions {
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
   std::string trace_out;  // file for a trace of the window; empty: none
   ServeOptions serve;
+  HostImage* shared = nullptr;  // what its VM maps; nullptr: it has memory of its own
 };
 
 /// One VM being served: waits for its VMM, takes the handoff, has its memory served until the VMM
@@ -27,7 +29,7 @@ struct SessionOptions {
 ///
 /// The userfaultfd is closed only when the VMM is dead: closed earlier, missing pages would read
 /// as zeros in a VMM that kept no copy of it. On the loop's thread.
-class Session final : private ServedMemory::Owner {
+class Session final : private VmMemory::Owner {
  public:
   /// Who is told what happens to it.
   class Owner {
@@ -66,6 +68,7 @@ class Session final : private ServedMemory::Owner {
 
  private:
   void on_connection(int result);
+  Result<void> greet();
   void on_handoff(int result);
   void on_patience_over(int result);
   Result<void> attach(HandoffReceiver::Handoff handoff);
@@ -94,7 +97,7 @@ class Session final : private ServedMemory::Owner {
   PeerProcess vmm_{.pid = 0, .pidfd = UniqueFd()};
   std::unique_ptr<HandoffReceiver> receiver_;
   UniqueFd refused_userfaultfd_;  // held until the VMM has exited
-  ServedMemory memory_;
+  const std::unique_ptr<VmMemory> memory_;
 
   Operation accepting_{[this](int result) { on_connection(result); }};
   Operation receiving_{[this](int result) { on_handoff(result); }};

@@ -104,6 +104,7 @@ void members(auto& object, auto visit)
   visit("prefetch", object.prefetch);
   visit("hydrate_bytes_per_s", object.hydrate_bytes_per_s);
   visit("trace_out", object.trace_out);
+  visit("shared", object.shared);
 }
 
 void members(auto& object, auto)
@@ -130,6 +131,8 @@ void members(auto& object, auto visit)
   visit("memory_bytes", object.memory);
   visit("state_bytes", object.state);
   visit("regions", object.regions);
+  visit("generation", object.generation);
+  visit("warnings", object.warnings);
 }
 
 void members(auto& object, auto visit)
@@ -156,11 +159,13 @@ void members(auto& object, auto visit)
   visit("outcome", object.outcome);
   visit("vmm_pid", object.vmm_pid);
   visit("memory_bytes", object.memory);
+  visit("shared", object.shared);
   visit("present_pages", object.present_pages);
   visit("faults", object.faults);
   visit("prefetch", object.prefetch);
   visit("recording", object.recording);
   visit("recorded_pages", object.recorded_pages);
+  visit("local_pages", object.local_pages);
   visit("around_pages", object.around_pages);
   visit("around_window", object.around_window);
   visit("around_probes", object.around_probes);

@@ -42,6 +42,9 @@ struct Prepare {
   bool prefetch = true;                   // the working set, if there is one
   std::uint64_t hydrate_bytes_per_s = 0;  // the rest of memory in the background; 0: never
   std::string trace_out;                  // file for a trace of the same window; empty: none
+  /// The VM maps the host's image of the snapshot instead of having memory of its own. What is said
+  /// of prefetch counts for whoever makes the image; nothing is recorded.
+  bool shared = false;
   friend bool operator==(const Prepare&, const Prepare&) = default;
 };
 struct List {
@@ -62,6 +65,10 @@ struct Prepared {
   ByteCount memory;
   ByteCount state;
   std::vector<RegionShape> regions;
+  /// Another number for each restore on this host, ever higher: for a device that tells the guest
+  /// that it was restored.
+  std::uint64_t generation = 0;
+  std::vector<std::string> warnings;  // for people: what may make this restore fail
   friend bool operator==(const Prepared&, const Prepared&) = default;
 };
 
@@ -120,11 +127,13 @@ struct SessionReport {
   std::string outcome;  // why it ended; empty until then
   std::int64_t vmm_pid = 0;
   ByteCount memory;
+  bool shared = false;  // present pages, prefetch and what was received are those of the host image
   std::uint64_t present_pages = 0;
   FaultCounters faults;
   PrefetchSummary prefetch;
   RecordingState recording = RecordingState::kNone;
   std::uint64_t recorded_pages = 0;
+  std::uint64_t local_pages = 0;      // found on this host
   std::uint64_t around_pages = 0;     // brought beside demanded ones, zero pages included
   std::uint64_t around_window = 0;    // pages in the present fault-around window
   std::uint64_t around_probes = 0;    // pages left out to learn from

@@ -23,6 +23,10 @@ struct HandoffRegion {
   friend bool operator==(const HandoffRegion&, const HandoffRegion&) = default;
 };
 
+/// What the handler of a shared session says first, together with a descriptor of the host image,
+/// which the VMM maps privately and then hands over.
+inline constexpr std::string_view kHostImageGreeting = "thaw image 1\n";
+
 /// Finds the end of a JSON array that arrives in pieces, in one pass over the bytes.
 class HandoffScanner {
  public:

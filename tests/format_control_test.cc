@@ -20,7 +20,8 @@ control::Prepare full_prepare() {
           .record_most_ms = 8,
           .prefetch = false,
           .hydrate_bytes_per_s = 9,
-          .trace_out = "/run/thaw/1.trace"};
+          .trace_out = "/run/thaw/1.trace",
+          .shared = true};
 }
 
 SessionReport full_report() {
@@ -32,6 +33,7 @@ SessionReport full_report() {
       .outcome = "the VMM exited",
       .vmm_pid = 4242,
       .memory = {1u << 30},
+      .shared = true,
       .present_pages = 10,
       .faults = {.total = 6, .fetched = 1, .coalesced = 1, .zero = 1, .removed = 1, .present = 2},
       .prefetch = {.state = PrefetchState::kStopped,
@@ -43,6 +45,7 @@ SessionReport full_report() {
                    .hydrated_pages = 20},
       .recording = RecordingState::kUploading,
       .recorded_pages = 21,
+      .local_pages = 22,
       .around_pages = 11,
       .around_window = 12,
       .around_probes = 13,
@@ -135,7 +138,9 @@ TEST(ControlReply, EveryKindRoundTrips) {
                         .socket = "/s",
                         .memory = {8192},
                         .state = {77},
-                        .regions = {{{4096}, {0}, {4096}}, {{4096}, {4096}, {4096}}}});
+                        .regions = {{{4096}, {0}, {4096}}, {{4096}, {4096}, {4096}}},
+                        .generation = 9,
+                        .warnings = {"a CPU of another vendor"}});
 }
 
 TEST(ControlReply, ErrorsKeepTheirCode) {

@@ -1,8 +1,8 @@
-thaw_add_test(restore_test SOURCES restore_test.cc support/raw_store.cc TIMEOUT 120
+thaw_add_test(restore_test SOURCES restore_test.cc support/raw_store.cc support/restore_fixture.cc TIMEOUT 120
   LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
 add_dependencies(restore_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
-thaw_add_test(session_test SOURCES fault_core_test.cc prefetch_core_test.cc session_test.cc LIBRARIES thaw_faulthandler_core)
+thaw_add_test(session_test SOURCES chunk_places_test.cc fault_core_test.cc prefetch_core_test.cc session_test.cc LIBRARIES thaw_faulthandler_core)
 
 add_library(thaw_test_guest STATIC support/scripted_server.cc support/served_guest.cc)
 target_link_libraries(thaw_test_guest PUBLIC thaw_faulthandler_sys thaw_test_programs)
@@ -13,3 +13,6 @@ thaw_add_test(huge_pages_test SOURCES huge_pages_test.cc support/huge_page_pool.
 if(NOT THAW_SANITIZE)  # a sanitizer has its own malloc
   thaw_add_test(fault_path_test SOURCES fault_path_test.cc LIBRARIES thaw_test_guest)
 endif()
+thaw_add_test(shared_restore_test SOURCES shared_restore_test.cc support/restore_fixture.cc TIMEOUT 120
+  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+add_dependencies(shared_restore_test vmm thaw_qemu without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)

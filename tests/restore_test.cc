@@ -14,97 +14,20 @@
 #include "base/types.h"
 #include "format/chunk.h"
 #include "format/handoff.h"
-#include "tests/support/loop_kind.h"
-#include "tests/support/programs.h"
 #include "tests/support/raw_store.h"
 #include "tests/support/relay.h"
+#include "tests/support/restore_fixture.h"
 #include "tests/support/seccomp.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
 namespace {
 
-using Json = nlohmann::json;
-
-constexpr std::size_t kPages = 4096;
 #ifdef __SANITIZE_ADDRESS__
 constexpr std::size_t kTolerableGrowth = 300u << 20;  // it keeps what is freed for a while
 #else
 constexpr std::size_t kTolerableGrowth = 16u << 20;
 #endif
-
-class RestoreTest : public testing::TestWithParam<LoopKind> {
- protected:
-  RestoreTest() : image_(make_image(1, kPages)), state_(make_image(2, 3)), server_(path("store")) {
-    state_.resize(9001);
-    write_file(path("image"), image_);
-    write_file(path("state"), state_);
-    EXPECT_EQ(push("snapshot").exit_code, 0);
-    start_handler();
-  }
-
-  std::string path(const std::string& name) const { return directory_.path(name); }
-
-  Outcome push(const std::string& name) {
-    return server_.thaw({"push", name, "--memory", path("image"), "--state", path("state")});
-  }
-  void start_handler() { start_handler(server_.address()); }
-  void start_handler(const std::string& server) {
-    handler_.reset();
-    std::vector<std::string> command{program_path("thaw-faulthandler"), "--control",
-                                     path("control"), "--server", server};
-    if (GetParam() == LoopKind::kEpoll) {
-      command.insert(command.begin(), program_path("without_io_uring"));
-    }
-    handler_ = std::make_unique<Program>(command);
-    ASSERT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
-  }
-  Outcome control(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(),
-                     {program_path("thaw"), "--json", "--control", path("control")});
-    return run(arguments);
-  }
-  /// Prepares a session on path("vm") and returns its number.
-  std::uint64_t prepare(std::vector<std::string> more = {}, const std::string& socket = "vm") {
-    more.insert(more.begin(), {"prepare", "snapshot", "--socket", path(socket)});
-    const Outcome outcome = control(more);
-    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
-    return outcome.exit_code == 0 ? Json::parse(outcome.output)["session"].get<std::uint64_t>() : 0;
-  }
-  Program start_vmm(const std::string& mode, const std::string& image = "image",
-                    const std::string& socket = "vm") {
-    Program vmm({program_path("vmm"), path(socket), path(image), mode});
-    EXPECT_TRUE(succeeded(vmm.wait_for_line("handed over")));
-    return vmm;
-  }
-  Json session(std::uint64_t number) {
-    const Outcome outcome = control({"ps"});
-    EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
-    const Json list = Json::parse(outcome.output);
-    for (const Json& report : list["sessions"]) {
-      if (report["session"] == number) return report;
-    }
-    return {};
-  }
-  /// The session's report once `done(report)` holds.
-  template <typename Done>
-  Json wait_for(std::uint64_t number, Done done) {
-    const Deadline deadline = Deadline::after(kPatience);
-    Json report = session(number);
-    while (!done(report) && !deadline.passed()) report = session(number);
-    EXPECT_TRUE(done(report)) << report.dump(2);
-    return report;
-  }
-  Json wait_for_state(std::uint64_t number, const std::string& state) {
-    return wait_for(number, [&](const Json& report) { return report["state"] == state; });
-  }
-
-  ScratchDirectory directory_;
-  Bytes image_;
-  Bytes state_;
-  PageServer server_;
-  std::unique_ptr<Program> handler_;
-};
 
 INSTANTIATE_TEST_SUITE_P(Loops, RestoreTest, both_loops(), loop_name);
 

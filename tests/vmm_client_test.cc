@@ -20,12 +20,15 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/event_fd.h"
 #include "base/file.h"
+#include "base/memory_file.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "format/limits.h"
 #include "tests/support/huge_page_pool.h"
 #include "tests/support/restore_in_c.h"
+#include "tests/support/test_support.h"
 #include "vmm-client/guest_memory.h"
 #include "vmm-client/thaw.h"
 
@@ -33,6 +36,7 @@ namespace thaw {
 namespace {
 
 using namespace std::chrono_literals;
+using test::code_of;
 using test::HugePagePool;
 
 constexpr ByteCount kSmall{kPageBytes};
@@ -334,6 +338,41 @@ TEST_F(GuestMemoryTest, UnalignedMappedMemoryIsRefused) {
   const Mapping mapping = Mapping::anonymous({2 * kPageBytes}).value();
   const std::array regions{MappedRegion{mapping.address() + ByteCount{8}, kSmall, kSmall}};
   EXPECT_EQ(MissingMemory::register_regions(regions).error().code(), ErrorCode::kRegionUnaligned);
+}
+
+/// A peer that sends a greeting and a descriptor to whoever connects, and closes if told to.
+std::jthread greet(const std::string& path, const std::string& greeting, UniqueFd file) {
+  auto listener = std::make_shared<UniqueFd>(listen_unix(path, std::nullopt).value());
+  return std::jthread([listener, greeting, file = std::make_shared<UniqueFd>(std::move(file))] {
+    const UniqueFd socket = accept_unix(*listener, soon()).value();
+    const std::array descriptors{file->get()};
+    CHECK(send_with_descriptors(socket, as_bytes(greeting), descriptors, soon()).has_value());
+  });
+}
+
+TEST_F(GuestMemoryTest, WhatIsNoHostImageIsRefusedByName) {
+  const std::array regions{GuestRegion{kSmall, kSmall}};
+  const auto share = [&](std::string greeting, UniqueFd file) {
+    const std::jthread peer = greet(socket_path_, greeting, std::move(file));
+    return code_of(GuestMemory::share(regions, socket_path_, soon()));
+  };
+  const auto sealed = [](ByteCount size) {
+    const UniqueFd file = create_memory_file("test", size).value();
+    return seal_memory_file(file).value();
+  };
+  const std::string greeting(kHostImageGreeting);
+  EXPECT_EQ(share("thaw image 2\n", sealed(kSmall)), ErrorCode::kProtocol);
+  EXPECT_EQ(share(greeting, create_memory_file("open", kSmall).value()), ErrorCode::kProtocol);
+  EXPECT_EQ(share(greeting, create_event_fd().value()), ErrorCode::kProtocol);
+  EXPECT_EQ(share(greeting.substr(0, 5), sealed(kSmall)), ErrorCode::kUnavailable);
+  EXPECT_EQ(share(greeting, sealed({2 * kPageBytes})), ErrorCode::kRegionMismatch);
+}
+
+TEST_F(GuestMemoryTest, SessionThatIsNotSharedGivesNoImage) {
+  const TestHandler handler(socket_path_);
+  const std::array regions{GuestRegion{kSmall, kSmall}};
+  EXPECT_EQ(code_of(GuestMemory::share(regions, socket_path_, Deadline::after(50ms))),
+            ErrorCode::kTimeout);
 }
 
 TEST_F(GuestMemoryTest, LeaksNoDescriptor) {

@@ -4,6 +4,9 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/event_fd.h"
+#include "base/file.h"
+#include "base/memory_file.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "format/limits.h"
@@ -58,6 +61,7 @@ Result<void> check_regions(std::span<const MappedRegion> regions) {
   }
   return {};
 }
+
 Result<Mapping> map_region(const GuestRegion& shape) {
   if (shape.page_size.value == kHugePageBytes) return Mapping::anonymous_huge(shape.size);
   return Mapping::anonymous(shape.size);
@@ -80,13 +84,55 @@ Result<MissingMemory> MissingMemory::register_regions(std::span<const MappedRegi
   return MissingMemory(std::move(uffd), std::move(described));
 }
 
+Result<SharedSession> SharedSession::open(const std::string& socket_path, Deadline deadline) {
+  SharedSession session{
+      .socket = TRY(connect_unix(socket_path, deadline)), .image = {}, .size = {}};
+  std::array<std::byte, kHostImageGreeting.size()> greeting;
+  std::size_t received = 0;
+  while (received < greeting.size()) {
+    if (!wait_until_readable(session.socket, deadline)) {
+      return fail(ErrorCode::kTimeout, "no image from {}: was it prepared to be shared?",
+                  socket_path);
+    }
+    auto piece =
+        TRY(receive_with_descriptors(session.socket, std::span(greeting).subspan(received)));
+    if (!piece) continue;
+    if (piece->bytes == 0) return fail(ErrorCode::kUnavailable, "{} was closed", socket_path);
+    received += piece->bytes;
+    if (!piece->descriptors.empty()) session.image = std::move(piece->descriptors.front());
+  }
+  if (as_text(greeting) != kHostImageGreeting || !keeps_its_size(session.image)) {
+    return fail(ErrorCode::kProtocol, "{} gives away no host image", socket_path);
+  }
+  session.size = TRY(file_size(session.image));
+  return session;
+}
+
 Result<void> MissingMemory::hand_over(const std::string& socket_path, Deadline deadline) {
+  return hand_over_on(TRY(connect_unix(socket_path, deadline)), deadline);
+}
+
+Result<void> MissingMemory::hand_over(SharedSession session, Deadline deadline) {
+  TRY(hand_over_on(std::move(session.socket), deadline));
+  maps_image_ = true;
+  return {};
+}
+
+Result<void> MissingMemory::hand_over_on(UniqueFd socket, Deadline deadline) {
   if (socket_.valid()) return fail(ErrorCode::kAlreadyExists, "the memory was handed over before");
-  UniqueFd socket = TRY(connect_unix(socket_path, deadline));
   const std::string text = encode_handoff(regions_);
   const std::array descriptors{uffd_.get()};
   TRY(send_with_descriptors(socket, as_bytes(text), descriptors, deadline));
   socket_ = std::move(socket);
+  return {};
+}
+
+Result<void> MissingMemory::expect_discards() {
+  if (!maps_image_ || expects_discards_) return {};
+  for (const HandoffRegion& region : regions_) {
+    TRY(register_missing_and_minor(uffd_, region.base, region.size));
+  }
+  expects_discards_ = true;
   return {};
 }
 
@@ -102,6 +148,37 @@ Result<GuestMemory> GuestMemory::create(std::span<const GuestRegion> shapes) {
   }
   MissingMemory registered = TRY(MissingMemory::register_regions(regions));
   return GuestMemory(std::move(registered), std::move(mappings));
+}
+
+Result<GuestMemory> GuestMemory::share(std::span<const GuestRegion> shapes,
+                                       const std::string& socket_path, Deadline deadline) {
+  TRY(check_shapes(shapes));
+  SharedSession session = TRY(SharedSession::open(socket_path, deadline));
+  std::vector<Mapping> mappings;
+  std::vector<MappedRegion> regions;
+  ByteCount offset;
+  for (const GuestRegion& shape : shapes) {
+    if (shape.page_size.value != kPageBytes) {
+      return fail(ErrorCode::kUnsupported, "memory with huge pages cannot be shared");
+    }
+    mappings.push_back(TRY(Mapping::copy_on_write(session.image, offset, shape.size)));
+    regions.push_back({mappings.back().address(), shape.size, shape.page_size});
+    offset += shape.size;
+  }
+  if (offset != session.size) {
+    return fail(ErrorCode::kRegionMismatch, "regions of {} bytes, an image of {}", offset.value,
+                session.size.value);
+  }
+  MissingMemory registered = TRY(MissingMemory::register_regions(regions));
+  TRY(registered.hand_over(std::move(session), deadline));
+  for (Mapping& mapping : mappings) TRY(mapping.allow_access());
+  return GuestMemory(std::move(registered), std::move(mappings));
+}
+
+Result<void> GuestMemory::discard(std::size_t index, ByteCount offset, ByteCount length) {
+  CHECK(index < mappings_.size());
+  TRY(registered_.expect_discards());
+  return mappings_[index].discard(offset, length);
 }
 
 MutableByteSpan GuestMemory::region(std::size_t index) const {

@@ -28,6 +28,18 @@ struct MappedRegion {
   ByteCount page_size;
 };
 
+/// A connection to a session that was prepared to be shared, and this host's image of its snapshot:
+/// a file in memory to be mapped privately, which keeps its size. A page of it that is touched
+/// before it is registered becomes zero for every VM on this host, so map it without access
+/// (Mapping::copy_on_write()) until it is handed over.
+struct SharedSession {
+  UniqueFd socket;
+  UniqueFd image;
+  ByteCount size;
+  /// The errors of MissingMemory::hand_over(); kTimeout also when the session is not a shared one.
+  static Result<SharedSession> open(const std::string& socket_path, Deadline deadline);
+};
+
 /// Memory registered as missing, mapped and unmapped by somebody else. Keeps a copy of the
 /// userfaultfd, so that no handler's death closes it (missing pages would then read as zeros), and
 /// of the socket, whose closing tells the handler that this process has exited.
@@ -48,15 +60,26 @@ class MissingMemory {
   /// memory is as before and another attempt may be made. kNotFound or kUnavailable: nobody
   /// listens there. kInvalidArgument: no possible socket path. kAlreadyExists: was handed over.
   Result<void> hand_over(const std::string& socket_path, Deadline deadline);
+  /// The same for mappings of the image, on its session's socket.
+  Result<void> hand_over(SharedSession session, Deadline deadline);
+
+  /// Call it before pages of it are given back (MADV_DONTNEED), if it maps the host image: from
+  /// then on its faults on pages that the image has are events too, and none that was given back
+  /// shows what the image has there. Any number of times, one after the other.
+  Result<void> expect_discards();
 
  private:
   MissingMemory(UniqueFd uffd, std::vector<HandoffRegion> regions)
       : uffd_(std::move(uffd)), regions_(std::move(regions)) {}
 
+  Result<void> hand_over_on(UniqueFd socket, Deadline deadline);
+
   // Members are destroyed from the last to the first: the handler sees the exit at the very end.
   UniqueFd socket_;
   UniqueFd uffd_;
   std::vector<HandoffRegion> regions_;
+  bool maps_image_ = false;
+  bool expects_discards_ = false;
 };
 
 /// One region of guest memory to map: a multiple of `page_size`, which is 4096 or 2 MiB.
@@ -65,13 +88,17 @@ struct GuestRegion {
   ByteCount page_size;
 };
 
-/// Private anonymous guest memory, mapped, registered and owned.
+/// Private guest memory, mapped, registered and owned.
 /// REQUIRES: no thread touches the memory when it is destroyed.
 /// One thread; the memory itself is for any thread.
 class GuestMemory {
  public:
-  /// Maps and registers; the errors are those of MissingMemory and Mapping.
+  /// Maps anonymous memory and registers it; the errors are those of MissingMemory and Mapping.
   static Result<GuestMemory> create(std::span<const GuestRegion> shapes);
+  /// Maps this host's image of the snapshot, registers it and hands it over. kRegionMismatch when
+  /// the image has another size; kUnsupported for huge pages; the errors of SharedSession.
+  static Result<GuestMemory> share(std::span<const GuestRegion> shapes,
+                                   const std::string& socket_path, Deadline deadline);
   GuestMemory(GuestMemory&&) = default;
   GuestMemory& operator=(GuestMemory&&) = delete;
 
@@ -79,6 +106,10 @@ class GuestMemory {
   Result<void> hand_over(const std::string& socket_path, Deadline deadline) {
     return registered_.hand_over(socket_path, deadline);
   }
+
+  /// Gives pages back, as a balloon does: the guest finds zeros there. REQUIRES: the index is one
+  /// of a region, and [offset, offset + length) whole pages of it.
+  Result<void> discard(std::size_t index, ByteCount offset, ByteCount length);
 
   std::size_t region_count() const { return mappings_.size(); }
   /// REQUIRES: index < region_count().

@@ -4,6 +4,8 @@
 ///
 /// THAW_QEMU_MEMORY  path of that file; on tmpfs or on hugetlbfs with 2 MiB pages
 /// THAW_QEMU_SOCKET  path of the prepared session's socket
+/// THAW_QEMU_SHARED  1: the session is a shared one. The host's image is mapped in the place of the
+///                   file, privately whatever QEMU asks for; the file stays empty
 ///
 /// QEMU must never run on memory that nobody serves: whatever fails ends the process with one line
 /// on stderr and exit code 1. Processes that do not map the file are left alone, so children that
@@ -18,7 +20,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <type_traits>
+#include <utility>
 
 #include <dlfcn.h>
 #include <fmt/core.h>
@@ -35,10 +40,22 @@
 namespace {
 
 using MapFunction = void* (*)(void*, std::size_t, int, int, int, off_t);
+using AdviseFunction = int (*)(void*, std::size_t, int);
 
 // Set before main() by prepare(). A mapping made even earlier goes to the kernel directly.
 constinit std::atomic<MapFunction> next_mmap = nullptr;
+constinit std::atomic<AdviseFunction> next_madvise = nullptr;
 constinit std::atomic_flag was_handed_over = ATOMIC_FLAG_INIT;
+
+/// What was handed over. Never destroyed: vCPUs may touch memory until the process has ended, exit
+/// handlers included.
+struct Handover {
+  std::uint64_t begin;
+  std::uint64_t end;
+  thaw::MissingMemory memory;
+  std::mutex discarding;
+};
+constinit std::atomic<Handover*> handover = nullptr;
 
 struct MapRequest {
   void* address;
@@ -52,6 +69,7 @@ struct MapRequest {
 struct Environment {
   const char* memory_path;
   const char* socket_path;
+  bool shared;
 };
 
 [[noreturn]] void terminate(const std::string& reason) {
@@ -75,7 +93,9 @@ void* map(const MapRequest& request) {
 
 /// Both paths, or none when this process has nothing to do with Thaw.
 Environment read_environment() {
-  const Environment environment{std::getenv("THAW_QEMU_MEMORY"), std::getenv("THAW_QEMU_SOCKET")};
+  const char* const shared = std::getenv("THAW_QEMU_SHARED");
+  const Environment environment{std::getenv("THAW_QEMU_MEMORY"), std::getenv("THAW_QEMU_SOCKET"),
+                                shared != nullptr && std::strcmp(shared, "1") == 0};
   if ((environment.memory_path == nullptr) != (environment.socket_path == nullptr)) {
     terminate(fmt::format("{} is not set", environment.memory_path == nullptr
                                                ? "THAW_QEMU_MEMORY"
@@ -125,19 +145,61 @@ void check_mapping(const MapRequest& request, const struct stat& status, const c
   }
 }
 
-void hand_over(void* at, const MapRequest& request, const Environment& environment) {
+/// The value, or the end of the process.
+template <typename T>
+T require(thaw::Result<T> result) {
+  if (!result) terminate(result.error().message());
+  if constexpr (!std::is_void_v<T>) return *std::move(result);
+}
+
+void* map_or_terminate(const MapRequest& request, const Environment& environment) {
+  void* const at = map(request);
+  if (at != MAP_FAILED) return at;
+  terminate(fmt::format("mmap of {}: {}", environment.memory_path, std::strerror(errno)));
+}
+
+thaw::MissingMemory register_memory(void* at, const MapRequest& request,
+                                    thaw::ByteCount page_size) {
   // SAFETY: an address as a number, for the kernel.
   const thaw::HostAddress base{reinterpret_cast<std::uint64_t>(at)};
-  const std::array regions{thaw::MappedRegion{
-      base, {request.length}, page_size_of(request.fd, environment.memory_path)}};
-  auto registered = thaw::MissingMemory::register_regions(regions);
-  if (!registered) terminate(registered.error().message());
-  const auto deadline = thaw::Deadline::after(thaw::limits::kPartialMessageTimeout);
-  const auto sent = registered->hand_over(environment.socket_path, deadline);
-  if (!sent) terminate(sent.error().message());
-  // Never destroyed: vCPUs may touch memory until the process has ended, exit handlers included.
-  [[maybe_unused]] static thaw::MissingMemory* const kept =
-      std::make_unique<thaw::MissingMemory>(*std::move(registered)).release();
+  const std::array regions{thaw::MappedRegion{base, {request.length}, page_size}};
+  return require(thaw::MissingMemory::register_regions(regions));
+}
+
+void keep(void* at, std::size_t length, thaw::MissingMemory memory) {
+  const auto begin = reinterpret_cast<std::uint64_t>(at);
+  auto kept = std::make_unique<Handover>(begin, begin + length, std::move(memory));
+  handover.store(kept.release(), std::memory_order_release);
+}
+
+thaw::Deadline deadline() { return thaw::Deadline::after(thaw::limits::kPartialMessageTimeout); }
+
+void* map_own(const MapRequest& request, const Environment& environment) {
+  void* const at = map_or_terminate(request, environment);
+  auto memory = register_memory(at, request, page_size_of(request.fd, environment.memory_path));
+  require(memory.hand_over(environment.socket_path, deadline()));
+  keep(at, request.length, std::move(memory));
+  return at;
+}
+
+void* map_image(MapRequest request, const Environment& environment) {
+  auto session = require(thaw::SharedSession::open(environment.socket_path, deadline()));
+  if (session.size.value != request.length) {
+    terminate(
+        fmt::format("{} bytes of memory, an image of {}", request.length, session.size.value));
+  }
+  const int protection = std::exchange(request.protection, PROT_NONE);
+  request.fd = session.image.get();
+  request.flags = (request.flags & ~(MAP_TYPE | MAP_POPULATE)) | MAP_PRIVATE | MAP_NORESERVE;
+  void* const at = map_or_terminate(request, environment);
+  auto memory = register_memory(at, request, {thaw::kPageBytes});
+  require(memory.hand_over(std::move(session), deadline()));
+  // SAFETY: the mapping has just been made, by nobody else.
+  if (::mprotect(at, request.length, protection) != 0) {
+    terminate(fmt::format("mprotect: {}", std::strerror(errno)));
+  }
+  keep(at, request.length, std::move(memory));
+  return at;
 }
 
 /// mmap as QEMU sees it. The border to C: nothing is thrown across it.
@@ -151,18 +213,34 @@ void* map_and_hand_over(const MapRequest& request) noexcept {
   errno = saved_errno;
   if (!matches) return map(request);
   check_mapping(request, status, environment.memory_path);
-  void* const at = map(request);
-  if (at == MAP_FAILED)
-    terminate(fmt::format("mmap of {}: {}", environment.memory_path, std::strerror(errno)));
-  hand_over(at, request, environment);
+  void* const at =
+      environment.shared ? map_image(request, environment) : map_own(request, environment);
   errno = saved_errno;
   return at;
+}
+
+/// madvise as QEMU sees it: what it gives back must not show the image.
+int expect_and_advise(void* at, std::size_t length, int advice) noexcept {
+  const AdviseFunction next = next_madvise.load(std::memory_order_acquire);
+  Handover* const kept = handover.load(std::memory_order_acquire);
+  const auto begin = reinterpret_cast<std::uint64_t>(at);
+  const bool gives_back = advice == MADV_DONTNEED || advice == MADV_REMOVE || advice == MADV_FREE;
+  if (gives_back && kept != nullptr && begin < kept->end && begin + length > kept->begin) {
+    const std::lock_guard lock(kept->discarding);
+    require(kept->memory.expect_discards());
+  }
+  if (next != nullptr) return next(at, length, advice);
+  // SAFETY: madvise(2) itself.
+  return static_cast<int>(::syscall(SYS_madvise, at, length, advice));
 }
 
 [[gnu::constructor]] void prepare() {
   // SAFETY: POSIX lets dlsym's object pointer be a function; this one has mmap's type.
   next_mmap.store(reinterpret_cast<MapFunction>(::dlsym(RTLD_NEXT, "mmap")),
                   std::memory_order_release);
+  // SAFETY: the same, for madvise.
+  next_madvise.store(reinterpret_cast<AdviseFunction>(::dlsym(RTLD_NEXT, "madvise")),
+                     std::memory_order_release);
   read_environment();  // a missing variable is found before QEMU has done anything
 }
 
@@ -178,6 +256,10 @@ void* mmap(void* address, std::size_t length, int protection, int flags, int fd,
 void* mmap64(void* address, std::size_t length, int protection, int flags, int fd,
              off64_t offset) noexcept {
   return map_and_hand_over({address, length, protection, flags, fd, offset});
+}
+
+int madvise(void* address, std::size_t length, int advice) noexcept {
+  return expect_and_advise(address, length, advice);
 }
 
 }  // extern "C"

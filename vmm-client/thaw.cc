@@ -24,8 +24,19 @@ LastError& last_error() {
   return error;
 }
 
+using Regions = std::span<const thaw::GuestRegion>;
+using Restore = thaw::Result<thaw::GuestMemory> (*)(Regions, const std::string&, thaw::Deadline);
+
+thaw::Result<thaw::GuestMemory> restore_own(Regions shapes, const std::string& socket_path,
+                                            thaw::Deadline deadline) {
+  thaw::GuestMemory memory = TRY(thaw::GuestMemory::create(shapes));
+  TRY(memory.hand_over(socket_path, deadline));
+  return memory;
+}
+
 thaw::Result<std::unique_ptr<thaw_memory>> restore(std::span<const thaw_region> regions,
-                                                   const std::string& socket_path) {
+                                                   const std::string& socket_path,
+                                                   Restore restore_memory) {
   // More regions than the limit are not even copied.
   if (regions.size() > thaw::limits::kMaxRegions) {
     return thaw::fail(thaw::ErrorCode::kTooLarge, "{} regions", regions.size());
@@ -33,28 +44,43 @@ thaw::Result<std::unique_ptr<thaw_memory>> restore(std::span<const thaw_region> 
   std::vector<thaw::GuestRegion> shapes;
   shapes.reserve(regions.size());
   for (const thaw_region& region : regions) shapes.push_back({{region.size}, {region.page_size}});
-  thaw::GuestMemory memory = TRY(thaw::GuestMemory::create(shapes));
   const auto deadline = thaw::Deadline::after(thaw::limits::kPartialMessageTimeout);
-  TRY(memory.hand_over(socket_path, deadline));
-  return std::make_unique<thaw_memory>(std::move(memory));
+  return std::make_unique<thaw_memory>(TRY(restore_memory(shapes, socket_path, deadline)));
+}
+
+int fail_with(const thaw::Error& error) {
+  last_error() = {std::string(thaw::error_name(error.code())), error.message()};
+  return -1;
 }
 
 /// The border to C: nothing is thrown across it.
 int restore_for_c(const thaw_region* regions, std::size_t region_count, const char* socket_path,
-                  thaw_memory** out) noexcept {
+                  thaw_memory** out, Restore restore_memory) noexcept {
   if (out != nullptr) *out = nullptr;
   if (out == nullptr || socket_path == nullptr || (regions == nullptr && region_count != 0)) {
-    last_error() = {"invalid_argument", "invalid_argument: a null pointer"};
-    return -1;
+    return fail_with({thaw::ErrorCode::kInvalidArgument, "a null pointer"});
   }
-  auto restored = restore({regions, region_count}, socket_path);
-  if (!restored) {
-    last_error() = {std::string(thaw::error_name(restored.error().code())),
-                    restored.error().message()};
-    return -1;
-  }
+  auto restored = restore({regions, region_count}, socket_path, restore_memory);
+  if (!restored) return fail_with(restored.error());
   *out = restored->release();
   return 0;
+}
+
+thaw::Result<void> discard(thaw_memory* memory, std::size_t index, std::uint64_t offset,
+                           std::uint64_t size) {
+  const std::size_t regions = memory == nullptr ? 0 : memory->memory.region_count();
+  const bool whole_pages = (offset | size) % thaw::kPageBytes == 0;
+  if (index >= regions || !whole_pages ||
+      !thaw::within(offset, size, memory->memory.region(index).size())) {
+    return thaw::fail(thaw::ErrorCode::kInvalidArgument, "no pages of a region");
+  }
+  return memory->memory.discard(index, {offset}, {size});
+}
+
+int discard_for_c(thaw_memory* memory, std::size_t index, std::uint64_t offset,
+                  std::uint64_t size) noexcept {
+  const auto discarded = discard(memory, index, offset, size);
+  return discarded ? 0 : fail_with(discarded.error());
 }
 
 }  // namespace
@@ -63,7 +89,16 @@ extern "C" {
 
 int thaw_memory_restore(const thaw_region* regions, size_t region_count, const char* socket_path,
                         thaw_memory** out) {
-  return restore_for_c(regions, region_count, socket_path, out);
+  return restore_for_c(regions, region_count, socket_path, out, restore_own);
+}
+
+int thaw_memory_share(const thaw_region* regions, size_t region_count, const char* socket_path,
+                      thaw_memory** out) {
+  return restore_for_c(regions, region_count, socket_path, out, thaw::GuestMemory::share);
+}
+
+int thaw_memory_discard(thaw_memory* memory, size_t index, uint64_t offset, uint64_t size) {
+  return discard_for_c(memory, index, offset, size);
 }
 
 void* thaw_memory_address(const thaw_memory* memory, size_t index) {

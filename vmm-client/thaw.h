@@ -61,6 +61,25 @@ int thaw_memory_restore(const thaw_region* regions, size_t region_count, const c
                         thaw_memory** out);
 
 /*
+ * The same for a session that was prepared to be shared: the memory is this host's copy of the
+ * snapshot, mapped so that what is written stays with this process. What another VM of the snapshot
+ * has touched is there already. Errors as above, and:
+ *   region_mismatch    the regions have another size than the snapshot's memory
+ *   unsupported        regions of 2 MiB pages
+ *   timeout            also when the session is not a shared one
+ */
+int thaw_memory_share(const thaw_region* regions, size_t region_count, const char* socket_path,
+                      thaw_memory** out);
+
+/*
+ * Gives pages of a region back, as a balloon device does: whoever touches them finds zeros. For the
+ * memory of thaw_memory_share() it must be done this way and not by madvise(), which could show the
+ * guest what the snapshot had there. Returns 0 or -1: invalid_argument when [offset, offset + size)
+ * is not whole pages of the region.
+ */
+int thaw_memory_discard(thaw_memory* memory, size_t index, uint64_t offset, uint64_t size);
+
+/*
  * The address of a region, aligned to 4096 bytes or to its page size; NULL if there is no such
  * region. Valid until thaw_memory_close().
  */

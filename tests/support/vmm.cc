@@ -7,20 +7,23 @@
 //   vmm SOCKET IMAGE flood         faults and gives back pages from all threads until it is told
 //   vmm SOCKET IMAGE hold          hands over and waits for a line
 //   vmm SOCKET IMAGE two-regions   verifies with the memory split in two
+//   vmm SOCKET IMAGE scribble      writes into every page, gives back the second quarter, verifies
+//   vmm SOCKET IMAGE shared-MODE   the same in the host's image
+//   vmm SOCKET IMAGE shared-spoil  touches the host's image without handing it over
 //
 // Prints "handed over", "half" and "flooding"; exits 0 when all was right, 1 with a line when not.
 
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <iostream>
 #include <numeric>
 #include <random>
 #include <string>
 #include <thread>
 #include <vector>
-
-#include <sys/mman.h>
 
 #include "tests/support/programs.h"
 #include "vmm-client/guest_memory.h"
@@ -43,6 +46,13 @@ class Vmm {
     std::size_t offset = index * kPageBytes;
     while (offset >= memory_.region(region).size()) offset -= memory_.region(region++).size();
     return memory_.region(region).data() + offset;
+  }
+
+  void discard(std::size_t index) {
+    std::size_t region = 0;
+    std::size_t offset = index * kPageBytes;
+    while (offset >= memory_.region(region).size()) offset -= memory_.region(region++).size();
+    if (!memory_.discard(region, {offset}, {kPageBytes})) std::abort();
   }
 
   bool is_content(std::size_t index) {
@@ -95,11 +105,11 @@ bool remove_while_faulting(Vmm& vmm, std::vector<std::size_t> order) {
           vmm.check(order, [&](std::size_t page) { return removed(page) || vmm.is_content(page); });
     });
     for (std::size_t page = from; page < to; ++page) {
-      ::madvise(vmm.page(page), kPageBytes, MADV_DONTNEED);
+      vmm.discard(page);
     }
   }
   for (std::size_t page = from; page < to; ++page) {
-    ::madvise(vmm.page(page), kPageBytes, MADV_DONTNEED);
+    vmm.discard(page);
   }
   return right && vmm.check(order, [&](std::size_t page) {
     return removed(page) ? vmm.is_zero(page) : vmm.is_content(page);
@@ -111,6 +121,7 @@ bool flood(Vmm& vmm) {
   std::atomic<bool> stop = false;
   std::vector<std::jthread> threads;
   threads.reserve(std::size_t{2} * kThreads);
+  vmm.discard(0);  // what the first one makes ready is made ready by one thread
   for (unsigned i = 0; i < 2 * kThreads; ++i) {
     threads.emplace_back([&vmm, &stop, i] {
       std::mt19937_64 generator(i);
@@ -118,7 +129,7 @@ bool flood(Vmm& vmm) {
       while (!stop) {
         const std::size_t page = generator() % vmm.pages();
         if (i % 2 == 0) {
-          ::madvise(vmm.page(page), kPageBytes, MADV_DONTNEED);
+          vmm.discard(page);
         } else {
           sum ^= std::atomic_ref(*vmm.page(page)).load();
         }
@@ -133,6 +144,26 @@ bool flood(Vmm& vmm) {
   return true;
 }
 
+bool scribble(Vmm& vmm, const std::vector<std::size_t>& order) {
+  const auto mark = [&](std::size_t page) { return static_cast<std::byte>(page % 255 + 1); };
+  const auto write = [&](std::size_t page) {
+    std::fill_n(vmm.page(page), kPageBytes, mark(page));
+    return true;
+  };
+  if (!vmm.check(order, write)) return false;
+  const auto removed = [&](std::size_t page) {
+    return page >= vmm.pages() / 4 && page < vmm.pages() / 2;
+  };
+  for (std::size_t page = 0; page < vmm.pages(); ++page) {
+    if (removed(page)) vmm.discard(page);
+  }
+  return vmm.check(order, [&](std::size_t page) {
+    const std::byte expected = removed(page) ? std::byte{0} : mark(page);
+    return std::all_of(vmm.page(page), vmm.page(page) + kPageBytes,
+                       [&](std::byte b) { return b == expected; });
+  });
+}
+
 bool act(Vmm& vmm, const std::string& mode) {
   std::vector<std::size_t> order(vmm.pages());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -140,6 +171,7 @@ bool act(Vmm& vmm, const std::string& mode) {
   const auto content = [&](std::size_t page) { return vmm.is_content(page); };
   if (mode == "flood") return flood(vmm);
   if (mode == "remove") return remove_while_faulting(vmm, order);
+  if (mode == "scribble") return scribble(vmm, order);
   std::string line;
   if (mode == "hold") return static_cast<bool>(std::getline(std::cin, line));
   if (mode == "halves") {
@@ -151,21 +183,46 @@ bool act(Vmm& vmm, const std::string& mode) {
   return vmm.check(order, content);
 }
 
+thaw::Result<thaw::GuestMemory> restore(const std::vector<thaw::GuestRegion>& regions,
+                                        const std::string& socket, bool shared) {
+  const auto deadline = thaw::Deadline::after(thaw::test::kPatience);
+  if (shared) return thaw::GuestMemory::share(regions, socket, deadline);
+  thaw::GuestMemory memory = TRY(thaw::GuestMemory::create(regions));
+  TRY(memory.hand_over(socket, deadline));
+  return memory;
+}
+
+/// What no VMM may do: it makes the pages zero for all.
+thaw::Result<void> spoil(const std::string& socket) {
+  const auto deadline = thaw::Deadline::after(thaw::test::kPatience);
+  const auto session = TRY(thaw::SharedSession::open(socket, deadline));
+  auto mapping = TRY(thaw::Mapping::copy_on_write(session.image, {0}, session.size));
+  TRY(mapping.allow_access());
+  for (std::size_t at = 0; at < session.size.value; at += kPageBytes) {
+    std::atomic_ref(mapping.bytes()[at]).load();
+  }
+  say("handed over");
+  std::string line;
+  std::getline(std::cin, line);
+  return {};
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 4) return 2;
-  const std::string mode = argv[3];
+  std::string mode = argv[3];
+  const bool shared = mode.starts_with("shared-");
+  if (shared) mode = mode.substr(std::string("shared-").size());
+  if (mode == "spoil") return spoil(argv[1]) ? 0 : 1;
   thaw::Bytes image = thaw::test::read_file(argv[2]);
   std::vector<thaw::GuestRegion> regions;
   const std::size_t first =
       mode == "two-regions" ? image.size() / 2 / kPageBytes * kPageBytes : image.size();
   regions.push_back({{first}, {kPageBytes}});
   if (first < image.size()) regions.push_back({{image.size() - first}, {kPageBytes}});
-  auto memory = thaw::GuestMemory::create(regions);
+  auto memory = restore(regions, argv[1], shared);
   if (!memory) return std::puts(memory.error().message().c_str()), 1;
-  const auto handed = memory->hand_over(argv[1], thaw::Deadline::after(thaw::test::kPatience));
-  if (!handed) return std::puts(handed.error().message().c_str()), 1;
   say("handed over");
   Vmm vmm(*std::move(memory), std::move(image));
   return act(vmm, mode) ? 0 : 1;

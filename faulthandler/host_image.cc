@@ -1,0 +1,120 @@
+#include "faulthandler/host_image.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/memory_file.h"
+#include "base/userfaultfd.h"
+#include "faulthandler/limits.h"
+
+namespace thaw {
+
+namespace {
+
+/// The snapshot's regions as they lie in a mapping of the whole memory.
+Result<RegionTable> regions_in(const Mapping& mapping, const SnapshotSpec& spec) {
+  std::vector<HandoffRegion> regions;
+  for (const RegionShape& shape : spec.regions) {
+    if (shape.page_size.value != kPageBytes) {
+      return fail(ErrorCode::kUnsupported, "memory with huge pages cannot be shared");
+    }
+    const ByteCount before = shape.offset - ImageOffset{0};
+    regions.push_back({mapping.address() + before, shape.size, shape.offset, shape.page_size});
+  }
+  if (regions.empty()) regions.push_back({mapping.address(), spec.memory, {}, {kPageBytes}});
+  return RegionTable::check(std::move(regions), spec);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<HostImage>> HostImage::create(Loop& loop, DemandLink& link,
+                                                     ServeOptions options) {
+  const SnapshotSpec& spec = options.image->manifest.spec;
+  UniqueFd file = TRY(create_memory_file("thaw:" + spec.name, spec.memory));
+  Mapping mapping = TRY(Mapping::shared(file, spec.memory));
+  RegionTable regions = TRY(regions_in(mapping, spec));
+  UniqueFd userfaultfd = TRY(create_userfaultfd());
+  TRY(register_missing(userfaultfd, mapping.address(), mapping.size()));
+  TRY(keep_to_this_process(mapping.address(), mapping.size()));
+  UniqueFd read_only = TRY(seal_memory_file(file));
+  auto image = std::unique_ptr<HostImage>(new HostImage(
+      loop, link, std::move(options), std::move(file), std::move(read_only), std::move(mapping)));
+  image->memory_.connect();
+  image->memory_.start(std::move(userfaultfd), std::move(regions));
+  return image;
+}
+
+HostImage::HostImage(Loop& loop, DemandLink& link, ServeOptions options, UniqueFd file,
+                     UniqueFd read_only, Mapping mapping)
+    : loop_(loop),
+      link_(link),
+      options_(std::move(options)),
+      file_(std::move(file)),
+      read_only_(std::move(read_only)),
+      mapping_(std::move(mapping)),
+      places_(options_.image->map, options_.image->manifest.spec.memory_pages()),
+      memory_(loop, link, options_, *this) {}
+
+void HostImage::add(View& view) {
+  if (views_.empty()) link_.add(memory_, options_.image->manifest.snapshot);
+  views_.push_back(&view);
+  check_file();
+  if (!guarding_.active()) loop_.wait(limits::kGuardInterval, guarding_);
+}
+
+void HostImage::remove(View& view) {
+  std::erase(views_, &view);
+  check_file();
+  if (!views_.empty()) return;
+  last_used_ = Clock::now();
+  link_.let_go(memory_);
+  loop_.cancel(guarding_);
+}
+
+void HostImage::demand(std::span<const PageIndex> pages) { memory_.demand(pages); }
+
+std::optional<PageSpan> HostImage::find(ChunkId chunk) const {
+  const auto page = usable_ ? places_.find(chunk) : std::nullopt;
+  if (!page || !is_present(*page)) return std::nullopt;
+  return ByteSpan(mapping_.bytes()).subspan(bytes_of({page->value}).value).first<kPageBytes>();
+}
+
+ByteCount HostImage::present() const { return bytes_of({memory_.filled_pages()}); }
+
+void HostImage::stop() {
+  CHECK(views_.empty());
+  usable_ = false;
+  memory_.stop();
+}
+
+void HostImage::give_up(const std::string& reason) {
+  if (!usable_) return;
+  usable_ = false;
+  log_error("the image of {} is of no use any more: {}", options_.image->manifest.spec.name,
+            reason);
+  for (View* const view : std::vector(views_)) view->give_up(reason);
+}
+
+bool HostImage::may_wait(PageIndex page, const std::string& reason) {
+  for (View* const view : std::vector(views_)) view->on_unservable(page, reason);
+  return true;  // whoever wants it later waits for the next attempt
+}
+
+void HostImage::on_present(PageRange pages) {
+  for (View* const view : views_) view->on_present(pages);
+}
+
+void HostImage::check_file() {
+  const auto allocated = allocated_bytes(file_);
+  if (!allocated) return give_up(allocated.error().message());
+  if (*allocated <= present() + bytes_of(memory_.filling())) return;
+  give_up("somebody else has made pages of it: a VMM touched memory that it had not registered");
+}
+
+void HostImage::on_guard_timer() {
+  if (views_.empty()) return;
+  check_file();
+  loop_.wait(limits::kGuardInterval, guarding_);
+}
+
+}  // namespace thaw

@@ -1,0 +1,72 @@
+#include "faulthandler/host_images.h"
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace thaw {
+
+std::optional<PageSpan> HostImages::Namespace::find(ChunkId chunk) const {
+  for (const HostImage* const image : images) {
+    if (const auto page = image->find(chunk)) return page;
+  }
+  return std::nullopt;
+}
+
+Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, const std::string& name_space,
+                                   ServeOptions options) {
+  const Key key{name_space, options.image->manifest.snapshot};
+  auto found = images_.find(key);
+  if (found != images_.end() && found->second->usable()) return found->second.get();
+  if (found != images_.end()) {
+    if (found->second->in_use()) {
+      return fail(ErrorCode::kBusy, "the image of this snapshot is spoiled, and VMs still use it");
+    }
+    end(found);
+  }
+  ByteCount in_use;
+  for (const auto& [other, image] : images_) {
+    if (image->in_use()) in_use += image->present();
+  }
+  if (in_use >= budget_) {
+    return fail(ErrorCode::kLimitExceeded, "images in use take up {} MiB, all that they may",
+                in_use.value >> 20);
+  }
+  auto image = TRY(HostImage::create(loop, link, std::move(options)));
+  namespaces_[name_space].images.push_back(image.get());
+  return images_.emplace(key, std::move(image)).first->second.get();
+}
+
+ByteCount HostImages::present() const {
+  ByteCount present;
+  for (const auto& [key, image] : images_) present += image->present();
+  return present;
+}
+
+HostImages::Images::iterator HostImages::end(Images::iterator image) {
+  std::erase(namespaces_[image->first.first].images, image->second.get());
+  image->second->stop();
+  ending_.push_back(std::move(image->second));
+  return images_.erase(image);
+}
+
+void HostImages::tidy() {
+  std::erase_if(ending_, [](const auto& image) { return image->finished(); });
+  while (!images_.empty() && present() > budget_) {
+    const auto in_use = [](const auto& entry) { return entry.second->in_use(); };
+    const auto last_used = [&](const auto& entry) {
+      return in_use(entry) ? Clock::time_point::max() : entry.second->last_used();
+    };
+    const auto oldest = std::ranges::min_element(images_, {}, last_used);
+    if (in_use(*oldest)) return;
+    log_info("the image of {} goes, {} MiB", oldest->second->snapshot().manifest.spec.name,
+             oldest->second->present().value >> 20);
+    end(oldest);
+  }
+}
+
+void HostImages::stop() {
+  for (auto image = images_.begin(); image != images_.end();) image = end(image);
+}
+
+}  // namespace thaw

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "faulthandler/chunk_source.h"
+#include "faulthandler/host_image.h"
+
+namespace thaw {
+
+/// The images of this host. One that no VM uses stays for the next VM, as long as all of them
+/// together keep within the budget; the one that was used longest ago goes first. On the loop's
+/// thread.
+class HostImages {
+ public:
+  explicit HostImages(ByteCount budget) : budget_(budget) {}
+
+  /// Makes the image if it is not there. kLimitExceeded when those that VMs use take up the budget,
+  /// and the errors of HostImage::create().
+  Result<HostImage*> get(Loop& loop, DemandLink& link, const std::string& name_space,
+                         ServeOptions options);
+  /// What the images of a namespace have, for whoever else needs a page with the same chunk.
+  ChunkSource& chunks(const std::string& name_space) { return namespaces_[name_space]; }
+
+  /// Keeps within the budget and destroys what has ended. Once in a while.
+  void tidy();
+  /// Ends all of them. REQUIRES: none is in use.
+  void stop();
+  bool finished() const { return images_.empty() && ending_.empty(); }
+
+ private:
+  struct Namespace final : ChunkSource {
+    std::optional<PageSpan> find(ChunkId chunk) const override;
+    std::vector<const HostImage*> images;
+  };
+  using Key = std::pair<std::string, SnapshotId>;
+  using Images = std::map<Key, std::unique_ptr<HostImage>>;
+
+  Images::iterator end(Images::iterator image);
+  ByteCount present() const;
+
+  const ByteCount budget_;
+  std::map<std::string, Namespace> namespaces_;
+  Images images_;
+  std::vector<std::unique_ptr<HostImage>> ending_;
+};
+
+}  // namespace thaw

@@ -1,0 +1,188 @@
+#include "faulthandler/shared_memory.h"
+
+#include <algorithm>
+
+#include <poll.h>
+
+namespace thaw {
+
+namespace {
+
+/// Pages shown at once where each would raise a minor fault, 0.3 us each.
+constexpr std::uint64_t kShownBlock = 16;
+
+}  // namespace
+
+SharedMemory::~SharedMemory() {
+  if (attached_) image_.remove(*this);
+}
+
+void SharedMemory::connect() {
+  attached_ = true;
+  image_.add(*this);
+}
+
+void SharedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
+  userfaultfd_ = std::move(userfaultfd);
+  regions_ = std::move(regions);
+  serving_ = true;
+  if (!image_.usable()) return give_up("the image was spoiled before the VM came");
+  if (const auto made = make_nonblocking(userfaultfd_); !made) {
+    return give_up(made.error().message());
+  }
+  if (!regions_.has_small_pages_only()) return give_up("huge pages cannot be shared");
+  loop_.poll(userfaultfd_, POLLIN, reading_);
+}
+
+void SharedMemory::stop() {
+  serving_ = false;
+  waiting_.clear();
+  if (std::exchange(attached_, false)) image_.remove(*this);
+  loop_.cancel(reading_);
+}
+
+void SharedMemory::on_events(int result) {
+  if (!serving_) return;
+  if (result < 0 || (result & POLLERR) != 0) return give_up("waiting for faults failed");
+  if (const auto read = events_.read(userfaultfd_); !read) give_up(read.error().message());
+  const auto applied = events_.apply_changes(userfaultfd_, regions_, *this);
+  if (!applied) give_up(applied.error().message());
+  const auto now = Clock::now();
+  bool any = false;
+  events_.for_each_fault([&](HostAddress address) {
+    any = true;
+    if (serving_) answer_fault(address, now);
+  });
+  if (any) owner_.on_faults();
+  if (!wanted_.empty()) image_.demand(wanted_);
+  wanted_.clear();
+  if (serving_ && !given_up_) loop_.poll(userfaultfd_, POLLIN, reading_);
+}
+
+void SharedMemory::answer_fault(HostAddress address, Clock::time_point now) {
+  ++faults_.total;
+  const auto page = regions_.page_at(address);
+  if (!page) {
+    return give_up(fmt::format("a fault at {:#x}, outside all regions", address.value));
+  }
+  if (is_removed(*page)) {
+    ++faults_.removed;
+    return fill_zeros(*page);
+  }
+  const PageState state = image_.state(*page);
+  if (state == PageState::kPresent) {
+    ++faults_.present;
+    return show(*page);
+  }
+  const bool comes = state == PageState::kComing || state == PageState::kWanted;
+  const bool zero = !image_.snapshot().map.chunk_of(*page).valid();
+  ++(zero ? faults_.zero : comes ? faults_.coalesced : faults_.fetched);
+  waiting_.push_back({*page, now});
+  wanted_.push_back(*page);
+}
+
+bool SharedMemory::on_removed(PageRange pages) {
+  if (!has_minor_faults_) {
+    has_minor_faults_ = true;
+    removed_.resize(image_.snapshot().manifest.spec.memory_pages().value);
+    for (const HandoffRegion& region : regions_.regions()) {
+      const auto registered = register_missing_and_minor(userfaultfd_, region.base, region.size);
+      if (!registered) give_up(registered.error().message());
+    }
+  }
+  for (std::uint64_t i = 0; i < pages.count.value; ++i) removed_[pages.first.value + i] = true;
+  removed_pages_ += pages.count.value;
+  return std::erase_if(waiting_, [&](const Waiting& each) {
+           return each.page >= pages.first && each.page < pages.first + pages.count;
+         }) > 0;
+}
+
+void SharedMemory::on_present(PageRange pages) {
+  if (!serving_) return;
+  const PageIndex end = pages.first + pages.count;
+  for (std::size_t i = 0; i < waiting_.size();) {
+    const Waiting each = waiting_[i];
+    if (each.page < pages.first || each.page >= end) {
+      ++i;
+      continue;
+    }
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    show(each.page);
+    latency_.record(Clock::now() - each.since);
+  }
+}
+
+void SharedMemory::show(PageIndex page) {
+  const HandoffRegion* const region = regions_.find(page);
+  if (region == nullptr) {
+    ++gone_fills_;
+    return;
+  }
+  const HostAddress address = RegionTable::address_in(*region, page);
+  settle(show_pages(userfaultfd_, address, {kPageBytes}), page, address);
+  if (!has_minor_faults_ || given_up_) return;
+  const PageRange near = RegionTable::pages_of(*region);
+  const PageIndex first = std::max(near.first, {page.value / kShownBlock * kShownBlock});
+  const PageIndex end = std::min(near.first + near.count, first + PageCount{kShownBlock});
+  for (PageIndex other = first; other < end; other += PageCount{1}) {
+    // A favour: one that fails raises its own fault.
+    if (other == page || is_removed(other) || !image_.is_present(other)) continue;
+    show_pages(userfaultfd_, RegionTable::address_in(*region, other), {kPageBytes});
+  }
+}
+
+void SharedMemory::fill_zeros(PageIndex page) {
+  const HostAddress address = RegionTable::address_in(*regions_.find(page), page);
+  settle(zero_pages(userfaultfd_, address, {kPageBytes}), page, address);
+}
+
+void SharedMemory::settle(const FillResult& result, PageIndex page, HostAddress address) {
+  switch (result.outcome) {
+    case FillOutcome::kFilled:
+      return;
+    case FillOutcome::kExists:
+      ++redundant_fills_;
+      break;
+    case FillOutcome::kRemoving:
+      ++delayed_fills_;
+      break;
+    case FillOutcome::kRangeGone:
+      ++gone_fills_;
+      break;
+    case FillOutcome::kProcessGone:
+      return;  // the pidfd tells
+    case FillOutcome::kFailed:
+      give_up(fmt::format("page {} cannot be shown (errno {}): is its memory not the host image?",
+                          page.value, result.error_number));
+      return;
+  }
+  // Who waits looks again, and if it has to, faults again.
+  wake_pages(userfaultfd_, address, {kPageBytes});
+}
+
+void SharedMemory::give_up(const std::string& reason) {
+  given_up_ = true;
+  owner_.give_up(reason);
+}
+
+void SharedMemory::on_unservable(PageIndex page, const std::string& reason) {
+  if (std::ranges::find(waiting_, page, &Waiting::page) == waiting_.end()) return;
+  owner_.may_wait(page, reason);
+}
+
+void SharedMemory::add_to(SessionReport& report) const {
+  image_.add_to(report);
+  const auto microseconds = [](Nanoseconds t) { return static_cast<double>(t.count()) / 1000; };
+  report.shared = true;
+  report.faults = faults_;
+  report.removed_pages = removed_pages_;
+  report.redundant_fills = redundant_fills_;
+  report.gone_fills = gone_fills_;
+  report.delayed_fills = delayed_fills_;
+  report.waiting_pages = waiting_.size();
+  report.latency_us_p50 = microseconds(latency_.quantile(0.5));
+  report.latency_us_p99 = microseconds(latency_.quantile(0.99));
+  report.latency_us_max = microseconds(latency_.max());
+}
+
+}  // namespace thaw

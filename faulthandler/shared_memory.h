@@ -1,0 +1,84 @@
+#pragma once
+
+#include <vector>
+
+#include "base/histogram.h"
+#include "faulthandler/event_queue.h"
+#include "faulthandler/host_image.h"
+#include "faulthandler/loop.h"
+#include "faulthandler/vm_memory.h"
+
+namespace thaw {
+
+/// The guest memory of one VM that maps its snapshot's host image. Most of what it touches is there
+/// and raises no fault. For what is not, the image is asked, and who waits is let on when the page
+/// has come.
+///
+/// When the VMM gives a page back, its own copy goes and the file's page shows: the snapshot's,
+/// where the guest must find zeros. So with the first page given back all of this memory is
+/// registered for minor faults too, and a fault on a page that was given back gets zeros of its
+/// own. Between its reading the event and that registration the page could be seen, which is why
+/// clients of this project register before they give pages back (vmm-client/guest_memory.h). On the
+/// loop's thread.
+class SharedMemory final : public VmMemory, private HostImage::View, private EventQueue::Sink {
+ public:
+  SharedMemory(Loop& loop, HostImage& image, Owner& owner)
+      : loop_(loop), image_(image), owner_(owner) {}
+  SharedMemory(const SharedMemory&) = delete;
+  SharedMemory& operator=(const SharedMemory&) = delete;
+  virtual ~SharedMemory();
+
+  void connect() override;
+  const UniqueFd* file() const override { return &image_.file(); }
+  void start(UniqueFd userfaultfd, RegionTable regions) override;
+  void stop() override;
+  bool finished() const override { return !reading_.active(); }
+  void add_to(SessionReport& report) const override;
+
+ private:
+  struct Waiting {
+    PageIndex page;
+    Clock::time_point since;
+  };
+
+  void on_events(int result);
+  void answer_fault(HostAddress address, Clock::time_point now);
+  bool on_removed(PageRange pages) override;
+  bool is_removed(PageIndex page) const {
+    return page.value < removed_.size() && removed_[page.value];
+  }
+  /// Lets the guest see a page of the image, and while minor faults are registered those beside it.
+  void show(PageIndex page);
+  void fill_zeros(PageIndex page);
+  void settle(const FillResult& result, PageIndex page, HostAddress address);
+
+  void on_present(PageRange pages) override;
+  void give_up(const std::string& reason) override;
+  void on_unservable(PageIndex page, const std::string& reason) override;
+
+  Loop& loop_;
+  HostImage& image_;
+  Owner& owner_;
+  bool attached_ = false;  // to the image
+  bool serving_ = false;
+  bool given_up_ = false;
+
+  UniqueFd userfaultfd_;
+  RegionTable regions_;
+  EventQueue events_;
+  std::vector<Waiting> waiting_;  // one for each fault that has not been answered
+  std::vector<PageIndex> wanted_;
+  std::vector<bool> removed_;  // by page, once there is one
+  bool has_minor_faults_ = false;
+
+  FaultCounters faults_;
+  std::uint64_t removed_pages_ = 0;
+  std::uint64_t redundant_fills_ = 0;
+  std::uint64_t gone_fills_ = 0;
+  std::uint64_t delayed_fills_ = 0;
+  LatencyHistogram latency_;
+
+  Operation reading_{[this](int result) { on_events(result); }};
+};
+
+}  // namespace thaw

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/unique_fd.h"
+#include "faulthandler/recorder.h"
+#include "faulthandler/regions.h"
+#include "format/control.h"
+
+namespace thaw {
+
+/// The guest memory of one VM while it is served. On the loop's thread.
+class VmMemory {
+ public:
+  /// Who decides what becomes of the VM.
+  class Owner {
+   public:
+    /// The guest cannot be served any more.
+    virtual void give_up(const std::string& reason) = 0;
+    /// This page cannot be had. True: the guest may wait until it can.
+    virtual bool may_wait(PageIndex page, const std::string& reason) = 0;
+    /// Faults were read; called once for all that were.
+    virtual void on_faults() = 0;
+    /// The window after the restore is over; what was touched in it, and what prefetch did.
+    virtual void on_window_end(std::vector<Touch> touches) = 0;
+    /// Every page is there or was removed, and the memory is not registered any more.
+    virtual void on_detached() = 0;
+    /// Pages have come to be there.
+    virtual void on_present(PageRange) {}
+
+   protected:
+    ~Owner() = default;
+  };
+
+  virtual ~VmMemory() = default;
+
+  /// Opens the way to the page server, so that the first fault finds it made.
+  virtual void connect() = 0;
+  /// What the VMM is to map, and is given when it connects; nullptr: it has its own memory.
+  virtual const UniqueFd* file() const { return nullptr; }
+  /// Begins to answer faults.
+  virtual void start(UniqueFd userfaultfd, RegionTable regions) = 0;
+  /// The VMM has exited. The userfaultfd is closed with this object.
+  virtual void stop() = 0;
+  virtual bool finished() const = 0;
+
+  virtual void add_to(SessionReport& report) const = 0;
+};
+
+}  // namespace thaw

@@ -1,0 +1,157 @@
+// Files in memory that several mappings share, and what the kernel does with them: the facts that
+// shared restores stand on.
+
+#include "base/memory_file.h"
+
+#include <array>
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/mapping.h"
+#include "base/userfaultfd.h"
+#include "tests/support/test_support.h"
+
+namespace thaw {
+namespace {
+
+using test::code_of;
+using test::succeeded;
+
+constexpr PageCount kPages{8};
+constexpr ByteCount kSize = bytes_of(kPages);
+
+/// An image that is filled through a mapping and a userfaultfd of its own, and one VM on it.
+class MemoryFile : public testing::Test {
+ protected:
+  void SetUp() override {
+    file_ = create_memory_file("test", kSize).value();
+    image_ = Mapping::shared(file_, kSize).value();
+    auto created = create_userfaultfd();
+    if (!created) GTEST_SKIP() << created.error().message();
+    image_faults_ = *std::move(created);
+    ASSERT_TRUE(succeeded(register_missing(image_faults_, image_.address(), kSize)));
+    read_only_ = seal_memory_file(file_).value();
+    vm_ = Mapping::copy_on_write(read_only_, {0}, kSize).value();
+    faults_ = create_userfaultfd().value();
+    ASSERT_TRUE(succeeded(register_missing(faults_, vm_.address(), kSize)));
+    ASSERT_TRUE(succeeded(vm_.allow_access()));
+    page_.fill(std::byte{7});
+  }
+
+  HostAddress in_image(std::uint64_t page) const {
+    return image_.address() + bytes_of(PageCount{page});
+  }
+  HostAddress in_vm(std::uint64_t page) const { return vm_.address() + bytes_of(PageCount{page}); }
+  void bring(std::uint64_t page) {
+    EXPECT_EQ(copy_pages(image_faults_, in_image(page), page_).outcome, FillOutcome::kFilled);
+  }
+  std::byte touch(std::uint64_t page) const {
+    return std::atomic_ref(vm_.bytes()[page * kPageBytes]).load();
+  }
+  bool wait_for_event() {
+    pollfd request{.fd = faults_.get(), .events = POLLIN, .revents = 0};
+    if (::poll(&request, 1, 10'000) != 1) return false;
+    std::vector<MemoryEvent> events;
+    return succeeded(read_events(faults_, events)) && !events.empty();
+  }
+  /// Gives a page back as a VMM does, whose event somebody has to read.
+  void discard(std::uint64_t page) {
+    const std::jthread vmm(
+        [&] { EXPECT_TRUE(succeeded(vm_.discard(bytes_of(PageCount{page}), {kPageBytes}))); });
+    EXPECT_TRUE(wait_for_event());
+  }
+
+  UniqueFd file_;
+  UniqueFd read_only_;
+  Mapping image_;
+  UniqueFd image_faults_;
+  Mapping vm_;
+  UniqueFd faults_;
+  std::array<std::byte, kPageBytes> page_;
+};
+
+TEST_F(MemoryFile, PresentPagesRaiseNoFault) {
+  bring(1);
+  EXPECT_EQ(touch(1), std::byte{7});  // nobody answers
+}
+
+TEST_F(MemoryFile, MissingPageIsBroughtIntoTheFileAndShown) {
+  std::byte value{};
+  {
+    const std::jthread guest([&] { value = touch(2); });
+    ASSERT_TRUE(wait_for_event());
+    bring(2);
+    EXPECT_EQ(show_pages(faults_, in_vm(2), {kPageBytes}).outcome, FillOutcome::kFilled);
+  }
+  EXPECT_EQ(value, std::byte{7});
+  EXPECT_EQ(show_pages(faults_, in_vm(2), {kPageBytes}).outcome, FillOutcome::kExists);
+}
+
+TEST_F(MemoryFile, PageThatTheFileLacksCannotBeShown) {
+  EXPECT_EQ(show_pages(faults_, in_vm(3), {kPageBytes}).outcome, FillOutcome::kFailed);
+}
+
+TEST_F(MemoryFile, AnonymousMemoryCannotBeShownPages) {
+  const Mapping memory = Mapping::anonymous(kSize).value();
+  ASSERT_TRUE(succeeded(register_missing(faults_, memory.address(), kSize)));
+  EXPECT_EQ(show_pages(faults_, memory.address(), {kPageBytes}).outcome, FillOutcome::kFailed);
+}
+
+TEST_F(MemoryFile, PageIsBroughtOnce) {
+  bring(1);
+  EXPECT_EQ(copy_pages(image_faults_, in_image(1), page_).outcome, FillOutcome::kExists);
+  EXPECT_EQ(allocated_bytes(file_).value(), ByteCount{kPageBytes});
+}
+
+TEST_F(MemoryFile, WritesOfAMappingStayInIt) {
+  bring(1);
+  std::atomic_ref(vm_.bytes()[kPageBytes]).store(std::byte{9});
+  EXPECT_EQ(image_.bytes()[kPageBytes], std::byte{7});
+}
+
+TEST_F(MemoryFile, WhatIsGivenBackRaisesMinorFaultsAndMayBecomeZero) {
+  bring(1);
+  EXPECT_EQ(touch(1), std::byte{7});
+  ASSERT_TRUE(succeeded(register_missing_and_minor(faults_, vm_.address(), kSize)));
+
+  discard(1);
+  std::byte value{1};
+  {
+    const std::jthread guest([&] { value = touch(1); });
+    ASSERT_TRUE(wait_for_event());
+    EXPECT_EQ(zero_pages(faults_, in_vm(1), {kPageBytes}).outcome, FillOutcome::kFilled);
+  }
+
+  EXPECT_EQ(value, std::byte{0});
+  EXPECT_EQ(image_.bytes()[kPageBytes], std::byte{7});
+}
+
+TEST_F(MemoryFile, SealedFileIsWrittenByNobodyElse) {
+  bring(1);
+  EXPECT_EQ(code_of(write_at(read_only_, page_, 0)), ErrorCode::kIo);
+  EXPECT_NE(::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kPageBytes), 0);
+  EXPECT_NE(::ftruncate(file_.get(), 0), 0);
+  EXPECT_EQ(::mmap(nullptr, kSize.value, PROT_READ | PROT_WRITE, MAP_SHARED, file_.get(), 0),
+            MAP_FAILED);
+  EXPECT_TRUE(keeps_its_size(read_only_));
+  EXPECT_FALSE(keeps_its_size(create_memory_file("open", kSize).value()));
+}
+
+TEST_F(MemoryFile, TouchingWhatIsNotRegisteredMakesAPageForAll) {
+  Mapping careless = Mapping::copy_on_write(read_only_, {0}, kSize).value();
+  ASSERT_TRUE(succeeded(careless.allow_access()));
+  EXPECT_EQ(careless.bytes()[4 * kPageBytes], std::byte{0});
+  EXPECT_EQ(allocated_bytes(file_).value(), ByteCount{kPageBytes});
+  EXPECT_EQ(copy_pages(image_faults_, in_image(4), page_).outcome, FillOutcome::kExists);
+}
+
+}  // namespace
+}  // namespace thaw
