@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "format/control_channel.h"
 
 namespace thaw::bench {
 
@@ -18,6 +19,20 @@ constexpr const char* kSnapshot = "bench";
 constexpr std::size_t kLastWordsBytes = 400;
 /// Pages that are on their way arrive well within this time.
 constexpr std::chrono::milliseconds kSettleTime{20};
+
+const char* word_for(GuestKind kind) {
+  switch (kind) {
+    case GuestKind::kOwn:
+      return "own";
+    case GuestKind::kShared:
+      return "shared";
+    case GuestKind::kFile:
+      return "file";
+    case GuestKind::kPresent:
+      return "present";
+  }
+  return "";
+}
 
 }  // namespace
 
@@ -43,6 +58,20 @@ Result<std::vector<double>> read_touch_times(const std::string& path) {
   return us;
 }
 
+Result<ByteCount> proportional_bytes(pid_t process, const std::string& path_part) {
+  std::ifstream maps(fmt::format("/proc/{}/smaps", process));
+  ByteCount bytes;
+  bool counts = false;
+  for (std::string line; std::getline(maps, line);) {
+    // "START-END ...": a mapping; "Pss: N kB": of the last one.
+    const std::string word = line.substr(0, line.find(' '));
+    if (word.find('-') != std::string::npos) counts = line.find(path_part) != std::string::npos;
+    if (counts && word == "Pss:") bytes += ByteCount{std::stoull(line.substr(word.size())) << 10};
+  }
+  if (!maps.eof()) return fail(ErrorCode::kIo, "reading the mappings of process {}", process);
+  return bytes;
+}
+
 Result<void> push_image(test::PageServer& server, const std::string& image,
                         const std::string& scratch) {
   TRY(succeed(server.thaw({"push", kSnapshot, "--memory", image}), "thaw push"));
@@ -66,12 +95,27 @@ Result<Handler> Handler::start(const std::string& base, const std::string& serve
   return handler;
 }
 
-Result<std::string> Handler::prepare() {
+Result<std::string> Handler::prepare(GuestKind kind) {
   std::string socket = fmt::format("{}.{}", base_, ++sessions_);
-  TRY(succeed(test::run({test::program_path("thaw"), "--json", "--control", base_ + ".control",
-                         "prepare", kSnapshot, "--socket", socket}),
-              "thaw prepare"));
+  std::vector<std::string> command{test::program_path("thaw"),
+                                   "--json",
+                                   "--control",
+                                   base_ + ".control",
+                                   "prepare",
+                                   kSnapshot,
+                                   "--socket",
+                                   socket};
+  if (kind == GuestKind::kShared) command.emplace_back("--shared");
+  TRY(succeed(test::run(command), "thaw prepare"));
   return socket;
+}
+
+Result<SessionReport> Handler::last_session() {
+  const ControlReply reply = TRY(ask_fault_handler(base_ + ".control", control::List{}));
+  for (const SessionReport& report : std::get<std::vector<SessionReport>>(reply)) {
+    if (report.session == sessions_) return report;
+  }
+  return fail(ErrorCode::kNotFound, "the fault handler has no session {}", sessions_);
 }
 
 std::string Handler::last_words() const {
@@ -81,13 +125,15 @@ std::string Handler::last_words() const {
   return text;
 }
 
-Result<Guest> Guest::start(Handler& handler, const std::string& image,
-                           std::optional<unsigned> cpu) {
-  const std::string socket = TRY(handler.prepare());
-  std::vector<std::string> command{test::program_path("thaw-bench-guest"), socket, image};
+Result<Guest> Guest::start(Handler& handler, const std::string& image, std::optional<unsigned> cpu,
+                           GuestKind kind) {
+  const bool served = kind == GuestKind::kOwn || kind == GuestKind::kShared;
+  const std::string socket = served ? TRY(handler.prepare(kind)) : handler.scratch_path();
+  std::vector<std::string> command{test::program_path("thaw-bench-guest"), word_for(kind), socket,
+                                   image};
   if (cpu) command.push_back(std::to_string(*cpu));
   Guest guest(test::Program(command), handler, socket + ".pages");
-  TRY(guest.reply("handed over"));
+  TRY(guest.reply("ready"));
   return guest;
 }
 

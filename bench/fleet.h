@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/types.h"
+#include "format/control.h"
 #include "tests/support/programs.h"
 
 namespace thaw::bench {
@@ -26,6 +28,13 @@ Result<std::vector<double>> read_touch_times(const std::string& path);
 Result<void> push_image(test::PageServer& server, const std::string& image,
                         const std::string& scratch);
 
+/// Where the pages of a guest come from.
+enum class GuestKind { kOwn, kShared, kFile, kPresent };
+
+/// What a process has of the memory that it maps from files whose path contains `path_part`, a
+/// page that n processes have counted as an n-th.
+Result<ByteCount> proportional_bytes(pid_t process, const std::string& path_part);
+
 /// A fault handler. One thread.
 class Handler {
  public:
@@ -36,7 +45,11 @@ class Handler {
 
   pid_t pid() const { return program_.pid(); }
   /// The socket of a new session.
-  Result<std::string> prepare();
+  Result<std::string> prepare(GuestKind kind = GuestKind::kOwn);
+  /// What has become of the last session that was prepared.
+  Result<SessionReport> last_session();
+  /// A path of its own for the files of a guest that it does not serve.
+  std::string scratch_path() { return fmt::format("{}.guest{}", base_, ++guests_); }
   /// The end of what it has written to its log.
   std::string last_words() const;
 
@@ -47,6 +60,7 @@ class Handler {
   test::Program program_;
   std::string base_;
   unsigned sessions_ = 0;
+  unsigned guests_ = 0;
 };
 
 /// A guest process that touches pages of its memory as it is told. One thread.
@@ -54,8 +68,10 @@ class Guest {
  public:
   /// Starts the guest with a new session; `cpu` is where all its threads run.
   static Result<Guest> start(Handler& handler, const std::string& image,
-                             std::optional<unsigned> cpu = {});
+                             std::optional<unsigned> cpu = {}, GuestKind kind = GuestKind::kOwn);
   Guest(Guest&&) = default;
+
+  pid_t pid() const { return program_.pid(); }
 
   struct Touched {
     std::vector<double> us;   // of each touch

@@ -1,9 +1,17 @@
-// A guest of the bench: maps guest memory, hands it over, and touches the pages it is told to,
-// measuring each touch. Never the bench itself: a fault handler may kill its guest.
+// A guest of the bench: has guest memory and touches the pages it is told to, measuring each touch.
+// Never the bench itself: a fault handler may kill its guest.
 //
-//   thaw-bench-guest SOCKET IMAGE [CPU]     CPU: where all its threads run; without: anywhere
+//   thaw-bench-guest MEMORY SOCKET IMAGE [CPU]     CPU: where all its threads run; without:
+//   anywhere
 //
-// Prints "handed over", then obeys lines on stdin, each with a line of reply, until stdin ends:
+// MEMORY is where its pages come from:
+//
+//   own       memory of its own, handed over on SOCKET
+//   shared    the host's image, handed over on SOCKET
+//   file      the file IMAGE, mapped privately
+//   present   a memory file with the content of IMAGE, mapped privately
+//
+// Prints "ready", then obeys lines on stdin, each with a line of reply, until stdin ends:
 //
 //   touch FILE THREADS   touches the pages whose numbers (32 bits each) are in FILE, in their order
 //                        spread over the threads; the nanoseconds of each go to FILE.ns (64 bits
@@ -20,6 +28,7 @@
 #include <fstream>
 #include <iostream>
 #include <latch>
+#include <optional>
 #include <sstream>
 #include <thread>
 
@@ -28,6 +37,8 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/mapping.h"
+#include "base/memory_file.h"
 #include "bench/cpu.h"
 #include "bench/image.h"
 #include "vmm-client/guest_memory.h"
@@ -50,10 +61,46 @@ Result<Pages> read_pages(const std::string& path) {
   return pages;
 }
 
+/// Guest memory in one piece, and what keeps it.
+struct Memory {
+  std::byte* start;
+  std::optional<GuestMemory> served;
+  Mapping mapped;  // when it is not served
+};
+
+Result<Memory> memory_of(GuestMemory served) {
+  std::byte* const start = served.region(0).data();
+  return Memory{start, std::move(served), {}};
+}
+
+Result<Memory> memory_of_file(const UniqueFd& file, ByteCount size) {
+  Mapping mapped = TRY(Mapping::copy_on_write(file, {0}, size));
+  TRY(mapped.allow_access());
+  std::byte* const start = mapped.bytes().data();
+  return Memory{start, std::nullopt, std::move(mapped)};
+}
+
+Result<Memory> make_memory(std::string_view kind, const std::string& socket,
+                           const std::string& path, const ImageFile& image) {
+  const ByteCount size{image.bytes().size()};
+  const std::vector<GuestRegion> regions{{size, {kPageBytes}}};
+  const Deadline deadline = Deadline::after(kPatience);
+  if (kind == "own") {
+    GuestMemory memory = TRY(GuestMemory::create(regions));
+    TRY(memory.hand_over(socket, deadline));
+    return memory_of(std::move(memory));
+  }
+  if (kind == "shared") return memory_of(TRY(GuestMemory::share(regions, socket, deadline)));
+  if (kind == "file") return memory_of_file(TRY(open_for_reading(path)), size);
+  if (kind != "present") return fail(ErrorCode::kInvalidArgument, "no memory \"{}\"", kind);
+  const UniqueFd file = TRY(create_memory_file("present", size));
+  TRY(write_at(file, image.bytes(), 0));
+  return memory_of_file(file, size);
+}
+
 class Guest {
  public:
-  Guest(GuestMemory memory, ImageFile image)
-      : memory_(std::move(memory)), image_(std::move(image)) {}
+  Guest(Memory memory, ImageFile image) : memory_(std::move(memory)), image_(std::move(image)) {}
 
   Result<std::string> obey(const std::string& line) {
     std::istringstream words(line);
@@ -71,7 +118,7 @@ class Guest {
  private:
   enum class Probing { kNo, kYes };
 
-  std::byte* page(std::size_t index) const { return memory_.region(0).data() + index * kPageBytes; }
+  std::byte* page(std::size_t index) const { return memory_.start + index * kPageBytes; }
   bool is_present(std::size_t index) const {
     unsigned char state = 0;
     CHECK(::mincore(page(index), kPageBytes, &state) == 0);
@@ -153,7 +200,7 @@ class Guest {
     return fmt::format("verified {}", verified);
   }
 
-  GuestMemory memory_;
+  Memory memory_;
   ImageFile image_;
   Pages touched_;
 };
@@ -164,18 +211,16 @@ void say(const std::string& line) {
 }
 
 Result<void> run(int argc, char** argv) {
-  if (argc == 4) {
-    const std::string_view text = argv[3];
+  if (argc == 5) {
+    const std::string_view text = argv[4];
     unsigned cpu = 0;
     const auto parsed = std::from_chars(text.data(), text.data() + text.size(), cpu);
     if (parsed.ec != std::errc{}) return fail(ErrorCode::kInvalidArgument, "CPU \"{}\"", text);
     TRY(pin_this_thread(cpu));
   }
-  ImageFile image = TRY(ImageFile::open(argv[2]));
-  const std::vector<GuestRegion> regions{{bytes_of({image.pages()}), {kPageBytes}}};
-  GuestMemory memory = TRY(GuestMemory::create(regions));
-  TRY(memory.hand_over(argv[1], Deadline::after(kPatience)));
-  say("handed over");
+  ImageFile image = TRY(ImageFile::open(argv[3]));
+  Memory memory = TRY(make_memory(argv[1], argv[2], argv[3], image));
+  say("ready");
   Guest guest(std::move(memory), std::move(image));
   for (std::string line; std::getline(std::cin, line);) say(TRY(guest.obey(line)));
   return {};
@@ -185,8 +230,8 @@ Result<void> run(int argc, char** argv) {
 }  // namespace thaw::bench
 
 int main(int argc, char** argv) {
-  if (argc != 3 && argc != 4) {
-    std::fputs("usage: thaw-bench-guest SOCKET IMAGE [CPU]\n", stderr);
+  if (argc != 4 && argc != 5) {
+    std::fputs("usage: thaw-bench-guest MEMORY SOCKET IMAGE [CPU]\n", stderr);
     return 2;
   }
   if (const auto result = thaw::bench::run(argc, argv); !result) {

@@ -11,6 +11,7 @@
 #include "bench/cpu.h"
 #include "bench/fault_bench.h"
 #include "bench/restore_bench.h"
+#include "bench/shared_bench.h"
 #include "bench/store_bench.h"
 
 namespace thaw::bench {
@@ -26,6 +27,7 @@ constexpr std::array kBenches{
           run_fault_bench},
     Bench{"restore", "restores with a working set, beside other ways to restore",
           run_restore_bench},
+    Bench{"shared", "restores that share one copy of their snapshot on a host", run_shared_bench},
     Bench{"store", "pushes, pulls, sizes and reads of a large store, beside backup tools",
           run_store_bench},
 };

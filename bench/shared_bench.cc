@@ -1,0 +1,149 @@
+#include "bench/shared_bench.h"
+
+#include <algorithm>
+#include <random>
+
+#include <fmt/core.h>
+
+#include "bench/figures.h"
+#include "bench/fleet.h"
+#include "bench/image.h"
+#include "tests/support/scratch_directory.h"
+
+namespace thaw::bench {
+
+namespace {
+
+constexpr std::size_t kClones = 8;
+/// Of the pages with content, and of zero pages beside them.
+constexpr double kShareTouched = 0.5;
+constexpr std::size_t kZeroShare = 8;
+
+/// What the repetitions measure, under the names of the figures, and floors under "floor.NAME".
+class SharedRuns {
+ public:
+  SharedRuns(const BenchOptions& options, Samples& samples, ImageFile image)
+      : image_path_(options.image),
+        samples_(samples),
+        image_(std::move(image)),
+        server_(scratch_.path("store")) {
+    std::mt19937_64 generator(options.seed);
+    PageKinds kinds = sort_pages(image_);
+    for (auto* const kind : {&kinds.content, &kinds.zero}) {
+      std::ranges::shuffle(*kind, generator);
+    }
+    const auto share =
+        static_cast<std::size_t>(kShareTouched * static_cast<double>(kinds.content.size()));
+    pages_.assign(kinds.content.begin(),
+                  kinds.content.begin() + static_cast<std::ptrdiff_t>(share));
+    const std::size_t zeros = std::min(kinds.zero.size(), share / kZeroShare);
+    pages_.insert(pages_.end(), kinds.zero.begin(),
+                  kinds.zero.begin() + static_cast<std::ptrdiff_t>(zeros));
+    std::ranges::shuffle(pages_, generator);
+  }
+
+  Result<void> push() { return push_image(server_, image_path_, scratch_.path("pulled")); }
+
+  Result<void> repeat() {
+    // A handler of its own for each repetition: its image begins empty.
+    Handler handler = TRY(Handler::start(scratch_.path(std::to_string(++repetition_)),
+                                         server_.address(), {"--record-every", "0"}));
+    samples_.add("floor.second.wall", TRY(touch_once(handler, GuestKind::kPresent)));
+    std::vector<Guest> clones;
+    for (std::size_t i = 0; i < kClones; ++i) {
+      const auto start = Clock::now();
+      clones.push_back(TRY(Guest::start(handler, image_path_, {}, GuestKind::kShared)));
+      const double ready = seconds_since(start);
+      const auto touched = TRY(clones.back().touch(pages_));
+      const SessionReport report = TRY(handler.last_session());
+      const char* const which = i == 0 ? "first" : "second";
+      if (i > 1) continue;
+      samples_.add(fmt::format("{}.wall", which), touched.seconds);
+      samples_.add(fmt::format("{}.ready", which), ready);
+      samples_.add(fmt::format("{}.faults", which), static_cast<double>(report.faults.total));
+    }
+    double bytes = TRY(bytes_of_process(handler.pid(), "memfd:thaw:"));
+    for (const Guest& clone : clones) bytes += TRY(bytes_of_process(clone.pid(), "memfd:thaw:"));
+    samples_.add("clones8.pss", bytes);
+    for (Guest& clone : clones) TRY(clone.verify_and_end());
+    return measure_files(handler);
+  }
+
+  std::size_t pages() const { return pages_.size(); }
+
+ private:
+  static double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  }
+  static Result<double> bytes_of_process(pid_t process, const std::string& path_part) {
+    return static_cast<double>(TRY(proportional_bytes(process, path_part)).value);
+  }
+
+  Result<double> touch_once(Handler& handler, GuestKind kind) {
+    Guest guest = TRY(Guest::start(handler, image_path_, {}, kind));
+    const double seconds = TRY(guest.touch(pages_)).seconds;
+    TRY(guest.verify_and_end());
+    return seconds;
+  }
+
+  Result<void> measure_files(Handler& handler) {
+    std::vector<Guest> clones;
+    for (std::size_t i = 0; i < kClones; ++i) {
+      clones.push_back(TRY(Guest::start(handler, image_path_, {}, GuestKind::kFile)));
+      TRY(clones.back().touch(pages_));
+    }
+    double bytes = 0;
+    for (const Guest& clone : clones) bytes += TRY(bytes_of_process(clone.pid(), image_path_));
+    samples_.add("floor.clones8.pss", bytes);
+    for (Guest& clone : clones) TRY(clone.verify_and_end());
+    return {};
+  }
+
+  const std::string image_path_;
+  Samples& samples_;
+  ImageFile image_;
+  std::vector<std::uint32_t> pages_;
+  std::size_t repetition_ = 0;
+  // The programs end before their files go.
+  test::ScratchDirectory scratch_;
+  test::PageServer server_;
+};
+
+}  // namespace
+
+Result<std::vector<Figure>> run_shared_bench(const BenchOptions& options) {
+  std::size_t repetitions = options.effort == Effort::kQuick ? 1 : 5;
+  if (options.repetitions > 0) repetitions = options.repetitions;
+  Samples samples;
+  SharedRuns runs(options, samples, TRY(ImageFile::open(options.image)));
+  TRY(runs.push());
+  for (std::size_t i = 0; i < repetitions; ++i) TRY(runs.repeat());
+
+  std::vector<Figure> figures;
+  const auto add = [&](const std::string& name, const char* unit, double floor, std::string note) {
+    figures.push_back({.name = "shared." + name,
+                       .unit = unit,
+                       .value = samples.median_of(name),
+                       .floor = floor,
+                       .n = samples.of(name).size(),
+                       .note = std::move(note)});
+  };
+  const std::string touches = fmt::format("{} pages touched in a random order", runs.pages());
+  add("second.wall", "s", samples.median_of("floor.second.wall"),
+      touches + "; floor: F6, a memory file that has them all, mapped privately");
+  add("second.faults", "faults", samples.median_of("first.faults"),
+      "that the handler answered; floor: those of the first restore");
+  add("second.ready", "s", samples.median_of("first.ready"),
+      "from prepare to memory that is handed over, the VMM's start included; floor: the first "
+      "restore's");
+  add("first.wall", "s", samples.median_of("floor.second.wall"),
+      touches + ", all of them missing; floor: the same");
+  add("clones8.pss", "bytes", samples.median_of("floor.clones8.pss"),
+      fmt::format(
+          "memory of {} VMs and of the handler's own mapping; floor: as many processes that "
+          "map a local file",
+          kClones));
+  return figures;
+}
+
+}  // namespace thaw::bench
