@@ -6,6 +6,8 @@
 #include <linux/mman.h>
 #include <sys/mman.h>
 
+#include "base/file.h"
+
 namespace thaw {
 
 Mapping::Mapping(Mapping&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
@@ -26,10 +28,10 @@ HostAddress Mapping::address() const {
 
 namespace {
 
-Result<MutableByteSpan> map_anonymous(ByteCount size, int flags) {
+Result<MutableByteSpan> map_private(ByteCount size, int flags, int file) {
   if (size.value == 0) return fail(ErrorCode::kInvalidArgument, "cannot map 0 bytes");
-  void* const at = ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+  void* const at =
+      ::mmap(nullptr, size.value, PROT_READ | PROT_WRITE, MAP_PRIVATE | flags, file, 0);
   if (at == MAP_FAILED) {
     const int error_number = (flags & MAP_HUGETLB) != 0 && errno == ENOMEM ? ENOSPC : errno;
     return fail_errno(fmt::format("map {} bytes of memory", size.value), error_number);
@@ -41,7 +43,7 @@ Result<MutableByteSpan> map_anonymous(ByteCount size, int flags) {
 }  // namespace
 
 Result<Mapping> Mapping::anonymous(ByteCount size) {
-  Mapping mapping(TRY(map_anonymous(size, MAP_NORESERVE)));
+  Mapping mapping(TRY(map_private(size, MAP_ANONYMOUS | MAP_NORESERVE, -1)));
   if (::madvise(mapping.bytes_.data(), mapping.bytes_.size(), MADV_NOHUGEPAGE) != 0 &&
       errno != EINVAL) {  // EINVAL: a kernel built without transparent huge pages
     return fail_errno("madvise MADV_NOHUGEPAGE");
@@ -50,7 +52,16 @@ Result<Mapping> Mapping::anonymous(ByteCount size) {
 }
 
 Result<Mapping> Mapping::anonymous_huge(ByteCount size) {
-  return Mapping(TRY(map_anonymous(size, MAP_HUGETLB | MAP_HUGE_2MB)));
+  return Mapping(TRY(map_private(size, MAP_ANONYMOUS | MAP_HUGETLB | MAP_HUGE_2MB, -1)));
+}
+
+Result<Mapping> Mapping::private_file(const UniqueFd& file, ByteCount size) {
+  const ByteCount available = TRY(file_size(file));
+  if (available < size) {
+    return fail(ErrorCode::kTruncated, "the file has {} bytes, not {}", available.value,
+                size.value);
+  }
+  return Mapping(TRY(map_private(size, MAP_NORESERVE, file.get())));
 }
 
 Result<void> keep_to_this_process(HostAddress start, ByteCount size) {

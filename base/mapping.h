@@ -3,6 +3,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/types.h"
+#include "base/unique_fd.h"
 
 namespace thaw {
 
@@ -20,6 +21,9 @@ class Mapping {
   static Result<Mapping> anonymous(ByteCount size);
   /// Private anonymous memory from the 2 MiB hugetlbfs pool; kNoSpace when the pool is too small.
   static Result<Mapping> anonymous_huge(ByteCount size);
+  /// The first `size` bytes of a file; what is written there stays with this process. kTruncated
+  /// when the file has fewer.
+  static Result<Mapping> private_file(const UniqueFd& file, ByteCount size);
 
   MutableByteSpan bytes() const { return bytes_; }
   HostAddress address() const;
