@@ -62,7 +62,7 @@ TEST(MicroVmState, RoundTrips) {
     EXPECT_EQ(back->vcpus.back().xsave, state.vcpus.back().xsave);
     EXPECT_EQ(back->vcpus.back().registers.rip, state.vcpus.back().registers.rip);
     EXPECT_EQ(back->vcpus.back().msrs[1].data, 1u << 31);
-    EXPECT_EQ(back->vcpus.back().lines, state.vcpus.back().lines);
+    EXPECT_EQ(back->vcpus.back().serial.lines, state.vcpus.back().serial.lines);
   }
 }
 

@@ -23,22 +23,24 @@ using Event = GuestProgress::Event;
 TEST(GuestProgress, CountsBytesAndLinesOfEachVcpu) {
   std::string shown;
   GuestProgress progress([&](ByteSpan bytes) { shown += as_text(bytes); });
-  progress.begin(100, {7, 8});
+  progress.begin(100, {{.lines = 7}, {.lines = 8}});
 
   progress.write(0, as_bytes("one\ntwo\nthr"));
   progress.write(1, as_bytes("x\n"));
 
   EXPECT_EQ(shown, "one\ntwo\nthrx\n");
   EXPECT_EQ(progress.serial_bytes(), 113u);
-  EXPECT_EQ(progress.lines(0), 9u);
-  EXPECT_EQ(progress.lines(1), 9u);
+  EXPECT_EQ(progress.cursor(0).lines, 9u);
+  EXPECT_EQ(progress.cursor(0).column, 3u);
+  EXPECT_EQ(progress.cursor(1).lines, 9u);
+  EXPECT_EQ(progress.cursor(1).column, 0u);
   EXPECT_TRUE(progress.first_output());
 }
 
 TEST(GuestProgress, ShowsNoMoreLinesThanWanted) {
   std::string shown;
   GuestProgress progress([&](ByteSpan bytes) { shown += as_text(bytes); });
-  progress.begin(0, {0, 1});
+  progress.begin(0, {{}, {.lines = 1}});
   progress.show_at_most(2);
 
   progress.write(0, as_bytes("a\nb\nc"));
@@ -49,9 +51,21 @@ TEST(GuestProgress, ShowsNoMoreLinesThanWanted) {
   EXPECT_EQ(progress.serial_bytes(), 8u);
 }
 
+TEST(GuestProgress, FinishesALineThatWasInParts) {
+  std::string shown;
+  GuestProgress progress([&](ByteSpan bytes) { shown += as_text(bytes); });
+  progress.begin(0, {{.lines = 5, .column = 1}, {.lines = 5, .column = 0}});
+  progress.show_at_most(2);
+
+  progress.write(0, as_bytes("a\nb\n"));
+  progress.write(1, as_bytes("c\n"));
+
+  EXPECT_EQ(shown, "a\n");
+}
+
 TEST(GuestProgress, WaitsEndWithWhatHappens) {
   GuestProgress progress([](ByteSpan) {});
-  progress.begin(0, {0, 0});
+  progress.begin(0, {{}, {}});
   progress.write(0, as_bytes("a\nb\n"));
   progress.write(1, as_bytes("a\n"));
   EXPECT_EQ(progress.wait_for_rounds(1).value(), Event::kReached);
@@ -139,7 +153,7 @@ TEST_F(MicroVmTest, PausesAnywhereWithoutATrace) {
   // Most pauses come in the midst of a line, some while a vCPU walks.
   auto generator = seeded_generator();
   int pauses = 0;
-  while (vm->progress().lines(0) < kRounds || vm->progress().lines(1) < kRounds) {
+  while (vm->progress().cursor(0).lines < kRounds || vm->progress().cursor(1).lines < kRounds) {
     const std::uint64_t next = vm->progress().serial_bytes() + 1 + pick(generator, 60);
     const Deadline deadline = Deadline::after(kPatience);
     ASSERT_TRUE(succeeded(vm->start()));

@@ -33,7 +33,7 @@ VcpuState sample_vcpu(Bytewise& bytes) {
   bytes.fill(vcpu.events);
   bytes.fill(vcpu.debug);
   bytes.fill(vcpu.multiprocessing);
-  bytes.fill(vcpu.lines);
+  bytes.fill(vcpu.serial);
   return vcpu;
 }
 

@@ -6,10 +6,11 @@
 
 namespace thaw {
 
-void GuestProgress::begin(std::uint64_t serial_bytes, std::vector<std::uint64_t> lines) {
+void GuestProgress::begin(std::uint64_t serial_bytes, const std::vector<SerialCursor>& cursors) {
   const std::lock_guard lock(mutex_);
   serial_bytes_ = serial_bytes;
-  lines_ = std::move(lines);
+  outputs_.clear();
+  for (const SerialCursor& cursor : cursors) outputs_.push_back({cursor, cursor.column > 0});
   first_output_.reset();
 }
 
@@ -18,17 +19,22 @@ void GuestProgress::show_at_most(std::uint64_t lines) {
   most_shown_ = lines;
 }
 
+bool GuestProgress::count(Output& output, std::byte byte) const {
+  const bool shown = output.cursor.lines < most_shown_ || output.in_parts;
+  ++output.cursor.column;
+  if (byte == std::byte{'\n'}) output = {.cursor = {.lines = output.cursor.lines + 1}};
+  return shown;
+}
+
 void GuestProgress::write(std::size_t vcpu, ByteSpan bytes) {
   std::size_t shown = 0;
   {
     const std::lock_guard lock(mutex_);
-    CHECK(vcpu < lines_.size());
+    CHECK(vcpu < outputs_.size());
     if (!first_output_) first_output_ = Clock::now();
     serial_bytes_ += bytes.size();
-    for (const std::byte byte : bytes) {
-      if (lines_[vcpu] < most_shown_) ++shown;
-      if (byte == std::byte{'\n'}) ++lines_[vcpu];
-    }
+    // Once a line is not shown, no later one is.
+    for (const std::byte byte : bytes) shown += count(outputs_[vcpu], byte) ? 1 : 0;
   }
   if (shown > 0) sink_(bytes.first(shown));
   changed_.notify_all();
@@ -58,8 +64,10 @@ Result<GuestProgress::Event> GuestProgress::wait_until(const std::function<bool(
 }
 
 Result<GuestProgress::Event> GuestProgress::wait_for_rounds(std::uint64_t rounds) {
-  return wait_until(
-      [&] { return std::ranges::all_of(lines_, [&](auto lines) { return lines >= rounds; }); });
+  return wait_until([&] {
+    return std::ranges::all_of(outputs_,
+                               [&](const Output& output) { return output.cursor.lines >= rounds; });
+  });
 }
 
 Result<GuestProgress::Event> GuestProgress::wait_for_output() {
@@ -71,10 +79,10 @@ std::uint64_t GuestProgress::serial_bytes() const {
   return serial_bytes_;
 }
 
-std::uint64_t GuestProgress::lines(std::size_t vcpu) const {
+SerialCursor GuestProgress::cursor(std::size_t vcpu) const {
   const std::lock_guard lock(mutex_);
-  CHECK(vcpu < lines_.size());
-  return lines_[vcpu];
+  CHECK(vcpu < outputs_.size());
+  return outputs_[vcpu].cursor;
 }
 
 std::optional<std::uint32_t> GuestProgress::exit_code() const {

@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "vmm-client/microvm/state.h"
 
 namespace thaw {
 
@@ -26,9 +27,10 @@ class GuestProgress {
 
   explicit GuestProgress(SerialSink sink) : sink_(std::move(sink)) {}
 
-  /// Continues from here. REQUIRES: no vCPU runs.
-  void begin(std::uint64_t serial_bytes, std::vector<std::uint64_t> lines);
-  /// Of each vCPU only so many lines reach the sink, counted from the VM's first start.
+  /// Continues from here, with a cursor for each vCPU. REQUIRES: no vCPU runs.
+  void begin(std::uint64_t serial_bytes, const std::vector<SerialCursor>& cursors);
+  /// Of each vCPU only so many lines reach the sink, counted from the VM's first start; one that
+  /// was in parts at begin() is finished all the same.
   void show_at_most(std::uint64_t lines);
 
   // From the threads of the vCPUs.
@@ -43,12 +45,19 @@ class GuestProgress {
   Result<Event> wait_for_output();
 
   std::uint64_t serial_bytes() const;
-  std::uint64_t lines(std::size_t vcpu) const;
+  SerialCursor cursor(std::size_t vcpu) const;
   std::optional<std::uint32_t> exit_code() const;
   /// When the guest wrote something for the first time since begin().
   std::optional<Clock::time_point> first_output() const;
 
  private:
+  struct Output {
+    SerialCursor cursor;
+    bool in_parts = false;  // this line began before begin()
+  };
+
+  /// Whether the sink gets this byte. With mutex_ held.
+  bool count(Output& output, std::byte byte) const;
   Result<Event> wait_until(const std::function<bool()>& reached);
 
   const SerialSink sink_;
@@ -56,7 +65,7 @@ class GuestProgress {
   std::condition_variable changed_;
   // Guarded by mutex_:
   std::uint64_t serial_bytes_ = 0;
-  std::vector<std::uint64_t> lines_;
+  std::vector<Output> outputs_;  // of each vCPU
   std::uint64_t most_shown_ = UINT64_MAX;
   std::optional<Clock::time_point> first_output_;
   std::optional<std::uint32_t> exit_code_;

@@ -40,7 +40,7 @@ Result<void> MicroVm::load_payload(const PayloadOptions& options) {
     TRY(vcpu.set_cpuid(cpuid));
     TRY(vcpu.begin(boot_registers(vcpu.number(), vcpus_.size()), boot_system(TRY(vcpu.system()))));
   }
-  progress_.begin(0, std::vector<std::uint64_t>(vcpus_.size()));
+  progress_.begin(0, std::vector<SerialCursor>(vcpus_.size()));
   return {};
 }
 
@@ -55,17 +55,17 @@ Result<void> MicroVm::load_state(const MicroVmState& state) {
                 as_text(state.cpu_vendor), as_text(host));
   }
   const std::size_t xsave = TRY(xsave_bytes(vm_));
-  std::vector<std::uint64_t> lines;
+  std::vector<SerialCursor> cursors;
   TRY(set_vm_clock(vm_, state.clock_ns));
   for (std::size_t i = 0; i < vcpus_.size(); ++i) {
     TRY(vcpus_[i].set_cpuid(state.cpuid));
     TRY(vcpus_[i].set_state(state.vcpus[i], xsave));
-    lines.push_back(state.vcpus[i].lines);
+    cursors.push_back(state.vcpus[i].serial);
   }
   if (const auto khz = TRY(vcpus_.front().tsc_khz()); khz != state.tsc_khz) {
     log_warning("the guest's TSC had {} kHz, this host's has {}", state.tsc_khz, khz);
   }
-  progress_.begin(state.serial_bytes, std::move(lines));
+  progress_.begin(state.serial_bytes, cursors);
   return {};
 }
 
@@ -105,7 +105,7 @@ Result<MicroVmState> MicroVm::state() const {
   state.cpuid = TRY(vcpus_.front().cpuid());
   for (const Vcpu& vcpu : vcpus_) {
     state.vcpus.push_back(TRY(vcpu.state(msrs, xsave)));
-    state.vcpus.back().lines = progress_.lines(vcpu.number());
+    state.vcpus.back().serial = progress_.cursor(vcpu.number());
   }
   return state;
 }

@@ -25,7 +25,7 @@ enum class Section : std::uint32_t {
   kEvents = 6,
   kDebug = 7,
   kMultiprocessing = 8,
-  kLines = 9,
+  kSerial = 9,
 };
 
 constexpr std::size_t kCpuidEntryBytes = 28;
@@ -33,7 +33,7 @@ constexpr std::size_t kNumberedValueBytes = 12;  // an MSR or an XCR
 
 static_assert(sizeof(kvm_regs) == 144 && sizeof(kvm_sregs) == 312 &&
                   sizeof(kvm_vcpu_events) == 64 && sizeof(kvm_debugregs) == 128 &&
-                  sizeof(kvm_mp_state) == 4,
+                  sizeof(kvm_mp_state) == 4 && sizeof(SerialCursor) == 16,
               "STATE.md has these sizes");
 
 class Writer {
@@ -105,7 +105,7 @@ void write_vcpu(const VcpuState& vcpu, Writer& to) {
   to.add_section(Section::kEvents, vcpu.events);
   to.add_section(Section::kDebug, vcpu.debug);
   to.add_section(Section::kMultiprocessing, vcpu.multiprocessing);
-  to.add_section(Section::kLines, vcpu.lines);
+  to.add_section(Section::kSerial, vcpu.serial);
 }
 
 /// The content of the section that comes next, which must be this one, of `least` to `most` bytes
@@ -164,7 +164,7 @@ Result<VcpuState> read_vcpu(Reader& from) {
   vcpu.events = TRY(read_value<kvm_vcpu_events>(from, Section::kEvents));
   vcpu.debug = TRY(read_value<kvm_debugregs>(from, Section::kDebug));
   vcpu.multiprocessing = TRY(read_value<kvm_mp_state>(from, Section::kMultiprocessing));
-  vcpu.lines = TRY(read_value<std::uint64_t>(from, Section::kLines));
+  vcpu.serial = TRY(read_value<SerialCursor>(from, Section::kSerial));
   return vcpu;
 }
 

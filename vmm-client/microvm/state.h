@@ -11,6 +11,12 @@
 
 namespace thaw {
 
+/// What a vCPU has written to the serial port: whole lines, then some of the next one.
+struct SerialCursor {
+  std::uint64_t lines = 0;
+  std::uint64_t column = 0;
+};
+
 /// What a vCPU is between two instructions. A value.
 struct VcpuState {
   kvm_regs registers{};
@@ -21,7 +27,7 @@ struct VcpuState {
   kvm_vcpu_events events{};
   kvm_debugregs debug{};
   kvm_mp_state multiprocessing{};
-  std::uint64_t lines = 0;  // that it has finished on the serial port
+  SerialCursor serial;
 };
 
 /// "GenuineIntel", "AuthenticAMD".

@@ -47,7 +47,7 @@ class Vcpu {
   Result<void> begin(const kvm_regs& registers, const kvm_sregs& system);
   Result<kvm_sregs> system() const;
 
-  /// All but `lines`. MSRs that this KVM does not give are left out.
+  /// All but the serial cursor. MSRs that this KVM does not give are left out.
   Result<VcpuState> state(std::span<const std::uint32_t> msrs, std::size_t xsave_bytes) const;
   /// After set_cpuid(). MSRs that this KVM does not take are named in the log.
   Result<void> set_state(const VcpuState& state, std::size_t xsave_bytes);
