@@ -211,7 +211,7 @@ TEST_F(MicroVmTest, GuestThatBreaksDownIsAnError) {
   state.vcpus[0].registers.rip = std::uint64_t{1} << 40;  // not mapped
   ASSERT_TRUE(succeeded(vm->load_state(state)));
   ASSERT_TRUE(succeeded(vm->start()));
-  EXPECT_EQ(code_of(vm->progress().wait_for_rounds(1)), ErrorCode::kCorrupt);
+  EXPECT_EQ(code_of(vm->progress().wait_for_rounds(1)), ErrorCode::kIo);
 }
 
 }  // namespace

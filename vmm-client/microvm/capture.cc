@@ -15,8 +15,14 @@ Result<MemoryImageStatistics> capture(const MicroVm& vm, const CaptureFiles& fil
 }
 
 Result<MicroVmState> read_state_file(const std::string& path) {
-  const std::string content = TRY(read_text_file(path, limits::kMaxMicroVmStateFileBytes));
-  return decode_state(as_bytes(content));
+  const UniqueFd file = TRY(open_for_reading(path));
+  const ByteCount size = TRY(file_size(file));
+  if (size.value > limits::kMaxMicroVmStateFileBytes) {
+    return fail(ErrorCode::kTooLarge, "{} has {} bytes", path, size.value);
+  }
+  Bytes content(size.value);
+  TRY(read_at(file, content, 0));
+  return decode_state(content);
 }
 
 }  // namespace thaw

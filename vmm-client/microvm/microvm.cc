@@ -13,6 +13,10 @@ namespace {
 
 std::string_view as_text(const CpuVendor& vendor) { return {vendor.data(), vendor.size()}; }
 
+ByteSpan as_bytes(const std::vector<kvm_cpuid_entry2>& cpuid) {
+  return std::as_bytes(std::span(cpuid));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<MicroVm>> MicroVm::create(MicroVmMemory memory, SerialSink sink) {
@@ -33,11 +37,17 @@ Result<void> MicroVm::add_vcpus(std::size_t count) {
   return {};
 }
 
+Result<void> MicroVm::set_cpuid(const std::vector<kvm_cpuid_entry2>& cpuid) {
+  if (std::ranges::equal(as_bytes(cpuid), as_bytes(cpuid_))) return {};
+  for (Vcpu& vcpu : vcpus_) TRY(vcpu.set_cpuid(cpuid));
+  cpuid_ = cpuid;
+  return {};
+}
+
 Result<void> MicroVm::load_payload(const PayloadOptions& options) {
   TRY(write_boot_memory(memory_.bytes(), options));
-  const std::vector<kvm_cpuid_entry2> cpuid = TRY(kvm_.supported_cpuid());
+  TRY(set_cpuid(TRY(kvm_.supported_cpuid())));
   for (Vcpu& vcpu : vcpus_) {
-    TRY(vcpu.set_cpuid(cpuid));
     TRY(vcpu.begin(boot_registers(vcpu.number(), vcpus_.size()), boot_system(TRY(vcpu.system()))));
   }
   progress_.begin(0, std::vector<SerialCursor>(vcpus_.size()));
@@ -57,8 +67,8 @@ Result<void> MicroVm::load_state(const MicroVmState& state) {
   const std::size_t xsave = TRY(xsave_bytes(vm_));
   std::vector<SerialCursor> cursors;
   TRY(set_vm_clock(vm_, state.clock_ns));
+  TRY(set_cpuid(state.cpuid));
   for (std::size_t i = 0; i < vcpus_.size(); ++i) {
-    TRY(vcpus_[i].set_cpuid(state.cpuid));
     TRY(vcpus_[i].set_state(state.vcpus[i], xsave));
     cursors.push_back(state.vcpus[i].serial);
   }

@@ -29,6 +29,10 @@ class MicroVm final : private VcpuPorts {
   /// Once. kInvalidArgument for none or more than limits::kMaxVcpus.
   Result<void> add_vcpus(std::size_t count);
 
+  /// What the vCPUs are told of their processor. Loading does this too, unless it was done with the
+  /// same entries: a VM that is made ahead of its state saves that time.
+  Result<void> set_cpuid(const std::vector<kvm_cpuid_entry2>& cpuid);
+
   /// Writes the payload to memory, which is zero, and has the vCPUs begin in it.
   Result<void> load_payload(const PayloadOptions& options);
   /// Puts the vCPUs into a captured state; the memory has the content that belongs to it, or will
@@ -62,6 +66,7 @@ class MicroVm final : private VcpuPorts {
   const Kvm kvm_;
   const UniqueFd vm_;
   std::vector<Vcpu> vcpus_;
+  std::vector<kvm_cpuid_entry2> cpuid_;  // empty: not set yet
   GuestProgress progress_;
   std::vector<std::jthread> threads_;  // while it runs: one for each vCPU
 };

@@ -88,7 +88,7 @@ std::optional<VcpuEnd> Vcpu::handle_port(VcpuPorts& ports) {
 Error Vcpu::broken_down() const {
   kvm_regs registers{};
   const auto got = kvm_call(fd_, KVM_GET_REGS, &registers, "KVM_GET_REGS");
-  return {ErrorCode::kCorrupt,
+  return {ErrorCode::kIo,
           fmt::format("vCPU {} broke down at {:#x}: KVM's exit reason {}", number_,
                       got ? std::uint64_t{registers.rip} : 0, std::uint32_t{shared_->exit_reason})};
 }
