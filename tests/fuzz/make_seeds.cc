@@ -130,7 +130,7 @@ void add_working_sets(const Corpus& corpus) {
 }
 
 void add_microvm_states(const Corpus& corpus) {
-  for (const std::size_t vcpus : {1, 2}) {
+  for (const unsigned vcpus : {1u, 2u}) {
     corpus.add_envelope("microvm_state", std::to_string(vcpus) + "vcpus", fuzz::kMicroVmState,
                         encode_state(test::sample_microvm_state(vcpus)));
   }
