@@ -7,8 +7,11 @@
 #include <filesystem>
 #include <mutex>
 
+#include <poll.h>
 #include <sys/stat.h>
 
+#include "base/socket.h"
+#include "base/userfaultfd.h"
 #include "format/chunk.h"
 #include "tests/support/kvm.h"
 #include "tests/support/programs.h"
@@ -181,6 +184,43 @@ TEST_F(MicroVmTest, StateGoesIntoAShellThatWasMadeBefore) {
   run_until(*second, kRounds);
 
   EXPECT_EQ(lines_by_vcpu(serial, kRounds), lines_by_vcpu(uninterrupted(2, kRounds), kRounds));
+}
+
+TEST_F(MicroVmTest, PausesWhileAPageIsMissing) {
+  // This handler fills the guest's page tables and no page of its own.
+  constexpr std::size_t kTables = 64u << 10;
+  const ScratchDirectory directory;
+  const UniqueFd listener = listen_unix(directory.path("socket"), std::nullopt).value();
+  std::string serial;
+  const auto first = shell(2, serial);
+  ASSERT_TRUE(succeeded(first->load_payload(kPayload)));
+  const MicroVmState state = first->state().value();
+  MicroVmMemory memory = MicroVmMemory::missing(kMemory).value();
+  ASSERT_TRUE(succeeded(memory.hand_over(directory.path("socket"), Deadline::after(kPatience))));
+
+  const auto vm = MicroVm::create(std::move(memory), [](ByteSpan) {}).value();
+  ASSERT_TRUE(succeeded(vm->add_vcpus(2)));
+  ASSERT_TRUE(succeeded(vm->load_state(state)));
+  const UniqueFd handed = accept_unix(listener, Deadline::after(kPatience)).value();
+  Bytes handoff(4096);
+  const auto received = receive_with_descriptors(handed, handoff).value();
+  ASSERT_EQ(received.value().descriptors.size(), 1u);
+  const UniqueFd& uffd = received->descriptors[0];
+  // SAFETY: an address as a number, for the kernel.
+  const HostAddress start{reinterpret_cast<std::uint64_t>(vm->memory().data())};
+  ASSERT_EQ(copy_pages(uffd, start, first->memory().first(kTables)).outcome, FillOutcome::kFilled);
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_TRUE(succeeded(vm->start()));
+    pollfd fault{.fd = uffd.get(), .events = POLLIN, .revents = 0};
+    ASSERT_EQ(::poll(&fault, 1, Deadline::after(kPatience).milliseconds_left()), 1);
+    vm->pause();
+    std::vector<MemoryEvent> events;
+    ASSERT_TRUE(succeeded(read_events(uffd, events)));
+  }
+
+  const MicroVmState after = vm->state().value();
+  EXPECT_EQ(after.vcpus[0].registers.rip, state.vcpus[0].registers.rip);
+  EXPECT_EQ(after.serial_bytes, 0u);
 }
 
 TEST_F(MicroVmTest, StateOfAnotherShapeIsRefused) {

@@ -43,6 +43,8 @@ class MicroVm final : private VcpuPorts {
   /// Lets the vCPUs run. REQUIRES: something was loaded, and it is paused.
   Result<void> start();
   /// Returns when no vCPU runs, each between two instructions and with its port accesses complete.
+  /// A vCPU stops also where it waits for a missing page, unless KVM itself reads that page, as it
+  /// may the guest's page tables: then this waits for whoever fills it.
   void pause();
   /// All but the memory. REQUIRES: it is paused.
   Result<MicroVmState> state() const;
