@@ -20,7 +20,7 @@ constexpr EnvelopeKind kStateKind{.magic = 0x31'53'56'54,
 constexpr std::size_t kMemoryAt = 0;
 constexpr std::size_t kVendorAt = 28;
 constexpr std::size_t kCpuidCountAt = 40;
-constexpr std::size_t kVcpuCountAt = kCpuidCountAt + 4 + 2 * 28;
+constexpr std::size_t kVcpuCountAt = kCpuidCountAt + 4 + std::size_t{2} * 28;
 constexpr std::size_t kFirstSectionAt = kVcpuCountAt + 4;
 
 Bytes plain_sample(std::size_t vcpus = 2) {

@@ -37,7 +37,7 @@ constexpr std::uint16_t kData = 2 << 3 | kRing3;
 constexpr std::uint16_t kTask = 3 << 3;
 constexpr std::uint64_t kCodeDescriptor = 0x00af'fb00'0000'ffff;
 constexpr std::uint64_t kDataDescriptor = 0x00cf'f300'0000'ffff;
-constexpr std::uint64_t kDescriptorTableBytes = 5 * 8;
+constexpr std::uint64_t kDescriptorTableBytes = std::uint64_t{5} * 8;
 
 /// A 64-bit task state segment: 104 bytes, then a bit for each port, set where ring 3 must not use
 /// it, then a byte that the processor may read too.

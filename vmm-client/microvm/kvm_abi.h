@@ -6,6 +6,7 @@
 
 #include <linux/types.h>
 #undef __DECLARE_FLEX_ARRAY
+// NOLINTNEXTLINE(bugprone-reserved-identifier): the kernel chose the name
 #define __DECLARE_FLEX_ARRAY(type, name) type name[0]
 #include <linux/kvm.h>
 
