@@ -195,11 +195,11 @@ TEST_F(MicroVmTest, PausesWhileAPageIsMissing) {
   const auto first = shell(2, serial);
   ASSERT_TRUE(succeeded(first->load_payload(kPayload)));
   const MicroVmState state = first->state().value();
-  MicroVmMemory memory = MicroVmMemory::missing(kMemory).value();
-  ASSERT_TRUE(succeeded(memory.hand_over(directory.path("socket"), Deadline::after(kPatience))));
 
-  const auto vm = MicroVm::create(std::move(memory), [](ByteSpan) {}).value();
+  const auto vm = MicroVm::create(MicroVmMemory::missing(kMemory).value(), [](ByteSpan) {}).value();
   ASSERT_TRUE(succeeded(vm->add_vcpus(2)));
+  ASSERT_TRUE(succeeded(vm->set_cpuid(state.cpuid)));
+  ASSERT_TRUE(succeeded(vm->hand_over(directory.path("socket"), Deadline::after(kPatience))));
   ASSERT_TRUE(succeeded(vm->load_state(state)));
   const UniqueFd handed = accept_unix(listener, Deadline::after(kPatience)).value();
   Bytes handoff(4096);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -17,6 +18,9 @@ namespace thaw {
 ///
 ///   create(), add_vcpus(); load_payload() or load_state(); start(), pause(), start() ...
 ///
+/// What comes before the semicolon needs no more than the VM's shape, so it may be done ahead of
+/// time: with missing memory, which is handed over once it is known whose it will be.
+///
 /// One thread; progress() is for any.
 class MicroVm final : private VcpuPorts {
  public:
@@ -32,6 +36,11 @@ class MicroVm final : private VcpuPorts {
   /// What the vCPUs are told of their processor. Loading does this too, unless it was done with the
   /// same entries: a VM that is made ahead of its state saves that time.
   Result<void> set_cpuid(const std::vector<kvm_cpuid_entry2>& cpuid);
+
+  /// See MicroVmMemory::hand_over(): for memory that was missing when the VM was made.
+  Result<void> hand_over(const std::string& socket_path, Deadline deadline) {
+    return memory_.hand_over(socket_path, deadline);
+  }
 
   /// Writes the payload to memory, which is zero, and has the vCPUs begin in it.
   Result<void> load_payload(const PayloadOptions& options);
