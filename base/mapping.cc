@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "base/check.h"
+#include "base/file.h"
 
 namespace thaw {
 
@@ -91,6 +92,17 @@ Result<void> Mapping::discard(ByteCount offset, ByteCount length) {
     return fail_errno("madvise MADV_DONTNEED");
   }
   return {};
+}
+
+Result<Mapping> Mapping::private_file(const UniqueFd& file, ByteCount size) {
+  const ByteCount available = TRY(file_size(file));
+  if (available < size) {
+    return fail(ErrorCode::kTruncated, "the file has {} bytes, not {}", available.value,
+                size.value);
+  }
+  Mapping mapping = TRY(copy_on_write(file, {0}, size));
+  TRY(mapping.allow_access());
+  return mapping;
 }
 
 Result<void> keep_to_this_process(HostAddress start, ByteCount size) {

@@ -21,6 +21,9 @@ class Mapping {
   static Result<Mapping> anonymous(ByteCount size);
   /// Private anonymous memory from the 2 MiB hugetlbfs pool; kNoSpace when the pool is too small.
   static Result<Mapping> anonymous_huge(ByteCount size);
+  /// The first `size` bytes of a file; what is written there stays with this process. kTruncated
+  /// when the file has fewer.
+  static Result<Mapping> private_file(const UniqueFd& file, ByteCount size);
 
   /// The first bytes of a file, to be read, and written for all who map it. What is missing
   /// in the file is made by the first touch.

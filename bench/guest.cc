@@ -74,8 +74,7 @@ Result<Memory> memory_of(GuestMemory served) {
 }
 
 Result<Memory> memory_of_file(const UniqueFd& file, ByteCount size) {
-  Mapping mapped = TRY(Mapping::copy_on_write(file, {0}, size));
-  TRY(mapped.allow_access());
+  Mapping mapped = TRY(Mapping::private_file(file, size));
   std::byte* const start = mapped.bytes().data();
   return Memory{start, std::nullopt, std::move(mapped)};
 }

@@ -319,5 +319,19 @@ TEST(Mapping, MovesAndStartsAsZeros) {
   EXPECT_EQ(code_of(Mapping::anonymous({0})), ErrorCode::kInvalidArgument);
 }
 
+TEST(Mapping, OfAFileKeepsWhatIsWrittenToItself) {
+  const test::ScratchDirectory directory;
+  const std::string path = directory.path("file");
+  std::ofstream(path) << std::string(2 * kPageBytes, 'a');
+  const UniqueFd file = open_for_reading(path).value();
+
+  const Mapping mapping = Mapping::private_file(file, {2 * kPageBytes}).value();
+  EXPECT_EQ(mapping.bytes()[kPageBytes], std::byte{'a'});
+  mapping.bytes()[0] = std::byte{'b'};
+
+  EXPECT_EQ(read_text_file(path, 2 * kPageBytes).value(), std::string(2 * kPageBytes, 'a'));
+  EXPECT_EQ(code_of(Mapping::private_file(file, {3 * kPageBytes})), ErrorCode::kTruncated);
+}
+
 }  // namespace
 }  // namespace thaw

@@ -2,6 +2,7 @@
 with downloading the snapshot first. Exits non-zero if the guest did not go on where it stopped."""
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import guest as guests
 from console import ConsoleError, Tick
@@ -29,6 +30,10 @@ _TICKS_BEFORE = 10
 _TICKS_AFTER = 10
 _BOOT_SECONDS = 90
 _RESTORE_SECONDS = 60
+_CLONES = 3
+# One vCPU: the lines of several come in any order.
+_MICROVM = ("--memory", "64M", "--seed", "7")
+_ROUNDS = 40
 _MIB = 1 << 20
 _PAGE_BYTES = 4096
 
@@ -85,21 +90,44 @@ class Demo:
         self._network = network
         self._server = ""
 
-    def run(self, compare: bool) -> None:
+    def run(self, show: Callable[["Demo", Saved], None]) -> None:
         server = [*self._network.a.prefix, str(self._programs / "thaw-pageserver"), "--insecure",
                   "--store", str(self._work / "store"), "--listen", f"{self._network.a.address}:0"]
         with daemon(server, "listening on", self._work / "pageserver.log") as self._server:
             saved = self._snapshot()
             self._push()
-            say(f"restoring it on another host, over {self._network.link}; what it touches is "
-                "recorded")
-            self._say_of(saved, self._restore_lazily(saved, "first"))
-            say("restoring it once more: now it has a working set")
-            lazy = self._restore_lazily(saved, "second")
-            self._say_of(saved, lazy)
-            if compare:
-                say("restoring it once more, by downloading it first")
-                print_comparison(lazy, self._restore_by_download(saved))
+            show(self, saved)
+
+    def restore(self, saved: Saved) -> Restore:
+        """Restores the guest twice, the second time with what was recorded the first time."""
+        say(f"restoring it on another host, over {self._network.link}; what it touches is "
+            "recorded")
+        self._say_of(saved, self._restore_lazily(saved, "first"))
+        say("restoring it once more: now it has a working set")
+        lazy = self._restore_lazily(saved, "second")
+        self._say_of(saved, lazy)
+        return lazy
+
+    def compare(self, saved: Saved) -> None:
+        lazy = self.restore(saved)
+        say("restoring it once more, by downloading it first")
+        print_comparison(lazy, self._restore_by_download(saved))
+
+    def share(self, saved: Saved) -> None:
+        """Restores the guest three times on one host, and a VM of our own twice, all of which
+        share what the first one brings."""
+        say(f"restoring it three times on another host, over {self._network.link}; the three share "
+            "one copy of its memory")
+        with self._handler("shared"), contextlib.ExitStack() as vms:
+            for number in range(1, _CLONES + 1):
+                vm, report = self._restore_shared(saved, f"clone{number}")
+                vms.callback(vm.close)
+                say(f"clone {number} went on with tick {saved.last.number + 1} "
+                    f"{report['seconds']:.2f} s after the command, with {report['faults']} faults "
+                    f"and {report['bytes'] / _MIB:.1f} MiB over the network")
+                if number > 1 and report["faults"] > report["present"] // 100:
+                    raise DemoError("the clones do not share their memory")
+            self._share_microvm()
 
     def _say_of(self, saved: Saved, restore: Restore) -> None:
         say(f"it went on with tick {saved.last.number + 1} and the same checksum "
@@ -154,21 +182,76 @@ class Demo:
         for path in (memory, state, memory_copy, state_copy):
             path.unlink()
 
+    def _handler(self, name: str) -> contextlib.AbstractContextManager[str]:
+        command = [*self._network.b.prefix, str(self._programs / "thaw-faulthandler"), "--server",
+                   self._server, "--control", self._control]
+        return daemon(command, "ready on", self._work / f"{name}.faulthandler.log")
+
+    def _restore_shared(self, saved: Saved, name: str) -> tuple[Qemu, dict[str, Any]]:
+        """A guest that goes on, and what that took."""
+        host = self._network.b
+        memory, state = self._new_memory(name), self._ram / f"{name}.state"
+        session = self._work / f"{name}.sock"
+        bytes_before = host.bytes_over_network()
+        started = time.monotonic()
+        prepared = self._thaw(host, "prepare", "demo", "--shared", "--socket", str(session),
+                              "--state-out", str(state))
+        vm = self._restoring_qemu(memory, saved, {**self._preload(memory, session),
+                                                  "THAW_QEMU_SHARED": "1"}, share=False)
+        try:
+            first = self._go_on(vm, state, saved)
+            served = self._session(host, prepared)
+        except BaseException:
+            vm.close()
+            raise
+        return vm, {"seconds": first.seconds - started, "faults": served["faults"]["total"],
+                    "present": served["present_pages"],
+                    "bytes": host.bytes_over_network() - bytes_before}
+
+    def _share_microvm(self) -> None:
+        """The lines of a VM that is captured and restored are those of one that is not."""
+        a, b = self._network.a, self._network.b
+        memory, state = self._ram / "microvm.memory", self._ram / "microvm.state"
+        whole = self._microvm(a, "run", *_MICROVM, "--rounds", str(_ROUNDS))
+        before = self._microvm(a, "run", *_MICROVM, "--capture-memory", str(memory),
+                               "--capture-state", str(state), "--capture-after",
+                               str(_ROUNDS // 2))
+        self._thaw(a, "push", "microvm", "--memory", str(memory), "--state", str(state))
+        for number in range(1, _CLONES):
+            session, restored = self._work / f"microvm{number}.sock", self._ram / "restored.state"
+            prepared = self._thaw(b, "prepare", "microvm", "--shared", "--socket", str(session),
+                                  "--state-out", str(restored))
+            after = self._microvm(b, "restore", "--shared", "--socket", str(session), "--state",
+                                  str(restored), "--rounds", str(_ROUNDS))
+            if before + after != whole:
+                raise DemoError("the microVM did not go on as it would have without a restore")
+            faults = self._session(b, prepared)["faults"]["total"]
+            say(f"microVM {number} went on in its round {_ROUNDS // 2 + 1} and printed the same "
+                f"checksums as one that was never stopped, with {faults} faults")
+
+    def _session(self, host: Host, prepared: Mapping[str, Any]) -> dict[str, Any]:
+        [session] = [each for each in self._thaw(host, "ps")["sessions"]
+                     if each["session"] == prepared["session"]]
+        return session
+
+    def _microvm(self, host: Host, *arguments: str) -> str:
+        return run([*host.prefix, str(self._programs / "thaw-microvm"), *arguments])
+
+    def _preload(self, memory: Path, session: Path) -> dict[str, str]:
+        return {"LD_PRELOAD": str(self._programs / "thaw-qemu.so"),
+                "THAW_QEMU_MEMORY": str(memory), "THAW_QEMU_SOCKET": str(session)}
+
     def _restore_lazily(self, saved: Saved, name: str) -> Restore:
         """A fault handler that ends brings its recording to the page server before."""
         host = self._network.b
-        handler = [*host.prefix, str(self._programs / "thaw-faulthandler"), "--server",
-                   self._server, "--control", self._control]
-        with daemon(handler, "ready on", self._work / f"{name}.faulthandler.log"):
+        with self._handler(name):
             memory, state = self._new_memory(name), self._ram / f"{name}.state"
             session = self._work / "vm.sock"
             bytes_before = host.bytes_over_network()
             started = time.monotonic()
             self._thaw(host, "prepare", "demo", "--socket", str(session), "--state-out",
                        str(state))
-            vm = self._restoring_qemu(memory, saved, {
-                "LD_PRELOAD": str(self._programs / "thaw-qemu.so"),
-                "THAW_QEMU_MEMORY": str(memory), "THAW_QEMU_SOCKET": str(session)})
+            vm = self._restoring_qemu(memory, saved, self._preload(memory, session))
             try:
                 first = self._go_on(vm, state, saved)
                 network_bytes = host.bytes_over_network() - bytes_before
@@ -197,9 +280,10 @@ class Demo:
         pages = self._guest.memory_mib * _MIB // _PAGE_BYTES - pulled["zero_pages"]
         return Restore(first.seconds - started, network_bytes, pages)
 
-    def _restoring_qemu(self, memory: Path, saved: Saved, environment: Mapping[str, str]) -> Qemu:
+    def _restoring_qemu(self, memory: Path, saved: Saved, environment: Mapping[str, str],
+                        share: bool = True) -> Qemu:
         return Qemu(memory, self._work / f"{memory.name}.log", restore_arguments(),
-                    self._network.b.prefix, environment, saved.unfinished_line)
+                    self._network.b.prefix, environment, saved.unfinished_line, share)
 
     def _go_on(self, vm: Qemu, state: Path, saved: Saved) -> Tick:
         """Lets the restored guest run for some lines and returns the first."""
@@ -223,7 +307,7 @@ def print_comparison(lazy: Restore, download: Restore) -> None:
 def check_machine(programs: Path) -> None:
     if os.geteuid() != 0:
         raise DemoError("network namespaces and userfaultfd need root")
-    for name in ("thaw", "thaw-pageserver", "thaw-faulthandler", "thaw-qemu.so"):
+    for name in ("thaw", "thaw-pageserver", "thaw-faulthandler", "thaw-microvm", "thaw-qemu.so"):
         if not (programs / name).exists():
             raise DemoError(f"{programs / name} is not there; run ./x build")
     if shutil.disk_usage(_TMPFS).free < _TMPFS_MIB * _MIB:
@@ -238,7 +322,11 @@ def show(arguments: argparse.Namespace) -> None:
     ram = Path(tempfile.mkdtemp(prefix="thaw-demo-", dir=_TMPFS))
     try:
         with Network() as network:
-            Demo(guest, programs, work, ram, network).run(compare=not arguments.quick)
+            if arguments.shared:
+                showing = Demo.share
+            else:
+                showing = Demo.restore if arguments.quick else Demo.compare
+            Demo(guest, programs, work, ram, network).run(showing)
     finally:
         shutil.rmtree(ram, ignore_errors=True)
         if arguments.keep:
@@ -259,6 +347,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--bin", type=Path, required=True, help="directory of the built programs")
     parser.add_argument("--cache", type=Path, required=True, help="where the guest is kept")
     parser.add_argument("--quick", action="store_true", help="a smaller guest and no comparison")
+    parser.add_argument("--shared", action="store_true",
+                        help="several restores that share one copy of memory on their host")
     parser.add_argument("--keep", action="store_true", help="leave logs and the store behind")
     return parser.parse_args()
 

@@ -37,16 +37,18 @@ class Qemu:
 
     def __init__(self, memory: Path, log: Path, arguments: Sequence[str],
                  prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None,
-                 unfinished_line: str = "") -> None:
-        """`memory` is the file of the guest's memory and gives its size."""
+                 unfinished_line: str = "", share: bool = True) -> None:
+        """`memory` is the file of the guest's memory and gives its size; `share` is how it is
+        mapped."""
         size = memory.stat().st_size
         ours, theirs = socket.socketpair()
         set_environment = [f"{name}={value}" for name, value in (environment or {}).items()]
+        backend = (f"memory-backend-file,id=ram,size={size},mem-path={memory},"
+                   f"share={'on' if share else 'off'}")
         command = [
             *prefix, "env", *set_environment, "qemu-system-x86_64", "-accel", "tcg", "-machine",
             "pc,memory-backend=ram", "-m", f"{size >> 20}", "-object",
-            f"memory-backend-file,id=ram,size={size},mem-path={memory},share=on", "-nodefaults",
-            "-no-user-config", "-display", "none", "-serial", "stdio", "-chardev",
+            backend, "-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-chardev",
             f"socket,id=qmp,fd={theirs.fileno()}", "-mon", "chardev=qmp,mode=control", *arguments]
         self._log = log
         with theirs, log.open("wb") as errors:

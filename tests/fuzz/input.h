@@ -10,6 +10,7 @@
 #include "format/envelope.h"
 #include "format/limits.h"
 #include "format/working_set.h"
+#include "vmm-client/microvm/limits.h"
 
 namespace thaw::fuzz {
 
@@ -34,6 +35,12 @@ inline constexpr EnvelopeKind kWorkingSet{.magic = 0x31'53'57'54,
                                           .version = 1,
                                           .most_plain_bytes = limits::kMaxWorkingSetBytes,
                                           .name = "working set"};
+
+/// As vmm-client/microvm/STATE.md has it.
+inline constexpr EnvelopeKind kMicroVmState{.magic = 0x31'53'56'54,
+                                            .version = 1,
+                                            .most_plain_bytes = limits::kMaxMicroVmStateBytes,
+                                            .name = "microVM state"};
 
 /// The pages that a pack in an input is to have.
 inline constexpr std::array kPackPages{PackPage{{3}, ChunkId::of(1, 0, 7)},

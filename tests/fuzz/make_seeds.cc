@@ -14,6 +14,7 @@
 #include "format/wire.h"
 #include "format/working_set.h"
 #include "tests/fuzz/input.h"
+#include "tests/support/sample_microvm.h"
 
 // Writes the seeds of the kept corpus: make_seeds tests/fuzz/corpus
 
@@ -128,6 +129,13 @@ void add_working_sets(const Corpus& corpus) {
   corpus.add("pack", "pages", PackCodec().encode(fuzz::kPackPages, plain));
 }
 
+void add_microvm_states(const Corpus& corpus) {
+  for (const unsigned vcpus : {1u, 2u}) {
+    corpus.add_envelope("microvm_state", std::to_string(vcpus) + "vcpus", fuzz::kMicroVmState,
+                        encode_state(test::sample_microvm_state(vcpus)));
+  }
+}
+
 void add_messages(const Corpus& corpus) {
   const Message messages[] = {
       message::Hello{.version = 1, .role = message::Role::kDemand, .name_space = "default"},
@@ -223,6 +231,7 @@ int main(int argc, char** argv) {
   thaw::add_cold_maps(corpus);
   thaw::add_manifests(corpus);
   thaw::add_working_sets(corpus);
+  thaw::add_microvm_states(corpus);
   thaw::add_messages(corpus);
   thaw::add_handoffs(corpus);
   thaw::add_control(corpus);

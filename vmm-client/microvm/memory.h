@@ -1,0 +1,38 @@
+#pragma once
+
+#include <string>
+#include <variant>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/mapping.h"
+#include "base/types.h"
+#include "vmm-client/guest_memory.h"
+
+namespace thaw {
+
+/// The memory of a microVM, wherever its content comes from. One thread; the bytes are for any.
+class MicroVmMemory {
+ public:
+  /// Zeros.
+  static Result<MicroVmMemory> zeros(ByteCount size);
+  /// What a raw image has; the image is not written to. kMalformed when it is of another size.
+  static Result<MicroVmMemory> from_file(const std::string& path, ByteCount size);
+  /// Missing for now: touch nothing before hand_over() has succeeded.
+  static Result<MicroVmMemory> missing(ByteCount size);
+  /// This host's image of the snapshot: see GuestMemory::share().
+  static Result<MicroVmMemory> shared(ByteCount size, const std::string& socket_path,
+                                      Deadline deadline);
+
+  /// See GuestMemory::hand_over(). REQUIRES: made by missing().
+  Result<void> hand_over(const std::string& socket_path, Deadline deadline);
+
+  MutableByteSpan bytes() const;
+
+ private:
+  explicit MicroVmMemory(std::variant<Mapping, GuestMemory> memory) : memory_(std::move(memory)) {}
+
+  std::variant<Mapping, GuestMemory> memory_;
+};
+
+}  // namespace thaw

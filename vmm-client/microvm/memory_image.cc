@@ -1,0 +1,84 @@
+#include "vmm-client/microvm/memory_image.h"
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "base/check.h"
+#include "base/file.h"
+#include "format/chunk.h"
+
+namespace thaw {
+
+namespace {
+
+/// What a thread takes at a time.
+constexpr std::size_t kBlockBytes = 4u << 20;
+constexpr unsigned kMostThreads = 8;
+
+class ImageWriter {
+ public:
+  ImageWriter(ByteSpan memory, const UniqueFd& file) : memory_(memory), file_(file) {}
+
+  Result<MemoryImageStatistics> write() {
+    {
+      const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads);
+      std::vector<std::jthread> pool;
+      pool.reserve(threads);
+      for (unsigned i = 0; i < threads; ++i) pool.emplace_back([this] { write_blocks(); });
+    }
+    if (failure_) return std::unexpected(*failure_);
+    return MemoryImageStatistics{.data = {data_}, .zero = {memory_.size() - data_}};
+  }
+
+ private:
+  void write_blocks() {
+    for (std::size_t at; !failed_ && (at = next_.fetch_add(kBlockBytes)) < memory_.size();) {
+      const auto written = write_block(at, std::min(at + kBlockBytes, memory_.size()));
+      if (written) continue;
+      const std::lock_guard lock(mutex_);
+      failure_ = written.error();
+      failed_ = true;
+    }
+  }
+
+  /// Neighbouring pages that are not zero go into one write.
+  Result<void> write_block(std::size_t begin, std::size_t end) {
+    std::size_t run = begin;
+    for (std::size_t at = begin; at < end; at += kPageBytes) {
+      if (!is_zero_page(PageSpan(memory_.subspan(at, kPageBytes)))) continue;
+      TRY(write_run(run, at));
+      run = at + kPageBytes;
+    }
+    return write_run(run, end);
+  }
+  Result<void> write_run(std::size_t begin, std::size_t end) {
+    if (begin == end) return {};
+    data_ += end - begin;
+    return write_at(file_, memory_.subspan(begin, end - begin), begin);
+  }
+
+  const ByteSpan memory_;
+  const UniqueFd& file_;
+  std::atomic<std::size_t> next_ = 0;
+  std::atomic<std::size_t> data_ = 0;
+  std::atomic<bool> failed_ = false;
+  std::mutex mutex_;
+  std::optional<Error> failure_;  // guarded by mutex_ while threads run
+};
+
+}  // namespace
+
+Result<MemoryImageStatistics> write_memory_image(ByteSpan memory, const std::string& path) {
+  CHECK(memory.size() % kPageBytes == 0);
+  PartialFile file = TRY(PartialFile::create(path));
+  TRY(resize_file(file.fd(), {memory.size()}));
+  const MemoryImageStatistics statistics = TRY(ImageWriter(memory, file.fd()).write());
+  TRY(file.publish());
+  return statistics;
+}
+
+}  // namespace thaw
