@@ -83,11 +83,13 @@ Result<void> push_image(test::PageServer& server, const std::string& image,
 }
 
 Result<Handler> Handler::start(const std::string& base, const std::string& server,
-                               const std::vector<std::string>& flags) {
+                               const std::vector<std::string>& flags,
+                               const std::vector<std::string>& prepare_flags) {
   std::vector<std::string> command{test::program_path("thaw-faulthandler"), "--control",
                                    base + ".control", "--server", server};
   command.insert(command.end(), flags.begin(), flags.end());
-  Handler handler(test::Program(command, {.cpus = {}, .messages = base + ".log"}), base);
+  Handler handler(test::Program(command, {.cpus = {}, .messages = base + ".log"}), base,
+                  prepare_flags);
   if (const auto ready = handler.program_.wait_for_line("ready on "); !ready) {
     return fail(ErrorCode::kUnavailable, "the fault handler did not start: {}",
                 handler.last_words());
@@ -106,6 +108,7 @@ Result<std::string> Handler::prepare(GuestKind kind) {
                                    "--socket",
                                    socket};
   if (kind == GuestKind::kShared) command.emplace_back("--shared");
+  command.insert(command.end(), prepare_flags_.begin(), prepare_flags_.end());
   TRY(succeed(test::run(command), "thaw prepare"));
   return socket;
 }

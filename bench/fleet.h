@@ -38,9 +38,11 @@ Result<ByteCount> proportional_bytes(pid_t process, const std::string& path_part
 /// A fault handler. One thread.
 class Handler {
  public:
-  /// `base` is a path of its own, to which the names of its files are appended.
+  /// `base` is a path of its own, to which the names of its files are appended. `prepare_flags` are
+  /// those of every `thaw prepare`.
   static Result<Handler> start(const std::string& base, const std::string& server,
-                               const std::vector<std::string>& flags);
+                               const std::vector<std::string>& flags,
+                               const std::vector<std::string>& prepare_flags = {});
   Handler(Handler&&) = default;
 
   pid_t pid() const { return program_.pid(); }
@@ -54,11 +56,14 @@ class Handler {
   std::string last_words() const;
 
  private:
-  Handler(test::Program program, std::string base)
-      : program_(std::move(program)), base_(std::move(base)) {}
+  Handler(test::Program program, std::string base, std::vector<std::string> prepare_flags)
+      : program_(std::move(program)),
+        base_(std::move(base)),
+        prepare_flags_(std::move(prepare_flags)) {}
 
   test::Program program_;
   std::string base_;
+  std::vector<std::string> prepare_flags_;
   unsigned sessions_ = 0;
   unsigned guests_ = 0;
 };
