@@ -16,6 +16,7 @@
 
 #include "base/file.h"
 #include "base/mapping.h"
+#include "base/pagemap.h"
 #include "base/userfaultfd.h"
 #include "tests/support/test_support.h"
 
@@ -115,6 +116,18 @@ TEST_F(MemoryFile, WritesOfAMappingStayInIt) {
   bring(1);
   std::atomic_ref(vm_.bytes()[kPageBytes]).store(std::byte{9});
   EXPECT_EQ(image_.bytes()[kPageBytes], std::byte{7});
+}
+
+TEST_F(MemoryFile, PagesOfItsOwnAreThoseThatWereWrittenOrPutThere) {
+  for (const std::uint64_t page : {1, 2}) bring(page);
+  EXPECT_EQ(touch(1), std::byte{7});
+  std::atomic_ref(vm_.bytes()[2 * kPageBytes]).store(std::byte{9});
+  EXPECT_EQ(zero_pages(faults_, in_vm(3), {kPageBytes}).outcome, FillOutcome::kFilled);
+
+  const auto own = own_pages(vm_.address(), kSize);
+
+  ASSERT_TRUE(succeeded(own));
+  EXPECT_EQ(*own, (std::vector<bool>{false, false, true, true, false, false, false, false}));
 }
 
 TEST_F(MemoryFile, WhatIsGivenBackRaisesMinorFaultsAndMayBecomeZero) {

@@ -108,7 +108,7 @@ TEST_P(MicroVmRestoreTest, GoesOnFromAFile) {
   std::string serial = run_to_capture("vm");
   const Json captured = reported("captured");
   EXPECT_EQ(
-      captured["data_bytes"].get<std::uint64_t>() + captured["zero_bytes"].get<std::uint64_t>(),
+      captured["data_bytes"].get<std::uint64_t>() + captured["hole_bytes"].get<std::uint64_t>(),
       16u << 20);
   EXPECT_GE(captured["data_bytes"].get<std::uint64_t>(), 8u << 20);
   const Bytes image = read_file(path("vm.memory"));
@@ -309,9 +309,10 @@ TEST_P(MicroVmServedTest, GoesOnInANetworkOfItsOwn) {
   expect_uninterrupted(captured_ + restored.output);
 }
 
-TEST_P(MicroVmServedTest, SecondVmOfTheHostsImageRaisesNoFault) {
+TEST_P(MicroVmServedTest, SecondVmOfTheHostsImageFindsItsPages) {
   ASSERT_EQ(control({"stop", "1"}).exit_code, 0);
-  for (const bool warm : {false, true}) {
+  std::vector<int> faults;
+  for (int i = 0; i < 2; ++i) {
     prepare({"--shared"});
     Words arguments = from_socket(to_the_end());
     arguments.emplace_back("--shared");
@@ -322,8 +323,38 @@ TEST_P(MicroVmServedTest, SecondVmOfTheHostsImageRaisesNoFault) {
     const Json sessions = Json::parse(control({"ps"}).output)["sessions"];
     const auto last = std::ranges::max_element(
         sessions, {}, [](const Json& session) { return session["session"].get<int>(); });
-    EXPECT_EQ((*last)["faults"]["total"] == 0, warm) << *last;
+    faults.push_back((*last)["faults"]["total"]);
   }
+  EXPECT_GT(faults[0], 1000);
+  // Of several vCPUs some run ahead when the slowest has finished, never equally far.
+  EXPECT_LE(faults[1], GetParam() == 1 ? 0 : faults[0] / 4);
+}
+
+TEST_P(MicroVmServedTest, ChangesOfASharedVmBecomeASnapshot) {
+  ASSERT_EQ(control({"stop", "1"}).exit_code, 0);
+  prepare({"--shared"});
+  Words arguments = from_socket(capture_arguments("second", kCapturedAfter + 6));
+  arguments.insert(arguments.end(), {"--shared", "--capture-changes"});
+  const Outcome second = restore("served", arguments);
+  ASSERT_EQ(second.exit_code, 0) << messages();
+  const Json captured = reported("captured");
+  EXPECT_GT(captured["data_bytes"].get<int>(), 0);
+  EXPECT_GT(captured["hole_bytes"].get<int>(), 6 << 20) << "half of memory is never written";
+
+  ASSERT_EQ(server_
+                ->thaw({"push", "second", "--parent", "vm", "--diff", "--memory",
+                        path("second.memory"), "--state", path("second.state")})
+                .exit_code,
+            0);
+  ASSERT_EQ(server_
+                ->thaw({"pull", "second", "--memory", path("pulled.memory"), "--state",
+                        path("pulled.state")})
+                .exit_code,
+            0);
+  const Outcome third = restore("pulled", from_file("pulled", to_the_end()));
+
+  EXPECT_EQ(third.exit_code, 0) << messages();
+  expect_uninterrupted(captured_ + second.output + third.output);
 }
 
 TEST_P(MicroVmServedTest, RestoredVmIsCapturedAgain) {

@@ -95,7 +95,7 @@ TEST(MemoryImage, IsTheMemoryWithHolesForZeros) {
   const auto written = write_memory_image(memory, directory.path("image"));
 
   ASSERT_TRUE(succeeded(written));
-  EXPECT_EQ(written->zero.value, zero * kPageBytes);
+  EXPECT_EQ(written->holes.value, zero * kPageBytes);
   EXPECT_EQ(written->data.value, memory.size() - zero * kPageBytes);
   EXPECT_EQ(read_file(directory.path("image")), memory);
   struct stat status{};

@@ -1,5 +1,6 @@
 #include "vmm-client/guest_memory.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -7,6 +8,7 @@
 #include "base/event_fd.h"
 #include "base/file.h"
 #include "base/memory_file.h"
+#include "base/pagemap.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "format/limits.h"
@@ -178,7 +180,24 @@ Result<GuestMemory> GuestMemory::share(std::span<const GuestRegion> shapes,
 Result<void> GuestMemory::discard(std::size_t index, ByteCount offset, ByteCount length) {
   CHECK(index < mappings_.size());
   TRY(registered_.expect_discards());
+  std::vector<bool>& discarded = discarded_[index];
+  discarded.resize(pages_for(mappings_[index].size()).value);
+  const PageCount first = pages_for(offset);
+  std::fill_n(discarded.begin() + static_cast<std::ptrdiff_t>(first.value), pages_for(length).value,
+              true);
   return mappings_[index].discard(offset, length);
+}
+
+Result<std::vector<bool>> GuestMemory::changed_pages(std::size_t index) const {
+  CHECK(index < mappings_.size());
+  if (!registered_.maps_image()) {
+    return fail(ErrorCode::kUnsupported, "what was written is known of shared memory alone");
+  }
+  std::vector<bool> changed = TRY(own_pages(mappings_[index].address(), mappings_[index].size()));
+  for (std::size_t page = 0; page < discarded_[index].size(); ++page) {
+    if (discarded_[index][page]) changed[page] = true;
+  }
+  return changed;
 }
 
 MutableByteSpan GuestMemory::region(std::size_t index) const {

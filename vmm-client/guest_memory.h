@@ -67,6 +67,7 @@ class MissingMemory {
   /// then on its faults on pages that the image has are events too, and none that was given back
   /// shows what the image has there. Any number of times, one after the other.
   Result<void> expect_discards();
+  bool maps_image() const { return maps_image_; }
 
  private:
   MissingMemory(UniqueFd uffd, std::vector<HandoffRegion> regions)
@@ -111,17 +112,26 @@ class GuestMemory {
   /// of a region, and [offset, offset + length) whole pages of it.
   Result<void> discard(std::size_t index, ByteCount offset, ByteCount length);
 
+  /// Which pages of a region are other than in the snapshot, or may be: written or given back since
+  /// the restore. For memory of share() alone, else kUnsupported: of other memory the kernel does
+  /// not tell, and a push of all of it finds what is new by its content. REQUIRES: nobody writes
+  /// meanwhile, and the index is one of a region.
+  Result<std::vector<bool>> changed_pages(std::size_t index) const;
+
   std::size_t region_count() const { return mappings_.size(); }
   /// REQUIRES: index < region_count().
   MutableByteSpan region(std::size_t index) const;
 
  private:
   GuestMemory(MissingMemory registered, std::vector<Mapping> mappings)
-      : registered_(std::move(registered)), mappings_(std::move(mappings)) {}
+      : registered_(std::move(registered)),
+        mappings_(std::move(mappings)),
+        discarded_(mappings_.size()) {}
 
   // The mappings go first, so that memory is never there without its userfaultfd.
   MissingMemory registered_;
   std::vector<Mapping> mappings_;
+  std::vector<std::vector<bool>> discarded_;  // pages, by region; empty: none of it
 };
 
 }  // namespace thaw

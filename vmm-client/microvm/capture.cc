@@ -5,9 +5,13 @@
 
 namespace thaw {
 
-Result<MemoryImageStatistics> capture(const MicroVm& vm, const CaptureFiles& files) {
+Result<MemoryImageStatistics> capture(const MicroVm& vm, const CaptureFiles& files,
+                                      Captured captured) {
+  std::vector<bool> changed;
+  if (captured == Captured::kChanges) changed = TRY(vm.changed_pages());
   const Bytes state = encode_state(TRY(vm.state()));
-  const MemoryImageStatistics statistics = TRY(write_memory_image(vm.memory(), files.memory));
+  const MemoryImageStatistics statistics =
+      TRY(write_memory_image(vm.memory(), files.memory, changed));
   PartialFile file = TRY(PartialFile::create(files.state));
   TRY(write_at(file.fd(), state, 0));
   TRY(file.publish());

@@ -13,9 +13,14 @@ struct CaptureFiles {
   std::string memory;  // raw image
   std::string state;   // appears last: where it is, the image is whole
 };
+/// What of memory is captured: all of it, or what is other than in the snapshot it was restored
+/// from.
+enum class Captured { kAll, kChanges };
 
-/// Writes a VM's memory and state; each file appears whole or not at all. REQUIRES: it is paused.
-Result<MemoryImageStatistics> capture(const MicroVm& vm, const CaptureFiles& files);
+/// Writes a VM's memory and state; each file appears whole or not at all. kUnsupported for the
+/// changes of memory that is not shared. REQUIRES: it is paused.
+Result<MemoryImageStatistics> capture(const MicroVm& vm, const CaptureFiles& files,
+                                      Captured captured);
 
 /// What capture() wrote to `path`; the errors are those of decode_state() and of files.
 Result<MicroVmState> read_state_file(const std::string& path);

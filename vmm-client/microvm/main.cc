@@ -31,6 +31,7 @@ struct Options {
   // both
   std::optional<std::uint64_t> rounds;
   CaptureFiles capture_files;
+  Captured captured = Captured::kAll;
   std::uint64_t capture_after = 1;
   bool json = false;
 };
@@ -76,10 +77,10 @@ void report(const Options& options, const RestoreProfile& profile) {
 
 void report(const Options& options, const MemoryImageStatistics& written, std::int64_t us) {
   const char* const form =
-      options.json ? R"({{"captured":{{"data_bytes":{},"zero_bytes":{},"capture_us":{}}}}})"
+      options.json ? R"({{"captured":{{"data_bytes":{},"hole_bytes":{},"capture_us":{}}}}})"
                      "\n"
-                   : "captured: {} bytes of data, {} bytes of zeros, in {} us\n";
-  fmt::print(stderr, fmt::runtime(form), written.data.value, written.zero.value, us);
+                   : "captured: {} bytes of data, {} bytes of holes, in {} us\n";
+  fmt::print(stderr, fmt::runtime(form), written.data.value, written.holes.value, us);
 }
 
 /// The exit code of this program if the guest has ended by itself.
@@ -107,7 +108,7 @@ Result<int> drive(MicroVm& vm, const Options& options, std::optional<RestoreProf
     vm.pause();
     std::fflush(stdout);
     Stopwatch watch;
-    const MemoryImageStatistics written = TRY(capture(vm, options.capture_files));
+    const MemoryImageStatistics written = TRY(capture(vm, options.capture_files, options.captured));
     report(options, written, watch.lap_us());
     if (!options.rounds) return 0;
     TRY(vm.start());
@@ -197,8 +198,15 @@ CLI::App* declare_restore(CLI::App& app, Options& options) {
       source->add_option("--socket", options.socket, "Socket that `thaw prepare` made");
   source->add_option("--memory", options.memory_file, "Raw image; it is only read");
   source->require_option(1);
-  sub->add_flag("--shared", options.shared, "It was prepared with --shared")->needs(socket);
+  CLI::Option* const shared =
+      sub->add_flag("--shared", options.shared, "It was prepared with --shared")->needs(socket);
   declare_common(sub, options);
+  sub->add_flag_callback(
+         "--capture-changes", [&options] { options.captured = Captured::kChanges; },
+         "The file for guest memory has what was written since the restore, and holes "
+         "elsewhere: for `thaw push --parent SNAPSHOT --diff`")
+      ->needs(shared)
+      ->needs(sub->get_option("--capture-memory"));
   return sub;
 }
 

@@ -37,6 +37,11 @@ Result<void> MicroVmMemory::hand_over(const std::string& socket_path, Deadline d
   return missing->hand_over(socket_path, deadline);
 }
 
+Result<std::vector<bool>> MicroVmMemory::changed_pages() const {
+  if (const auto* served = std::get_if<GuestMemory>(&memory_)) return served->changed_pages(0);
+  return fail(ErrorCode::kUnsupported, "this memory was not restored");
+}
+
 MutableByteSpan MicroVmMemory::bytes() const {
   if (const auto* mapping = std::get_if<Mapping>(&memory_)) return mapping->bytes();
   return std::get<GuestMemory>(memory_).region(0);

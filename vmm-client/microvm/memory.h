@@ -2,6 +2,7 @@
 
 #include <string>
 #include <variant>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -26,6 +27,9 @@ class MicroVmMemory {
 
   /// See GuestMemory::hand_over(). REQUIRES: made by missing().
   Result<void> hand_over(const std::string& socket_path, Deadline deadline);
+
+  /// See GuestMemory::changed_pages(); kUnsupported unless made by shared().
+  Result<std::vector<bool>> changed_pages() const;
 
   MutableByteSpan bytes() const;
 

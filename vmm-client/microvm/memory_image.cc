@@ -21,7 +21,8 @@ constexpr unsigned kMostThreads = 8;
 
 class ImageWriter {
  public:
-  ImageWriter(ByteSpan memory, const UniqueFd& file) : memory_(memory), file_(file) {}
+  ImageWriter(ByteSpan memory, const std::vector<bool>& changed, const UniqueFd& file)
+      : memory_(memory), changed_(changed), file_(file) {}
 
   Result<MemoryImageStatistics> write() {
     {
@@ -31,7 +32,7 @@ class ImageWriter {
       for (unsigned i = 0; i < threads; ++i) pool.emplace_back([this] { write_blocks(); });
     }
     if (failure_) return std::unexpected(*failure_);
-    return MemoryImageStatistics{.data = {data_}, .zero = {memory_.size() - data_}};
+    return MemoryImageStatistics{.data = {data_}, .holes = {memory_.size() - data_}};
   }
 
  private:
@@ -45,11 +46,16 @@ class ImageWriter {
     }
   }
 
-  /// Neighbouring pages that are not zero go into one write.
+  bool is_hole(std::size_t at) const {
+    if (!changed_.empty()) return !changed_[at / kPageBytes];
+    return is_zero_page(PageSpan(memory_.subspan(at, kPageBytes)));
+  }
+
+  /// Neighbouring pages that are no holes go into one write.
   Result<void> write_block(std::size_t begin, std::size_t end) {
     std::size_t run = begin;
     for (std::size_t at = begin; at < end; at += kPageBytes) {
-      if (!is_zero_page(PageSpan(memory_.subspan(at, kPageBytes)))) continue;
+      if (!is_hole(at)) continue;
       TRY(write_run(run, at));
       run = at + kPageBytes;
     }
@@ -62,6 +68,7 @@ class ImageWriter {
   }
 
   const ByteSpan memory_;
+  const std::vector<bool>& changed_;  // empty: not known
   const UniqueFd& file_;
   std::atomic<std::size_t> next_ = 0;
   std::atomic<std::size_t> data_ = 0;
@@ -72,11 +79,13 @@ class ImageWriter {
 
 }  // namespace
 
-Result<MemoryImageStatistics> write_memory_image(ByteSpan memory, const std::string& path) {
+Result<MemoryImageStatistics> write_memory_image(ByteSpan memory, const std::string& path,
+                                                 const std::vector<bool>& changed) {
   CHECK(memory.size() % kPageBytes == 0);
+  CHECK(changed.empty() || changed.size() == memory.size() / kPageBytes);
   PartialFile file = TRY(PartialFile::create(path));
   TRY(resize_file(file.fd(), {memory.size()}));
-  const MemoryImageStatistics statistics = TRY(ImageWriter(memory, file.fd()).write());
+  const MemoryImageStatistics statistics = TRY(ImageWriter(memory, changed, file.fd()).write());
   TRY(file.publish());
   return statistics;
 }

@@ -60,6 +60,8 @@ class MicroVm final : private VcpuPorts {
 
   /// REQUIRES for writing: it is paused.
   MutableByteSpan memory() const { return memory_.bytes(); }
+  /// See MicroVmMemory::changed_pages(). REQUIRES: it is paused.
+  Result<std::vector<bool>> changed_pages() const { return memory_.changed_pages(); }
   GuestProgress& progress() { return progress_; }
 
  private:
