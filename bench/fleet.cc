@@ -15,7 +15,6 @@ namespace thaw::bench {
 
 namespace {
 
-constexpr const char* kSnapshot = "bench";
 constexpr std::size_t kLastWordsBytes = 400;
 /// Pages that are on their way arrive well within this time.
 constexpr std::chrono::milliseconds kSettleTime{20};
@@ -97,14 +96,14 @@ Result<Handler> Handler::start(const std::string& base, const std::string& serve
   return handler;
 }
 
-Result<std::string> Handler::prepare(GuestKind kind) {
+Result<std::string> Handler::prepare(GuestKind kind, const std::string& snapshot) {
   std::string socket = fmt::format("{}.{}", base_, ++sessions_);
   std::vector<std::string> command{test::program_path("thaw"),
                                    "--json",
                                    "--control",
                                    base_ + ".control",
                                    "prepare",
-                                   kSnapshot,
+                                   snapshot,
                                    "--socket",
                                    socket};
   if (kind == GuestKind::kShared) command.emplace_back("--shared");

@@ -28,6 +28,9 @@ Result<std::vector<double>> read_touch_times(const std::string& path);
 Result<void> push_image(test::PageServer& server, const std::string& image,
                         const std::string& scratch);
 
+/// The name of what push_image() pushes.
+inline constexpr const char* kSnapshot = "bench";
+
 /// Where the pages of a guest come from.
 enum class GuestKind { kOwn, kShared, kFile, kPresent };
 
@@ -47,7 +50,8 @@ class Handler {
 
   pid_t pid() const { return program_.pid(); }
   /// The socket of a new session.
-  Result<std::string> prepare(GuestKind kind = GuestKind::kOwn);
+  Result<std::string> prepare(GuestKind kind = GuestKind::kOwn,
+                              const std::string& snapshot = kSnapshot);
   /// What has become of the last session that was prepared.
   Result<SessionReport> last_session();
   /// A path of its own for the files of a guest that it does not serve.

@@ -1,6 +1,7 @@
 #include "bench/shared_bench.h"
 
 #include <algorithm>
+#include <optional>
 #include <random>
 
 #include <fmt/core.h>
@@ -8,6 +9,7 @@
 #include "bench/figures.h"
 #include "bench/fleet.h"
 #include "bench/image.h"
+#include "bench/microvm_runs.h"
 #include "tests/support/scratch_directory.h"
 
 namespace thaw::bench {
@@ -42,7 +44,11 @@ class SharedRuns {
     std::ranges::shuffle(pages_, generator);
   }
 
-  Result<void> push() { return push_image(server_, image_path_, scratch_.path("pulled")); }
+  Result<void> push() {
+    TRY(push_image(server_, image_path_, scratch_.path("pulled")));
+    microvm_.emplace(TRY(MicroVmRuns::start(server_, scratch_.path("microvm"))));
+    return {};
+  }
 
   Result<void> repeat() {
     // A handler of its own for each restore that is to begin with nothing.
@@ -67,6 +73,7 @@ class SharedRuns {
     for (const Guest& clone : clones) bytes += TRY(bytes_of_process(clone.pid(), "memfd:thaw:"));
     samples_.add("clones8.pss", bytes);
     for (Guest& clone : clones) TRY(clone.verify_and_end());
+    TRY(measure_microvm(handler));
     return measure_files(handler);
   }
 
@@ -92,6 +99,13 @@ class SharedRuns {
     return seconds;
   }
 
+  Result<void> measure_microvm(Handler& handler) {
+    TRY(microvm_->shared(handler));  // the one that brings the pages
+    samples_.add("microvm.first_output", TRY(microvm_->shared(handler)));
+    samples_.add("floor.microvm.first_output", TRY(microvm_->from_file()));
+    return {};
+  }
+
   Result<void> measure_files(Handler& handler) {
     std::vector<Guest> clones;
     for (std::size_t i = 0; i < kClones; ++i) {
@@ -113,6 +127,7 @@ class SharedRuns {
   // The programs end before their files go.
   test::ScratchDirectory scratch_;
   test::PageServer server_;
+  std::optional<MicroVmRuns> microvm_;
 };
 
 }  // namespace
@@ -149,6 +164,13 @@ Result<std::vector<Figure>> run_shared_bench(const BenchOptions& options) {
           "memory of {} VMs and of the handler's own mapping; floor: as many processes that "
           "map a local file",
           kClones));
+  figures.push_back({.name = "microvm.restore.first_output",
+                     .unit = "ms",
+                     .value = samples.median_of("microvm.first_output"),
+                     .floor = samples.median_of("floor.microvm.first_output"),
+                     .n = samples.of("microvm.first_output").size(),
+                     .note = "a whole VM of KVM, the second on an image; floor: its memory in a "
+                             "local file"});
   return figures;
 }
 

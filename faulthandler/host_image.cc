@@ -76,6 +76,8 @@ void HostImage::demand(std::span<const PageIndex> pages) { memory_.demand(pages)
 std::optional<PageSpan> HostImage::find(ChunkId chunk) const {
   const auto page = usable_ ? places_.find(chunk) : std::nullopt;
   if (!page || !is_present(*page)) return std::nullopt;
+  // What goes elsewhere must be known to be ours: then as many pages are there as were put in.
+  if (memory_.filling().value > 0 || !has_own_pages_only().value_or(false)) return std::nullopt;
   return ByteSpan(mapping_.bytes()).subspan(bytes_of({page->value}).value).first<kPageBytes>();
 }
 
@@ -104,10 +106,14 @@ void HostImage::on_present(PageRange pages) {
   for (View* const view : views_) view->on_present(pages);
 }
 
+Result<bool> HostImage::has_own_pages_only() const {
+  return TRY(allocated_bytes(file_)) <= present() + bytes_of(memory_.filling());
+}
+
 void HostImage::check_file() {
-  const auto allocated = allocated_bytes(file_);
-  if (!allocated) return give_up(allocated.error().message());
-  if (*allocated <= present() + bytes_of(memory_.filling())) return;
+  const auto intact = has_own_pages_only();
+  if (!intact) return give_up(intact.error().message());
+  if (*intact) return;
   give_up("somebody else has made pages of it: a VMM touched memory that it had not registered");
 }
 

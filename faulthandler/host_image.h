@@ -58,7 +58,8 @@ class HostImage final : private VmMemory::Owner {
   bool is_present(PageIndex page) const { return state(page) == PageState::kPresent; }
   /// Has missing pages brought; on_present() tells, in this call or later.
   void demand(std::span<const PageIndex> pages);
-  /// The content of a chunk, if a page that is present has it. Valid as long as the image.
+  /// The content of a chunk, if a page that is present has it and nobody has spoiled the image.
+  /// Valid as long as the image.
   std::optional<PageSpan> find(ChunkId chunk) const;
 
   ByteCount present() const;
@@ -78,7 +79,9 @@ class HostImage final : private VmMemory::Owner {
   void on_window_end(std::vector<Touch>) override {}
   void on_detached() override {}
   void on_present(PageRange pages) override;
-  /// Whether the file has the pages that were filled here and no other.
+  /// Whether the file has the pages that were put in here and no other. Those that may have been
+  /// put in but are not counted yet can hide as many.
+  Result<bool> has_own_pages_only() const;
   void check_file();
   void on_guard_timer();
 

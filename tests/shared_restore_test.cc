@@ -139,6 +139,18 @@ TEST_P(SharedRestoreTest, SpoiledImageEndsAllVmsOnIt) {
   EXPECT_EQ(start_vmm("shared-verify").wait().value(), 0);
 }
 
+TEST_P(SharedRestoreTest, SpoiledImageGivesNothingAway) {
+  Vm half = start("halves", "half");
+  ASSERT_TRUE(succeeded(half.vmm.wait_for_line("half")));
+  prepare({"--shared"}, "spoiler");
+  const std::uint64_t session = prepare({"--no-record"});
+  const Program spoiler = start_vmm("shared-spoil", "image", "spoiler");
+
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+
+  EXPECT_EQ(wait_for_state(session, "ended")["local_pages"], 0);
+}
+
 TEST_P(SharedRestoreTest, OtherSnapshotsTakeWhatTheyShareFromTheImage) {
   Bytes changed = image_;
   const Bytes other = make_image(3, 64);
