@@ -18,8 +18,8 @@ Result<MicroVmRuns> MicroVmRuns::start(test::PageServer& server, const std::stri
   MicroVmRuns runs(base);
   const std::string memory = base + ".memory";
   const std::string state = base + ".state";
-  TRY(runs.run({"run", "--memory", "64M", "--capture-memory", memory, "--capture-state", state,
-                "--capture-after", kCapturedAfter}));
+  TRY(runs.run({"run", "--memory", "64M", "--steps", "64", "--capture-memory", memory,
+                "--capture-state", state, "--capture-after", kCapturedAfter}));
   TRY(succeed(server.thaw({"push", kMicroVm, "--memory", memory, "--state", state}),
               "thaw push of the microVM"));
   return runs;
