@@ -37,7 +37,11 @@ void SharedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
 void SharedMemory::stop() {
   serving_ = false;
   waiting_.clear();
-  if (std::exchange(attached_, false)) image_.remove(*this);
+  if (attached_) {
+    image_.add_to(at_end_);
+    attached_ = false;
+    image_.remove(*this);  // from here on it may go
+  }
   loop_.cancel(reading_);
 }
 
@@ -171,7 +175,17 @@ void SharedMemory::on_unservable(PageIndex page, const std::string& reason) {
 }
 
 void SharedMemory::add_to(SessionReport& report) const {
-  image_.add_to(report);
+  SessionReport image = at_end_;
+  if (attached_) image_.add_to(image);
+  report.present_pages = image.present_pages;
+  report.prefetch = image.prefetch;
+  report.local_pages = image.local_pages;
+  report.around_pages = image.around_pages;
+  report.around_window = image.around_window;
+  report.around_probes = image.around_probes;
+  report.around_hits = image.around_hits;
+  report.damaged_chunks = image.damaged_chunks;
+  report.bytes_received = image.bytes_received;
   const auto microseconds = [](Nanoseconds t) { return static_cast<double>(t.count()) / 1000; };
   report.shared = true;
   report.faults = faults_;

@@ -57,7 +57,7 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   void on_unservable(PageIndex page, const std::string& reason) override;
 
   Loop& loop_;
-  HostImage& image_;
+  HostImage& image_;  // there as long as this is attached to it
   Owner& owner_;
   bool attached_ = false;  // to the image
   bool serving_ = false;
@@ -71,6 +71,7 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   std::vector<bool> removed_;  // by page, once there is one
   bool has_minor_faults_ = false;
 
+  SessionReport at_end_;  // what there was to say of the image when it was left
   FaultCounters faults_;
   std::uint64_t removed_pages_ = 0;
   std::uint64_t redundant_fills_ = 0;

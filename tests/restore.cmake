@@ -13,6 +13,8 @@ thaw_add_test(huge_pages_test SOURCES huge_pages_test.cc support/huge_page_pool.
 if(NOT THAW_SANITIZE)  # a sanitizer has its own malloc
   thaw_add_test(fault_path_test SOURCES fault_path_test.cc LIBRARIES thaw_test_guest)
 endif()
+# QEMU has no sanitizer for the object that is loaded into it.
 thaw_add_test(shared_restore_test SOURCES shared_restore_test.cc support/restore_fixture.cc TIMEOUT 120
+  NOT_SANITIZED *QemuMapsTheImage*
   LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
 add_dependencies(shared_restore_test vmm thaw_qemu without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
