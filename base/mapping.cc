@@ -52,14 +52,18 @@ Result<MutableByteSpan> map(const MapRequest& request) {
 
 }  // namespace
 
-Result<Mapping> Mapping::anonymous(ByteCount size) {
-  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-  Mapping mapping(TRY(map({.size = size, .flags = kFlags})));
+/// Transparent huge pages would hide missing neighbours from userfaultfd, or put zeros there.
+Result<Mapping> Mapping::with_small_pages(Mapping mapping) {
   if (::madvise(mapping.bytes_.data(), mapping.bytes_.size(), MADV_NOHUGEPAGE) != 0 &&
       errno != EINVAL) {  // EINVAL: a kernel built without transparent huge pages
     return fail_errno("madvise MADV_NOHUGEPAGE");
   }
   return mapping;
+}
+
+Result<Mapping> Mapping::anonymous(ByteCount size) {
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  return with_small_pages(Mapping(TRY(map({.size = size, .flags = kFlags}))));
 }
 
 Result<Mapping> Mapping::anonymous_huge(ByteCount size) {
@@ -68,15 +72,16 @@ Result<Mapping> Mapping::anonymous_huge(ByteCount size) {
 }
 
 Result<Mapping> Mapping::shared(const UniqueFd& file, ByteCount size) {
-  return Mapping(TRY(map({.size = size, .flags = MAP_SHARED, .file = file.get()})));
+  return with_small_pages(
+      Mapping(TRY(map({.size = size, .flags = MAP_SHARED, .file = file.get()}))));
 }
 
 Result<Mapping> Mapping::copy_on_write(const UniqueFd& file, ByteCount offset, ByteCount size) {
-  return Mapping(TRY(map({.size = size,
-                          .protection = PROT_NONE,
-                          .flags = MAP_PRIVATE | MAP_NORESERVE,
-                          .file = file.get(),
-                          .offset = offset})));
+  return with_small_pages(Mapping(TRY(map({.size = size,
+                                           .protection = PROT_NONE,
+                                           .flags = MAP_PRIVATE | MAP_NORESERVE,
+                                           .file = file.get(),
+                                           .offset = offset}))));
 }
 
 Result<void> Mapping::allow_access() {

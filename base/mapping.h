@@ -42,6 +42,7 @@ class Mapping {
 
  private:
   explicit Mapping(MutableByteSpan bytes) : bytes_(bytes) {}
+  static Result<Mapping> with_small_pages(Mapping mapping);
 
   MutableByteSpan bytes_;
 };

@@ -94,7 +94,7 @@ void HostImage::give_up(const std::string& reason) {
   usable_ = false;
   log_error("the image of {} is of no use any more: {}", options_.image->manifest.spec.name,
             reason);
-  for (View* const view : std::vector(views_)) view->give_up(reason);
+  for (View* const view : std::vector(views_)) view->on_spoiled(reason);
 }
 
 bool HostImage::may_wait(PageIndex page, const std::string& reason) {
@@ -103,6 +103,9 @@ bool HostImage::may_wait(PageIndex page, const std::string& reason) {
 }
 
 void HostImage::on_present(PageRange pages) {
+  // A page that was there before it was put in is somebody else's.
+  check_file();
+  if (!usable_) return;
   for (View* const view : views_) view->on_present(pages);
 }
 
@@ -111,6 +114,7 @@ Result<bool> HostImage::has_own_pages_only() const {
 }
 
 void HostImage::check_file() {
+  if (!usable_) return;
   const auto intact = has_own_pages_only();
   if (!intact) return give_up(intact.error().message());
   if (*intact) return;

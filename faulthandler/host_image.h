@@ -26,7 +26,8 @@ class HostImage final : private VmMemory::Owner {
   class View {
    public:
     virtual void on_present(PageRange pages) = 0;
-    virtual void give_up(const std::string& reason) = 0;
+    /// The image is of no use any more.
+    virtual void on_spoiled(const std::string& reason) = 0;
     /// A page that the VM may or may not wait for cannot be had at present.
     virtual void on_unservable(PageIndex page, const std::string& reason) = 0;
 
@@ -51,7 +52,10 @@ class HostImage final : private VmMemory::Owner {
   bool in_use() const { return !views_.empty(); }
   /// When the last view went.
   Clock::time_point last_used() const { return last_used_; }
-  /// Whether it may be given to a VM: nobody has spoiled it, and it is not being ended.
+  /// Looks whether somebody has spoiled it.
+  void check_file();
+  /// Whether it may be given to a VM: nobody is known to have spoiled it, and it is not being
+  /// ended.
   bool usable() const { return usable_; }
 
   PageState state(PageIndex page) const { return memory_.state(page); }
@@ -74,6 +78,7 @@ class HostImage final : private VmMemory::Owner {
             Mapping mapping);
 
   void give_up(const std::string& reason) override;
+  void stop_vm(const std::string& reason) override { give_up(reason); }
   bool may_wait(PageIndex page, const std::string& reason) override;
   void on_faults() override {}
   void on_window_end(std::vector<Touch>) override {}
@@ -82,7 +87,6 @@ class HostImage final : private VmMemory::Owner {
   /// Whether the file has the pages that were put in here and no other. Those that may have been
   /// put in but are not counted yet can hide as many.
   Result<bool> has_own_pages_only() const;
-  void check_file();
   void on_guard_timer();
 
   Loop& loop_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "faulthandler/limits.h"
 
 namespace thaw {
 
@@ -15,12 +16,17 @@ std::optional<PageSpan> HostImages::Namespace::find(ChunkId chunk) const {
 
 Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, const std::string& name_space,
                                    ServeOptions options) {
-  const Key key{name_space, options.image->manifest.snapshot};
-  auto found = images_.find(key);
-  if (found != images_.end() && found->second->usable()) return found->second.get();
-  if (found != images_.end()) {
-    if (found->second->in_use()) {
-      return fail(ErrorCode::kBusy, "the image of this snapshot is spoiled, and VMs still use it");
+  const Manifest& manifest = options.image->manifest;
+  const Key key{name_space, manifest.snapshot};
+  if (const auto found = images_.find(key); found != images_.end()) {
+    HostImage& image = *found->second;
+    image.check_file();
+    // A page server that was set up anew gives out the same numbers again.
+    const bool same = image.snapshot().manifest.content_hash == manifest.content_hash;
+    if (image.usable() && same) return &image;
+    if (image.in_use()) {
+      return fail(ErrorCode::kBusy, "VMs use an image of this snapshot that is {}",
+                  same ? "spoiled" : "another one's");
     }
     end(found);
   }
@@ -31,6 +37,9 @@ Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, const std::stri
   if (in_use >= budget_) {
     return fail(ErrorCode::kLimitExceeded, "images in use take up {} MiB, all that they may",
                 in_use.value >> 20);
+  }
+  if (images_.size() + ending_.size() >= limits::kMaxImages && !end_oldest()) {
+    return fail(ErrorCode::kLimitExceeded, "{} images are in use", images_.size());
   }
   auto image = TRY(HostImage::create(loop, link, std::move(options)));
   namespaces_[name_space].images.push_back(image.get());
@@ -50,18 +59,26 @@ HostImages::Images::iterator HostImages::end(Images::iterator image) {
   return images_.erase(image);
 }
 
+bool HostImages::end_oldest() {
+  const auto in_use = [](const auto& entry) { return entry.second->in_use(); };
+  const auto last_used = [&](const auto& entry) {
+    return in_use(entry) ? Clock::time_point::max() : entry.second->last_used();
+  };
+  const auto oldest = std::ranges::min_element(images_, {}, last_used);
+  if (oldest == images_.end() || in_use(*oldest)) return false;
+  log_info("the image of {} goes, {} MiB", oldest->second->snapshot().manifest.spec.name,
+           oldest->second->present().value >> 20);
+  end(oldest);
+  return true;
+}
+
 void HostImages::tidy() {
   std::erase_if(ending_, [](const auto& image) { return image->finished(); });
-  while (!images_.empty() && present() > budget_) {
-    const auto in_use = [](const auto& entry) { return entry.second->in_use(); };
-    const auto last_used = [&](const auto& entry) {
-      return in_use(entry) ? Clock::time_point::max() : entry.second->last_used();
-    };
-    const auto oldest = std::ranges::min_element(images_, {}, last_used);
-    if (in_use(*oldest)) return;
-    log_info("the image of {} goes, {} MiB", oldest->second->snapshot().manifest.spec.name,
-             oldest->second->present().value >> 20);
-    end(oldest);
+  for (auto image = images_.begin(); image != images_.end();) {
+    const bool useless = !image->second->usable() && !image->second->in_use();
+    image = useless ? end(image) : std::next(image);
+  }
+  while (present() > budget_ && end_oldest()) {
   }
 }
 

@@ -18,8 +18,9 @@ class HostImages {
  public:
   explicit HostImages(ByteCount budget) : budget_(budget) {}
 
-  /// Makes the image if it is not there. kLimitExceeded when those that VMs use take up the budget,
-  /// and the errors of HostImage::create().
+  /// Makes the image if it is not there. kLimitExceeded when those that VMs use take up the budget
+  /// or are too many, kBusy when VMs use one that is no good, and the errors of
+  /// HostImage::create().
   Result<HostImage*> get(Loop& loop, DemandLink& link, const std::string& name_space,
                          ServeOptions options);
   /// What the images of a namespace have, for whoever else needs a page with the same chunk.
@@ -40,6 +41,8 @@ class HostImages {
   using Images = std::map<Key, std::unique_ptr<HostImage>>;
 
   Images::iterator end(Images::iterator image);
+  /// Of those that are not in use. False: all are.
+  bool end_oldest();
   ByteCount present() const;
 
   const ByteCount budget_;

@@ -54,6 +54,7 @@ inline constexpr std::chrono::milliseconds kSweepMost{1000};
 /// From the handover to the first touch; then the session goes on without a recording.
 inline constexpr std::chrono::seconds kFirstTouchPatience{60};
 inline constexpr std::chrono::hours kMostRecording{1};  // its times have 32 bits of microseconds
+inline constexpr std::size_t kMaxImages = 128;          // each has three descriptors
 /// Between two looks at whether an image has pages that nobody here has put in.
 inline constexpr std::chrono::seconds kGuardInterval{1};
 inline constexpr std::chrono::seconds kAcceptTimeout{600};  // from prepare to the VMM's connect

@@ -118,11 +118,16 @@ bool Prefetch::ask_for_pack() {
   const PrefetchSet::Pack& pack = plan_.set->packs()[*number];
   const std::size_t order = order_of(pack.when, false, *number);
   if (PrefetchJob* const local = add_local_job(pack.pages, order)) {
+    const auto left = std::ranges::count_if(
+        pack.pages, [this](const PackPage& page) { return core_.is_missing(page.page); });
     issue(*local);
-    // What is left of it has its turn next.
-    packs_[*number] = PackTurn::kSooner;
-    ++sooner_;
-    return true;
+    // A few pages are cheaper on demand.
+    if (static_cast<std::size_t>(left) * kWorthwhileShare < pack.pages.size()) return true;
+    if (!may_take_buffer()) {
+      packs_[*number] = PackTurn::kSooner;
+      ++sooner_;
+      return false;
+    }
   }
   PrefetchJob& job = add_job(PrefetchJob::Content::kPack, order);
   job.pack = *number;
@@ -300,6 +305,7 @@ void Prefetch::issue(PrefetchJob& job) {
 }
 
 void Prefetch::on_job_done(PrefetchJob& job) {
+  for (const PrefetchJob::Run& run : job.runs) filled_pages_ += run.filled.value;
   job.in_pool = false;
   --in_pool_;
   if (job.kept_buffer) service_.link.let_go(*std::exchange(job.kept_buffer, std::nullopt));
@@ -340,7 +346,6 @@ void Prefetch::settle(PrefetchJob& job, const PrefetchJob::Run& run) {
     wake_pages(*userfaultfd_, run.address + bytes_of(waited->first - run.first),
                bytes_of(waited->count));
   }
-  filled_pages_ += run.filled.value;
   (job.is_rest ? summary_.hydrated_pages : summary_.prefetched_pages) +=
       (run.filled - std::min(run.filled, asked)).value;
   if (run.present.value > 0) owner_.on_prefetched({run.first, run.present});

@@ -28,9 +28,9 @@ Session::Session(Loop& loop, DemandLink& link, SessionOptions options, Owner& ow
       memory_(make_memory(loop, link, options_, *this)) {}
 
 void Session::start() {
-  memory_->connect();
   loop_.poll(options_.listener, POLLIN, accepting_);
   loop_.wait(limits::kAcceptTimeout, patience_);
+  memory_->connect();  // which may end the session
 }
 
 void Session::on_connection(int result) {
@@ -141,10 +141,6 @@ bool Session::may_wait(PageIndex page, const std::string& reason) {
 
 void Session::give_up(const std::string& reason) {
   if (!outcome_.empty()) return;  // said and done; a hostile VM may repeat its reason
-  if (state_ == SessionState::kPrepared) {
-    if (receiver_ == nullptr) return end(reason);
-    return refuse_handoff(Error(ErrorCode::kCorrupt, reason));
-  }
   log_error("session {}: {}", options_.id, reason);
   outcome_ = reason;
   if (options_.on_unservable == UnservablePolicy::kWait) {
@@ -152,6 +148,16 @@ void Session::give_up(const std::string& reason) {
               vmm_.pid);
     return;
   }
+  kill_vmm();
+}
+
+void Session::stop_vm(const std::string& reason) {
+  if (state_ == SessionState::kPrepared) {
+    if (receiver_ == nullptr) return end(reason);
+    return refuse_handoff(Error(ErrorCode::kCorrupt, reason));
+  }
+  log_error("session {}: {}", options_.id, reason);
+  if (outcome_.empty()) outcome_ = reason;
   kill_vmm();
 }
 

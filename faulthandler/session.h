@@ -77,6 +77,7 @@ class Session final : private VmMemory::Owner {
 
   /// Stops the VM for good reason, as its policy says, and remembers why.
   void give_up(const std::string& reason) override;
+  void stop_vm(const std::string& reason) override;
   bool may_wait(PageIndex page, const std::string& reason) override;
   void on_faults() override { owner_.on_faults(vmm_.pid); }
   void on_window_end(std::vector<Touch> touches) override;

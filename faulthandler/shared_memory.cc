@@ -26,7 +26,7 @@ void SharedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   userfaultfd_ = std::move(userfaultfd);
   regions_ = std::move(regions);
   serving_ = true;
-  if (!image_.usable()) return give_up("the image was spoiled before the VM came");
+  if (!image_.usable()) return on_spoiled("the image was spoiled before the VM came");
   if (const auto made = make_nonblocking(userfaultfd_); !made) {
     return give_up(made.error().message());
   }
@@ -46,7 +46,7 @@ void SharedMemory::stop() {
 }
 
 void SharedMemory::on_events(int result) {
-  if (!serving_) return;
+  if (!serving_ || given_up_) return;
   if (result < 0 || (result & POLLERR) != 0) return give_up("waiting for faults failed");
   if (const auto read = events_.read(userfaultfd_); !read) give_up(read.error().message());
   const auto applied = events_.apply_changes(userfaultfd_, regions_, *this);
@@ -55,7 +55,7 @@ void SharedMemory::on_events(int result) {
   bool any = false;
   events_.for_each_fault([&](HostAddress address) {
     any = true;
-    if (serving_) answer_fault(address, now);
+    if (serving_ && !given_up_) answer_fault(address, now);
   });
   if (any) owner_.on_faults();
   if (!wanted_.empty()) image_.demand(wanted_);
@@ -81,8 +81,8 @@ void SharedMemory::answer_fault(HostAddress address, Clock::time_point now) {
   const bool comes = state == PageState::kComing || state == PageState::kWanted;
   const bool zero = !image_.snapshot().map.chunk_of(*page).valid();
   ++(zero ? faults_.zero : comes ? faults_.coalesced : faults_.fetched);
-  waiting_.push_back({*page, now});
-  wanted_.push_back(*page);
+  // A thread that is interrupted while it waits raises its fault again.
+  if (waiting_.emplace(*page, now).second) wanted_.push_back(*page);
 }
 
 bool SharedMemory::on_removed(PageRange pages) {
@@ -91,28 +91,25 @@ bool SharedMemory::on_removed(PageRange pages) {
     removed_.resize(image_.snapshot().manifest.spec.memory_pages().value);
     for (const HandoffRegion& region : regions_.regions()) {
       const auto registered = register_missing_and_minor(userfaultfd_, region.base, region.size);
-      if (!registered) give_up(registered.error().message());
+      if (!registered) on_spoiled(registered.error().message());
     }
   }
   for (std::uint64_t i = 0; i < pages.count.value; ++i) removed_[pages.first.value + i] = true;
   removed_pages_ += pages.count.value;
-  return std::erase_if(waiting_, [&](const Waiting& each) {
-           return each.page >= pages.first && each.page < pages.first + pages.count;
-         }) > 0;
+  const auto first = waiting_.lower_bound(pages.first);
+  const auto end = waiting_.lower_bound(pages.first + pages.count);
+  const bool waited = first != end;
+  waiting_.erase(first, end);
+  return waited;
 }
 
 void SharedMemory::on_present(PageRange pages) {
-  if (!serving_) return;
+  if (!serving_ || given_up_) return;
   const PageIndex end = pages.first + pages.count;
-  for (std::size_t i = 0; i < waiting_.size();) {
-    const Waiting each = waiting_[i];
-    if (each.page < pages.first || each.page >= end) {
-      ++i;
-      continue;
-    }
-    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
-    show(each.page);
-    latency_.record(Clock::now() - each.since);
+  for (auto each = waiting_.lower_bound(pages.first);
+       each != waiting_.end() && each->first < end && !given_up_; each = waiting_.erase(each)) {
+    show(each->first);
+    latency_.record(Clock::now() - each->second);
   }
 }
 
@@ -169,9 +166,13 @@ void SharedMemory::give_up(const std::string& reason) {
   owner_.give_up(reason);
 }
 
+void SharedMemory::on_spoiled(const std::string& reason) {
+  given_up_ = true;
+  owner_.stop_vm(reason);
+}
+
 void SharedMemory::on_unservable(PageIndex page, const std::string& reason) {
-  if (std::ranges::find(waiting_, page, &Waiting::page) == waiting_.end()) return;
-  owner_.may_wait(page, reason);
+  if (waiting_.contains(page)) owner_.may_wait(page, reason);
 }
 
 void SharedMemory::add_to(SessionReport& report) const {

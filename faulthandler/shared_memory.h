@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <vector>
 
 #include "base/histogram.h"
@@ -17,9 +18,9 @@ namespace thaw {
 /// When the VMM gives a page back, its own copy goes and the file's page shows: the snapshot's,
 /// where the guest must find zeros. So with the first page given back all of this memory is
 /// registered for minor faults too, and a fault on a page that was given back gets zeros of its
-/// own. Between its reading the event and that registration the page could be seen, which is why
-/// clients of this project register before they give pages back (vmm-client/guest_memory.h). On the
-/// loop's thread.
+/// own. A page that is touched between the reading of the event and that registration is seen as it
+/// was in the snapshot, which is why clients of this project register before they give pages back
+/// (vmm-client/guest_memory.h). On the loop's thread.
 class SharedMemory final : public VmMemory, private HostImage::View, private EventQueue::Sink {
  public:
   SharedMemory(Loop& loop, HostImage& image, Owner& owner)
@@ -36,11 +37,6 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   void add_to(SessionReport& report) const override;
 
  private:
-  struct Waiting {
-    PageIndex page;
-    Clock::time_point since;
-  };
-
   void on_events(int result);
   void answer_fault(HostAddress address, Clock::time_point now);
   bool on_removed(PageRange pages) override;
@@ -51,9 +47,10 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   void show(PageIndex page);
   void fill_zeros(PageIndex page);
   void settle(const FillResult& result, PageIndex page, HostAddress address);
+  void give_up(const std::string& reason);
 
   void on_present(PageRange pages) override;
-  void give_up(const std::string& reason) override;
+  void on_spoiled(const std::string& reason) override;
   void on_unservable(PageIndex page, const std::string& reason) override;
 
   Loop& loop_;
@@ -66,7 +63,7 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   UniqueFd userfaultfd_;
   RegionTable regions_;
   EventQueue events_;
-  std::vector<Waiting> waiting_;  // one for each fault that has not been answered
+  std::map<PageIndex, Clock::time_point> waiting_;  // for these pages, since when
   std::vector<PageIndex> wanted_;
   std::vector<bool> removed_;  // by page, once there is one
   bool has_minor_faults_ = false;

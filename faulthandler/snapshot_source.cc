@@ -18,6 +18,8 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
     std::erase_if(images_, [](const auto& entry) { return entry.second.expired(); });
     image = images_[key].lock();
   }
+  // A page server that was set up anew gives out the same numbers again.
+  if (image != nullptr && image->manifest.content_hash != manifest.content_hash) image = nullptr;
   if (image == nullptr) {
     PageMap map = TRY(client.page_map(manifest));
     ColdMap cold;

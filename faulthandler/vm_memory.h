@@ -18,6 +18,8 @@ class VmMemory {
    public:
     /// The guest cannot be served any more.
     virtual void give_up(const std::string& reason) = 0;
+    /// The guest's memory is not what it should be: it must not go on, whatever its policy.
+    virtual void stop_vm(const std::string& reason) = 0;
     /// This page cannot be had. True: the guest may wait until it can.
     virtual bool may_wait(PageIndex page, const std::string& reason) = 0;
     /// Faults were read; called once for all that were.

@@ -406,6 +406,7 @@ TEST_P(SemanticsTest, ProcessThatIsGoneIsNoError) {
   class Owner final : public ServedMemory::Owner {
    public:
     void give_up(const std::string& reason) override { reason_ = reason; }
+    void stop_vm(const std::string& reason) override { reason_ = reason; }
     bool may_wait(PageIndex, const std::string&) override { return true; }
     void on_faults() override {}
     void on_window_end(std::vector<Touch>) override {}

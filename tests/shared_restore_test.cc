@@ -119,7 +119,8 @@ TEST_P(SharedRestoreTest, VmmWithMemoryOfItsOwnIsKilled) {
 
 TEST_P(SharedRestoreTest, SpoiledImageEndsAllVmsOnIt) {
   Vm victim = start("hold", "victim");
-  Vm bystander = start("hold", "bystander");
+  const std::uint64_t patient = prepare({"--shared", "--on-unservable", "wait"}, "bystander");
+  Vm bystander{patient, start_vmm("shared-hold", "image", "bystander")};
   const std::uint64_t awaited = prepare({"--shared"}, "awaited");
   prepare({"--shared"}, "spoiler");
   Program spoiler = start_vmm("shared-spoil", "image", "spoiler");

@@ -42,6 +42,8 @@ namespace {
 using MapFunction = void* (*)(void*, std::size_t, int, int, int, off_t);
 using AdviseFunction = int (*)(void*, std::size_t, int);
 
+constexpr int kDontNeedLocked = 24;  // MADV_DONTNEED_LOCKED of Linux 5.18
+
 // Set before main() by prepare(). A mapping made even earlier goes to the kernel directly.
 constinit std::atomic<MapFunction> next_mmap = nullptr;
 constinit std::atomic<AdviseFunction> next_madvise = nullptr;
@@ -224,8 +226,12 @@ int expect_and_advise(void* at, std::size_t length, int advice) noexcept {
   const AdviseFunction next = next_madvise.load(std::memory_order_acquire);
   Handover* const kept = handover.load(std::memory_order_acquire);
   const auto begin = reinterpret_cast<std::uint64_t>(at);
-  const bool gives_back = advice == MADV_DONTNEED || advice == MADV_REMOVE || advice == MADV_FREE;
-  if (gives_back && kept != nullptr && begin < kept->end && begin + length > kept->begin) {
+  const bool ours = kept != nullptr && begin < kept->end && begin + length > kept->begin;
+  // Huge pages would put zeros where pages are missing.
+  if (ours && advice == MADV_HUGEPAGE) return 0;
+  const bool gives_back = advice == MADV_DONTNEED || advice == kDontNeedLocked ||
+                          advice == MADV_REMOVE || advice == MADV_FREE;
+  if (ours && gives_back) {
     const std::lock_guard lock(kept->discarding);
     require(kept->memory.expect_discards());
   }

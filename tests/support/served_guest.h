@@ -109,6 +109,7 @@ class ServedGuest final : private ServedMemory::Owner {
 
  private:
   void give_up(const std::string& reason) override { given_up_ = reason; }
+  void stop_vm(const std::string& reason) override { given_up_ = reason; }
   bool may_wait(PageIndex, const std::string&) override { return true; }
   void on_faults() override {}
   void on_window_end(std::vector<Touch> touches) override { touches_ = std::move(touches); }
