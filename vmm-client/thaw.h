@@ -16,6 +16,9 @@
  * Threads: every function may be called from any thread, on one thaw_memory by one thread at a
  * time; thaw_memory_address() by any number. The memory itself may be used by any thread.
  *
+ * Versions: a function that was released keeps its name, arguments and meaning, and its symbol the
+ * version THAW_1; programs that were built against one libthaw.so.1 run with every later one.
+ *
  * Processes: the memory is not inherited by forked children and stands in no core dump.
  *
  * The process needs userfaultfd for faults of the kernel, KVM's among them: it is root, or may open
