@@ -63,6 +63,13 @@ class MissingMemory {
   /// The same for mappings of the image, on its session's socket.
   Result<void> hand_over(SharedSession session, Deadline deadline);
 
+  /// Instead: fills the memory from an image that is here, after which it is memory like any other
+  /// and nobody is told of its faults. Of a file, what is a hole stays missing until then.
+  /// kRegionMismatch: the image is of another size. kAlreadyExists: was handed over or filled.
+  /// After any other failure the memory is good for nothing.
+  Result<void> fill(ByteSpan image);
+  Result<void> fill(const UniqueFd& image);
+
   /// Call it before pages of it are given back (MADV_DONTNEED), if it maps the host image: from
   /// then on its faults on pages that the image has are events too, and none that was given back
   /// shows what the image has there. Any number of times, one after the other.
@@ -73,10 +80,14 @@ class MissingMemory {
       : uffd_(std::move(uffd)), regions_(std::move(regions)) {}
 
   Result<void> hand_over_on(UniqueFd socket, Deadline deadline);
+  /// Whether hand_over() or fill() may be called.
+  Result<void> check_unused() const;
+  Result<void> check_image_size(ByteCount size) const;
+  Result<void> fill_region(const HandoffRegion& region, const UniqueFd& image, ByteSpan content);
 
   // Members are destroyed from the last to the first: the handler sees the exit at the very end.
   UniqueFd socket_;
-  UniqueFd uffd_;
+  UniqueFd uffd_;  // not valid once the memory was filled
   std::vector<HandoffRegion> regions_;
   bool maps_image_ = false;
   bool expects_discards_ = false;
@@ -106,6 +117,9 @@ class GuestMemory {
   Result<void> hand_over(const std::string& socket_path, Deadline deadline) {
     return registered_.hand_over(socket_path, deadline);
   }
+  /// See MissingMemory::fill().
+  Result<void> fill(ByteSpan image) { return registered_.fill(image); }
+  Result<void> fill(const UniqueFd& image) { return registered_.fill(image); }
 
   /// Gives pages back, as a balloon does: the guest finds zeros there. REQUIRES: the index is one
   /// of a region, and [offset, offset + length) whole pages of it.
