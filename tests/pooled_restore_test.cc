@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <future>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -62,6 +63,33 @@ TEST_P(PooledRestoreTest, SessionThatIsNotThereCostsOneShell) {
 
   EXPECT_TRUE(is_image(vm));
   EXPECT_EQ(code_of(restore(*pool, "vm")), ErrorCode::kLimitExceeded);
+}
+
+TEST_P(PooledRestoreTest, ReleaseEndsTheSession) {
+  const auto pool = make_pool({.min = 0, .max = 1});
+  const std::uint64_t session = prepare();
+  std::optional vm = restore(*pool, "vm").value();
+  wait_for_state(session, "serving");
+
+  vm.reset();
+
+  EXPECT_EQ(wait_for_state(session, "ended")["outcome"], "the VMM gave its memory up");
+}
+
+TEST_P(PooledRestoreTest, NothingOfAReleasedVmReachesTheNext) {
+  const Bytes other = make_image(3, kPages);
+  write_file(path("other"), other);
+  ASSERT_EQ(server_.thaw({"push", "other", "--memory", path("other")}).exit_code, 0);
+  const auto pool = make_pool({.min = 0, .max = 1});
+  for (int round = 0; round < 4; ++round) {
+    prepare({"--hydrate-mib-s", "200"}, "first");
+    prepare({"--no-prefetch"}, "second", "other");
+    EXPECT_TRUE(succeeded(restore(*pool, "first")));  // released while it is hydrated
+
+    RestoredVm next = restore(*pool, "second").value();  // most likely at the same addresses
+
+    EXPECT_TRUE(std::ranges::equal(next.as<MemoryShell>().memory().region(0), other));
+  }
 }
 
 }  // namespace

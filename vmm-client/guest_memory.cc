@@ -2,15 +2,19 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <utility>
 
 #include "base/check.h"
 #include "base/event_fd.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/memory_file.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
+#include "format/farewell.h"
 #include "format/limits.h"
+#include "vmm-client/limits.h"
 
 namespace thaw {
 
@@ -195,6 +199,22 @@ Result<void> MissingMemory::fill_region(const HandoffRegion& region, const Uniqu
   return {};
 }
 
+Result<void> MissingMemory::give_up(Deadline deadline) {
+  if (!socket_.valid()) return {};
+  std::byte byte;
+  const auto left = [&]() -> Result<std::size_t> {
+    TRY(send_all(socket_, {&kFarewell, 1}, deadline));
+    return receive_some(socket_, {&byte, 1}, deadline);
+  }();
+  // Of other failures the reason is that the handler has gone, which fills nothing any more.
+  if (left ? *left != 0 : left.error().code() == ErrorCode::kTimeout) {
+    return fail(ErrorCode::kTimeout, "the fault handler does not let go of the memory");
+  }
+  uffd_.reset();
+  socket_.reset();
+  return {};
+}
+
 Result<void> MissingMemory::expect_discards() {
   if (!maps_image_ || expects_discards_) return {};
   for (const HandoffRegion& region : regions_) {
@@ -238,9 +258,17 @@ Result<GuestMemory> GuestMemory::share(std::span<const GuestRegion> shapes,
                 session.size.value);
   }
   MissingMemory registered = TRY(MissingMemory::register_regions(regions));
-  TRY(registered.hand_over(std::move(session), deadline));
-  for (Mapping& mapping : mappings) TRY(mapping.allow_access());
-  return GuestMemory(std::move(registered), std::move(mappings));
+  GuestMemory memory(std::move(registered), std::move(mappings));
+  TRY(memory.registered_.hand_over(std::move(session), deadline));
+  for (Mapping& mapping : memory.mappings_) TRY(mapping.allow_access());
+  return memory;
+}
+
+GuestMemory::~GuestMemory() {
+  if (registered_.give_up(Deadline::after(limits::kFarewellWait))) return;
+  log_warning("a fault handler does not answer; {} regions of guest memory stay mapped",
+              mappings_.size());
+  static_cast<void>(std::make_unique<std::vector<Mapping>>(std::move(mappings_)).release());
 }
 
 Result<void> GuestMemory::discard(std::size_t index, ByteCount offset, ByteCount length) {

@@ -43,7 +43,8 @@ struct SharedSession {
 /// Memory registered as missing, mapped and unmapped by somebody else. Keeps a copy of the
 /// userfaultfd, so that no handler's death closes it (missing pages would then read as zeros), and
 /// of the socket, whose closing tells the handler that this process has exited.
-/// REQUIRES: the memory is unmapped, or untouched for good, before this object is destroyed.
+/// REQUIRES: the memory is given up and unmapped, or untouched for good, before this object is
+/// destroyed.
 /// One thread; the memory itself is for any thread.
 class MissingMemory {
  public:
@@ -69,6 +70,11 @@ class MissingMemory {
   /// After any other failure the memory is good for nothing.
   Result<void> fill(ByteSpan image);
   Result<void> fill(const UniqueFd& image);
+
+  /// Ends the session, if there is one: nobody fills a page from then on, and the memory may be
+  /// unmapped while this process lives on. kTimeout when the handler does not let go of it: then
+  /// its addresses must not be used again. REQUIRES: nobody uses the memory any more.
+  Result<void> give_up(Deadline deadline);
 
   /// Call it before pages of it are given back (MADV_DONTNEED), if it maps the host image: from
   /// then on its faults on pages that the image has are events too, and none that was given back
@@ -99,7 +105,9 @@ struct GuestRegion {
   ByteCount page_size;
 };
 
-/// Private guest memory, mapped, registered and owned.
+/// Private guest memory, mapped, registered and owned. Its end is the end of its session, for which
+/// it waits up to limits::kFarewellWait. Where the handler does not answer in time it stays mapped,
+/// so that the handler cannot fill what is at the same addresses later.
 /// REQUIRES: no thread touches the memory when it is destroyed.
 /// One thread; the memory itself is for any thread.
 class GuestMemory {
@@ -112,6 +120,7 @@ class GuestMemory {
                                    const std::string& socket_path, Deadline deadline);
   GuestMemory(GuestMemory&&) = default;
   GuestMemory& operator=(GuestMemory&&) = delete;
+  ~GuestMemory();
 
   /// See MissingMemory::hand_over().
   Result<void> hand_over(const std::string& socket_path, Deadline deadline) {

@@ -3,8 +3,11 @@
 #include <chrono>
 #include <cstddef>
 
-/// Every bound on a pool of shells.
+/// Every bound on a restored VM's memory and on a pool of shells.
 namespace thaw::limits {
+
+/// How long memory that is given up waits for its handler to have let go of it.
+inline constexpr std::chrono::seconds kFarewellWait{5};
 
 inline constexpr std::size_t kMaxShells = 4096;  // of one pool
 
