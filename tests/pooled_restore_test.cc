@@ -82,7 +82,7 @@ TEST_P(PooledRestoreTest, NothingOfAReleasedVmReachesTheNext) {
   ASSERT_EQ(server_.thaw({"push", "other", "--memory", path("other")}).exit_code, 0);
   const auto pool = make_pool({.min = 0, .max = 1});
   for (int round = 0; round < 4; ++round) {
-    prepare({"--hydrate-mib-s", "200"}, "first");
+    prepare({"--no-record", "--hydrate-mib-s", "200"}, "first");
     prepare({"--no-prefetch"}, "second", "other");
     EXPECT_TRUE(succeeded(restore(*pool, "first")));  // released while it is hydrated
 

@@ -266,6 +266,19 @@ TEST_F(GuestMemoryTest, GivesItsMemoryUpOnlyWhenDestroyed) {
   EXPECT_TRUE(handler.was_left());
 }
 
+TEST_F(GuestMemoryTest, IsNotGivenUpBeforeTheHandlerAnswersOrIsGone) {
+  UniqueFd listener = listen_unix(socket_path_, std::nullopt).value();
+  const Mapping mapping = Mapping::anonymous(kSmall).value();
+  const std::array regions{MappedRegion{mapping.address(), kSmall, kSmall}};
+  MissingMemory memory = MissingMemory::register_regions(regions).value();
+  ASSERT_TRUE(memory.hand_over(socket_path_, soon()));
+
+  EXPECT_EQ(code_of(memory.give_up(Deadline::after(50ms))), ErrorCode::kTimeout);
+  listener.reset();
+  EXPECT_TRUE(memory.give_up(soon()));
+  EXPECT_EQ(own_userfaultfds().size(), 0u);
+}
+
 TEST_F(GuestMemoryTest, PagesStayMissingWhenTheHandlerDies) {
   std::optional<TestHandler> handler(socket_path_);
   const std::array shapes{GuestRegion{{2 * kPageBytes}, kSmall}};

@@ -83,7 +83,8 @@ class RestorePool {
   std::jthread thread_;                 // the last member: it uses the other
 };
 
-/// A restored VM and its place in the pool; destroying this destroys the VM and frees the place.
+/// A restored VM and its place in the pool; destroying this destroys the VM, which takes as long as
+/// the shell's destructor (see GuestMemory), and frees the place.
 /// May outlive the pool. One thread at a time.
 class RestoredVm {
  public:

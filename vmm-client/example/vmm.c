@@ -47,7 +47,7 @@ int main(int argc, char** argv) {
   const unsigned char* const guest = thaw_memory_address(memory, 0);
   printf("checksum %016" PRIx64 "\n", checksum(guest, size));
 
-  /* After the VM is gone: to the fault handler this is the VMM's exit. */
+  /* After the VM is gone, if the process goes on. */
   thaw_memory_close(memory);
   return 0;
 }
