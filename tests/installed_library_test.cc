@@ -108,11 +108,12 @@ INSTANTIATE_TEST_SUITE_P(Loops, ExampleVmmTest, testing::Values(LoopKind::kUring
 TEST_P(ExampleVmmTest, BuiltWithPkgConfigRestores) {
   const std::string program = path("vmm");
 
+  const std::string flags = fmt::format("$(PKG_CONFIG_PATH={} {} --cflags --libs thaw)",
+                                        installed_.library("pkgconfig"), THAW_PKG_CONFIG);
+
   expect_success({"sh", "-c",
-                  fmt::format("PKG_CONFIG_PATH={} && export PKG_CONFIG_PATH && "
-                              "{} -Wall -Wextra -Werror {}/vmm.c -o {} $({} --cflags --libs thaw)",
-                              installed_.library("pkgconfig"), THAW_C_COMPILER, kExample, program,
-                              THAW_PKG_CONFIG)});
+                  fmt::format("{} -Wall -Wextra -Werror {}/vmm.c -o {} {}", THAW_C_COMPILER,
+                              kExample, program, flags)});
 
   expect_right_restores(program);
 }
@@ -121,7 +122,7 @@ TEST_P(ExampleVmmTest, BuiltWithFindPackageRestores) {
   const std::string build = path("build");
 
   expect_success({THAW_CMAKE, "-S", kExample, "-B", build, "-G", "Ninja",
-                  "-DCMAKE_C_COMPILER=" THAW_C_COMPILER,
+                  std::string("-DCMAKE_C_COMPILER=") + THAW_C_COMPILER,
                   "-DCMAKE_PREFIX_PATH=" + installed_.prefix()});
   expect_success({THAW_CMAKE, "--build", build});
 

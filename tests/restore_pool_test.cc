@@ -88,6 +88,7 @@ TEST_F(RestorePoolTest, EmptyPoolCreatesOnDemand) {
 TEST_F(RestorePoolTest, NoMoreThanMaxExist) {
   const auto pool = make_pool({.min = 0, .max = 2});
   std::vector<RestoredVm> vms;
+  vms.reserve(2);
   for (int i = 0; i < 2; ++i) vms.push_back(pool->restore(kSource, soon()).value());
 
   EXPECT_EQ(code_of(pool->restore(kSource, soon())), ErrorCode::kLimitExceeded);
@@ -250,6 +251,7 @@ TEST_F(RestorePoolTest, ManyThreadsNeverExceedMaxAndLoseNoPlace) {
   {
     const auto pool = make_pool(kSize);
     std::vector<std::jthread> threads;
+    threads.reserve(kThreads);
     for (unsigned i = 0; i < kThreads; ++i) {
       threads.emplace_back([&, generator = std::mt19937_64(seeds())]() mutable {
         std::optional<RestoredVm> kept;

@@ -268,7 +268,8 @@ GuestMemory::~GuestMemory() {
   if (registered_.give_up(Deadline::after(limits::kFarewellWait))) return;
   log_warning("a fault handler does not answer; {} regions of guest memory stay mapped",
               mappings_.size());
-  static_cast<void>(std::make_unique<std::vector<Mapping>>(std::move(mappings_)).release());
+  auto kept = std::make_unique<std::vector<Mapping>>(std::move(mappings_));
+  [[maybe_unused]] const auto* const for_good = kept.release();
 }
 
 Result<void> GuestMemory::discard(std::size_t index, ByteCount offset, ByteCount length) {
