@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/userfaultfd.h"
+#include "format/farewell.h"
 #include "format/limits.h"
 
 namespace thaw {
@@ -21,13 +22,20 @@ Result<std::optional<HandoffReceiver::Handoff>> HandoffReceiver::receive(const U
       return fail(ErrorCode::kTruncated, "the VMM closed after {} bytes of its handoff",
                   text_.size());
     }
-    const ByteSpan bytes = ByteSpan(piece).first(received->bytes);
+    ByteSpan bytes = ByteSpan(piece).first(received->bytes);
+    const bool left = bytes.back() == kFarewell;
+    if (left) bytes = bytes.first(bytes.size() - 1);
     if (text_.size() + bytes.size() > limits::kMaxHandoffBytes) {
       return fail(ErrorCode::kTooLarge, "a handoff of more than {} bytes",
                   limits::kMaxHandoffBytes);
     }
     text_.append(as_text(bytes));
-    if (TRY(scanner_.feed(bytes))) return std::optional(TRY(complete()));
+    if (TRY(scanner_.feed(bytes))) {
+      Handoff handoff = TRY(complete());
+      handoff.left = left;
+      return handoff;
+    }
+    if (left) return fail(ErrorCode::kMalformed, "the VMM left in the midst of its handoff");
   }
 }
 

@@ -16,6 +16,8 @@ class HandoffReceiver {
   struct Handoff {
     std::vector<HandoffRegion> regions;
     UniqueFd userfaultfd;
+    /// It was followed by the VMM's farewell.
+    bool left = false;
   };
 
   /// Takes what has arrived. Nothing until the handoff is complete; kTruncated when the peer

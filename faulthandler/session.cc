@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/shared_memory.h"
+#include "format/farewell.h"
 
 namespace thaw {
 
@@ -96,12 +97,14 @@ Result<void> Session::attach(HandoffReceiver::Handoff handoff) {
   log_info("session {}: serving {} to process {}", options_.id,
            options_.serve.image->manifest.spec.name, vmm_.pid);
   loop_.poll(vmm_.pidfd, POLLIN, exiting_);
+  if (!handoff.left) loop_.poll(connection_, POLLIN, leaving_);
   for (const HandoffRegion& region : regions->regions()) {
     layout_.push_back({region.size, region.offset, region.page_size});
   }
   if (options_.serve.window_use == WindowUse::kRecord) recording_ = RecordingState::kRunning;
   memory_->start(std::move(handoff.userfaultfd), *std::move(regions));
   owner_.on_attached();
+  if (handoff.left) end("the VMM gave its memory up");
   return {};
 }
 
@@ -119,6 +122,7 @@ void Session::refuse_handoff(const Error& error) {
   loop_.cancel(patience_);
   memory_->stop();  // what was prefetched for it is of no use
   loop_.poll(vmm_.pidfd, POLLIN, exiting_);
+  loop_.poll(connection_, POLLIN, leaving_);
   if (options_.on_unservable == UnservablePolicy::kKill) kill_vmm();
 }
 
@@ -176,6 +180,16 @@ void Session::on_vmm_exit(int result) {
   end(outcome_.empty() ? "the VMM exited" : outcome_);
 }
 
+void Session::on_farewell(int result) {
+  if (result < 0 || state_ == SessionState::kEnded) return;
+  std::byte byte{0};
+  const auto received = receive_with_descriptors(connection_, {&byte, 1});
+  if (received && !*received) return loop_.poll(connection_, POLLIN, leaving_);
+  // A VMM that says something else, or has closed its socket, is served until it exits.
+  if (!received || (*received)->bytes == 0 || byte != kFarewell) return;
+  end(outcome_.empty() ? "the VMM gave its memory up" : outcome_);
+}
+
 Result<void> Session::stop(control::StopMode mode) {
   if (state_ == SessionState::kPrepared) {
     if (receiver_ == nullptr || !receiver_->has_userfaultfd()) {
@@ -203,7 +217,7 @@ void Session::end(std::string outcome) {
   if (state_ == SessionState::kPrepared) remove_file(options_.socket_path);
   state_ = SessionState::kEnded;
   memory_->stop();
-  for (Operation* operation : {&accepting_, &receiving_, &patience_, &exiting_}) {
+  for (Operation* operation : {&accepting_, &receiving_, &patience_, &exiting_, &leaving_}) {
     loop_.cancel(*operation);
   }
   owner_.on_ended();
@@ -211,7 +225,7 @@ void Session::end(std::string outcome) {
 
 bool Session::finished() const {
   return state_ == SessionState::kEnded && memory_->finished() && !accepting_.active() &&
-         !receiving_.active() && !patience_.active() && !exiting_.active();
+         !receiving_.active() && !patience_.active() && !exiting_.active() && !leaving_.active();
 }
 
 SessionReport Session::report() const {

@@ -83,6 +83,7 @@ class Session final : private VmMemory::Owner {
   void on_window_end(std::vector<Touch> touches) override;
   void on_detached() override;
   void on_vmm_exit(int result);
+  void on_farewell(int result);
   void kill_vmm();
   void end(std::string outcome);
 
@@ -94,7 +95,9 @@ class Session final : private VmMemory::Owner {
   std::vector<RegionShape> layout_;
   RecordingState recording_ = RecordingState::kNone;
 
-  UniqueFd connection_;  // kept open: its end is the VMM's exit for Firecracker 1.12 and later
+  // Kept open: Firecracker 1.12 and later exit when it ends, and a VMM that said farewell waits for
+  // that. So it is closed after the userfaultfd.
+  UniqueFd connection_;
   PeerProcess vmm_{.pid = 0, .pidfd = UniqueFd()};
   std::unique_ptr<HandoffReceiver> receiver_;
   UniqueFd refused_userfaultfd_;  // held until the VMM has exited
@@ -104,6 +107,7 @@ class Session final : private VmMemory::Owner {
   Operation receiving_{[this](int result) { on_handoff(result); }};
   Operation patience_{[this](int result) { on_patience_over(result); }};
   Operation exiting_{[this](int result) { on_vmm_exit(result); }};
+  Operation leaving_{[this](int result) { on_farewell(result); }};
 };
 
 }  // namespace thaw

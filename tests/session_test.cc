@@ -10,6 +10,7 @@
 #include "faulthandler/handoff_receiver.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/regions.h"
+#include "format/farewell.h"
 #include "format/limits.h"
 #include "tests/support/test_support.h"
 
@@ -177,6 +178,18 @@ TEST_F(HandoffReceiverTest, TakesManySegmentsWithTheDescriptorInAnyOfThem) {
       ASSERT_EQ(handoff->has_value(), i + 1 == text_.size());
     }
   }
+}
+
+TEST_F(HandoffReceiverTest, TakesAFarewellWithTheHandoffAndNotInTheMidstOfIt) {
+  const std::string farewell(1, static_cast<char>(kFarewell));
+  const auto left = [&](const std::string& text) {
+    send(text, {uffd_.get()});
+    HandoffReceiver receiver;
+    return receiver.receive(handler_).value().value().left;
+  };
+  EXPECT_FALSE(left(text_));
+  EXPECT_TRUE(left(text_ + farewell));
+  EXPECT_EQ(refusal(text_.substr(0, 9) + farewell, {uffd_.get()}), ErrorCode::kMalformed);
 }
 
 TEST_F(HandoffReceiverTest, TakesUserfaultfdAndMemfd) {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -25,6 +26,7 @@
 #include "base/memory_file.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
+#include "format/farewell.h"
 #include "format/limits.h"
 #include "tests/support/huge_page_pool.h"
 #include "tests/support/restore_in_c.h"
@@ -75,18 +77,15 @@ class TestHandler {
     CHECK(handoff.wait_for(10s) == std::future_status::ready);
     return handoff.get();
   }
-  /// What the VMM's socket has for the handler: nothing, or 0 bytes after the VMM's exit.
-  std::optional<std::size_t> poll_socket() {
-    std::byte byte;
-    const auto received = receive_with_descriptors(socket_, {&byte, 1}).value();
-    return received ? std::optional(received->bytes) : std::nullopt;
-  }
+  /// Whether the VMM has given its memory up.
+  bool was_left() const { return left_; }
 
  private:
   bool wait_readable(const UniqueFd& fd) {
-    std::array<pollfd, 2> requests{{{fd.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}}};
+    std::array<pollfd, 3> requests{
+        {{fd.get(), POLLIN, 0}, {stop_.get(), POLLIN, 0}, {socket_.get(), POLLIN, 0}}};
     CHECK(::poll(requests.data(), requests.size(), -1) > 0);
-    return requests[1].revents == 0;
+    return requests[1].revents == 0 && (requests[2].revents == 0 || regions_.empty());
   }
 
   void run() {
@@ -102,6 +101,11 @@ class TestHandler {
         if (const auto* fault = std::get_if<FaultEvent>(&event)) serve(fault->address);
       }
     }
+    std::byte byte{0};
+    const auto last = receive_with_descriptors(socket_, {&byte, 1}).value();
+    left_ = last && last->bytes == 1 && byte == kFarewell;
+    uffd_.reset();
+    socket_.reset();
   }
 
   bool receive() {
@@ -144,6 +148,7 @@ class TestHandler {
   UniqueFd uffd_;
   std::vector<HandoffRegion> regions_;
   std::promise<std::vector<HandoffRegion>> handoff_;
+  std::atomic<bool> left_ = false;
   std::thread thread_;  // last: it uses all of the above
 };
 
@@ -250,15 +255,28 @@ TEST_F(GuestMemoryTest, ManyRegionsFitOneHandoff) {
   EXPECT_EQ(memory.region(777)[5], image_byte({777 * kPageBytes}));
 }
 
-TEST_F(GuestMemoryTest, ClosesItsSocketOnlyWhenDestroyed) {
+TEST_F(GuestMemoryTest, GivesItsMemoryUpOnlyWhenDestroyed) {
   TestHandler handler(socket_path_);
   const std::array shapes{GuestRegion{kSmall, kSmall}};
   std::optional memory = GuestMemory::create(shapes).value();
   ASSERT_TRUE(memory->hand_over(socket_path_, soon()));
   handler.wait_for_handoff();
-  EXPECT_EQ(handler.poll_socket(), std::nullopt);
+  EXPECT_FALSE(handler.was_left());
   memory.reset();
-  EXPECT_EQ(handler.poll_socket(), 0u);
+  EXPECT_TRUE(handler.was_left());
+}
+
+TEST_F(GuestMemoryTest, IsNotGivenUpBeforeTheHandlerAnswersOrIsGone) {
+  UniqueFd listener = listen_unix(socket_path_, std::nullopt).value();
+  const Mapping mapping = Mapping::anonymous(kSmall).value();
+  const std::array regions{MappedRegion{mapping.address(), kSmall, kSmall}};
+  MissingMemory memory = MissingMemory::register_regions(regions).value();
+  ASSERT_TRUE(memory.hand_over(socket_path_, soon()));
+
+  EXPECT_EQ(code_of(memory.give_up(Deadline::after(50ms))), ErrorCode::kTimeout);
+  listener.reset();
+  EXPECT_TRUE(memory.give_up(soon()));
+  EXPECT_EQ(own_userfaultfds().size(), 0u);
 }
 
 TEST_F(GuestMemoryTest, PagesStayMissingWhenTheHandlerDies) {

@@ -2,16 +2,20 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <utility>
 
 #include "base/check.h"
 #include "base/event_fd.h"
 #include "base/file.h"
+#include "base/log.h"
 #include "base/memory_file.h"
 #include "base/pagemap.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
+#include "format/farewell.h"
 #include "format/limits.h"
+#include "vmm-client/limits.h"
 
 namespace thaw {
 
@@ -69,6 +73,16 @@ Result<Mapping> map_region(const GuestRegion& shape) {
   return Mapping::anonymous(shape.size);
 }
 
+/// Nobody but the caller fills this memory.
+Result<void> copy_missing(const UniqueFd& uffd, HostAddress to, ByteSpan from) {
+  const FillResult filled = copy_pages(uffd, to, from);
+  if (filled.outcome == FillOutcome::kFilled) return {};
+  if (filled.outcome == FillOutcome::kFailed) {
+    return fail_errno("copy into guest memory", filled.error_number);
+  }
+  return fail(ErrorCode::kIo, "guest memory changed while it was filled");
+}
+
 }  // namespace
 
 Result<MissingMemory> MissingMemory::register_regions(std::span<const MappedRegion> regions) {
@@ -111,21 +125,94 @@ Result<SharedSession> SharedSession::open(const std::string& socket_path, Deadli
 }
 
 Result<void> MissingMemory::hand_over(const std::string& socket_path, Deadline deadline) {
+  TRY(check_unused());
   return hand_over_on(TRY(connect_unix(socket_path, deadline)), deadline);
 }
 
 Result<void> MissingMemory::hand_over(SharedSession session, Deadline deadline) {
+  TRY(check_unused());
   TRY(hand_over_on(std::move(session.socket), deadline));
   maps_image_ = true;
   return {};
 }
 
 Result<void> MissingMemory::hand_over_on(UniqueFd socket, Deadline deadline) {
-  if (socket_.valid()) return fail(ErrorCode::kAlreadyExists, "the memory was handed over before");
   const std::string text = encode_handoff(regions_);
   const std::array descriptors{uffd_.get()};
   TRY(send_with_descriptors(socket, as_bytes(text), descriptors, deadline));
   socket_ = std::move(socket);
+  return {};
+}
+
+Result<void> MissingMemory::check_unused() const {
+  if (socket_.valid()) return fail(ErrorCode::kAlreadyExists, "the memory was handed over before");
+  if (!uffd_.valid()) return fail(ErrorCode::kAlreadyExists, "the memory was filled before");
+  return {};
+}
+
+Result<void> MissingMemory::check_image_size(ByteCount size) const {
+  const ByteCount memory = (regions_.back().offset + regions_.back().size) - ImageOffset{};
+  if (size == memory) return {};
+  return fail(ErrorCode::kRegionMismatch, "regions of {} bytes, an image of {}", memory.value,
+              size.value);
+}
+
+Result<void> MissingMemory::fill(ByteSpan image) {
+  TRY(check_unused());
+  TRY(check_image_size({image.size()}));
+  for (const HandoffRegion& region : regions_) {
+    const ByteSpan content = image.subspan(region.offset.value, region.size.value);
+    TRY(copy_missing(uffd_, region.base, content));
+  }
+  uffd_.reset();
+  return {};
+}
+
+Result<void> MissingMemory::fill(const UniqueFd& image) {
+  TRY(check_unused());
+  const ByteCount size = TRY(file_size(image));
+  TRY(check_image_size(size));
+  // Read by the kernel alone, which says so if the file is cut meanwhile.
+  Mapping mapping = TRY(Mapping::copy_on_write(image, {0}, size));
+  TRY(mapping.allow_access());
+  for (const HandoffRegion& region : regions_) {
+    const ByteSpan content = mapping.bytes().subspan(region.offset.value, region.size.value);
+    TRY(fill_region(region, image, content));
+  }
+  uffd_.reset();
+  return {};
+}
+
+Result<void> MissingMemory::fill_region(const HandoffRegion& region, const UniqueFd& image,
+                                        ByteSpan content) {
+  const std::uint64_t page = region.page_size.value;
+  const std::uint64_t start = region.offset.value;
+  std::uint64_t done = 0;  // whole pages of the region
+  while (done < content.size()) {
+    const auto data = TRY(next_data(image, start + done));
+    if (!data || data->begin - start >= content.size()) break;
+    const std::uint64_t begin = (data->begin - start) / page * page;
+    // A file system may have smaller blocks, and a hole may just have been made.
+    const std::uint64_t last = std::max(data->begin, data->end - 1) - start;
+    done = std::min<std::uint64_t>(content.size(), last / page * page + page);
+    TRY(copy_missing(uffd_, region.base + ByteCount{begin}, content.subspan(begin, done - begin)));
+  }
+  return {};
+}
+
+Result<void> MissingMemory::give_up(Deadline deadline) {
+  if (!socket_.valid()) return {};
+  std::byte byte;
+  const auto left = [&]() -> Result<std::size_t> {
+    TRY(send_all(socket_, {&kFarewell, 1}, deadline));
+    return receive_some(socket_, {&byte, 1}, deadline);
+  }();
+  // Of other failures the reason is that the handler has gone, which fills nothing any more.
+  if (left ? *left != 0 : left.error().code() == ErrorCode::kTimeout) {
+    return fail(ErrorCode::kTimeout, "the fault handler does not let go of the memory");
+  }
+  uffd_.reset();
+  socket_.reset();
   return {};
 }
 
@@ -172,9 +259,18 @@ Result<GuestMemory> GuestMemory::share(std::span<const GuestRegion> shapes,
                 session.size.value);
   }
   MissingMemory registered = TRY(MissingMemory::register_regions(regions));
-  TRY(registered.hand_over(std::move(session), deadline));
-  for (Mapping& mapping : mappings) TRY(mapping.allow_access());
-  return GuestMemory(std::move(registered), std::move(mappings));
+  GuestMemory memory(std::move(registered), std::move(mappings));
+  TRY(memory.registered_.hand_over(std::move(session), deadline));
+  for (Mapping& mapping : memory.mappings_) TRY(mapping.allow_access());
+  return memory;
+}
+
+GuestMemory::~GuestMemory() {
+  if (registered_.give_up(Deadline::after(limits::kFarewellWait))) return;
+  log_warning("a fault handler does not answer; {} regions of guest memory stay mapped",
+              mappings_.size());
+  auto kept = std::make_unique<std::vector<Mapping>>(std::move(mappings_));
+  [[maybe_unused]] const auto* const for_good = kept.release();
 }
 
 Result<void> GuestMemory::discard(std::size_t index, ByteCount offset, ByteCount length) {

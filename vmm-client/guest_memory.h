@@ -43,7 +43,8 @@ struct SharedSession {
 /// Memory registered as missing, mapped and unmapped by somebody else. Keeps a copy of the
 /// userfaultfd, so that no handler's death closes it (missing pages would then read as zeros), and
 /// of the socket, whose closing tells the handler that this process has exited.
-/// REQUIRES: the memory is unmapped, or untouched for good, before this object is destroyed.
+/// REQUIRES: the memory is given up and unmapped, or untouched for good, before this object is
+/// destroyed.
 /// One thread; the memory itself is for any thread.
 class MissingMemory {
  public:
@@ -63,6 +64,18 @@ class MissingMemory {
   /// The same for mappings of the image, on its session's socket.
   Result<void> hand_over(SharedSession session, Deadline deadline);
 
+  /// Instead: fills the memory from an image that is here, after which it is memory like any other
+  /// and nobody is told of its faults. Of a file, what is a hole stays missing until then.
+  /// kRegionMismatch: the image is of another size. kAlreadyExists: was handed over or filled.
+  /// After any other failure the memory is good for nothing.
+  Result<void> fill(ByteSpan image);
+  Result<void> fill(const UniqueFd& image);
+
+  /// Ends the session, if there is one: nobody fills a page from then on, and the memory may be
+  /// unmapped while this process lives on. kTimeout when the handler does not let go of it: then
+  /// its addresses must not be used again. REQUIRES: nobody uses the memory any more.
+  Result<void> give_up(Deadline deadline);
+
   /// Call it before pages of it are given back (MADV_DONTNEED), if it maps the host image: from
   /// then on its faults on pages that the image has are events too, and none that was given back
   /// shows what the image has there. Any number of times, one after the other.
@@ -74,10 +87,14 @@ class MissingMemory {
       : uffd_(std::move(uffd)), regions_(std::move(regions)) {}
 
   Result<void> hand_over_on(UniqueFd socket, Deadline deadline);
+  /// Whether hand_over() or fill() may be called.
+  Result<void> check_unused() const;
+  Result<void> check_image_size(ByteCount size) const;
+  Result<void> fill_region(const HandoffRegion& region, const UniqueFd& image, ByteSpan content);
 
   // Members are destroyed from the last to the first: the handler sees the exit at the very end.
   UniqueFd socket_;
-  UniqueFd uffd_;
+  UniqueFd uffd_;  // not valid once the memory was filled
   std::vector<HandoffRegion> regions_;
   bool maps_image_ = false;
   bool expects_discards_ = false;
@@ -89,7 +106,9 @@ struct GuestRegion {
   ByteCount page_size;
 };
 
-/// Private guest memory, mapped, registered and owned.
+/// Private guest memory, mapped, registered and owned. Its end is the end of its session, for which
+/// it waits up to limits::kFarewellWait. Where the handler does not answer in time it stays mapped,
+/// so that the handler cannot fill what is at the same addresses later.
 /// REQUIRES: no thread touches the memory when it is destroyed.
 /// One thread; the memory itself is for any thread.
 class GuestMemory {
@@ -102,11 +121,15 @@ class GuestMemory {
                                    const std::string& socket_path, Deadline deadline);
   GuestMemory(GuestMemory&&) = default;
   GuestMemory& operator=(GuestMemory&&) = delete;
+  ~GuestMemory();
 
   /// See MissingMemory::hand_over().
   Result<void> hand_over(const std::string& socket_path, Deadline deadline) {
     return registered_.hand_over(socket_path, deadline);
   }
+  /// See MissingMemory::fill().
+  Result<void> fill(ByteSpan image) { return registered_.fill(image); }
+  Result<void> fill(const UniqueFd& image) { return registered_.fill(image); }
 
   /// Gives pages back, as a balloon does: the guest finds zeros there. REQUIRES: the index is one
   /// of a region, and [offset, offset + length) whole pages of it.

@@ -16,6 +16,9 @@
  * Threads: every function may be called from any thread, on one thaw_memory by one thread at a
  * time; thaw_memory_address() by any number. The memory itself may be used by any thread.
  *
+ * Versions: a function that was released keeps its name, arguments and meaning, and its symbol the
+ * version THAW_1; programs that were built against one libthaw.so.1 run with every later one.
+ *
  * Processes: the memory is not inherited by forked children and stands in no core dump.
  *
  * The process needs userfaultfd for faults of the kernel, KVM's among them: it is root, or may open
@@ -86,8 +89,9 @@ int thaw_memory_discard(thaw_memory* memory, size_t index, uint64_t offset, uint
 void* thaw_memory_address(const thaw_memory* memory, size_t index);
 
 /*
- * Unmaps the memory and ends the session: to the handler this is the VMM's exit. No thread and no
- * VM may use the memory any more. NULL is ignored.
+ * Ends the session and unmaps the memory, which no thread and no VM may use any more. Waits at most
+ * 5 seconds for the handler; if it does not answer, the memory stays mapped until the process ends.
+ * A process that just ends need not call this. NULL is ignored.
  */
 void thaw_memory_close(thaw_memory* memory);
 
