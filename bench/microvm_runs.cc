@@ -4,6 +4,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "vmm-client/microvm/capture.h"
+#include "vmm-client/microvm/microvm_shell.h"
+#include "vmm-client/restore_pool.h"
+
 namespace thaw::bench {
 
 namespace {
@@ -11,6 +15,7 @@ namespace {
 constexpr const char* kMicroVm = "microvm";
 constexpr const char* kCapturedAfter = "5";
 constexpr const char* kRounds = "6";
+constexpr std::chrono::seconds kPatience{10};
 
 }  // namespace
 
@@ -28,6 +33,19 @@ Result<MicroVmRuns> MicroVmRuns::start(test::PageServer& server, const std::stri
 Result<double> MicroVmRuns::shared(Handler& handler) {
   const std::string socket = TRY(handler.prepare(GuestKind::kShared, kMicroVm));
   return restore({"--socket", socket, "--shared"});
+}
+
+Result<double> MicroVmRuns::pooled(Handler& handler, ShellOrigin origin) {
+  const MicroVmState state = TRY(read_state_file(base_ + ".state"));
+  const MicroVmShape shape{
+      .memory = state.memory, .vcpus = state.vcpus.size(), .cpuid = state.cpuid};
+  auto factory = std::make_unique<MicroVmShellFactory>(shape, [](ByteSpan) {});
+  const auto pool = TRY(RestorePool::create(std::move(factory), {.min = 0, .max = 1}));
+  if (origin == ShellOrigin::kPooled) TRY(pool->warm(1));
+  const std::string socket = TRY(handler.prepare(GuestKind::kOwn, kMicroVm));
+  const RestoredVm restored =
+      TRY(pool->restore({PreparedSession{socket}, base_ + ".state"}, Deadline::after(kPatience)));
+  return static_cast<double>(restored.profile().total_us());
 }
 
 Result<double> MicroVmRuns::restore(const std::vector<std::string>& source) {

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "bench/fleet.h"
+#include "vmm-client/restore_profile.h"
 
 namespace thaw::bench {
 
@@ -19,6 +20,10 @@ class MicroVmRuns {
   /// of the VM: mapping memory, making VM and vCPUs, loading the state, and what it then touches.
   Result<double> from_file() { return restore({"--memory", base_ + ".memory"}); }
   Result<double> shared(Handler& handler);
+
+  /// Microseconds until a VM is ready to run, its memory handed over, from a shell that was there
+  /// before or not. In this process: the handler's sessions must be prepared to wait, not to kill.
+  Result<double> pooled(Handler& handler, ShellOrigin origin);
 
  private:
   explicit MicroVmRuns(std::string base) : base_(std::move(base)) {}

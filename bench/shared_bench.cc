@@ -17,6 +17,7 @@ namespace thaw::bench {
 namespace {
 
 constexpr std::size_t kClones = 8;
+constexpr std::size_t kPooledRestores = 8;  // in each repetition
 /// Of the pages with content, and of zero pages beside them.
 constexpr double kShareTouched = 0.5;
 constexpr std::size_t kZeroShare = 8;
@@ -74,6 +75,7 @@ class SharedRuns {
     samples_.add("clones8.pss", bytes);
     for (Guest& clone : clones) TRY(clone.verify_and_end());
     TRY(measure_microvm(handler));
+    TRY(measure_pool());
     return measure_files(handler);
   }
 
@@ -103,6 +105,18 @@ class SharedRuns {
     TRY(microvm_->shared(handler));  // the one that brings the pages
     samples_.add("microvm.first_output", TRY(microvm_->shared(handler)));
     samples_.add("floor.microvm.first_output", TRY(microvm_->from_file()));
+    return {};
+  }
+
+  /// The VMs are in this process, so no session may kill its VMM.
+  Result<void> measure_pool() {
+    Handler patient =
+        TRY(Handler::start(scratch_.path(std::to_string(++handlers_)), server_.address(), {},
+                           {"--no-record", "--on-unservable", "wait"}));
+    for (std::size_t i = 0; i < kPooledRestores; ++i) {
+      samples_.add("pool.restore", TRY(microvm_->pooled(patient, ShellOrigin::kPooled)));
+      samples_.add("floor.pool.restore", TRY(microvm_->pooled(patient, ShellOrigin::kOnDemand)));
+    }
     return {};
   }
 
@@ -164,6 +178,13 @@ Result<std::vector<Figure>> run_shared_bench(const BenchOptions& options) {
           "memory of {} VMs and of the handler's own mapping; floor: as many processes that "
           "map a local file",
           kClones));
+  figures.push_back({.name = "pool.restore.p50",
+                     .unit = "us",
+                     .value = samples.median_of("pool.restore"),
+                     .floor = samples.median_of("floor.pool.restore"),
+                     .n = samples.of("pool.restore").size(),
+                     .note = "a microVM from a shell until it could run; floor: a shell that is "
+                             "made then"});
   figures.push_back({.name = "microvm.restore.first_output",
                      .unit = "ms",
                      .value = samples.median_of("microvm.first_output"),

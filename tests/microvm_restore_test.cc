@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -12,6 +13,8 @@
 #include "tests/support/programs.h"
 #include "tests/support/test_support.h"
 #include "vmm-client/microvm/capture.h"
+#include "vmm-client/microvm/microvm_shell.h"
+#include "vmm-client/restore_pool.h"
 
 namespace thaw::test {
 namespace {
@@ -328,6 +331,36 @@ TEST_P(MicroVmServedTest, SecondVmOfTheHostsImageFindsItsPages) {
   EXPECT_GT(faults[0], 1000);
   // Of several vCPUs some run ahead when the slowest has finished, never equally far.
   EXPECT_LE(faults[1], GetParam() == 1 ? 0 : faults[0] / 4);
+}
+
+TEST_P(MicroVmServedTest, ShellsOfAPoolBecomeTheVm) {
+  std::mutex mutex;
+  std::string serial;  // guarded by it
+  const auto sink = [&](ByteSpan bytes) {
+    const std::lock_guard lock(mutex);
+    serial += as_text(bytes);
+  };
+  const MicroVmState state = read_state_file(path("vm.state")).value();
+  const MicroVmShape shape{
+      .memory = state.memory, .vcpus = state.vcpus.size(), .cpuid = state.cpuid};
+  const auto pool =
+      RestorePool::create(std::make_unique<MicroVmShellFactory>(shape, sink), {.min = 0, .max = 1})
+          .value();
+  ASSERT_EQ(pool->warm(1).value(), 1u);
+  for (const MemorySource& memory : {MemorySource(PreparedSession{path("socket")}),
+                                     MemorySource(ImageFile{path("vm.memory")})}) {
+    serial.clear();
+    RestoredVm restored =
+        pool->restore({memory, path("served.state")}, Deadline::after(kPatience)).value();
+    MicroVm& vm = restored.as<MicroVmShell>().vm();
+    vm.progress().show_at_most(kRounds);
+    ASSERT_TRUE(succeeded(vm.start()));
+    ASSERT_TRUE(succeeded(vm.progress().wait_for_rounds(kRounds)));
+    vm.pause();
+
+    expect_uninterrupted(captured_ + serial);
+    EXPECT_TRUE(restored.profile().us_of("state"));
+  }
 }
 
 TEST_P(MicroVmServedTest, ChangesOfASharedVmBecomeASnapshot) {

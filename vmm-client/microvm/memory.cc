@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "vmm-client/memory_shell.h"
 
 namespace thaw {
 
@@ -35,6 +36,13 @@ Result<void> MicroVmMemory::hand_over(const std::string& socket_path, Deadline d
   auto* const missing = std::get_if<GuestMemory>(&memory_);
   CHECK(missing != nullptr);
   return missing->hand_over(socket_path, deadline);
+}
+
+Result<void> MicroVmMemory::restore(const MemorySource& source, Deadline deadline,
+                                    PhaseTimer& phases) {
+  auto* const missing = std::get_if<GuestMemory>(&memory_);
+  CHECK(missing != nullptr);
+  return restore_memory(*missing, source, deadline, phases);
 }
 
 Result<std::vector<bool>> MicroVmMemory::changed_pages() const {

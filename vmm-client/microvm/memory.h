@@ -9,6 +9,7 @@
 #include "base/mapping.h"
 #include "base/types.h"
 #include "vmm-client/guest_memory.h"
+#include "vmm-client/shell.h"
 
 namespace thaw {
 
@@ -27,6 +28,9 @@ class MicroVmMemory {
 
   /// See GuestMemory::hand_over(). REQUIRES: made by missing().
   Result<void> hand_over(const std::string& socket_path, Deadline deadline);
+
+  /// See thaw::restore_memory(). REQUIRES: made by missing().
+  Result<void> restore(const MemorySource& source, Deadline deadline, PhaseTimer& phases);
 
   /// See GuestMemory::changed_pages(); kUnsupported unless made by shared().
   Result<std::vector<bool>> changed_pages() const;

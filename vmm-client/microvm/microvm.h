@@ -42,6 +42,11 @@ class MicroVm final : private VcpuPorts {
     return memory_.hand_over(socket_path, deadline);
   }
 
+  /// The same from any source.
+  Result<void> restore_memory(const MemorySource& source, Deadline deadline, PhaseTimer& phases) {
+    return memory_.restore(source, deadline, phases);
+  }
+
   /// Writes the payload to memory, which is zero, and has the vCPUs begin in it.
   Result<void> load_payload(const PayloadOptions& options);
   /// Puts the vCPUs into a captured state; the memory has the content that belongs to it, or will
