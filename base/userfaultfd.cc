@@ -21,6 +21,9 @@ namespace thaw {
 namespace {
 
 constexpr std::uint64_t kFeatures = UFFD_FEATURE_EVENT_REMOVE;
+constexpr std::uint64_t kTrackingFeatures = UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+                                            UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
+                                            UFFD_FEATURE_WP_UNPOPULATED | UFFD_FEATURE_WP_ASYNC;
 
 Result<UniqueFd> open_userfaultfd() {
   const UniqueFd device(::open("/dev/userfaultfd", O_RDWR | O_CLOEXEC));
@@ -71,18 +74,6 @@ FillResult fill_all(ByteCount length, Attempt attempt) {
   }
 }
 
-}  // namespace
-
-Result<UniqueFd> create_userfaultfd() {
-  UniqueFd fd = TRY(open_userfaultfd());
-  uffdio_api api{.api = UFFD_API, .features = kFeatures, .ioctls = 0};
-  // SAFETY: api is a live uffdio_api for the duration of the call.
-  if (::ioctl(fd.get(), UFFDIO_API, &api) != 0) return fail_errno("UFFDIO_API with EVENT_REMOVE");
-  return fd;
-}
-
-namespace {
-
 Result<void> register_memory(const UniqueFd& uffd, HostAddress start, ByteCount length,
                              std::uint64_t mode) {
   uffdio_register request{
@@ -94,10 +85,35 @@ Result<void> register_memory(const UniqueFd& uffd, HostAddress start, ByteCount 
   return {};
 }
 
+/// Reads without waiting, whatever the descriptor's flags are: the VMM shares them and may change
+/// them at any time.
+ssize_t read_at_once(const UniqueFd& uffd, std::span<uffd_msg> messages) {
+  const iovec to{messages.data(), messages.size_bytes()};
+  const ssize_t n = ::preadv2(uffd.get(), &to, 1, -1, RWF_NOWAIT);
+  if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
+  // Before Linux 6.10 a userfaultfd has no such read.
+  if (!make_nonblocking(uffd)) return -1;
+  return ::read(uffd.get(), messages.data(), messages.size_bytes());
+}
+
 }  // namespace
 
-Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length) {
-  return register_memory(uffd, start, length, UFFDIO_REGISTER_MODE_MISSING);
+Result<UniqueFd> create_userfaultfd(WriteTracking tracking) {
+  UniqueFd fd = TRY(open_userfaultfd());
+  const bool tracks = tracking == WriteTracking::kOn;
+  uffdio_api api{
+      .api = UFFD_API, .features = kFeatures | (tracks ? kTrackingFeatures : 0), .ioctls = 0};
+  // SAFETY: api is a live uffdio_api for the duration of the call.
+  if (::ioctl(fd.get(), UFFDIO_API, &api) == 0) return fd;
+  if (!tracks) return fail_errno("UFFDIO_API with EVENT_REMOVE");
+  return fail(ErrorCode::kUnsupported,
+              "this kernel does not track writes (Linux 6.7 and later do)");
+}
+
+Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length,
+                              WriteTracking tracking) {
+  const std::uint64_t tracked = tracking == WriteTracking::kOn ? UFFDIO_REGISTER_MODE_WP : 0;
+  return register_memory(uffd, start, length, UFFDIO_REGISTER_MODE_MISSING | tracked);
 }
 
 Result<void> register_missing_and_minor(const UniqueFd& uffd, HostAddress start, ByteCount length) {
@@ -136,21 +152,6 @@ Result<void> check_userfaultfd(const UniqueFd& uffd) {
   }
   return {};
 }
-
-namespace {
-
-/// Reads without waiting, whatever the descriptor's flags are: the VMM shares them and may change
-/// them at any time.
-ssize_t read_at_once(const UniqueFd& uffd, std::span<uffd_msg> messages) {
-  const iovec to{messages.data(), messages.size_bytes()};
-  const ssize_t n = ::preadv2(uffd.get(), &to, 1, -1, RWF_NOWAIT);
-  if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
-  // Before Linux 6.10 a userfaultfd has no such read.
-  if (!make_nonblocking(uffd)) return -1;
-  return ::read(uffd.get(), messages.data(), messages.size_bytes());
-}
-
-}  // namespace
 
 Result<void> make_nonblocking(const UniqueFd& uffd) {
   const int flags = ::fcntl(uffd.get(), F_GETFL);
@@ -194,7 +195,10 @@ Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& 
   return count;
 }
 
-FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from, Waiters waiters) {
+FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from, Waiters waiters,
+                      WriteTracking tracking) {
+  const std::uint64_t mode = (waiters == Waiters::kLeave ? UFFDIO_COPY_MODE_DONTWAKE : 0) |
+                             (tracking == WriteTracking::kOn ? UFFDIO_COPY_MODE_WP : 0);
   return fill_all({from.size()}, [&](ByteCount done) {
     const ByteSpan rest = from.subspan(done.value);
     // SAFETY: the source is readable for its whole length; the kernel checks the destination and
@@ -202,7 +206,7 @@ FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from, Waite
     uffdio_copy request{.dst = (to + done).value,
                         .src = reinterpret_cast<std::uint64_t>(rest.data()),
                         .len = rest.size(),
-                        .mode = waiters == Waiters::kLeave ? UFFDIO_COPY_MODE_DONTWAKE : 0,
+                        .mode = mode,
                         .copy = 0};
     const int status = ::ioctl(uffd.get(), UFFDIO_COPY, &request);
     return fill_result(status, request.copy, {rest.size()});

@@ -55,12 +55,20 @@ struct FillResult {
   int error_number = 0;  // for kFailed
 };
 
-/// Creates a userfaultfd with REMOVE events: /dev/userfaultfd where it may be opened, else the
-/// system call. Non-blocking, close-on-exec, UFFDIO_API done.
-Result<UniqueFd> create_userfaultfd();
+/// Whether the kernel notes which pages are written after they were filled, at the cost of a fault
+/// of its own for each page's first write: asynchronous write-protection, of Linux 6.7 and later.
+/// What it has noted is told by written_pages() in base/pagemap.h.
+enum class WriteTracking { kOff, kOn };
 
-/// Registers [start, start + length) for MISSING faults.
-Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length);
+/// Creates a userfaultfd with REMOVE events: /dev/userfaultfd where it may be opened, else the
+/// system call. Non-blocking, close-on-exec, UFFDIO_API done. kUnsupported: this kernel tracks no
+/// writes.
+Result<UniqueFd> create_userfaultfd(WriteTracking tracking = WriteTracking::kOff);
+
+/// Registers [start, start + length) for MISSING faults, and for tracking on a userfaultfd that was
+/// created for it. Tracked pages must be filled as such.
+Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length,
+                              WriteTracking tracking = WriteTracking::kOff);
 /// The same, and for MINOR faults: those on pages that are in the file behind the memory and have
 /// not been seen in this mapping. What was registered for MISSING faults may be.
 Result<void> register_missing_and_minor(const UniqueFd& uffd, HostAddress start, ByteCount length);
@@ -85,10 +93,13 @@ Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& 
 /// What a fill does with those who wait for its pages. Left asleep, they must be woken later.
 enum class Waiters { kWake, kLeave };
 
-/// Fills missing pages with a copy of `from`.
+/// Fills missing pages with a copy of `from`. Tracked, they count as unwritten; kFailed where the
+/// memory is not registered for that.
 FillResult copy_pages(const UniqueFd& uffd, HostAddress to, ByteSpan from,
-                      Waiters waiters = Waiters::kWake);
-/// Fills missing pages with zeros. Not for hugetlbfs memory.
+                      Waiters waiters = Waiters::kWake,
+                      WriteTracking tracking = WriteTracking::kOff);
+/// Fills missing pages with zeros, tracked or not: the kernel knows its page of zeros. Not for
+/// hugetlbfs memory.
 FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length,
                       Waiters waiters = Waiters::kWake);
 /// Lets pages be seen that are in the file behind the memory (UFFDIO_CONTINUE), and wakes their

@@ -268,6 +268,7 @@ void Prefetch::add_run(PrefetchJob& job, PageIndex page, std::size_t place, std:
   job.runs.push_back({.first = page,
                       .count = {1},
                       .address = RegionTable::address_in(*region, page),
+                      .tracking = region->tracking,
                       .place = place,
                       .present = {0},
                       .filled = {0}});

@@ -27,7 +27,7 @@ FillResult PrefetchJob::fill(const Run& run) {
   const ByteCount length = bytes_of(run.count - run.present);
   if (content_ == Content::kZeros) return zero_pages(*userfaultfd, to, length, Waiters::kLeave);
   const ByteSpan from(plain.get() + (run.place + run.present.value) * kPageBytes, length.value);
-  return copy_pages(*userfaultfd, to, from, Waiters::kLeave);
+  return copy_pages(*userfaultfd, to, from, Waiters::kLeave, run.tracking);
 }
 
 void PrefetchJob::put_in(Run& run) {

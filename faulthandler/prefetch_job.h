@@ -34,6 +34,7 @@ class PrefetchJob final : public WorkerPool::Job {
     PageIndex first;
     PageCount count;
     HostAddress address;
+    WriteTracking tracking = WriteTracking::kOff;
     std::size_t place = 0;  // of the first one in the plain pages
     // What came of it: pages from the first on that are present now, how many of them this job
     // filled, and why it ended there.

@@ -56,6 +56,11 @@ bool RegionTable::has_small_pages_only() const {
       regions_, [](const HandoffRegion& region) { return region.page_size.value == kPageBytes; });
 }
 
+bool RegionTable::tracks_writes() const {
+  return std::ranges::any_of(
+      regions_, [](const HandoffRegion& region) { return region.tracking == WriteTracking::kOn; });
+}
+
 std::optional<PageIndex> RegionTable::page_at(HostAddress address) const {
   for (const HandoffRegion& region : regions_) {
     if (address < region.base || address - region.base >= region.size) continue;
@@ -77,7 +82,11 @@ std::optional<HandoffRegion> RegionTable::cut(const HandoffRegion& region, HostA
   const HostAddress from = std::max(start, region.base);
   const HostAddress to = std::min(start + length, region.base + region.size);
   if (from >= to) return std::nullopt;
-  return HandoffRegion{from, to - from, region.offset + (from - region.base), region.page_size};
+  HandoffRegion part = region;
+  part.base = from;
+  part.size = to - from;
+  part.offset = region.offset + (from - region.base);
+  return part;
 }
 
 std::vector<HandoffRegion> RegionTable::take_out(HostAddress start, ByteCount length) {

@@ -31,6 +31,8 @@ class RegionTable {
   }
 
   bool has_small_pages_only() const;
+  /// Whether the kernel notes what is written to a region: it forgets when the registration ends.
+  bool tracks_writes() const;
   const std::vector<HandoffRegion>& regions() const { return regions_; }
 
   /// Calls `visit(range)` for each range of pages that lies in [start, start + length).

@@ -130,8 +130,10 @@ class ServedMemory final : public VmMemory,
   /// Puts in the run.
   void fill_run();
   void fill_huge(HugeFills::Fill& fill);
+  /// Puts in neighbours. REQUIRES, as of zero_unit(): they are in the region.
+  FillResult copy_in(const HandoffRegion& region, PageIndex first, ByteSpan content);
   /// Puts in zeros for a page or a huge page: hugetlbfs has no zero page.
-  FillResult zero_unit(HostAddress address, PageRange unit);
+  FillResult zero_unit(const HandoffRegion& region, PageRange unit);
   /// What becomes of a fill that no REMOVE held up.
   void settle(const FillResult& result, HostAddress address, PageRange unit,
               Clock::time_point since);

@@ -13,7 +13,7 @@ void ServedMemory::fill(const WantedPage& wanted, std::optional<PageSpan> conten
   const PageRange unit = unit_of(wanted.page, *region);
   if (!core_.takes_content(wanted.page)) content.reset();
   const FillResult result =
-      content ? copy_pages(userfaultfd_, address, *content) : zero_unit(address, unit);
+      content ? copy_in(*region, wanted.page, *content) : zero_unit(*region, unit);
   if (result.outcome == FillOutcome::kRemoving) return delay(wanted, content);
   settle(result, address, unit, wanted.since);
 }
@@ -56,7 +56,7 @@ void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& reg
 void ServedMemory::fill_again(const WantedPage& wanted, const HandoffRegion& region) {
   const HostAddress address = RegionTable::address_in(region, wanted.page);
   const PageRange unit = unit_of(wanted.page, region);
-  const FillResult result = zero_unit(address, unit);
+  const FillResult result = zero_unit(region, unit);
   switch (result.outcome) {
     case FillOutcome::kExists:
       return wake_pages(userfaultfd_, address, bytes_of(unit.count));
@@ -111,8 +111,8 @@ void ServedMemory::fill_run() {
     const std::size_t at = (rest.first - first).value;
     const FillResult result =
         region == nullptr ? FillResult{FillOutcome::kRangeGone, {0}}
-                          : copy_pages(userfaultfd_, RegionTable::address_in(*region, rest.first),
-                                       as_bytes(std::span(*run_).subspan(at, rest.count.value)));
+                          : copy_in(*region, rest.first,
+                                    as_bytes(std::span(*run_).subspan(at, rest.count.value)));
     around_pages_ += pages_for(result.done).value;
     filled_pages_ += pages_for(result.done).value;
     done(pages_for(result.done));
@@ -138,8 +138,8 @@ void ServedMemory::fill_huge(HugeFills::Fill& fill) {
   if (const HandoffRegion* const region = regions_.find(fill.first); region != nullptr) {
     const HostAddress address = RegionTable::address_in(*region, fill.first);
     const FillResult result = core_.takes_content(fill.first)
-                                  ? copy_pages(userfaultfd_, address, fill.buffer.bytes())
-                                  : zero_unit(address, unit);
+                                  ? copy_in(*region, fill.first, fill.buffer.bytes())
+                                  : zero_unit(*region, unit);
     if (result.outcome == FillOutcome::kRemoving) {
       ++delayed_fills_;
       if (!retrying_.active()) loop_.wait(delay_, retrying_);
@@ -155,11 +155,19 @@ void ServedMemory::fill_huge(HugeFills::Fill& fill) {
   if (*next != nullptr) want_huge(**next);
 }
 
-FillResult ServedMemory::zero_unit(HostAddress address, PageRange unit) {
-  if (unit.count != kHugePages) return zero_pages(userfaultfd_, address, bytes_of(unit.count));
+FillResult ServedMemory::copy_in(const HandoffRegion& region, PageIndex first, ByteSpan content) {
+  return copy_pages(userfaultfd_, RegionTable::address_in(region, first), content, Waiters::kWake,
+                    region.tracking);
+}
+
+FillResult ServedMemory::zero_unit(const HandoffRegion& region, PageRange unit) {
+  if (unit.count != kHugePages) {
+    return zero_pages(userfaultfd_, RegionTable::address_in(region, unit.first),
+                      bytes_of(unit.count));
+  }
   const auto zeros = huge_.zeros();
   if (!zeros) return {FillOutcome::kFailed, {0}, zeros.error().error_number()};
-  return copy_pages(userfaultfd_, address, *zeros);
+  return copy_in(region, unit.first, *zeros);
 }
 
 void ServedMemory::note_failure(const FillResult& result, PageRange unit) {

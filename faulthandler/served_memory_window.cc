@@ -27,6 +27,7 @@ void ServedMemory::on_prefetch_failed(int error_number) {
 }
 
 void ServedMemory::on_complete() {
+  if (regions_.tracks_writes()) return;
   for (const HandoffRegion& region : regions_.regions()) {
     if (const auto ended = unregister(userfaultfd_, region.base, region.size); !ended) {
       return give_up(ended.error().message());

@@ -10,6 +10,8 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr const char* kTrackWrites = "track_writes";
+
 /// An unsigned member of `object`; nothing when it is absent, an error when it is something else.
 Result<std::optional<std::uint64_t>> unsigned_member(const Json& object, const char* name) {
   const auto found = object.find(name);
@@ -26,6 +28,15 @@ Result<std::uint64_t> required_member(const Json& object, const char* name) {
   return *value;
 }
 
+Result<WriteTracking> tracking_member(const Json& object) {
+  const auto found = object.find(kTrackWrites);
+  if (found == object.end()) return WriteTracking::kOff;
+  if (!found->is_boolean()) {
+    return fail(ErrorCode::kMalformed, "handoff: {} is neither true nor false", kTrackWrites);
+  }
+  return found->get<bool>() ? WriteTracking::kOn : WriteTracking::kOff;
+}
+
 Result<HandoffRegion> decode_region(const Json& object) {
   if (!object.is_object()) return fail(ErrorCode::kMalformed, "handoff: a region is no object");
   HandoffRegion region;
@@ -35,6 +46,7 @@ Result<HandoffRegion> decode_region(const Json& object) {
   const auto page_size = TRY(unsigned_member(object, "page_size"));
   const auto older = TRY(unsigned_member(object, "page_size_kib"));
   region.page_size = {page_size.value_or(older.value_or(kPageBytes))};
+  region.tracking = TRY(tracking_member(object));
   return region;
 }
 
@@ -88,6 +100,7 @@ std::string encode_handoff(const std::vector<HandoffRegion>& regions) {
                      {"offset", region.offset.value},
                      {"page_size", region.page_size.value},
                      {"page_size_kib", region.page_size.value}});
+    if (region.tracking == WriteTracking::kOn) array.back()[kTrackWrites] = true;
   }
   return array.dump();
 }

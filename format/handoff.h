@@ -8,6 +8,7 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/types.h"
+#include "base/userfaultfd.h"
 
 namespace thaw {
 
@@ -20,6 +21,9 @@ struct HandoffRegion {
   ByteCount size;
   ImageOffset offset;
   ByteCount page_size;
+  /// How it is registered, and must be filled; "track_writes" in the text, where it is on. No
+  /// Firecracker writes that.
+  WriteTracking tracking = WriteTracking::kOff;
   friend bool operator==(const HandoffRegion&, const HandoffRegion&) = default;
 };
 

@@ -47,6 +47,19 @@ TEST(Handoff, RoundTrips) {
   EXPECT_EQ(decode_handoff(encode_handoff({})).value(), std::vector<HandoffRegion>());
 }
 
+TEST(Handoff, TracksWritesWhereItSaysSo) {
+  std::vector<HandoffRegion> regions = kRegions;
+  regions[1].tracking = WriteTracking::kOn;
+  EXPECT_EQ(decode_handoff(encode_handoff(regions)).value(), regions);
+  EXPECT_EQ(encode_handoff(kRegions).find("track"), std::string::npos);
+  EXPECT_EQ(decode_handoff(one_region(R"(,"track_writes":false)")).value()[0].tracking,
+            WriteTracking::kOff);
+  for (const char* const no_answer : {"1", "\"true\"", "null", "[]"}) {
+    const std::string text = one_region(fmt::format(R"(,"track_writes":{})", no_answer));
+    EXPECT_EQ(code_of(decode_handoff(text)), ErrorCode::kMalformed) << text;
+  }
+}
+
 TEST(Handoff, PageSizeRules) {
   const auto page_size = [](std::string_view extra) {
     return decode_handoff(one_region(extra)).value().front().page_size.value;

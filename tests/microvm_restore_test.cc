@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <mutex>
 
 #include <gtest/gtest.h>
@@ -102,6 +103,19 @@ class MicroVmRestoreTest : public testing::TestWithParam<unsigned> {
     EXPECT_NE(lines, lines_by_vcpu(whole.output, kRounds));
   }
 
+  /// The same of a VM whose vCPUs lose something between capture and restore.
+  void expect_other_lines_with(const std::function<void(VcpuState&)>& loss) {
+    const std::string serial = run_to_capture("vm");
+    MicroVmState state = read_state_file(path("vm.state")).value();
+    std::ranges::for_each(state.vcpus, loss);
+    write_file(path("vm.state"), encode_state(state));
+
+    const Outcome restored = restore("vm", from_file("vm", to_the_end()));
+
+    EXPECT_EQ(restored.exit_code, 0) << messages();
+    expect_other_lines(serial + restored.output);
+  }
+
   ScratchDirectory directory_;
 };
 
@@ -142,33 +156,15 @@ TEST_P(MicroVmRestoreTest, ReportsItsPhases) {
 }
 
 TEST_P(MicroVmRestoreTest, LostVectorRegistersWouldShow) {
-  const std::string serial = run_to_capture("vm");
-  MicroVmState state = read_state_file(path("vm.state")).value();
   constexpr std::size_t kXmm7 = 160 + 7 * 16;  // in the FXSAVE layout
-  for (VcpuState& vcpu : state.vcpus) {
-    std::fill_n(vcpu.xsave.begin() + kXmm7, 16, std::byte{0});
-  }
-  write_file(path("vm.state"), encode_state(state));
-
-  const Outcome restored = restore("vm", from_file("vm", to_the_end()));
-
-  EXPECT_EQ(restored.exit_code, 0) << messages();
-  expect_other_lines(serial + restored.output);
+  expect_other_lines_with(
+      [](VcpuState& vcpu) { std::fill_n(vcpu.xsave.begin() + kXmm7, 16, std::byte{0}); });
 }
 
 TEST_P(MicroVmRestoreTest, LostRoundingModeWouldShow) {
-  const std::string serial = run_to_capture("vm");
-  MicroVmState state = read_state_file(path("vm.state")).value();
   constexpr std::size_t kMxcsr = 24;
-  for (VcpuState& vcpu : state.vcpus) {
-    store_le(vcpu.xsave.data() + kMxcsr, std::uint32_t{0x1f80});
-  }
-  write_file(path("vm.state"), encode_state(state));
-
-  const Outcome restored = restore("vm", from_file("vm", to_the_end()));
-
-  EXPECT_EQ(restored.exit_code, 0) << messages();
-  expect_other_lines(serial + restored.output);
+  expect_other_lines_with(
+      [](VcpuState& vcpu) { store_le(vcpu.xsave.data() + kMxcsr, std::uint32_t{0x1f80}); });
 }
 
 TEST_P(MicroVmRestoreTest, LostMemoryWouldShow) {
@@ -284,6 +280,37 @@ class MicroVmServedTest : public MicroVmRestoreTest {
     return arguments;
   }
 
+  /// Restores the VM from `source`, captures what it changes, and restores it from a snapshot that
+  /// has this and else what the first one has.
+  void goes_on_from_its_changes(Words source) {
+    const Words capture = capture_arguments("second", kCapturedAfter + 6);
+    source.insert(source.end(), capture.begin(), capture.end());
+    source.emplace_back("--capture-changes");
+    const Outcome second = restore("served", source);
+    ASSERT_EQ(second.exit_code, 0) << messages();
+    const Json captured = reported("captured");
+    EXPECT_GT(captured["data_bytes"].get<int>(), 0);
+    EXPECT_GT(captured["hole_bytes"].get<int>(), 6 << 20) << "half of memory is never written";
+
+    const Words push{"push",
+                     "second",
+                     "--parent",
+                     "vm",
+                     "--diff",
+                     "--memory",
+                     path("second.memory"),
+                     "--state",
+                     path("second.state")};
+    ASSERT_EQ(server_->thaw(push).exit_code, 0);
+    const Words pull{
+        "pull", "second", "--memory", path("pulled.memory"), "--state", path("pulled.state")};
+    ASSERT_EQ(server_->thaw(pull).exit_code, 0);
+    const Outcome third = restore("pulled", from_file("pulled", to_the_end()));
+
+    EXPECT_EQ(third.exit_code, 0) << messages();
+    expect_uninterrupted(captured_ + second.output + third.output);
+  }
+
   std::string captured_;  // what the VM printed
   std::optional<PageServer> server_;
   std::optional<Program> handler_;
@@ -363,31 +390,16 @@ TEST_P(MicroVmServedTest, ShellsOfAPoolBecomeTheVm) {
   }
 }
 
+TEST_P(MicroVmServedTest, ChangesBecomeASnapshot) { goes_on_from_its_changes(from_socket({})); }
+
 TEST_P(MicroVmServedTest, ChangesOfASharedVmBecomeASnapshot) {
   ASSERT_EQ(control({"stop", "1"}).exit_code, 0);
   prepare({"--shared"});
-  Words arguments = from_socket(capture_arguments("second", kCapturedAfter + 6));
-  arguments.insert(arguments.end(), {"--shared", "--capture-changes"});
-  const Outcome second = restore("served", arguments);
-  ASSERT_EQ(second.exit_code, 0) << messages();
-  const Json captured = reported("captured");
-  EXPECT_GT(captured["data_bytes"].get<int>(), 0);
-  EXPECT_GT(captured["hole_bytes"].get<int>(), 6 << 20) << "half of memory is never written";
+  goes_on_from_its_changes(from_socket({"--shared"}));
+}
 
-  ASSERT_EQ(server_
-                ->thaw({"push", "second", "--parent", "vm", "--diff", "--memory",
-                        path("second.memory"), "--state", path("second.state")})
-                .exit_code,
-            0);
-  ASSERT_EQ(server_
-                ->thaw({"pull", "second", "--memory", path("pulled.memory"), "--state",
-                        path("pulled.state")})
-                .exit_code,
-            0);
-  const Outcome third = restore("pulled", from_file("pulled", to_the_end()));
-
-  EXPECT_EQ(third.exit_code, 0) << messages();
-  expect_uninterrupted(captured_ + second.output + third.output);
+TEST_P(MicroVmServedTest, ChangesOfAVmFromAFileBecomeASnapshot) {
+  goes_on_from_its_changes(from_file("vm"));
 }
 
 TEST_P(MicroVmServedTest, RestoredVmIsCapturedAgain) {

@@ -6,3 +6,7 @@ thaw_add_test(pooled_restore_test
   SOURCES pooled_restore_test.cc support/restore_fixture.cc TIMEOUT 120
   LIBRARIES thaw_restore_pool thaw_test_programs nlohmann_json::nlohmann_json)
 add_dependencies(pooled_restore_test thaw-pageserver thaw-faulthandler thaw-cli)
+thaw_add_test(tracked_writes_test
+  SOURCES tracked_writes_test.cc support/restore_fixture.cc support/huge_page_pool.cc TIMEOUT 120
+  LIBRARIES thaw_guest_memory thaw_test_programs nlohmann_json::nlohmann_json)
+add_dependencies(tracked_writes_test thaw-pageserver thaw-faulthandler thaw-cli)

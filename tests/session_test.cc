@@ -104,6 +104,18 @@ TEST(RegionTable, FollowsMemoryThatMoves) {
             HostAddress{32 * kMiB + 44 * kPageBytes});
 }
 
+TEST(RegionTable, PiecesTrackWritesAsTheirRegionDoes) {
+  HandoffRegion tracked = region(kMiB, 4 * kMiB, 0);
+  EXPECT_FALSE(RegionTable::check({tracked}, spec_of(4 * kMiB))->tracks_writes());
+  tracked.tracking = WriteTracking::kOn;
+  RegionTable table = *RegionTable::check({tracked}, spec_of(4 * kMiB));
+  EXPECT_TRUE(table.move({2 * kMiB}, {32 * kMiB}, {kMiB})->empty());
+  EXPECT_TRUE(table.tracks_writes());
+  for (const std::uint64_t page : {0u, 256u, 512u}) {
+    EXPECT_EQ(table.find({page})->tracking, WriteTracking::kOn);
+  }
+}
+
 TEST(RegionTable, MemoryThatIsMovedOverIsLost) {
   RegionTable table = *RegionTable::check({region(kMiB, 4 * kMiB, 0)}, spec_of(4 * kMiB));
   EXPECT_EQ(*table.move({kMiB}, {3 * kMiB}, {kMiB}), (std::vector<PageRange>{{{512}, {256}}}));

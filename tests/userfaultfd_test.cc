@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/mapping.h"
+#include "base/pagemap.h"
 #include "base/socket.h"
 #include "tests/support/test_support.h"
 
@@ -56,6 +57,17 @@ class Userfaultfd : public testing::Test {
   void wait_for_event() const {
     pollfd request{.fd = uffd_.get(), .events = POLLIN, .revents = 0};
     ASSERT_EQ(::poll(&request, 1, 10'000), 1) << "no event within 10 s";
+  }
+
+  /// The same eight pages anew, on a userfaultfd that tracks writes.
+  void track_writes() {
+    uffd_ = create_userfaultfd(WriteTracking::kOn).value();
+    memory_ = Mapping::anonymous(bytes_of(kPages)).value();
+    ASSERT_TRUE(
+        succeeded(register_missing(uffd_, memory_.address(), memory_.size(), WriteTracking::kOn)));
+  }
+  FillOutcome copy_tracked(std::uint64_t index, ByteSpan content) const {
+    return copy_pages(uffd_, page(index), content, Waiters::kWake, WriteTracking::kOn).outcome;
   }
 
   UniqueFd uffd_;
@@ -224,6 +236,53 @@ TEST(CheckUserfaultfd, RefusesOtherDescriptors) {
   EXPECT_EQ(code_of(check_userfaultfd(read_end)), ErrorCode::kNotUserfaultfd);
   EXPECT_EQ(code_of(check_userfaultfd(write_end)), ErrorCode::kNotUserfaultfd);
   EXPECT_EQ(code_of(check_userfaultfd(UniqueFd())), ErrorCode::kNotUserfaultfd);
+}
+
+TEST_F(Userfaultfd, WritesAreFoundWhereTheyAreTracked) {
+  track_writes();
+  ASSERT_EQ(copy_tracked(0, Bytes(4 * kPageBytes, std::byte{7})), FillOutcome::kFilled);
+  ASSERT_EQ(zero_pages(uffd_, page(4), bytes_of(PageCount{2})).outcome, FillOutcome::kFilled);
+  EXPECT_EQ(touch(0), std::byte{7});
+  EXPECT_EQ(touch(4), std::byte{0});
+  EXPECT_EQ(written_pages(page(0), bytes_of(kPages)).value(), std::vector<bool>(kPages.value));
+
+  memory_.bytes()[2 * kPageBytes] = std::byte{1};
+  memory_.bytes()[5 * kPageBytes] = std::byte{1};
+
+  const auto written = written_pages(page(0), bytes_of(kPages)).value();
+  EXPECT_EQ(written, (std::vector<bool>{false, false, true, false, false, true, false, false}));
+  EXPECT_EQ(written_pages(page(5), {kPageBytes}).value(), std::vector<bool>{true});
+}
+
+TEST_F(Userfaultfd, ManyWritesAreFoundAllOfThem) {
+  constexpr PageCount kMany{5000};  // more ranges than the kernel is asked for at a time
+  const UniqueFd uffd = create_userfaultfd(WriteTracking::kOn).value();
+  const Mapping memory = Mapping::anonymous(bytes_of(kMany)).value();
+  ASSERT_TRUE(
+      succeeded(register_missing(uffd, memory.address(), memory.size(), WriteTracking::kOn)));
+  const Bytes content(memory.size().value, std::byte{1});
+  ASSERT_EQ(copy_pages(uffd, memory.address(), content, Waiters::kWake, WriteTracking::kOn).outcome,
+            FillOutcome::kFilled);
+  std::vector<bool> expected(kMany.value);
+  for (std::size_t page = 1; page < kMany.value; page += 3) {
+    memory.bytes()[page * kPageBytes] = std::byte{2};
+    expected[page] = true;
+  }
+  EXPECT_EQ(written_pages(memory.address(), memory.size()).value(), expected);
+}
+
+TEST_F(Userfaultfd, PageThatWasFilledUntrackedCountsAsWritten) {
+  track_writes();
+  ASSERT_EQ(copy_pages(uffd_, page(1), full_page_).outcome, FillOutcome::kFilled);
+  EXPECT_TRUE(written_pages(page(0), bytes_of(kPages)).value()[1]);
+}
+
+TEST_F(Userfaultfd, UntrackedMemoryIsRefusedByName) {
+  EXPECT_EQ(code_of(written_pages(page(0), bytes_of(kPages))), ErrorCode::kPermission);
+  const FillResult copied =
+      copy_pages(uffd_, page(0), full_page_, Waiters::kWake, WriteTracking::kOn);
+  EXPECT_EQ(copied.outcome, FillOutcome::kFailed);
+  EXPECT_EQ(copied.error_number, EINVAL);
 }
 
 }  // namespace

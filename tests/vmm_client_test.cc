@@ -135,7 +135,8 @@ class TestHandler {
       const Bytes content = image_bytes(region.offset + in_region, region.page_size);
       const bool zero = region.page_size == kSmall && content[0] == std::byte{0};
       const FillResult filled =
-          zero ? zero_pages(uffd_, page, kSmall) : copy_pages(uffd_, page, content);
+          zero ? zero_pages(uffd_, page, kSmall)
+               : copy_pages(uffd_, page, content, Waiters::kWake, region.tracking);
       CHECK(filled.outcome == FillOutcome::kFilled || filled.outcome == FillOutcome::kExists);
       return;
     }
@@ -433,6 +434,43 @@ TEST_F(LibraryTest, NullPointersAreRefused) {
   EXPECT_STREQ(thaw_last_error_name(), "invalid_argument");
   EXPECT_EQ(thaw_memory_address(nullptr, 0), nullptr);
   thaw_memory_close(nullptr);
+}
+
+TEST_F(LibraryTest, TellsWhatHasChanged) {
+  TestHandler handler(socket_path_);
+  constexpr std::size_t kPages = 20;
+  const thaw_region region{.size = kPages * kPageBytes, .page_size = kPageBytes};
+  thaw_memory* memory = nullptr;
+  ASSERT_EQ(thaw_memory_restore_tracked(&region, 1, socket_path_.c_str(), &memory), 0)
+      << thaw_last_error_text();
+  auto* const bytes = static_cast<volatile unsigned char*>(thaw_memory_address(memory, 0));
+  for (std::size_t page = 0; page < kPages; page += 2) EXPECT_GE(bytes[page * kPageBytes], 0);
+  bytes[4 * kPageBytes] = 1;   // was read
+  bytes[17 * kPageBytes] = 1;  // is missing
+  ASSERT_EQ(thaw_memory_discard(memory, 0, 8 * kPageBytes, 2 * kPageBytes), 0);
+
+  std::array<std::uint8_t, 3> bitmap{0xff, 0xff, 0xff};
+  EXPECT_EQ(thaw_memory_changed(memory, 0, bitmap.data(), bitmap.size()), 0)
+      << thaw_last_error_text();
+
+  EXPECT_EQ(bitmap, (std::array<std::uint8_t, 3>{1 << 4, 1 << 0 | 1 << 1, 1 << 1}));
+  EXPECT_EQ(thaw_memory_changed(memory, 1, bitmap.data(), bitmap.size()), -1);
+  EXPECT_EQ(thaw_memory_changed(memory, 0, bitmap.data(), 2), -1);
+  EXPECT_EQ(thaw_memory_changed(memory, 0, nullptr, 3), -1);
+  EXPECT_EQ(thaw_memory_changed(nullptr, 0, bitmap.data(), 3), -1);
+  EXPECT_STREQ(thaw_last_error_name(), "invalid_argument");
+  thaw_memory_close(memory);
+}
+
+TEST_F(LibraryTest, ChangesOfUntrackedMemoryAreNotKnown) {
+  TestHandler handler(socket_path_);
+  const thaw_region region{.size = kPageBytes, .page_size = kPageBytes};
+  thaw_memory* memory = nullptr;
+  ASSERT_EQ(thaw_memory_restore(&region, 1, socket_path_.c_str(), &memory), 0);
+  std::uint8_t bitmap = 0;
+  EXPECT_EQ(thaw_memory_changed(memory, 0, &bitmap, 1), -1);
+  EXPECT_STREQ(thaw_last_error_name(), "unsupported");
+  thaw_memory_close(memory);
 }
 
 /// Programs run with thaw-qemu.so. They start from a shell that has it loaded, too.

@@ -85,16 +85,17 @@ Result<void> copy_missing(const UniqueFd& uffd, HostAddress to, ByteSpan from) {
 
 }  // namespace
 
-Result<MissingMemory> MissingMemory::register_regions(std::span<const MappedRegion> regions) {
+Result<MissingMemory> MissingMemory::register_regions(std::span<const MappedRegion> regions,
+                                                      WriteTracking tracking) {
   TRY(check_regions(regions));
-  UniqueFd uffd = TRY(create_userfaultfd());
+  UniqueFd uffd = TRY(create_userfaultfd(tracking));
   std::vector<HandoffRegion> described;
   described.reserve(regions.size());
   ImageOffset offset;
   for (const MappedRegion& region : regions) {
     TRY(keep_to_this_process(region.base, region.size));
-    TRY(register_missing(uffd, region.base, region.size));
-    described.push_back({region.base, region.size, offset, region.page_size});
+    TRY(register_missing(uffd, region.base, region.size, tracking));
+    described.push_back({region.base, region.size, offset, region.page_size, tracking});
     offset += region.size;
   }
   return MissingMemory(std::move(uffd), std::move(described));
@@ -216,6 +217,10 @@ Result<void> MissingMemory::give_up(Deadline deadline) {
   return {};
 }
 
+bool MissingMemory::tracks_writes() const {
+  return uffd_.valid() && regions_.front().tracking == WriteTracking::kOn;
+}
+
 Result<void> MissingMemory::expect_discards() {
   if (!maps_image_ || expects_discards_) return {};
   for (const HandoffRegion& region : regions_) {
@@ -225,7 +230,8 @@ Result<void> MissingMemory::expect_discards() {
   return {};
 }
 
-Result<GuestMemory> GuestMemory::create(std::span<const GuestRegion> shapes) {
+Result<GuestMemory> GuestMemory::create(std::span<const GuestRegion> shapes,
+                                        WriteTracking tracking) {
   TRY(check_shapes(shapes));
   std::vector<Mapping> mappings;
   std::vector<MappedRegion> regions;
@@ -235,7 +241,7 @@ Result<GuestMemory> GuestMemory::create(std::span<const GuestRegion> shapes) {
     mappings.push_back(TRY(map_region(shape)));
     regions.push_back({mappings.back().address(), shape.size, shape.page_size});
   }
-  MissingMemory registered = TRY(MissingMemory::register_regions(regions));
+  MissingMemory registered = TRY(MissingMemory::register_regions(regions, tracking));
   return GuestMemory(std::move(registered), std::move(mappings));
 }
 
@@ -286,10 +292,11 @@ Result<void> GuestMemory::discard(std::size_t index, ByteCount offset, ByteCount
 
 Result<std::vector<bool>> GuestMemory::changed_pages(std::size_t index) const {
   CHECK(index < mappings_.size());
-  if (!registered_.maps_image()) {
-    return fail(ErrorCode::kUnsupported, "what was written is known of shared memory alone");
+  if (!registered_.maps_image() && !registered_.tracks_writes()) {
+    return fail(ErrorCode::kUnsupported, "what is written to this memory was not to be tracked");
   }
-  std::vector<bool> changed = TRY(own_pages(mappings_[index].address(), mappings_[index].size()));
+  const auto find = registered_.maps_image() ? own_pages : written_pages;
+  std::vector<bool> changed = TRY(find(mappings_[index].address(), mappings_[index].size()));
   for (std::size_t page = 0; page < discarded_[index].size(); ++page) {
     if (discarded_[index][page]) changed[page] = true;
   }

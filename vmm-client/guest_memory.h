@@ -11,6 +11,7 @@
 #include "base/mapping.h"
 #include "base/types.h"
 #include "base/unique_fd.h"
+#include "base/userfaultfd.h"
 #include "format/handoff.h"
 
 namespace thaw {
@@ -53,7 +54,9 @@ class MissingMemory {
   /// kInvalidArgument: no region, an empty one, or another page size. kRegionUnaligned.
   /// kTooLarge: beyond limits::kMaxRegions or limits::kMaxImagePages. kPermission: this process may
   /// not use userfaultfd.
-  static Result<MissingMemory> register_regions(std::span<const MappedRegion> regions);
+  /// kUnsupported: this kernel tracks no writes.
+  static Result<MissingMemory> register_regions(std::span<const MappedRegion> regions,
+                                                WriteTracking tracking = WriteTracking::kOff);
   MissingMemory(MissingMemory&&) = default;
   MissingMemory& operator=(MissingMemory&&) = delete;
 
@@ -81,6 +84,8 @@ class MissingMemory {
   /// shows what the image has there. Any number of times, one after the other.
   Result<void> expect_discards();
   bool maps_image() const { return maps_image_; }
+  /// Whether writes are tracked: not after fill().
+  bool tracks_writes() const;
 
  private:
   MissingMemory(UniqueFd uffd, std::vector<HandoffRegion> regions)
@@ -114,7 +119,8 @@ struct GuestRegion {
 class GuestMemory {
  public:
   /// Maps anonymous memory and registers it; the errors are those of MissingMemory and Mapping.
-  static Result<GuestMemory> create(std::span<const GuestRegion> shapes);
+  static Result<GuestMemory> create(std::span<const GuestRegion> shapes,
+                                    WriteTracking tracking = WriteTracking::kOff);
   /// Maps this host's image of the snapshot, registers it and hands it over. kRegionMismatch when
   /// the image has another size; kUnsupported for huge pages; the errors of SharedSession.
   static Result<GuestMemory> share(std::span<const GuestRegion> shapes,
@@ -136,8 +142,8 @@ class GuestMemory {
   Result<void> discard(std::size_t index, ByteCount offset, ByteCount length);
 
   /// Which pages of a region are other than in the snapshot, or may be: written or given back since
-  /// the restore. For memory of share() alone, else kUnsupported: of other memory the kernel does
-  /// not tell, and a push of all of it finds what is new by its content. REQUIRES: nobody writes
+  /// the restore. kUnsupported for memory that is neither that of share() nor tracked, or that was
+  /// filled here: a push of all of it finds by its content what is new. REQUIRES: nobody writes
   /// meanwhile, and the index is one of a region.
   Result<std::vector<bool>> changed_pages(std::size_t index) const;
 

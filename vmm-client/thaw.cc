@@ -1,6 +1,8 @@
 #include "vmm-client/thaw.h"
 
+#include <algorithm>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,9 +29,10 @@ LastError& last_error() {
 using Regions = std::span<const thaw::GuestRegion>;
 using Restore = thaw::Result<thaw::GuestMemory> (*)(Regions, const std::string&, thaw::Deadline);
 
+template <thaw::WriteTracking tracking>
 thaw::Result<thaw::GuestMemory> restore_own(Regions shapes, const std::string& socket_path,
                                             thaw::Deadline deadline) {
-  thaw::GuestMemory memory = TRY(thaw::GuestMemory::create(shapes));
+  thaw::GuestMemory memory = TRY(thaw::GuestMemory::create(shapes, tracking));
   TRY(memory.hand_over(socket_path, deadline));
   return memory;
 }
@@ -77,6 +80,30 @@ thaw::Result<void> discard(thaw_memory* memory, std::size_t index, std::uint64_t
   return memory->memory.discard(index, {offset}, {size});
 }
 
+thaw::Result<void> find_changed(const thaw_memory* memory, std::size_t index,
+                                std::span<std::uint8_t> bitmap) {
+  const std::size_t regions = memory == nullptr ? 0 : memory->memory.region_count();
+  if (index >= regions) return thaw::fail(thaw::ErrorCode::kInvalidArgument, "no such region");
+  const std::size_t pages = memory->memory.region(index).size() / thaw::kPageBytes;
+  if (bitmap.data() == nullptr || bitmap.size() != (pages + 7) / 8) {
+    return thaw::fail(thaw::ErrorCode::kInvalidArgument, "a bitmap of {} bytes for {} pages",
+                      bitmap.size(), pages);
+  }
+  const std::vector<bool> changed = TRY(memory->memory.changed_pages(index));
+  std::ranges::fill(bitmap, std::uint8_t{0});
+  for (std::size_t page = 0; page < pages; ++page) {
+    if (changed[page])
+      bitmap[page / 8] = static_cast<std::uint8_t>(bitmap[page / 8] | 1 << page % 8);
+  }
+  return {};
+}
+
+int find_changed_for_c(const thaw_memory* memory, std::size_t index,
+                       std::span<std::uint8_t> bitmap) noexcept {
+  const auto found = find_changed(memory, index, bitmap);
+  return found ? 0 : fail_with(found.error());
+}
+
 int discard_for_c(thaw_memory* memory, std::size_t index, std::uint64_t offset,
                   std::uint64_t size) noexcept {
   const auto discarded = discard(memory, index, offset, size);
@@ -89,7 +116,14 @@ extern "C" {
 
 int thaw_memory_restore(const thaw_region* regions, size_t region_count, const char* socket_path,
                         thaw_memory** out) {
-  return restore_for_c(regions, region_count, socket_path, out, restore_own);
+  return restore_for_c(regions, region_count, socket_path, out,
+                       restore_own<thaw::WriteTracking::kOff>);
+}
+
+int thaw_memory_restore_tracked(const thaw_region* regions, size_t region_count,
+                                const char* socket_path, thaw_memory** out) {
+  return restore_for_c(regions, region_count, socket_path, out,
+                       restore_own<thaw::WriteTracking::kOn>);
 }
 
 int thaw_memory_share(const thaw_region* regions, size_t region_count, const char* socket_path,
@@ -99,6 +133,11 @@ int thaw_memory_share(const thaw_region* regions, size_t region_count, const cha
 
 int thaw_memory_discard(thaw_memory* memory, size_t index, uint64_t offset, uint64_t size) {
   return discard_for_c(memory, index, offset, size);
+}
+
+int thaw_memory_changed(const thaw_memory* memory, size_t index, uint8_t* bitmap,
+                        size_t bitmap_size) {
+  return find_changed_for_c(memory, index, {bitmap, bitmap_size});
 }
 
 void* thaw_memory_address(const thaw_memory* memory, size_t index) {

@@ -64,6 +64,15 @@ int thaw_memory_restore(const thaw_region* regions, size_t region_count, const c
                         thaw_memory** out);
 
 /*
+ * The same, and the kernel (Linux 6.7 or later) notes which pages are written, for
+ * thaw_memory_changed(). The first write to each page costs a fault in the kernel. Pages must be
+ * given back by thaw_memory_discard(). Errors as above, and:
+ *   unsupported        this kernel tracks no writes
+ */
+int thaw_memory_restore_tracked(const thaw_region* regions, size_t region_count,
+                                const char* socket_path, thaw_memory** out);
+
+/*
  * The same for a session that was prepared to be shared: the memory is this host's copy of the
  * snapshot, mapped so that what is written stays with this process. What another VM of the snapshot
  * has touched is there already. Errors as above, and:
@@ -81,6 +90,18 @@ int thaw_memory_share(const thaw_region* regions, size_t region_count, const cha
  * is not whole pages of the region.
  */
 int thaw_memory_discard(thaw_memory* memory, size_t index, uint64_t offset, uint64_t size);
+
+/*
+ * Which pages of a region are other than in the snapshot, or may be: those that were written or
+ * given back since the restore. They are what a snapshot of this VM has to add to the one it was
+ * restored from (`thaw push --parent PARENT --diff`). Page n of 4096 bytes is bit n % 8, counted
+ * from the lowest, of bitmap[n / 8]; bits beyond the region are 0. The VM must be paused. Of memory
+ * that was restored neither tracked nor shared it is not known. Returns 0 or -1: invalid_argument
+ * when there is no such region or `bitmap_size` is not the region's bits in whole bytes,
+ * unsupported, or io.
+ */
+int thaw_memory_changed(const thaw_memory* memory, size_t index, uint8_t* bitmap,
+                        size_t bitmap_size);
 
 /*
  * The address of a region, aligned to 4096 bytes or to its page size; NULL if there is no such

@@ -5,8 +5,7 @@
 
 namespace thaw {
 
-Result<MemoryImageStatistics> capture(const MicroVm& vm, const CaptureFiles& files,
-                                      Captured captured) {
+Result<MemoryImageStatistics> capture(MicroVm& vm, const CaptureFiles& files, Captured captured) {
   std::vector<bool> changed;
   if (captured == Captured::kChanges) changed = TRY(vm.changed_pages());
   const Bytes state = encode_state(TRY(vm.state()));

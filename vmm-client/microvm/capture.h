@@ -17,10 +17,9 @@ struct CaptureFiles {
 /// from.
 enum class Captured { kAll, kChanges };
 
-/// Writes a VM's memory and state; each file appears whole or not at all. kUnsupported for the
-/// changes of memory that is not shared. REQUIRES: it is paused.
-Result<MemoryImageStatistics> capture(const MicroVm& vm, const CaptureFiles& files,
-                                      Captured captured);
+/// Writes a VM's memory and state; each file appears whole or not at all. REQUIRES: it is paused,
+/// and for its changes, has a dirty log.
+Result<MemoryImageStatistics> capture(MicroVm& vm, const CaptureFiles& files, Captured captured);
 
 /// What capture() wrote to `path`; the errors are those of decode_state() and of files.
 Result<MicroVmState> read_state_file(const std::string& path);

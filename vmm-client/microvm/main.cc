@@ -144,7 +144,8 @@ Result<int> restore(const Options& options) {
   profile.state_us = watch.lap_us();
   MicroVmMemory memory = TRY(memory_to_restore(options, state.memory));
   profile.memory_us = watch.lap_us();
-  const auto vm = TRY(MicroVm::create(std::move(memory), print_serial));
+  const DirtyLog log = options.captured == Captured::kChanges ? DirtyLog::kOn : DirtyLog::kOff;
+  const auto vm = TRY(MicroVm::create(std::move(memory), print_serial, log));
   profile.vm_us = watch.lap_us();
   TRY(vm->add_vcpus(state.vcpus.size()));
   profile.vcpus_us = watch.lap_us();
@@ -198,14 +199,12 @@ CLI::App* declare_restore(CLI::App& app, Options& options) {
       source->add_option("--socket", options.socket, "Socket that `thaw prepare` made");
   source->add_option("--memory", options.memory_file, "Raw image; it is only read");
   source->require_option(1);
-  CLI::Option* const shared =
-      sub->add_flag("--shared", options.shared, "It was prepared with --shared")->needs(socket);
+  sub->add_flag("--shared", options.shared, "It was prepared with --shared")->needs(socket);
   declare_common(sub, options);
   sub->add_flag_callback(
          "--capture-changes", [&options] { options.captured = Captured::kChanges; },
          "The file for guest memory has what was written since the restore, and holes "
          "elsewhere: for `thaw push --parent SNAPSHOT --diff`")
-      ->needs(shared)
       ->needs(sub->get_option("--capture-memory"));
   return sub;
 }

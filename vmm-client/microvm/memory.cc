@@ -45,11 +45,6 @@ Result<void> MicroVmMemory::restore(const MemorySource& source, Deadline deadlin
   return restore_memory(*missing, source, deadline, phases);
 }
 
-Result<std::vector<bool>> MicroVmMemory::changed_pages() const {
-  if (const auto* served = std::get_if<GuestMemory>(&memory_)) return served->changed_pages(0);
-  return fail(ErrorCode::kUnsupported, "this memory was not restored");
-}
-
 MutableByteSpan MicroVmMemory::bytes() const {
   if (const auto* mapping = std::get_if<Mapping>(&memory_)) return mapping->bytes();
   return std::get<GuestMemory>(memory_).region(0);

@@ -2,7 +2,6 @@
 
 #include <string>
 #include <variant>
-#include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
@@ -31,9 +30,6 @@ class MicroVmMemory {
 
   /// See thaw::restore_memory(). REQUIRES: made by missing().
   Result<void> restore(const MemorySource& source, Deadline deadline, PhaseTimer& phases);
-
-  /// See GuestMemory::changed_pages(); kUnsupported unless made by shared().
-  Result<std::vector<bool>> changed_pages() const;
 
   MutableByteSpan bytes() const;
 

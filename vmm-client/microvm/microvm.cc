@@ -1,6 +1,7 @@
 #include "vmm-client/microvm/microvm.h"
 
 #include <algorithm>
+#include <functional>
 #include <string_view>
 
 #include "base/check.h"
@@ -19,11 +20,12 @@ ByteSpan as_bytes(const std::vector<kvm_cpuid_entry2>& cpuid) {
 
 }  // namespace
 
-Result<std::unique_ptr<MicroVm>> MicroVm::create(MicroVmMemory memory, SerialSink sink) {
+Result<std::unique_ptr<MicroVm>> MicroVm::create(MicroVmMemory memory, SerialSink sink,
+                                                 DirtyLog log) {
   Kvm kvm = TRY(Kvm::open());
-  UniqueFd vm = TRY(create_vm(kvm, memory.bytes()));
+  UniqueFd vm = TRY(create_vm(kvm, memory.bytes(), log));
   return std::unique_ptr<MicroVm>(
-      new MicroVm(std::move(memory), std::move(kvm), std::move(vm), std::move(sink)));
+      new MicroVm(std::move(memory), std::move(kvm), std::move(vm), std::move(sink), log));
 }
 
 MicroVm::~MicroVm() { pause(); }
@@ -94,6 +96,19 @@ void MicroVm::pause() {
     vcpus_[i].request_stop(threads_[i].native_handle());
   }
   threads_.clear();
+}
+
+Result<std::vector<bool>> MicroVm::changed_pages() {
+  CHECK(threads_.empty() && dirty_log_ == DirtyLog::kOn);
+  const PageCount pages = pages_for({memory_.bytes().size()});
+  const std::vector<std::uint64_t> news = TRY(take_dirty_log(vm_, pages));
+  dirty_.resize(news.size());
+  std::ranges::transform(dirty_, news, dirty_.begin(), std::bit_or());
+  std::vector<bool> changed(pages.value);
+  for (std::size_t page = 0; page < changed.size(); ++page) {
+    changed[page] = (dirty_[page / 64] >> page % 64 & 1) != 0;
+  }
+  return changed;
 }
 
 void MicroVm::run(Vcpu& vcpu) {

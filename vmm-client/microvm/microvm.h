@@ -26,7 +26,8 @@ class MicroVm final : private VcpuPorts {
  public:
   /// Without vCPUs. REQUIRES: check_memory_size() took the memory's size. kNotFound or kPermission
   /// without a usable /dev/kvm.
-  static Result<std::unique_ptr<MicroVm>> create(MicroVmMemory memory, SerialSink sink);
+  static Result<std::unique_ptr<MicroVm>> create(MicroVmMemory memory, SerialSink sink,
+                                                 DirtyLog log = DirtyLog::kOff);
   /// Pauses.
   ~MicroVm() override;
 
@@ -65,16 +66,18 @@ class MicroVm final : private VcpuPorts {
 
   /// REQUIRES for writing: it is paused.
   MutableByteSpan memory() const { return memory_.bytes(); }
-  /// See MicroVmMemory::changed_pages(). REQUIRES: it is paused.
-  Result<std::vector<bool>> changed_pages() const { return memory_.changed_pages(); }
+  /// The pages of memory that the guest has written since the VM was made. REQUIRES: it was made
+  /// with a dirty log, and is paused.
+  Result<std::vector<bool>> changed_pages();
   GuestProgress& progress() { return progress_; }
 
  private:
-  MicroVm(MicroVmMemory memory, Kvm kvm, UniqueFd vm, SerialSink sink)
+  MicroVm(MicroVmMemory memory, Kvm kvm, UniqueFd vm, SerialSink sink, DirtyLog log)
       : memory_(std::move(memory)),
         kvm_(std::move(kvm)),
         vm_(std::move(vm)),
-        progress_(std::move(sink)) {}
+        progress_(std::move(sink)),
+        dirty_log_(log) {}
 
   void run(Vcpu& vcpu);
   void on_serial(std::size_t vcpu, ByteSpan bytes) override { progress_.write(vcpu, bytes); }
@@ -86,6 +89,8 @@ class MicroVm final : private VcpuPorts {
   std::vector<Vcpu> vcpus_;
   std::vector<kvm_cpuid_entry2> cpuid_;  // empty: not set yet
   GuestProgress progress_;
+  const DirtyLog dirty_log_;
+  std::vector<std::uint64_t> dirty_;   // what KVM has told so far, as take_dirty_log() does
   std::vector<std::jthread> threads_;  // while it runs: one for each vCPU
 };
 

@@ -15,6 +15,7 @@ namespace thaw {
 
 namespace {
 
+constexpr std::uint32_t kMemorySlot = 0;
 constexpr int kNeeded[] = {KVM_CAP_USER_MEMORY,    KVM_CAP_EXT_CPUID,    KVM_CAP_XSAVE,
                            KVM_CAP_XCRS,           KVM_CAP_VCPU_EVENTS,  KVM_CAP_DEBUGREGS,
                            KVM_CAP_IMMEDIATE_EXIT, KVM_CAP_ADJUST_CLOCK, KVM_CAP_MP_STATE,
@@ -61,14 +62,25 @@ Result<std::vector<std::uint32_t>> Kvm::saved_msrs() const {
   return list.first(list.header().nmsrs);
 }
 
-Result<UniqueFd> create_vm(const Kvm& kvm, MutableByteSpan memory) {
+Result<UniqueFd> create_vm(const Kvm& kvm, MutableByteSpan memory, DirtyLog log) {
   UniqueFd vm(TRY(kvm_call(kvm.fd(), KVM_CREATE_VM, 0ul, "KVM_CREATE_VM")));
   kvm_userspace_memory_region region{};
+  region.slot = kMemorySlot;
+  region.flags = log == DirtyLog::kOn ? KVM_MEM_LOG_DIRTY_PAGES : 0;
   region.memory_size = memory.size();
   // SAFETY: an address as a number; the caller keeps the memory as long as the VM.
   region.userspace_addr = reinterpret_cast<std::uint64_t>(memory.data());
   TRY(kvm_call(vm, KVM_SET_USER_MEMORY_REGION, &region, "KVM_SET_USER_MEMORY_REGION"));
   return vm;
+}
+
+Result<std::vector<std::uint64_t>> take_dirty_log(const UniqueFd& vm, PageCount pages) {
+  std::vector<std::uint64_t> words((pages.value + 63) / 64);
+  kvm_dirty_log log{};
+  log.slot = kMemorySlot;
+  log.dirty_bitmap = words.data();
+  TRY(kvm_call(vm, KVM_GET_DIRTY_LOG, &log, "KVM_GET_DIRTY_LOG"));
+  return words;
 }
 
 Result<std::uint64_t> vm_clock(const UniqueFd& vm) {

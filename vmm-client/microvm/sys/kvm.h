@@ -41,8 +41,15 @@ class Kvm {
   std::size_t run_bytes_;
 };
 
+/// Whether KVM notes which pages of memory its guest writes.
+enum class DirtyLog { kOff, kOn };
+
 /// A VM without vCPUs, with `memory` from guest-physical address 0 on. The memory must outlive it.
-Result<UniqueFd> create_vm(const Kvm& kvm, MutableByteSpan memory);
+Result<UniqueFd> create_vm(const Kvm& kvm, MutableByteSpan memory, DirtyLog log);
+
+/// The pages of its memory, `pages` in all, that a VM with a dirty log has written since this was
+/// last asked: page n is bit n % 64 of word n / 64.
+Result<std::vector<std::uint64_t>> take_dirty_log(const UniqueFd& vm, PageCount pages);
 
 /// KVM's clock of a VM, in nanoseconds.
 Result<std::uint64_t> vm_clock(const UniqueFd& vm);
