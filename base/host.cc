@@ -1,18 +1,26 @@
 #include "base/host.h"
 
+#include <array>
+#include <span>
+
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
 #include <unistd.h>
 
-#include "base/file.h"
+#include "base/bytes.h"
 
 namespace thaw {
 
 std::string cpu_vendor() {
-  const auto info = read_text_file("/proc/cpuinfo", std::size_t{16} << 20);
-  if (!info) return {};
-  const std::size_t line = info->find("vendor_id");
-  const std::size_t colon = line == std::string::npos ? line : info->find(": ", line);
-  if (colon == std::string::npos) return {};
-  return info->substr(colon + 2, info->find('\n', colon) - colon - 2);
+#ifdef __x86_64__
+  unsigned most = 0;
+  std::array<unsigned, 3> words{};
+  __cpuid(0, most, words[0], words[2], words[1]);
+  return std::string(as_text(std::as_bytes(std::span(words))));
+#else
+  return {};
+#endif
 }
 
 ByteCount physical_memory() {

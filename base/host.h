@@ -6,7 +6,7 @@
 
 namespace thaw {
 
-/// The vendor of this host's CPU, as /proc/cpuinfo names it; empty when it does not.
+/// The vendor of this host's CPU, as CPUID names it; empty where there is no CPUID.
 std::string cpu_vendor();
 
 /// What this host has in all.

@@ -266,7 +266,6 @@ PageCount ServedMemory::filling() const {
 }
 
 void ServedMemory::add_to(SessionReport& report) const {
-  const auto microseconds = [](Nanoseconds t) { return static_cast<double>(t.count()) / 1000; };
   report.present_pages = core_.present_pages();
   report.faults = core_.faults();
   report.around_pages = around_pages_;
@@ -289,9 +288,7 @@ void ServedMemory::add_to(SessionReport& report) const {
         wanted_.size() - next_wanted_ + asked_ + delayed_.size() + stuck_.size() + huge_.waiting();
   }
   report.bytes_received = bytes_received_;
-  report.latency_us_p50 = microseconds(latency_.quantile(0.5));
-  report.latency_us_p99 = microseconds(latency_.quantile(0.99));
-  report.latency_us_max = microseconds(latency_.max());
+  report_latency(latency_, report);
 }
 
 }  // namespace thaw

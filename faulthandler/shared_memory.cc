@@ -187,7 +187,6 @@ void SharedMemory::add_to(SessionReport& report) const {
   report.around_hits = image.around_hits;
   report.damaged_chunks = image.damaged_chunks;
   report.bytes_received = image.bytes_received;
-  const auto microseconds = [](Nanoseconds t) { return static_cast<double>(t.count()) / 1000; };
   report.shared = true;
   report.faults = faults_;
   report.removed_pages = removed_pages_;
@@ -195,9 +194,7 @@ void SharedMemory::add_to(SessionReport& report) const {
   report.gone_fills = gone_fills_;
   report.delayed_fills = delayed_fills_;
   report.waiting_pages = waiting_.size();
-  report.latency_us_p50 = microseconds(latency_.quantile(0.5));
-  report.latency_us_p99 = microseconds(latency_.quantile(0.99));
-  report.latency_us_max = microseconds(latency_.max());
+  report_latency(latency_, report);
 }
 
 }  // namespace thaw

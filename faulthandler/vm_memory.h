@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "base/histogram.h"
 #include "base/unique_fd.h"
 #include "faulthandler/recorder.h"
 #include "faulthandler/regions.h"
@@ -48,6 +49,14 @@ class VmMemory {
   virtual bool finished() const = 0;
 
   virtual void add_to(SessionReport& report) const = 0;
+
+ protected:
+  static void report_latency(const LatencyHistogram& latency, SessionReport& to) {
+    const auto microseconds = [](Nanoseconds t) { return static_cast<double>(t.count()) / 1000; };
+    to.latency_us_p50 = microseconds(latency.quantile(0.5));
+    to.latency_us_p99 = microseconds(latency.quantile(0.99));
+    to.latency_us_max = microseconds(latency.max());
+  }
 };
 
 }  // namespace thaw

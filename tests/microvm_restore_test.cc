@@ -230,6 +230,28 @@ TEST_P(MicroVmRestoreTest, AnotherVendorIsAWarning) {
   expect_uninterrupted(serial + restored.output);
 }
 
+TEST_P(MicroVmRestoreTest, CounterGoesOnOrIsAWarning) {
+  const auto ticks = [](const std::string& file) {
+    const MicroVmState state = read_state_file(file).value();
+    return *std::ranges::find(state.vcpus[0].msrs, 0x10u, &kvm_msr_entry::index);
+  };
+  run_to_capture("vm");
+  MicroVmState state = read_state_file(path("vm.state")).value();
+  for (VcpuState& vcpu : state.vcpus) {
+    for (kvm_msr_entry& msr : vcpu.msrs) {
+      if (msr.index == 0x10) msr.data += std::uint64_t{state.tsc_khz} * 3'600'000;  // an hour
+    }
+  }
+  write_file(path("vm.state"), encode_state(state));
+
+  const Outcome second = restore("vm", from_file("vm", capture_arguments("second", kRounds)));
+
+  ASSERT_EQ(second.exit_code, 0) << messages();
+  const bool goes_on = ticks(path("second.state")).data >= ticks(path("vm.state")).data;
+  const bool warned = messages().find("the guest's goes back") != std::string::npos;
+  EXPECT_NE(goes_on, warned) << messages();
+}
+
 TEST_P(MicroVmRestoreTest, GuestThatEndsByItselfIsAFailure) {
   const Outcome outcome = microvm({"run", "--steps", "0"});
   EXPECT_EQ(outcome.exit_code, 1);

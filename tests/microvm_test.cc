@@ -136,6 +136,15 @@ class MicroVmTest : public testing::Test {
     ASSERT_TRUE(succeeded(vm.progress().wait_for_rounds(rounds)));
     vm.pause();
   }
+  /// Until it has printed so many bytes more.
+  static void run_for(MicroVm& vm, std::uint64_t bytes) {
+    const std::uint64_t end = vm.progress().serial_bytes() + bytes;
+    const Deadline deadline = Deadline::after(kPatience);
+    ASSERT_TRUE(succeeded(vm.start()));
+    while (vm.progress().serial_bytes() < end && !deadline.passed()) std::this_thread::yield();
+    vm.pause();
+    ASSERT_FALSE(deadline.passed());
+  }
   std::string uninterrupted(std::size_t vcpus, std::uint64_t rounds) {
     std::string serial;
     const auto vm = shell(vcpus, serial);
@@ -155,14 +164,7 @@ TEST_F(MicroVmTest, PausesAnywhereWithoutATrace) {
 
   // Most pauses come in the midst of a line, some while a vCPU walks.
   auto generator = seeded_generator();
-  for (int i = 0; i < kPauses; ++i) {
-    const std::uint64_t next = vm->progress().serial_bytes() + 1 + pick(generator, 60);
-    const Deadline deadline = Deadline::after(kPatience);
-    ASSERT_TRUE(succeeded(vm->start()));
-    while (vm->progress().serial_bytes() < next && !deadline.passed()) std::this_thread::yield();
-    ASSERT_FALSE(deadline.passed());
-    vm->pause();
-  }
+  for (int i = 0; i < kPauses; ++i) run_for(*vm, 1 + pick(generator, 60));
   const std::uint64_t rounds =
       1 + std::max(vm->progress().cursor(0).lines, vm->progress().cursor(1).lines);
   run_until(*vm, rounds);
@@ -184,6 +186,44 @@ TEST_F(MicroVmTest, StateGoesIntoAShellThatWasMadeBefore) {
   run_until(*second, kRounds);
 
   EXPECT_EQ(lines_by_vcpu(serial, kRounds), lines_by_vcpu(uninterrupted(2, kRounds), kRounds));
+}
+
+TEST_F(MicroVmTest, GoesOnInAnotherVmFromAnywhere) {
+  constexpr int kHops = 20;
+  std::string serial;
+  auto vm = shell(2, serial);
+  ASSERT_TRUE(succeeded(vm->load_payload(kPayload)));
+
+  // Most captures come while a vCPU is in the midst of writing to its port.
+  auto generator = seeded_generator();
+  for (int i = 0; i < kHops; ++i) {
+    run_for(*vm, 1 + pick(generator, 60));
+    auto next = shell(2, serial);
+    std::ranges::copy(vm->memory(), next->memory().begin());
+    ASSERT_TRUE(succeeded(next->load_state(vm->state().value())));
+    vm = std::move(next);
+  }
+  const std::uint64_t rounds =
+      1 + std::max(vm->progress().cursor(0).lines, vm->progress().cursor(1).lines);
+  run_until(*vm, rounds);
+
+  EXPECT_EQ(lines_by_vcpu(serial, rounds), lines_by_vcpu(uninterrupted(2, rounds), rounds));
+}
+
+TEST_F(MicroVmTest, ItsClockGoesOn) {
+  std::string serial;
+  const auto first = shell(1, serial);
+  ASSERT_TRUE(succeeded(first->load_payload(kPayload)));
+  MicroVmState state = first->state().value();
+  constexpr std::uint64_t kHour = 3'600'000'000'000;
+  state.clock_ns += kHour;  // it has run for so long
+
+  const auto second = shell(1, serial);
+  ASSERT_TRUE(succeeded(second->load_state(state)));
+  const MicroVmState after = second->state().value();
+
+  EXPECT_GE(after.clock_ns, state.clock_ns);
+  EXPECT_LT(after.clock_ns, state.clock_ns + kHour);
 }
 
 TEST_F(MicroVmTest, PausesWhileAPageIsMissing) {

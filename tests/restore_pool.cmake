@@ -1,7 +1,7 @@
 thaw_add_test(restore_pool_test SOURCES restore_pool_test.cc support/scripted_shells.cc
-  LIBRARIES thaw_restore_pool)
+  LIBRARIES thaw_restore_pool LABELS threads)
 thaw_add_test(memory_shell_test SOURCES memory_shell_test.cc support/huge_page_pool.cc
-  LIBRARIES thaw_restore_pool thaw_test_programs)
+  LIBRARIES thaw_restore_pool thaw_test_programs LABELS threads)
 thaw_add_test(pooled_restore_test
   SOURCES pooled_restore_test.cc support/restore_fixture.cc TIMEOUT 120
   LIBRARIES thaw_restore_pool thaw_test_programs nlohmann_json::nlohmann_json)

@@ -16,7 +16,7 @@ std::map<std::string, std::vector<std::string>> lines_by_vcpu(const std::string&
                                                               std::size_t most) {
   std::map<std::string, std::vector<std::string>> lines;
   std::istringstream from(serial);
-  for (std::string line; std::getline(from, line);) {
+  for (std::string line; std::getline(from, line) && !from.eof();) {
     auto& of_vcpu = lines[line.substr(0, line.find(" round"))];
     if (of_vcpu.size() < most) of_vcpu.push_back(line);
   }

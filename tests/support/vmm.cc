@@ -42,17 +42,13 @@ class Vmm {
   std::size_t pages() const { return image_.size() / kPageBytes; }
 
   std::byte* page(std::size_t index) {
-    std::size_t region = 0;
-    std::size_t offset = index * kPageBytes;
-    while (offset >= memory_.region(region).size()) offset -= memory_.region(region++).size();
-    return memory_.region(region).data() + offset;
+    const Place place = place_of(index);
+    return memory_.region(place.region).data() + place.offset;
   }
 
   void discard(std::size_t index) {
-    std::size_t region = 0;
-    std::size_t offset = index * kPageBytes;
-    while (offset >= memory_.region(region).size()) offset -= memory_.region(region++).size();
-    if (!memory_.discard(region, {offset}, {kPageBytes})) std::abort();
+    const Place place = place_of(index);
+    if (!memory_.discard(place.region, {place.offset}, {kPageBytes})) std::abort();
   }
 
   bool is_content(std::size_t index) {
@@ -84,6 +80,19 @@ class Vmm {
   }
 
  private:
+  struct Place {
+    std::size_t region;
+    std::size_t offset;  // bytes
+  };
+
+  Place place_of(std::size_t index) const {
+    Place place{0, index * kPageBytes};
+    while (place.offset >= memory_.region(place.region).size()) {
+      place.offset -= memory_.region(place.region++).size();
+    }
+    return place;
+  }
+
   thaw::GuestMemory memory_;
   thaw::Bytes image_;
 };

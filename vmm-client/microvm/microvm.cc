@@ -5,12 +5,19 @@
 #include <string_view>
 
 #include "base/check.h"
+#include "base/host.h"
 #include "base/log.h"
 #include "vmm-client/microvm/limits.h"
 
 namespace thaw {
 
 namespace {
+
+CpuVendor host_cpu_vendor() {
+  CpuVendor vendor{};
+  std::ranges::copy(cpu_vendor().substr(0, vendor.size()), vendor.begin());
+  return vendor;
+}
 
 std::string_view as_text(const CpuVendor& vendor) { return {vendor.data(), vendor.size()}; }
 

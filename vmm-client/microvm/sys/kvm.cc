@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
-#include <cpuid.h>
 #include <fcntl.h>
 #include <sys/ioctl.h>
 
@@ -101,16 +99,6 @@ Result<std::size_t> xsave_bytes(const UniqueFd& vm) {
   const int bytes = TRY(kvm_call(vm, KVM_CHECK_EXTENSION, kXsave2, "KVM_CHECK_EXTENSION"));
   // A KVM without it has the fixed size of KVM_GET_XSAVE.
   return std::max(static_cast<std::size_t>(bytes), limits::kMinXsaveBytes);
-}
-
-CpuVendor host_cpu_vendor() {
-  unsigned most = 0;
-  unsigned words[3] = {};
-  __cpuid(0, most, words[0], words[2], words[1]);
-  CpuVendor vendor;
-  static_assert(sizeof(words) == sizeof(vendor));
-  std::memcpy(vendor.data(), words, sizeof(vendor));
-  return vendor;
 }
 
 }  // namespace thaw

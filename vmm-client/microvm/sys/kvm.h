@@ -58,7 +58,4 @@ Result<void> set_vm_clock(const UniqueFd& vm, std::uint64_t clock_ns);
 /// Bytes that the extended state of this VM's vCPUs takes.
 Result<std::size_t> xsave_bytes(const UniqueFd& vm);
 
-/// Of the processor that this runs on.
-CpuVendor host_cpu_vendor();
-
 }  // namespace thaw

@@ -49,7 +49,8 @@ class Vcpu {
 
   /// All but the serial cursor. MSRs that this KVM does not give are left out.
   Result<VcpuState> state(std::span<const std::uint32_t> msrs, std::size_t xsave_bytes) const;
-  /// After set_cpuid(). MSRs that this KVM does not take are named in the log.
+  /// After set_cpuid(). MSRs that this KVM does not take are named in the log, and a time stamp
+  /// counter that it takes without effect: not every KVM can set that.
   Result<void> set_state(const VcpuState& state, std::size_t xsave_bytes);
 
   /// Runs until the guest exits or request_stop(); then no port access is under way. A guest that
@@ -68,6 +69,7 @@ class Vcpu {
   std::optional<VcpuEnd> handle_port(VcpuPorts& ports);
   Error broken_down() const;
   Result<void> set_msrs(std::span<const kvm_msr_entry> msrs);
+  Result<void> check_time_stamp(std::span<const kvm_msr_entry> msrs) const;
   bool stop_requested() const;
 
   std::size_t number_;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -109,6 +110,17 @@ Result<void> Vcpu::set_msrs(std::span<const kvm_msr_entry> msrs) {
   return {};
 }
 
+Result<void> Vcpu::check_time_stamp(std::span<const kvm_msr_entry> msrs) const {
+  constexpr std::array kCounter{std::uint32_t{0x10}};  // IA32_TIME_STAMP_COUNTER
+  const auto wanted = std::ranges::find(msrs, kCounter[0], &kvm_msr_entry::index);
+  if (wanted == msrs.end()) return {};
+  const std::vector<kvm_msr_entry> now = TRY(read_msrs(fd_, kCounter));
+  if (now.empty() || now[0].data < wanted->data) {
+    log_warning("vCPU {}: this KVM sets no time stamp counter; the guest's goes back", number_);
+  }
+  return {};
+}
+
 Result<void> Vcpu::set_state(const VcpuState& state, std::size_t xsave_bytes) {
   VcpuState to = state;
   TRY(kvm_call(fd_, KVM_SET_SREGS, &to.system, "KVM_SET_SREGS"));
@@ -128,6 +140,7 @@ Result<void> Vcpu::set_state(const VcpuState& state, std::size_t xsave_bytes) {
   to.xsave.resize(xsave_bytes);
   TRY(kvm_call(fd_, KVM_SET_XSAVE, to.xsave.data(), "KVM_SET_XSAVE"));
   TRY(set_msrs(to.msrs));
+  TRY(check_time_stamp(to.msrs));
   TRY(kvm_call(fd_, KVM_SET_REGS, &to.registers, "KVM_SET_REGS"));
   TRY(kvm_call(fd_, KVM_SET_VCPU_EVENTS, &to.events, "KVM_SET_VCPU_EVENTS"));
   TRY(kvm_call(fd_, KVM_SET_DEBUGREGS, &to.debug, "KVM_SET_DEBUGREGS"));
