@@ -15,6 +15,7 @@ inline constexpr std::size_t kMaxProbes = 512;         // pages of a session lef
 inline constexpr std::size_t kMaxHugeFills = 4;  // huge pages of a session put together at once
 inline constexpr std::size_t kMaxDelayedFills = 256;  // pages kept while a REMOVE is under way
 inline constexpr std::size_t kMaxPostedTasks = 1024;  // from control threads to the loop
+inline constexpr std::size_t kMaxLinks = 64;          // connections for each namespace of a store
 
 /// Replies on connections for pages have a short header; anything else is not ours.
 inline constexpr std::size_t kMaxReplyHeaderBytes = 4096;

@@ -15,7 +15,6 @@ namespace thaw {
 
 struct SessionOptions {
   std::uint64_t id = 0;
-  std::string name_space;
   std::string socket_path;
   UniqueFd listener;  // on socket_path
   UnservablePolicy on_unservable = UnservablePolicy::kKill;

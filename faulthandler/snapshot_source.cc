@@ -11,15 +11,13 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
                                                  std::optional<FileOwner> owner) {
   PageClient client = TRY(PageClient::connect(server_, name_space));
   Manifest manifest = TRY(client.show(snapshot));
-  const Key key{name_space, manifest.snapshot};
+  const Key key{{client.store(), name_space}, manifest.snapshot};
   std::shared_ptr<const SnapshotImage> image;
   {
     const std::lock_guard lock(mutex_);
     std::erase_if(images_, [](const auto& entry) { return entry.second.expired(); });
     image = images_[key].lock();
   }
-  // A page server that was set up anew gives out the same numbers again.
-  if (image != nullptr && image->manifest.content_hash != manifest.content_hash) image = nullptr;
   if (image == nullptr) {
     PageMap map = TRY(client.page_map(manifest));
     ColdMap cold;
@@ -31,7 +29,8 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
         log_warning("{} without its cold map: {}", snapshot, fetched.error().message());
       }
     }
-    image = std::make_shared<SnapshotImage>(std::move(manifest), std::move(map), std::move(cold));
+    image = std::make_shared<SnapshotImage>(key.first, std::move(manifest), std::move(map),
+                                            std::move(cold));
     const std::lock_guard lock(mutex_);
     images_[key] = image;
   }

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/socket.h"
+#include "faulthandler/origin.h"
 #include "faulthandler/prefetch_set.h"
 #include "format/cold_map.h"
 #include "format/manifest.h"
@@ -19,6 +20,7 @@ namespace thaw {
 /// What a session needs of a snapshot before its first fault. Immutable, shared by all sessions of
 /// the snapshot on this host.
 struct SnapshotImage {
+  Origin origin;
   Manifest manifest;
   PageMap map;
   ColdMap cold{};  // empty also when it cannot be had
@@ -45,8 +47,8 @@ class SnapshotSource {
   const TcpAddress& server() const { return server_; }
 
  private:
-  /// Ids are never reused inside a namespace, so an image is known by them.
-  using Key = std::pair<std::string, SnapshotId>;
+  /// Ids are never reused inside an origin, so an image is known by them.
+  using Key = std::pair<Origin, SnapshotId>;
 
   const TcpAddress server_;
   std::mutex mutex_;

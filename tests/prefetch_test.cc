@@ -247,6 +247,20 @@ TEST_P(PrefetchingTest, PackLostWithTheConnectionIsAskedForAgain) {
   EXPECT_EQ(guest.given_up(), "");
 }
 
+TEST_P(PrefetchingTest, ServerWithAnotherStoreIsAskedForNoPack) {
+  ServedGuest& guest = start_with({0, 1, 2, 3}, {.map = content_pages(64)});
+  EXPECT_EQ(packs_.next_pack_request().pack.number, 0u);
+  packs_.set_store(test::store_of(2));
+  packs_.hang_up();
+  for (int i = 0; i < 4; ++i) packs_.accept_and_be_left(message::Role::kPrefetch);
+  EXPECT_FALSE(guest.is_present(0));
+  packs_.set_store(test::store_of(1));
+  packs_.accept(message::Role::kPrefetch);
+  EXPECT_EQ(serve_pack(), 0u);
+  wait_for_present({0, 1, 2, 3});
+  EXPECT_EQ(guest.given_up(), "");
+}
+
 TEST_P(PrefetchingTest, GuestWhosePackIsLostWithTheConnectionIsServedOnDemand) {
   ServedGuest& guest = start_with({0, 1, 2, 3}, {.map = content_pages(64)});
   EXPECT_EQ(packs_.next_pack_request().pack.number, 0u);

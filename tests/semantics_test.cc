@@ -334,6 +334,36 @@ TEST_P(SemanticsTest, PageThatCannotBeHadKeepsTheGuestWaiting) {
   server_.reply(server_.next_request());  // which is made again after a while
 }
 
+TEST_P(SemanticsTest, ServerThatCameBackWithAnotherStoreIsAskedForNothing) {
+  ServedGuest& guest = start(16);
+  serve(3);
+  server_.set_store(store_of(2));
+  server_.hang_up();
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(5)); });
+  vcpu.wait_until_blocked();
+  for (unsigned i = 0; i < limits::kMaxPageAttempts; ++i) server_.accept_and_be_left();
+  server_.set_store(store_of(1));
+  server_.accept();
+  EXPECT_TRUE(guest.unservable().starts_with("wrong_store")) << guest.unservable();
+  EXPECT_FALSE(guest.is_present(5));
+  EXPECT_EQ(guest.report().waiting_pages, 1u);
+
+  server_.reply(server_.next_request());  // which is made again after a while
+  vcpu.join();
+  EXPECT_EQ(guest.given_up(), "");
+}
+
+TEST_P(SemanticsTest, ServerWithAnotherStoreAtFirstIsWaitedFor) {
+  server_.set_store(store_of(2));
+  guest_ = std::make_unique<ServedGuest>(loop_, *link_, GuestOptions{.map = content_pages(16)});
+  guest_->attach();
+  server_.accept_and_be_left();
+  server_.set_store(store_of(1));
+  server_.accept();
+  serve(3);
+  EXPECT_EQ(guest_->unservable(), "");
+}
+
 TEST_P(SemanticsTest, BalloonOf200MiBIsZeroWhenItIsTouchedAgain) {
   constexpr std::size_t kPages = (200u << 20) / kPageBytes;
   ServedGuest& guest = start(kPages);

@@ -109,6 +109,20 @@ TEST_P(SharedRestoreTest, VmmThatFloodsEndsNobody) {
   ended(flooding);
 }
 
+TEST_P(SharedRestoreTest, SnapshotOfAnotherStoreHasAnImageOfItsOwn) {
+  Vm first = start("halves", "first");
+  ASSERT_TRUE(succeeded(first.vmm.wait_for_line("half")));
+  replace_store("none", "old");
+  write_file(path("other"), make_image(3, kPages));
+  ASSERT_EQ(push("snapshot", "other").exit_code, 0);
+  Vm second = start("verify", "second", "snapshot", "other");
+  ended(second);
+
+  replace_store("old", "new");
+  first.vmm.tell("go on");
+  ended(first);
+}
+
 TEST_P(SharedRestoreTest, VmmWithMemoryOfItsOwnIsKilled) {
   const std::uint64_t session = prepare({"--shared"});
   Program vmm = start_vmm("verify");
