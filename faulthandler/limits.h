@@ -59,6 +59,9 @@ inline constexpr std::size_t kMaxImages = 128;          // each has three descri
 /// Between two looks at whether an image has pages that nobody here has put in.
 inline constexpr std::chrono::seconds kGuardInterval{1};
 inline constexpr std::chrono::seconds kAcceptTimeout{600};  // from prepare to the VMM's connect
+/// Between attempts to accept a VMM when no descriptor is left.
+inline constexpr std::chrono::milliseconds kAcceptPauseFirst{10};
+inline constexpr std::chrono::milliseconds kAcceptPauseMost{1000};
 inline constexpr std::chrono::seconds kHandoffTimeout{10};  // from connect to the whole handoff
 inline constexpr std::chrono::seconds kDemandTimeout{5};    // a reply; then the link is redone
 inline constexpr std::chrono::seconds kUnservableRetry{5};  // policy wait: until the next attempt

@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <poll.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "base/clock.h"
@@ -330,6 +332,26 @@ TEST_P(RestoreTest, LivingSessionIsStoppedOnlyTogetherWithItsVm) {
   EXPECT_EQ(control({"stop", name, "--kill"}).exit_code, 0);
   EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
   wait_for_state(number, "ended");
+}
+
+TEST_P(RestoreTest, HandlerWithoutDescriptorsRestsUntilThereAreSome) {
+  constexpr std::chrono::milliseconds kWatched{1000};
+  prepare();
+  rlimit limit{};
+  ASSERT_EQ(::prlimit(handler_->pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = limit.rlim_max};
+  ASSERT_EQ(::prlimit(handler_->pid(), RLIMIT_NOFILE, &none, nullptr), 0);
+  Program vmm = start_vmm("verify");
+  Program command({program_path("thaw"), "--control", path("control"), "ps"});
+
+  const auto before = cpu_time(handler_->pid());
+  const Deadline watched = Deadline::after(kWatched);
+  while (!watched.passed()) ::poll(nullptr, 0, watched.milliseconds_left());
+  EXPECT_LT(cpu_time(handler_->pid()) - before, kWatched / 4);
+
+  ASSERT_EQ(::prlimit(handler_->pid(), RLIMIT_NOFILE, &limit, nullptr), 0);
+  EXPECT_EQ(vmm.wait().value(), 0);
+  EXPECT_EQ(command.wait().value(), 0);
 }
 
 TEST_P(RestoreTest, StoppingHandlerServesOnUntilItsVmsHaveExited) {
