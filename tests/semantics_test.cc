@@ -301,6 +301,28 @@ TEST_P(SemanticsTest, MovedMemoryIsServedWhereItIs) {
   EXPECT_EQ(guest.given_up(), "");
 }
 
+TEST_P(SemanticsTest, PagesLostInMoreMovesThanAreFollowedAreGoneAllTheSame) {
+  constexpr std::size_t kPages = 2 * limits::kMaxRegionPieces;
+  ServedGuest& guest = start({.map = content_pages(kPages), .features = UFFD_FEATURE_EVENT_REMAP});
+  auto* const elsewhere = static_cast<std::byte*>(
+      ::mmap(nullptr, kPages * kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(elsewhere, MAP_FAILED);
+  const auto move_page = [&](std::size_t index, std::byte* to) {
+    ASSERT_EQ(
+        ::mremap(guest.page(index), kPageBytes, kPageBytes, MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+  };
+  // Each cuts a region in two and lies between them: the one after the last makes too many.
+  const std::size_t moves = (limits::kMaxRegionPieces - 1) / 2;
+  for (std::size_t i = 0; i < moves; ++i) move_page(2 * i + 1, elsewhere + i * kPageBytes);
+  EXPECT_EQ(guest.given_up(), "");
+  EXPECT_EQ(guest.report().removed_pages, 0u);
+
+  move_page(2 * moves + 1, guest.page(kPages - 1));
+  EXPECT_TRUE(guest.given_up().starts_with("limit_exceeded")) << guest.given_up();
+  EXPECT_EQ(guest.report().removed_pages, 1u);
+  ::munmap(elsewhere, kPages * kPageBytes);
+}
+
 TEST_P(SemanticsTest, ForkIsRefusedByNameAndItsChildReadsNoZeros) {
   ServedGuest& guest = start({.map = content_pages(16), .features = UFFD_FEATURE_EVENT_FORK});
   const volatile std::byte* const at = guest.page(3);
