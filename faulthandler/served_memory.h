@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -77,7 +78,7 @@ class ServedMemory final : public VmMemory,
  private:
   struct DelayedFill {
     WantedPage wanted;
-    std::unique_ptr<PlainPage> content;  // nullptr: zeros
+    std::unique_ptr<PlainPage> content;
   };
 
   /// No more events are read: what a VMM that is left waiting still does costs nothing.
@@ -137,6 +138,7 @@ class ServedMemory final : public VmMemory,
               Clock::time_point since);
   void note_filled(PageRange pages);
   void delay(const WantedPage& wanted, std::optional<PageSpan> content);
+  bool has_delayed() const { return !delayed_.empty() || !delayed_zeros_.empty(); }
   void retry_delayed();
   void on_retry_timer();
   /// What every fill does with an outcome that is none of its own business.
@@ -164,6 +166,7 @@ class ServedMemory final : public VmMemory,
   std::unique_ptr<std::array<PlainPage, limits::kMaxBatchRiders>> run_;  // neighbours, decoded
   PageRange run_pages_{};
   std::vector<DelayedFill> delayed_;
+  std::map<PageIndex, Clock::time_point> delayed_zeros_;  // wanted since when
   Nanoseconds delay_{limits::kDelayedFirst};
   std::vector<WantedPage> stuck_;  // unservable, and the guest waits
 

@@ -37,6 +37,29 @@ TEST_P(SemanticsTest, CopyThatMeetsAnUnreadRemoveIsDelayedAndGoesThrough) {
   EXPECT_TRUE(guest.has_zeros(5));
 }
 
+TEST_P(SemanticsTest, ZerosThatARemoveHoldsUpAllComeAlthoughNobodyAsksAgain) {
+  constexpr std::size_t kWanted = 3 * limits::kMaxDelayedFills;
+  PageMap map;
+  map.append_zero({kWanted + 1});
+  ServedGuest& guest = start({.map = std::move(map)});
+  std::vector<PageIndex> pages;
+  for (std::size_t i = 1; i <= kWanted; ++i) pages.push_back({i});
+  std::optional<GuestThread> balloon;
+  loop_.run([&] {
+    balloon.emplace([&] { guest.give_back(0, 1); });
+    balloon->wait_until_blocked();
+    guest.served().demand(pages);  // as for a host image, in which no vCPU faults
+  });
+  balloon->join();
+  EXPECT_GE(guest.report().delayed_fills, kWanted);
+  const Deadline deadline = Deadline::after(kPatience);
+  for (std::size_t i = 1; i <= kWanted;) {
+    ASSERT_FALSE(deadline.passed()) << "page " << i << " does not come";
+    if (guest.is_present(i)) ++i;
+  }
+  EXPECT_EQ(guest.report().waiting_pages, 0u);
+}
+
 TEST_P(SemanticsTest, PageRemovedBetweenRequestAndReplyIsZero) {
   ServedGuest& guest = start(16);
   GuestThread vcpu([&] { EXPECT_TRUE(guest.has_zeros(3)); });

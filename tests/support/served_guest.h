@@ -100,6 +100,8 @@ class ServedGuest final : private ServedMemory::Owner {
 
   /// The VMM's own copy.
   const UniqueFd& userfaultfd() const { return userfaultfd_; }
+  /// Of the loop's thread.
+  ServedMemory& served() { return *served_; }
   SessionReport report();
   /// Why the handler gave it up; empty: it did not.
   std::string given_up();
