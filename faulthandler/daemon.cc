@@ -114,7 +114,9 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   std::optional<FileOwner> owner;
   if (request.owner_uid) owner = FileOwner{*request.owner_uid, *request.owner_gid};
 
-  auto snapshot = source_.prepare(name_space, request.snapshot, request.state_out, owner);
+  const MemoryUse use_of_memory = request.shared ? MemoryUse::kShared : MemoryUse::kOwn;
+  auto snapshot =
+      source_.prepare(name_space, request.snapshot, use_of_memory, request.state_out, owner);
   if (!snapshot) return snapshot.error();
   auto listener = listen_unix(request.socket, owner);
   if (!listener) return listener.error();
@@ -129,6 +131,7 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
       .on_unservable = request.on_unservable,
       .trace_out = request.trace_out,
       .serve = {.image = snapshot->image,
+                .places = snapshot->places,
                 .around = options_.around,
                 .prefetch = {},
                 .plan = {.set = prefetches ? snapshot->set : nullptr,

@@ -34,6 +34,8 @@ enum class WindowUse {
 
 struct ServeOptions {
   std::shared_ptr<const SnapshotImage> image;
+  /// Of a host image: where it has a chunk.
+  std::shared_ptr<const ChunkPlaces> places = nullptr;
   const ChunkSource* local = nullptr;       // asked before the page server; nullptr: none
   std::uint32_t around = 1;                 // largest fault-around window, a power of two; 1: none
   std::optional<PrefetchService> prefetch;  // nothing: nothing is prefetched
