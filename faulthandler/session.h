@@ -81,6 +81,7 @@ class Session final : private VmMemory::Owner {
   void refuse_handoff(const Error& error);
 
   /// Stops the VM for good reason, as its policy says, and remembers why.
+  pid_t vmm() const override { return vmm_.pid; }
   void give_up(const std::string& reason) override;
   void stop_vm(const std::string& reason) override;
   bool may_wait(PageIndex page, const std::string& reason) override;

@@ -90,6 +90,16 @@ TEST_P(SharedRestoreTest, MemoryInTwoRegionsIsIdentical) {
   ended(vm);
 }
 
+TEST_P(SharedRestoreTest, VmThatHasUnmappedARegionGivesPagesBackAsBefore) {
+  Vm vm = start("unmap");
+  ASSERT_TRUE(succeeded(vm.vmm.wait_for_line("given back")));
+  wait_for(vm.session, [](const Json& report) {
+    return report["removed_pages"] == 1 || report["state"] == "ended";
+  });
+  vm.vmm.tell("go on");
+  ended(vm);
+}
+
 TEST_P(SharedRestoreTest, KilledVmLeavesTheImageToTheOthers) {
   Vm killed = start("halves", "killed");
   ASSERT_TRUE(succeeded(killed.vmm.wait_for_line("half")));
