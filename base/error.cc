@@ -36,6 +36,7 @@ constexpr Name kNames[] = {
     {ErrorCode::kUnsupported, "unsupported"},
     {ErrorCode::kHashMismatch, "hash_mismatch"},
     {ErrorCode::kQuotaExceeded, "quota_exceeded"},
+    {ErrorCode::kWrongStore, "wrong_store"},
     {ErrorCode::kUnavailable, "unavailable"},
     {ErrorCode::kTimeout, "timeout"},
     {ErrorCode::kNoSpace, "no_space"},

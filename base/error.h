@@ -43,6 +43,7 @@ enum class ErrorCode : std::uint16_t {
   kUnsupported = 27,
   kHashMismatch = 28,   // an uploaded page is not the page that was announced
   kQuotaExceeded = 29,  // of a namespace
+  kWrongStore = 30,     // the page server keeps another store: its ids mean something else
 
   // What the world does.
   kUnavailable = 40,  // the peer cannot be reached, or went away

@@ -35,8 +35,19 @@ ControlServer::~ControlServer() {
 void ControlServer::serve(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     const auto connection = accept_unix(listener_, Deadline::after(kStopInterval));
-    if (connection) answer(*connection);
+    if (connection) {
+      answer(*connection);
+    } else if (connection.error().code() != ErrorCode::kTimeout) {
+      // Out of descriptors, mostly: whoever has connected stays in the queue.
+      log_error("control socket: {}", connection.error().message());
+      rest(stop);
+    }
   }
+}
+
+void ControlServer::rest(const std::stop_token& stop) {
+  std::unique_lock lock(resting_);
+  rested_.wait_for(lock, stop, limits::kAcceptPauseMost, [] { return false; });
 }
 
 void ControlServer::answer(const UniqueFd& connection) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <condition_variable>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -21,11 +23,15 @@ class ControlServer {
  private:
   ControlServer(std::string path, UniqueFd listener, Daemon& daemon);
   void serve(const std::stop_token& stop);
+  /// Waits before the next attempt to accept, but not once it shall stop.
+  void rest(const std::stop_token& stop);
   void answer(const UniqueFd& connection);
 
   const std::string path_;
   const UniqueFd listener_;
   Daemon& daemon_;
+  std::mutex resting_;
+  std::condition_variable_any rested_;  // never told: it ends with the time or the thread
   std::vector<std::jthread> threads_;
 };
 

@@ -114,23 +114,24 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   std::optional<FileOwner> owner;
   if (request.owner_uid) owner = FileOwner{*request.owner_uid, *request.owner_gid};
 
-  auto snapshot = source_.prepare(name_space, request.snapshot, request.state_out, owner);
+  const MemoryUse use_of_memory = request.shared ? MemoryUse::kShared : MemoryUse::kOwn;
+  auto snapshot =
+      source_.prepare(name_space, request.snapshot, use_of_memory, request.state_out, owner);
   if (!snapshot) return snapshot.error();
   auto listener = listen_unix(request.socket, owner);
   if (!listener) return listener.error();
-  const WindowUse use =
-      request.shared ? WindowUse::kNone : window_use(request, name_space, *snapshot);
+  const WindowUse use = request.shared ? WindowUse::kNone : window_use(request, *snapshot);
   const SnapshotSpec& spec = snapshot->image->manifest.spec;
   const auto cold = std::shared_ptr<const ColdMap>(snapshot->image, &snapshot->image->cold);
   const bool prefetches = request.prefetch && use != WindowUse::kRecord;
   auto options = std::make_shared<SessionOptions>(SessionOptions{
       .id = 0,
-      .name_space = name_space,
       .socket_path = request.socket,
       .listener = *std::move(listener),
       .on_unservable = request.on_unservable,
       .trace_out = request.trace_out,
       .serve = {.image = snapshot->image,
+                .places = snapshot->places,
                 .around = options_.around,
                 .prefetch = {},
                 .plan = {.set = prefetches ? snapshot->set : nullptr,
@@ -157,8 +158,7 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
                            .warnings = warnings_for(spec)};
 }
 
-WindowUse Daemon::window_use(const control::Prepare& request, const std::string& name_space,
-                             const PreparedSnapshot& snapshot) {
+WindowUse Daemon::window_use(const control::Prepare& request, const PreparedSnapshot& snapshot) {
   const WindowUse otherwise = request.trace_out.empty() ? WindowUse::kNone : WindowUse::kTrace;
   if (request.record == RecordMode::kNever) return otherwise;
   if (request.record == RecordMode::kAlways || snapshot.has_no_set) return WindowUse::kRecord;
@@ -166,7 +166,7 @@ WindowUse Daemon::window_use(const control::Prepare& request, const std::string&
   const std::lock_guard lock(restores_mutex_);
   if (restores_.size() >= limits::kMaxCountedSnapshots) restores_.clear();
   const SnapshotId id = snapshot.image->manifest.snapshot;
-  const std::uint64_t count = ++restores_[{name_space, id}];
+  const std::uint64_t count = ++restores_[{snapshot.image->origin, id}];
   const bool wants_more = snapshot.set->recordings() < kFewRecordings;
   const std::uint32_t every =
       wants_more ? std::min(kSoon, options_.record_every) : options_.record_every;
@@ -180,12 +180,11 @@ Result<Daemon::Added> Daemon::add_session(SessionOptions options, bool shared) {
   }
   const std::uint64_t id = next_session_++;
   options.id = id;
-  Links& server = links(options.name_space);
+  const Origin& origin = options.serve.image->origin;
+  Links& server = *TRY(links(origin));
   options.serve.prefetch.emplace(server.prefetch, workers_, buffers_);
-  options.serve.local = &images_.chunks(options.name_space);
-  if (shared) {
-    options.shared = TRY(images_.get(loop_, server.demand, options.name_space, options.serve));
-  }
+  options.serve.local = &images_.chunks(origin);
+  if (shared) options.shared = TRY(images_.get(loop_, server.demand, options.serve));
   Session::Owner& owner = *this;  // a private base: make_unique may not convert
   auto session = std::make_unique<Session>(loop_, server.demand, std::move(options), owner);
   session->start();
@@ -194,10 +193,28 @@ Result<Daemon::Added> Daemon::add_session(SessionOptions options, bool shared) {
   return Added{id, last_generation_};
 }
 
-Daemon::Links& Daemon::links(const std::string& name_space) {
-  auto& links = links_[name_space];
-  if (links == nullptr) links = std::make_unique<Links>(loop_, options_.server, name_space);
-  return *links;
+Result<Daemon::Links*> Daemon::links(const Origin& origin) {
+  if (const auto found = links_.find(origin); found != links_.end()) return found->second.get();
+  // The loop holds on to their memory, so that they cannot go before it. Those of a store that is
+  // not there any more are used again, and others only when there are too many.
+  const bool full = links_.size() >= limits::kMaxLinks;
+  const auto unused = std::ranges::find_if(links_, [&](const auto& entry) {
+    return (full || entry.first.name_space == origin.name_space) && entry.second->demand.unused() &&
+           entry.second->prefetch.unused();
+  });
+  if (unused != links_.end()) {
+    auto links = links_.extract(unused);
+    links.key() = origin;
+    links.mapped()->demand.serve(origin);
+    links.mapped()->prefetch.serve(origin);
+    return links_.insert(std::move(links)).position->second.get();
+  }
+  if (full) {
+    return fail(ErrorCode::kLimitExceeded, "sessions are of {} stores and namespaces already",
+                links_.size());
+  }
+  auto links = std::make_unique<Links>(loop_, options_.server, origin);
+  return links_.emplace(origin, std::move(links)).first->second.get();
 }
 
 void Daemon::note_recording(std::uint64_t session, RecordingState state) {
@@ -267,7 +284,7 @@ void Daemon::forget_ended() {
   if (!stopping_ || !sessions_.empty()) return;
   images_.stop();
   if (!images_.finished()) return;
-  for (const auto& [name_space, links] : links_) {
+  for (const auto& [origin, links] : links_) {
     links->prefetch.close();
     links->demand.close();
   }

@@ -79,17 +79,17 @@ class Daemon final : private Session::Owner {
   Result<Added> add_session(SessionOptions options, bool shared);
   std::vector<SessionReport> list() const;
   Result<void> stop_session(const control::Stop& request);
-  /// The connections to the page server for one namespace.
+  /// The connections to the page server for one origin.
   struct Links {
     DemandLink demand;
     PrefetchLink prefetch;
-    Links(Loop& loop, const TcpAddress& server, const std::string& name_space)
-        : demand(loop, server, name_space), prefetch(loop, server, name_space, demand) {}
+    Links(Loop& loop, const TcpAddress& server, const Origin& origin)
+        : demand(loop, server, origin), prefetch(loop, server, origin, demand) {}
   };
-  Links& links(const std::string& name_space);
+  /// kLimitExceeded when limits::kMaxLinks are in use.
+  Result<Links*> links(const Origin& origin);
   /// What the window after the restore is for. Any thread.
-  WindowUse window_use(const control::Prepare& request, const std::string& name_space,
-                       const PreparedSnapshot& snapshot);
+  WindowUse window_use(const control::Prepare& request, const PreparedSnapshot& snapshot);
   void on_attached() override { placement_.on_restore(); }
   void on_faults(pid_t vmm) override { placement_.on_faults(vmm); }
   void on_window_end(Session& session, std::vector<Touch> touches) override {
@@ -114,7 +114,7 @@ class Daemon final : private Session::Owner {
   const DaemonOptions options_;
   SnapshotSource source_;
   Placement placement_;
-  std::map<std::string, std::unique_ptr<Links>> links_;  // by namespace
+  std::map<Origin, std::unique_ptr<Links>> links_;
   HostImages images_;
   std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
   std::deque<SessionReport> ended_;
@@ -126,7 +126,7 @@ class Daemon final : private Session::Owner {
   Operation worker_watch_;
 
   std::mutex restores_mutex_;
-  std::map<std::pair<std::string, SnapshotId>, std::uint64_t> restores_;  // guarded by it
+  std::map<std::pair<Origin, SnapshotId>, std::uint64_t> restores_;  // guarded by it
   RestoreReports reports_;  // the last member: its thread posts tasks
 };
 

@@ -16,10 +16,9 @@ constexpr std::size_t kSendBytes = limits::kMaxBatches * 1280;
 
 }  // namespace
 
-DemandLink::DemandLink(Loop& loop, TcpAddress server, std::string name_space)
-    : connection_(loop,
+DemandLink::DemandLink(Loop& loop, TcpAddress server, Origin origin)
+    : connection_(loop, std::move(origin),
                   {.server = server,
-                   .name_space = std::move(name_space),
                    .role = message::Role::kDemand,
                    .send_bytes = kSendBytes,
                    .most_reply_bytes = kMostReplyBytes,
@@ -143,6 +142,7 @@ void DemandLink::on_replies_end() {
 }
 
 void DemandLink::on_ready() {
+  wrong_stores_ = 0;
   std::set<SnapshotId> pinned;
   for (const Entry& entry : sinks_) {
     if (entry.snapshot && pinned.insert(*entry.snapshot).second) {
@@ -151,6 +151,15 @@ void DemandLink::on_ready() {
   }
   for (Batch& batch : batches_) {
     if (batch.request_id != 0) send_batch(batch);
+  }
+}
+
+void DemandLink::on_wrong_store(const Error& error) {
+  if (++wrong_stores_ < limits::kMaxPageAttempts) return;
+  for (Batch& batch : batches_) {
+    if (batch.request_id == 0) continue;
+    for (WantedPage& wanted : batch.pages) wanted.attempts = limits::kMaxPageAttempts;
+    take_refusal(batch, error);
   }
 }
 
@@ -222,7 +231,8 @@ void DemandLink::take_refusal(Batch& batch, const Error& error) {
   batch.request_id = 0;
   if (sink == nullptr) return;
   for (const Rider& rider : riders) sink->on_left_out(rider);
-  // One bad chunk fails a whole batch, so each page of it is judged by a request of its own.
+  // One bad chunk fails a whole batch, so each page of it is judged by a request of its own, unless
+  // it has been judged.
   for (WantedPage wanted : pages) {
     if (pages.size() == 1) ++wanted.attempts;
     if (wanted.attempts < limits::kMaxPageAttempts && has_room(*sink)) {

@@ -47,12 +47,13 @@ class ChunkSink {
   ~ChunkSink() = default;
 };
 
-/// The demand connection to one page server for one namespace, shared by the sessions of a loop.
-/// When the server goes away, everything that is outstanding is asked for again once it is back, so
-/// that guests wait and lose nothing. One thread.
+/// The demand connection to one page server for one origin, shared by the sessions of a loop. When
+/// the server goes away, everything that is outstanding is asked for again once it is back, so that
+/// guests wait and lose nothing. One that comes back with another store has none of these pages:
+/// met again and again, it is an answer, and they are refused. One thread.
 class DemandLink final : private ServerConnection::User {
  public:
-  DemandLink(Loop& loop, TcpAddress server, std::string name_space);
+  DemandLink(Loop& loop, TcpAddress server, Origin origin);
   DemandLink(const DemandLink&) = delete;
   DemandLink& operator=(const DemandLink&) = delete;
   ~DemandLink() = default;
@@ -74,6 +75,11 @@ class DemandLink final : private ServerConnection::User {
   /// same. add() again takes it back.
   void let_go(const ChunkSink& sink);
 
+  /// Whether nobody has anything to do with it.
+  bool unused() const { return sinks_.empty() && !waiting(); }
+  /// From now on it is for another origin. REQUIRES: unused().
+  void serve(const Origin& origin) { connection_.serve(origin); }
+
   /// Ends it; may be destroyed once idle().
   void close() { connection_.close(); }
   bool idle() const { return connection_.idle(); }
@@ -92,6 +98,7 @@ class DemandLink final : private ServerConnection::User {
   };
 
   void on_ready() override;
+  void on_wrong_store(const Error& error) override;
   Result<void> on_reply(Envelope reply, ByteSpan body) override;
   void on_replies_end() override;
   void on_lost() override { pin_requests_.clear(); }
@@ -117,6 +124,7 @@ class DemandLink final : private ServerConnection::User {
   std::array<Batch, limits::kMaxBatches> batches_;
   std::uint64_t next_request_ = 1;
   std::size_t next_sink_ = 0;  // who is offered room first
+  unsigned wrong_stores_ = 0;  // met since the server was last there
   ServerConnection connection_;
 };
 

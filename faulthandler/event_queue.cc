@@ -69,12 +69,14 @@ void EventQueue::apply_removed(const UniqueFd& userfaultfd, const RegionTable& r
 
 Result<void> EventQueue::apply(const RemapEvent& moved, const UniqueFd& userfaultfd,
                                RegionTable& regions, Sink& sink) {
-  const auto lost = TRY(regions.move(moved.from, moved.to, moved.length));
-  for (const PageRange range : lost) sink.on_removed(range);
+  // Also when these are more pieces than may be: what is lost is not missing.
+  for (const PageRange range : regions.move(moved.from, moved.to, moved.length)) {
+    sink.on_removed(range);
+  }
   // Who waits at an address that means another page now, or none.
   wake_pages(userfaultfd, moved.from, moved.length);
   wake_pages(userfaultfd, moved.to, moved.length);
-  return {};
+  return regions.check_pieces();
 }
 
 }  // namespace thaw

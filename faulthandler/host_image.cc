@@ -52,7 +52,6 @@ HostImage::HostImage(Loop& loop, DemandLink& link, ServeOptions options, UniqueF
       file_(std::move(file)),
       read_only_(std::move(read_only)),
       mapping_(std::move(mapping)),
-      places_(options_.image->map, options_.image->manifest.spec.memory_pages()),
       memory_(loop, link, options_, *this) {}
 
 void HostImage::add(View& view) {
@@ -74,7 +73,7 @@ void HostImage::remove(View& view) {
 void HostImage::demand(std::span<const PageIndex> pages) { memory_.demand(pages); }
 
 std::optional<PageSpan> HostImage::find(ChunkId chunk) const {
-  const auto page = usable_ ? places_.find(chunk) : std::nullopt;
+  const auto page = usable_ ? options_.places->find(chunk) : std::nullopt;
   if (!page || !is_present(*page)) return std::nullopt;
   // What goes elsewhere must be known to be ours: then as many pages are there as were put in.
   if (memory_.filling().value > 0 || !has_own_pages_only().value_or(false)) return std::nullopt;

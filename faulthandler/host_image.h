@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "base/mapping.h"
-#include "faulthandler/chunk_places.h"
 #include "faulthandler/served_memory.h"
 
 namespace thaw {
@@ -36,6 +35,7 @@ class HostImage final : private VmMemory::Owner {
   };
 
   /// kUnsupported when the snapshot has huge pages. Its working set begins to stream in.
+  /// REQUIRES: options.places.
   static Result<std::unique_ptr<HostImage>> create(Loop& loop, DemandLink& link,
                                                    ServeOptions options);
   HostImage(const HostImage&) = delete;
@@ -95,7 +95,6 @@ class HostImage final : private VmMemory::Owner {
   const UniqueFd file_;
   const UniqueFd read_only_;
   const Mapping mapping_;
-  const ChunkPlaces places_;
   ServedMemory memory_;
   std::vector<View*> views_;
   Clock::time_point last_used_ = Clock::now();

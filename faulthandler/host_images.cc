@@ -7,26 +7,21 @@
 
 namespace thaw {
 
-std::optional<PageSpan> HostImages::Namespace::find(ChunkId chunk) const {
+std::optional<PageSpan> HostImages::OfOrigin::find(ChunkId chunk) const {
   for (const HostImage* const image : images) {
     if (const auto page = image->find(chunk)) return page;
   }
   return std::nullopt;
 }
 
-Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, const std::string& name_space,
-                                   ServeOptions options) {
-  const Manifest& manifest = options.image->manifest;
-  const Key key{name_space, manifest.snapshot};
+Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, ServeOptions options) {
+  const Key key{options.image->origin, options.image->manifest.snapshot};
   if (const auto found = images_.find(key); found != images_.end()) {
     HostImage& image = *found->second;
     image.check_file();
-    // A page server that was set up anew gives out the same numbers again.
-    const bool same = image.snapshot().manifest.content_hash == manifest.content_hash;
-    if (image.usable() && same) return &image;
+    if (image.usable()) return &image;
     if (image.in_use()) {
-      return fail(ErrorCode::kBusy, "VMs use an image of this snapshot that is {}",
-                  same ? "spoiled" : "another one's");
+      return fail(ErrorCode::kBusy, "VMs use an image of this snapshot that is spoiled");
     }
     end(found);
   }
@@ -42,7 +37,7 @@ Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, const std::stri
     return fail(ErrorCode::kLimitExceeded, "{} images are in use", images_.size());
   }
   auto image = TRY(HostImage::create(loop, link, std::move(options)));
-  namespaces_[name_space].images.push_back(image.get());
+  origins_[key.first].images.push_back(image.get());
   return images_.emplace(key, std::move(image)).first->second.get();
 }
 
@@ -53,7 +48,7 @@ ByteCount HostImages::present() const {
 }
 
 HostImages::Images::iterator HostImages::end(Images::iterator image) {
-  std::erase(namespaces_[image->first.first].images, image->second.get());
+  std::erase(origins_[image->first.first].images, image->second.get());
   image->second->stop();
   ending_.push_back(std::move(image->second));
   return images_.erase(image);

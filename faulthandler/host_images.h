@@ -2,7 +2,6 @@
 
 #include <map>
 #include <memory>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -21,10 +20,9 @@ class HostImages {
   /// Makes the image if it is not there. kLimitExceeded when those that VMs use take up the budget
   /// or are too many, kBusy when VMs use one that is no good, and the errors of
   /// HostImage::create().
-  Result<HostImage*> get(Loop& loop, DemandLink& link, const std::string& name_space,
-                         ServeOptions options);
-  /// What the images of a namespace have, for whoever else needs a page with the same chunk.
-  ChunkSource& chunks(const std::string& name_space) { return namespaces_[name_space]; }
+  Result<HostImage*> get(Loop& loop, DemandLink& link, ServeOptions options);
+  /// What the images of an origin have, for whoever else needs a page with the same chunk.
+  ChunkSource& chunks(const Origin& origin) { return origins_[origin]; }
 
   /// Keeps within the budget and destroys what has ended. Once in a while.
   void tidy();
@@ -33,11 +31,11 @@ class HostImages {
   bool finished() const { return images_.empty() && ending_.empty(); }
 
  private:
-  struct Namespace final : ChunkSource {
+  struct OfOrigin final : ChunkSource {
     std::optional<PageSpan> find(ChunkId chunk) const override;
     std::vector<const HostImage*> images;
   };
-  using Key = std::pair<std::string, SnapshotId>;
+  using Key = std::pair<Origin, SnapshotId>;
   using Images = std::map<Key, std::unique_ptr<HostImage>>;
 
   Images::iterator end(Images::iterator image);
@@ -46,7 +44,7 @@ class HostImages {
   ByteCount present() const;
 
   const ByteCount budget_;
-  std::map<std::string, Namespace> namespaces_;
+  std::map<Origin, OfOrigin> origins_;
   Images images_;
   std::vector<std::unique_ptr<HostImage>> ending_;
 };

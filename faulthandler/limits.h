@@ -13,8 +13,10 @@ inline constexpr std::size_t kMaxEventReads = 4;       // system calls in one dr
 inline constexpr std::size_t kMaxRegionPieces = 2048;  // that a VMM may cut its regions into
 inline constexpr std::size_t kMaxProbes = 512;         // pages of a session left out to learn from
 inline constexpr std::size_t kMaxHugeFills = 4;  // huge pages of a session put together at once
-inline constexpr std::size_t kMaxDelayedFills = 256;  // pages kept while a REMOVE is under way
+inline constexpr std::size_t kMaxDelayedFills =
+    256;  // pages' content kept while a REMOVE is under way
 inline constexpr std::size_t kMaxPostedTasks = 1024;  // from control threads to the loop
+inline constexpr std::size_t kMaxLinks = 64;          // connections for each namespace of a store
 
 /// Replies on connections for pages have a short header; anything else is not ours.
 inline constexpr std::size_t kMaxReplyHeaderBytes = 4096;
@@ -58,6 +60,9 @@ inline constexpr std::size_t kMaxImages = 128;          // each has three descri
 /// Between two looks at whether an image has pages that nobody here has put in.
 inline constexpr std::chrono::seconds kGuardInterval{1};
 inline constexpr std::chrono::seconds kAcceptTimeout{600};  // from prepare to the VMM's connect
+/// Between attempts to accept a VMM when no descriptor is left.
+inline constexpr std::chrono::milliseconds kAcceptPauseFirst{10};
+inline constexpr std::chrono::milliseconds kAcceptPauseMost{1000};
 inline constexpr std::chrono::seconds kHandoffTimeout{10};  // from connect to the whole handoff
 inline constexpr std::chrono::seconds kDemandTimeout{5};    // a reply; then the link is redone
 inline constexpr std::chrono::seconds kUnservableRetry{5};  // policy wait: until the next attempt

@@ -24,7 +24,7 @@ struct Options {
   std::string spin = "auto";
   std::uint32_t around = 64;
   std::uint32_t record_every = 64;
-  std::uint64_t images_mib = thaw::physical_memory().value / 2 >> 20;
+  std::uint64_t images_mib = thaw::usable_memory().value / 2 >> 20;
   unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
   bool verbose = false;
 };
@@ -101,9 +101,11 @@ int main(int argc, char** argv) {
                  "Threads that decompress prefetched pages and put them in")
       ->check(CLI::Range(1u, 64u))
       ->capture_default_str();
-  app.add_option("--images-mib", options.images_mib,
-                 "What shared images of snapshots may take up together; those that no VM uses are "
-                 "kept within it for the next VM. Half of this host's memory")
+  app.add_option(
+         "--images-mib", options.images_mib,
+         "What shared images of snapshots may take up together; those that no VM uses are "
+         "kept within it for the next VM. Half of this host's memory, or of what the cgroup "
+         "of the handler may use")
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
       ->capture_default_str();
   app.add_flag("--verbose", options.verbose, "Log details");

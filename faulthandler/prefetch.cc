@@ -1,6 +1,8 @@
 #include "faulthandler/prefetch.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <utility>
 
 #include "base/log.h"
 
@@ -352,7 +354,10 @@ void Prefetch::settle(PrefetchJob& job, const PrefetchJob::Run& run) {
   if (run.present.value > 0) owner_.on_prefetched({run.first, run.present});
   // Who waits in memory that is gone finds out on demand.
   if (run.outcome == FillOutcome::kRangeGone) job.attempts = limits::kMaxPrefetchAttempts;
-  if (run.outcome == FillOutcome::kFailed) owner_.on_prefetch_failed(run.error_number);
+  if (run.outcome != FillOutcome::kFailed) return;
+  if (run.error_number != ENOMEM) return owner_.on_prefetch_failed(run.error_number);
+  job.attempts = limits::kMaxPrefetchAttempts;
+  stop_for_want_of_memory();
 }
 
 void Prefetch::drop(PrefetchJob& job) {
@@ -370,6 +375,13 @@ void Prefetch::give_up(const std::string& reason) {
   log_warning("the working set of snapshot {} is not brought on: {}", plan_.set->snapshot().value,
               reason);
   state_ = PrefetchState::kStopped;
+}
+
+/// Nobody waits for what is prefetched, so that is no reason to end a VM: a demand may be.
+void Prefetch::stop_for_want_of_memory() {
+  const std::uint64_t rest = std::exchange(plan_.hydrate_bytes_per_s, 0);
+  if (state_ == PrefetchState::kStreaming) return give_up("there is no memory for it");
+  if (rest > 0) log_warning("hydration ends: there is no memory for the rest");
 }
 
 void Prefetch::check_done() {

@@ -128,6 +128,8 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   void drop(PrefetchJob& job);
   /// Gives up what has not been asked for.
   void give_up(const std::string& reason);
+  /// Gives up what has not been asked for of the set and of the rest of memory.
+  void stop_for_want_of_memory();
   void check_done();
 
   // The rest of memory.

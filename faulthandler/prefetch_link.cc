@@ -15,12 +15,10 @@ constexpr std::size_t kUsualChunkBytes = 1500;
 
 }  // namespace
 
-PrefetchLink::PrefetchLink(Loop& loop, TcpAddress server, std::string name_space,
-                           const DemandLink& demand)
+PrefetchLink::PrefetchLink(Loop& loop, TcpAddress server, Origin origin, const DemandLink& demand)
     : demand_(demand),
-      connection_(loop,
+      connection_(loop, std::move(origin),
                   {.server = server,
-                   .name_space = std::move(name_space),
                    .role = message::Role::kPrefetch,
                    .send_bytes = 0,
                    .most_reply_bytes = kMostReplyBytes,

@@ -11,7 +11,7 @@
 
 namespace thaw {
 
-/// The prefetch connection to one page server for one namespace, shared by the sessions of a loop.
+/// The prefetch connection to one page server for one origin, shared by the sessions of a loop.
 /// A bounded number of bytes is asked for ahead, and only one piece while a demand waits: what has
 /// been asked for stands in a demand's way on the network. What is lost with the connection is for
 /// its session to ask for again. One thread.
@@ -34,7 +34,7 @@ class PrefetchLink final : private ServerConnection::User {
   };
 
   /// `demand` is the same server's, and must outlive it.
-  PrefetchLink(Loop& loop, TcpAddress server, std::string name_space, const DemandLink& demand);
+  PrefetchLink(Loop& loop, TcpAddress server, Origin origin, const DemandLink& demand);
   PrefetchLink(const PrefetchLink&) = delete;
   PrefetchLink& operator=(const PrefetchLink&) = delete;
   ~PrefetchLink() = default;
@@ -56,6 +56,11 @@ class PrefetchLink final : private ServerConnection::User {
   std::size_t keep_buffer() { return connection_.keep_buffer(); }
   void let_go(std::size_t buffer) { connection_.let_go(buffer); }
 
+  /// Whether nobody has anything to do with it.
+  bool unused() const { return sinks_.empty() && requests_.empty(); }
+  /// From now on it is for another origin. REQUIRES: unused().
+  void serve(const Origin& origin) { connection_.serve(origin); }
+
   /// Ends it; may be destroyed once idle().
   void close() { connection_.close(); }
   bool idle() const { return connection_.idle(); }
@@ -70,6 +75,8 @@ class PrefetchLink final : private ServerConnection::User {
   };
 
   void on_ready() override { offer_room(); }
+  /// Nothing has been asked for, and will be when the right one is there.
+  void on_wrong_store(const Error&) override {}
   Result<void> on_reply(Envelope reply, ByteSpan body) override;
   void on_replies_end() override { offer_room(); }
   void on_lost() override;

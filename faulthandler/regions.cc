@@ -109,8 +109,7 @@ std::vector<HandoffRegion> RegionTable::take_out(HostAddress start, ByteCount le
   return taken;
 }
 
-Result<std::vector<PageRange>> RegionTable::move(HostAddress from, HostAddress to,
-                                                 ByteCount length) {
+std::vector<PageRange> RegionTable::move(HostAddress from, HostAddress to, ByteCount length) {
   std::vector<PageRange> lost;
   for (const HandoffRegion& region : take_out(to, length)) lost.push_back(pages_of(region));
   for (HandoffRegion region : take_out(from, length)) {
@@ -118,11 +117,13 @@ Result<std::vector<PageRange>> RegionTable::move(HostAddress from, HostAddress t
     regions_.push_back(region);
   }
   std::ranges::sort(regions_, {}, [](const HandoffRegion& region) { return region.offset; });
-  if (regions_.size() > limits::kMaxRegionPieces) {
-    return fail(ErrorCode::kLimitExceeded, "the VMM has cut its guest memory into {} pieces",
-                regions_.size());
-  }
   return lost;
+}
+
+Result<void> RegionTable::check_pieces() const {
+  if (regions_.size() <= limits::kMaxRegionPieces) return {};
+  return fail(ErrorCode::kLimitExceeded, "the VMM has cut its guest memory into {} pieces",
+              regions_.size());
 }
 
 }  // namespace thaw

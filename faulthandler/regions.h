@@ -44,9 +44,10 @@ class RegionTable {
   }
 
   /// The VMM has moved [from, from + length) to `to` (mremap), over whatever was there. Returns the
-  /// pages that are mapped nowhere any more. kLimitExceeded when the regions have fallen into more
-  /// than limits::kMaxRegionPieces.
-  Result<std::vector<PageRange>> move(HostAddress from, HostAddress to, ByteCount length);
+  /// pages that are mapped nowhere any more.
+  std::vector<PageRange> move(HostAddress from, HostAddress to, ByteCount length);
+  /// kLimitExceeded when the regions have fallen into more than limits::kMaxRegionPieces.
+  Result<void> check_pieces() const;
 
   /// REQUIRES: `region` is of this table.
   static PageRange pages_of(const HandoffRegion& region) {

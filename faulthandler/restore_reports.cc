@@ -33,10 +33,14 @@ void RestoreReports::upload(const Session& session, const char* what,
                             std::function<void(bool sent)> done) {
   const SessionOptions& options = session.options();
   uploader_.add({.what = fmt::format("the {} of session {}", what, options.id),
-                 .attempt = [server = server_, name_space = options.name_space,
+                 .attempt = [server = server_, origin = options.serve.image->origin,
                              snapshot = options.serve.image->manifest.snapshot,
                              send = std::move(send)]() -> Result<void> {
-                   PageClient client = TRY(PageClient::connect(server, name_space));
+                   PageClient client = TRY(PageClient::connect(server, origin.name_space));
+                   if (client.store() != origin.store) {
+                     return fail(ErrorCode::kWrongStore, "the page server keeps the store {}",
+                                 client.store().text());
+                   }
                    return send(client, snapshot);
                  },
                  .done = std::move(done)});

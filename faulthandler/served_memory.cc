@@ -56,6 +56,7 @@ void ServedMemory::stop() {
   if (prefetch_ != nullptr) prefetch_->stop();
   end_window();
   delayed_.clear();
+  delayed_zeros_.clear();
   for (Operation* operation : {&reading_, &retrying_, &unsticking_, &windowing_}) {
     loop_.cancel(*operation);
   }
@@ -284,8 +285,8 @@ void ServedMemory::add_to(SessionReport& report) const {
   }
   report.recorded_pages = options_.window_use == WindowUse::kRecord ? recorder_.count() : 0;
   if (serving_) {
-    report.waiting_pages =
-        wanted_.size() - next_wanted_ + asked_ + delayed_.size() + stuck_.size() + huge_.waiting();
+    report.waiting_pages = wanted_.size() - next_wanted_ + asked_ + delayed_.size() +
+                           delayed_zeros_.size() + stuck_.size() + huge_.waiting();
   }
   report.bytes_received = bytes_received_;
   report_latency(latency_, report);

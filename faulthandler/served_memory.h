@@ -1,6 +1,7 @@
 #pragma once
 
 #include <array>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -33,6 +34,8 @@ enum class WindowUse {
 
 struct ServeOptions {
   std::shared_ptr<const SnapshotImage> image;
+  /// Of a host image: where it has a chunk.
+  std::shared_ptr<const ChunkPlaces> places = nullptr;
   const ChunkSource* local = nullptr;       // asked before the page server; nullptr: none
   std::uint32_t around = 1;                 // largest fault-around window, a power of two; 1: none
   std::optional<PrefetchService> prefetch;  // nothing: nothing is prefetched
@@ -77,7 +80,7 @@ class ServedMemory final : public VmMemory,
  private:
   struct DelayedFill {
     WantedPage wanted;
-    std::unique_ptr<PlainPage> content;  // nullptr: zeros
+    std::unique_ptr<PlainPage> content;
   };
 
   /// No more events are read: what a VMM that is left waiting still does costs nothing.
@@ -139,6 +142,7 @@ class ServedMemory final : public VmMemory,
               Clock::time_point since);
   void note_filled(PageRange pages);
   void delay(const WantedPage& wanted, std::optional<PageSpan> content);
+  bool has_delayed() const { return !delayed_.empty() || !delayed_zeros_.empty(); }
   void retry_delayed();
   void on_retry_timer();
   /// What every fill does with an outcome that is none of its own business.
@@ -166,6 +170,7 @@ class ServedMemory final : public VmMemory,
   std::unique_ptr<std::array<PlainPage, limits::kMaxBatchRiders>> run_;  // neighbours, decoded
   PageRange run_pages_{};
   std::vector<DelayedFill> delayed_;
+  std::map<PageIndex, Clock::time_point> delayed_zeros_;  // wanted since when
   Nanoseconds delay_{limits::kDelayedFirst};
   std::vector<WantedPage> stuck_;  // unservable, and the guest waits
 

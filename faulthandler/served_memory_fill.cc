@@ -184,16 +184,13 @@ void ServedMemory::note_failure(const FillResult& result, PageRange unit) {
 
 void ServedMemory::delay(const WantedPage& wanted, std::optional<PageSpan> content) {
   ++delayed_fills_;
-  if (delayed_.size() >= limits::kMaxDelayedFills) {
-    // Too much to keep: its chunk is asked for again, or who waits for zeros faults again.
-    if (content) return wanted_.push_back(wanted);
-    const HandoffRegion& region = *regions_.find(wanted.page);
-    const PageRange unit = unit_of(wanted.page, region);
-    return wake_pages(userfaultfd_, RegionTable::address_in(region, unit.first),
-                      bytes_of(unit.count));
-  }
-  DelayedFill& later = delayed_.emplace_back(DelayedFill{wanted, nullptr});
-  if (content) {
+  if (!content) {
+    delayed_zeros_.emplace(wanted.page, wanted.since);
+  } else if (delayed_.size() >= limits::kMaxDelayedFills) {
+    // Too much to keep: its chunk is asked for again.
+    return wanted_.push_back(wanted);
+  } else {
+    DelayedFill& later = delayed_.emplace_back(DelayedFill{wanted, nullptr});
     later.content = std::make_unique_for_overwrite<PlainPage>();
     std::ranges::copy(*content, later.content->begin());
   }
@@ -206,13 +203,22 @@ void ServedMemory::retry_delayed() {
   delayed_.clear();
   for (const DelayedFill& later : due) {
     if (!serving_) return;
-    const bool zeros = later.content == nullptr;
-    fill(later.wanted, zeros ? std::nullopt : std::optional<PageSpan>(*later.content));
+    fill(later.wanted, PageSpan(*later.content));
+  }
+  bool removing = !delayed_.empty();
+  for (std::size_t i = 0; serving_ && i < limits::kMaxDelayedFills && !delayed_zeros_.empty();
+       ++i) {
+    const auto [page, since] = *delayed_zeros_.begin();
+    delayed_zeros_.erase(delayed_zeros_.begin());
+    fill({.page = page, .chunk = kNoChunk, .since = since}, std::nullopt);
+    // What is in the way of one is in the way of all.
+    removing = removing || delayed_zeros_.contains(page);
+    if (removing) break;
   }
   for (HugeFills::Fill& later : huge_.fills()) {
     if (serving_ && later.active && later.missing == 0) fill_huge(later);
   }
-  if (delayed_.empty()) delay_ = limits::kDelayedFirst;
+  if (!removing) delay_ = limits::kDelayedFirst;
 }
 
 void ServedMemory::on_retry_timer() {
@@ -222,7 +228,7 @@ void ServedMemory::on_retry_timer() {
   if (!given_up_) drain_events();
   retry_delayed();
   ask_for_wanted();
-  if (!delayed_.empty() && !retrying_.active()) loop_.wait(delay_, retrying_);
+  if (has_delayed() && !retrying_.active()) loop_.wait(delay_, retrying_);
 }
 
 }  // namespace thaw

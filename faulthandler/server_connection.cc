@@ -16,8 +16,9 @@ constexpr std::chrono::seconds kAwayLogInterval{10};
 
 }  // namespace
 
-ServerConnection::ServerConnection(Loop& loop, Options options, User& user)
+ServerConnection::ServerConnection(Loop& loop, Origin origin, Options options, User& user)
     : loop_(loop),
+      origin_(std::move(origin)),
       options_(std::move(options)),
       user_(user),
       memory_(
@@ -48,6 +49,12 @@ void ServerConnection::open() {
   if (state_ == State::kAway && !timer_.active()) connect();
 }
 
+void ServerConnection::serve(const Origin& origin) {
+  CHECK(!user_.needs_connection());
+  origin_ = origin;
+  if (state_ != State::kAway && state_ != State::kClosing) lose("it is to serve another store");
+}
+
 void ServerConnection::connect() {
   auto socket = create_tcp_socket(options_.server);
   if (!socket) return lose(socket.error().message());
@@ -66,7 +73,7 @@ void ServerConnection::on_connected(int result) {
   state_ = State::kGreeting;
   encode_message(
       message::Hello{
-          .version = message::kVersion, .role = options_.role, .name_space = options_.name_space},
+          .version = message::kVersion, .role = options_.role, .name_space = origin_.name_space},
       0, 0, unsent_);
   flush();
   receive();
@@ -156,6 +163,13 @@ Result<void> ServerConnection::take_reply(Envelope reply, ByteSpan body) {
   const auto* const welcome = std::get_if<message::Welcome>(&reply.message);
   if (welcome == nullptr || welcome->version != message::kVersion) {
     return fail(ErrorCode::kBadVersion, "no welcome of version {}", message::kVersion);
+  }
+  if (welcome->store != origin_.store) {
+    const Error error(ErrorCode::kWrongStore,
+                      fmt::format("it keeps the store {} where {} is meant", welcome->store.text(),
+                                  origin_.store.text()));
+    user_.on_wrong_store(error);
+    return std::unexpected(error);
   }
   state_ = State::kReady;
   ready_since_ = Clock::now();

@@ -9,13 +9,15 @@
 #include "base/error.h"
 #include "base/socket.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/origin.h"
 #include "format/wire.h"
 
 namespace thaw {
 
-/// A connection to a page server for one namespace and role, made when first needed. When the
-/// server goes away it comes back with a growing pause, for as long as its user needs it. Replies
-/// are received into buffers that are made once; the user reads them where they lie. One thread.
+/// A connection to a page server for one origin and role, made when first needed. When the server
+/// goes away it comes back with a growing pause, for as long as its user needs it. A server that
+/// keeps another store than the origin's counts as away, and is asked for nothing. Replies are
+/// received into buffers that are made once; the user reads them where they lie. One thread.
 class ServerConnection {
  public:
   /// Whose requests and replies go over it.
@@ -23,6 +25,8 @@ class ServerConnection {
    public:
     /// The server has answered the hello: what is outstanding is to be sent (again).
     virtual void on_ready() = 0;
+    /// There is a server, but it keeps another store; the connection is lost, too.
+    virtual void on_wrong_store(const Error& error) = 0;
     /// A reply; `body` is valid during the call, and after it while its buffer is kept. An error
     /// loses the connection.
     virtual Result<void> on_reply(Envelope reply, ByteSpan body) = 0;
@@ -43,7 +47,6 @@ class ServerConnection {
 
   struct Options {
     TcpAddress server;
-    std::string name_space;
     message::Role role = message::Role::kDemand;
     std::size_t send_bytes = 0;        // room for requests, so that none of them allocates
     std::size_t most_reply_bytes = 0;  // of one reply, head and all
@@ -52,10 +55,12 @@ class ServerConnection {
   };
 
   /// `user` must outlive it.
-  ServerConnection(Loop& loop, Options options, User& user);
+  ServerConnection(Loop& loop, Origin origin, Options options, User& user);
   ServerConnection(const ServerConnection&) = delete;
   ServerConnection& operator=(const ServerConnection&) = delete;
 
+  /// From now on it is for another origin. REQUIRES: its user does not need it.
+  void serve(const Origin& origin);
   bool ready() const { return state_ == State::kReady; }
   /// Connects, unless that is done or under way.
   void open();
@@ -98,6 +103,7 @@ class ServerConnection {
   MutableByteSpan buffer(std::size_t index) const;
 
   Loop& loop_;
+  Origin origin_;
   const Options options_;
   User& user_;
   State state_ = State::kAway;

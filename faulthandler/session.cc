@@ -1,10 +1,9 @@
 #include "faulthandler/session.h"
 
-#include <poll.h>
+#include <algorithm>
 
 #include "base/file.h"
 #include "base/log.h"
-#include "faulthandler/limits.h"
 #include "faulthandler/shared_memory.h"
 #include "format/farewell.h"
 
@@ -29,7 +28,7 @@ Session::Session(Loop& loop, DemandLink& link, SessionOptions options, Owner& ow
       memory_(make_memory(loop, link, options_, *this)) {}
 
 void Session::start() {
-  loop_.poll(options_.listener, POLLIN, accepting_);
+  await_connection();
   loop_.wait(limits::kAcceptTimeout, patience_);
   memory_->connect();  // which may end the session
 }
@@ -38,9 +37,13 @@ void Session::on_connection(int result) {
   if (state_ != SessionState::kPrepared) return;
   if (result < 0) return end("waiting for the VMM failed");
   auto accepted = accept_unix(options_.listener, Deadline::after(Nanoseconds(0)));
+  if (!accepted && accepted.error().code() == ErrorCode::kTimeout) return await_connection();
   if (!accepted) {
-    loop_.poll(options_.listener, POLLIN, accepting_);
-    return;
+    // Out of descriptors, mostly: the VMM stays in the queue, and polling tells of it all the time.
+    if (accept_pause_ == limits::kAcceptPauseFirst) {
+      log_error("session {}: its VMM has to wait: {}", options_.id, accepted.error().message());
+    }
+    return loop_.wait(accept_pause_, resting_);
   }
   auto peer = peer_process(*accepted);
   if (!peer) return refuse_handoff(peer.error());
@@ -50,6 +53,12 @@ void Session::on_connection(int result) {
   receiver_ = std::make_unique<HandoffReceiver>();
   loop_.poll(connection_, POLLIN, receiving_);
   loop_.cancel(patience_);
+}
+
+void Session::on_rested() {
+  if (state_ != SessionState::kPrepared) return;
+  accept_pause_ = std::min<Nanoseconds>(accept_pause_ * 2, limits::kAcceptPauseMost);
+  await_connection();
 }
 
 /// A VMM that is to map the host image gets it now.
@@ -217,7 +226,8 @@ void Session::end(std::string outcome) {
   if (state_ == SessionState::kPrepared) remove_file(options_.socket_path);
   state_ = SessionState::kEnded;
   memory_->stop();
-  for (Operation* operation : {&accepting_, &receiving_, &patience_, &exiting_, &leaving_}) {
+  for (Operation* operation :
+       {&accepting_, &resting_, &receiving_, &patience_, &exiting_, &leaving_}) {
     loop_.cancel(*operation);
   }
   owner_.on_ended();
@@ -225,7 +235,8 @@ void Session::end(std::string outcome) {
 
 bool Session::finished() const {
   return state_ == SessionState::kEnded && memory_->finished() && !accepting_.active() &&
-         !receiving_.active() && !patience_.active() && !exiting_.active() && !leaving_.active();
+         !resting_.active() && !receiving_.active() && !patience_.active() && !exiting_.active() &&
+         !leaving_.active();
 }
 
 SessionReport Session::report() const {

@@ -4,9 +4,12 @@
 #include <optional>
 #include <string>
 
+#include <poll.h>
+
 #include "base/socket.h"
 #include "faulthandler/handoff_receiver.h"
 #include "faulthandler/host_image.h"
+#include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/vm_memory.h"
 #include "format/control.h"
@@ -15,7 +18,6 @@ namespace thaw {
 
 struct SessionOptions {
   std::uint64_t id = 0;
-  std::string name_space;
   std::string socket_path;
   UniqueFd listener;  // on socket_path
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
@@ -67,7 +69,10 @@ class Session final : private VmMemory::Owner {
   SessionReport report() const;
 
  private:
+  void await_connection() { loop_.poll(options_.listener, POLLIN, accepting_); }
   void on_connection(int result);
+  /// Looks for the VMM again after one could not be accepted.
+  void on_rested();
   Result<void> greet();
   void on_handoff(int result);
   void on_patience_over(int result);
@@ -76,6 +81,7 @@ class Session final : private VmMemory::Owner {
   void refuse_handoff(const Error& error);
 
   /// Stops the VM for good reason, as its policy says, and remembers why.
+  pid_t vmm() const override { return vmm_.pid; }
   void give_up(const std::string& reason) override;
   void stop_vm(const std::string& reason) override;
   bool may_wait(PageIndex page, const std::string& reason) override;
@@ -103,7 +109,9 @@ class Session final : private VmMemory::Owner {
   UniqueFd refused_userfaultfd_;  // held until the VMM has exited
   const std::unique_ptr<VmMemory> memory_;
 
+  Nanoseconds accept_pause_{limits::kAcceptPauseFirst};  // before the next attempt
   Operation accepting_{[this](int result) { on_connection(result); }};
+  Operation resting_{[this](int) { on_rested(); }};
   Operation receiving_{[this](int result) { on_handoff(result); }};
   Operation patience_{[this](int result) { on_patience_over(result); }};
   Operation exiting_{[this](int result) { on_vmm_exit(result); }};

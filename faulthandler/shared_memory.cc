@@ -4,12 +4,17 @@
 
 #include <poll.h>
 
+#include "base/process_maps.h"
+
 namespace thaw {
 
 namespace {
 
 /// Pages shown at once where each would raise a minor fault, 0.3 us each.
 constexpr std::uint64_t kShownBlock = 16;
+
+/// Attempts to register what is mapped by then, of a VMM that goes on to unmap.
+constexpr unsigned kMostLooks = 3;
 
 }  // namespace
 
@@ -90,7 +95,7 @@ bool SharedMemory::on_removed(PageRange pages) {
     has_minor_faults_ = true;
     removed_.resize(image_.snapshot().manifest.spec.memory_pages().value);
     for (const HandoffRegion& region : regions_.regions()) {
-      const auto registered = register_missing_and_minor(userfaultfd_, region.base, region.size);
+      const auto registered = register_minor_faults(region);
       if (!registered) on_spoiled(registered.error().message());
     }
   }
@@ -101,6 +106,21 @@ bool SharedMemory::on_removed(PageRange pages) {
   const bool waited = first != end;
   waiting_.erase(first, end);
   return waited;
+}
+
+Result<void> SharedMemory::register_minor_faults(const HandoffRegion& region) {
+  auto registered = register_missing_and_minor(userfaultfd_, region.base, region.size);
+  // Where nothing is mapped any more, or something else is, that fails. What is left of the image
+  // there can be registered, and all else is not guest memory.
+  for (unsigned look = 0; !registered && look < kMostLooks; ++look) {
+    const auto parts = TRY(mapped_parts(owner_.vmm(), image_.file(), region.base, region.size));
+    registered = {};
+    for (const AddressRange& part : parts) {
+      registered = register_missing_and_minor(userfaultfd_, part.start, part.length);
+      if (!registered) break;
+    }
+  }
+  return registered;
 }
 
 void SharedMemory::on_present(PageRange pages) {

@@ -40,6 +40,7 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   void on_events(int result);
   void answer_fault(HostAddress address, Clock::time_point now);
   bool on_removed(PageRange pages) override;
+  Result<void> register_minor_faults(const HandoffRegion& region);
   bool is_removed(PageIndex page) const {
     return page.value < removed_.size() && removed_[page.value];
   }

@@ -1,40 +1,59 @@
 #include "faulthandler/snapshot_source.h"
 
 #include "base/log.h"
-#include "format/page_client.h"
 
 namespace thaw {
 
+template <typename T>
+std::shared_ptr<const T> SnapshotSource::find(Cache<T>& cache, const Key& key) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(cache, [](const auto& entry) { return entry.second.expired(); });
+  const auto found = cache.find(key);
+  return found == cache.end() ? nullptr : found->second.lock();
+}
+
+template <typename T>
+void SnapshotSource::keep(Cache<T>& cache, const Key& key, const std::shared_ptr<const T>& value) {
+  const std::lock_guard lock(mutex_);
+  cache[key] = value;
+}
+
+Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient& client,
+                                                                      const Key& key,
+                                                                      Manifest manifest) {
+  if (auto image = find(images_, key)) return image;
+  PageMap map = TRY(client.page_map(manifest));
+  ColdMap cold;
+  if (manifest.statistics.cold_pages > 0) {
+    auto fetched = client.cold_map(manifest);
+    if (fetched) {
+      cold = *std::move(fetched);
+    } else {
+      log_warning("{} without its cold map: {}", manifest.spec.name, fetched.error().message());
+    }
+  }
+  auto image = std::make_shared<const SnapshotImage>(key.first, std::move(manifest), std::move(map),
+                                                     std::move(cold));
+  keep(images_, key, image);
+  return image;
+}
+
+std::shared_ptr<const ChunkPlaces> SnapshotSource::places_of(const Key& key,
+                                                             const SnapshotImage& image) {
+  if (auto places = find(places_, key)) return places;
+  auto places = std::make_shared<const ChunkPlaces>(image.map, image.manifest.spec.memory_pages());
+  keep(places_, key, places);
+  return places;
+}
+
 Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
-                                                 const std::string& snapshot,
+                                                 const std::string& snapshot, MemoryUse use,
                                                  const std::string& state_out,
                                                  std::optional<FileOwner> owner) {
   PageClient client = TRY(PageClient::connect(server_, name_space));
   Manifest manifest = TRY(client.show(snapshot));
-  const Key key{name_space, manifest.snapshot};
-  std::shared_ptr<const SnapshotImage> image;
-  {
-    const std::lock_guard lock(mutex_);
-    std::erase_if(images_, [](const auto& entry) { return entry.second.expired(); });
-    image = images_[key].lock();
-  }
-  // A page server that was set up anew gives out the same numbers again.
-  if (image != nullptr && image->manifest.content_hash != manifest.content_hash) image = nullptr;
-  if (image == nullptr) {
-    PageMap map = TRY(client.page_map(manifest));
-    ColdMap cold;
-    if (manifest.statistics.cold_pages > 0) {
-      auto fetched = client.cold_map(manifest);
-      if (fetched) {
-        cold = *std::move(fetched);
-      } else {
-        log_warning("{} without its cold map: {}", snapshot, fetched.error().message());
-      }
-    }
-    image = std::make_shared<SnapshotImage>(std::move(manifest), std::move(map), std::move(cold));
-    const std::lock_guard lock(mutex_);
-    images_[key] = image;
-  }
+  const Key key{{client.store(), name_space}, manifest.snapshot};
+  const auto image = TRY(image_of(client, key, std::move(manifest)));
   if (!state_out.empty()) {
     PartialFile file = TRY(PartialFile::create(state_out));
     if (owner) TRY(file.give_to(*owner));
@@ -55,7 +74,8 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
   } else {
     log_warning("{} without its working set: {}", snapshot, working_set.error().message());
   }
-  return PreparedSnapshot{std::move(image), std::move(set), has_no_set};
+  auto places = use == MemoryUse::kShared ? places_of(key, *image) : nullptr;
+  return PreparedSnapshot{image, std::move(places), std::move(set), has_no_set};
 }
 
 }  // namespace thaw

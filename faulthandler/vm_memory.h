@@ -3,6 +3,8 @@
 #include <string>
 #include <vector>
 
+#include <sys/types.h>
+
 #include "base/histogram.h"
 #include "base/unique_fd.h"
 #include "faulthandler/recorder.h"
@@ -17,6 +19,8 @@ class VmMemory {
   /// Who decides what becomes of the VM.
   class Owner {
    public:
+    /// The process whose memory it is; 0: that of nobody else.
+    virtual pid_t vmm() const { return 0; }
     /// The guest cannot be served any more.
     virtual void give_up(const std::string& reason) = 0;
     /// The guest's memory is not what it should be: it must not go on, whatever its policy.

@@ -26,6 +26,7 @@ Result<PageClient> PageClient::connect(const TcpAddress& address, const std::str
     return fail(ErrorCode::kBadVersion, "the page server speaks version {}, this build {}",
                 welcome.version, message::kVersion);
   }
+  client.store_ = welcome.store;
   return client;
 }
 

@@ -77,6 +77,8 @@ class PageClient {
   /// The body of the oldest outstanding reply, valid until the next call.
   Result<ByteSpan> receive_chunks();
 
+  /// The server's; what it says of snapshots and chunks is of this store.
+  const StoreId& store() const { return store_; }
   /// All bytes received so far, heads included.
   std::uint64_t bytes_received() const { return bytes_received_; }
 
@@ -95,6 +97,7 @@ class PageClient {
                     Nanoseconds timeout = limits::kRequestTimeout);
 
   UniqueFd socket_;
+  StoreId store_;
   std::uint64_t next_request_ = 1;
   std::deque<std::uint64_t> outstanding_;
   Bytes head_;

@@ -90,6 +90,7 @@ struct Hello {
 
 struct Welcome {
   version @0 :UInt16;
+  store @1 :Data;  # 16 bytes, not all zero
 }
 
 struct ErrorReply {

@@ -1,5 +1,7 @@
 #include "format/wire.h"
 
+#include <algorithm>
+
 #include <capnp/message.h>
 #include <capnp/serialize.h>
 
@@ -100,7 +102,11 @@ void write(const message::PutPrefetchReport& from, Builder to) {
   write_counters(from.counters, put.initCounters());
 }
 void write(const message::ErrorReply& from, Builder to) { write_error(from, to.initError()); }
-void write(const message::Welcome& from, Builder to) { to.initWelcome().setVersion(from.version); }
+void write(const message::Welcome& from, Builder to) {
+  auto welcome = to.initWelcome();
+  welcome.setVersion(from.version);
+  welcome.setStore(to_data(from.store.bytes));
+}
 void write(const message::Done&, Builder to) { to.setDone(); }
 void write(const message::Needed& from, Builder to) {
   to.initNeeded().setMissingBitmap(to_data(from.missing_bitmap));
@@ -247,6 +253,17 @@ message::Role read_role(schema::Role role) {
   return message::Role::kControl;
 }
 
+Result<Message> read_welcome(schema::Welcome::Reader from) {
+  message::Welcome welcome{.version = from.getVersion()};
+  const Bytes store = to_bytes(from.getStore());
+  if (store.size() != welcome.store.bytes.size()) {
+    return fail(ErrorCode::kMalformed, "the id of a store in {} bytes", store.size());
+  }
+  std::ranges::copy(store, welcome.store.bytes.begin());
+  if (!welcome.store.valid()) return fail(ErrorCode::kMalformed, "a welcome without a store");
+  return welcome;
+}
+
 Result<Message> read(Reader from) {
   switch (from.which()) {
     case schema::Message::HELLO: {
@@ -297,7 +314,7 @@ Result<Message> read(Reader from) {
     case schema::Message::ERROR:
       return TRY(read_error(from.getError()));
     case schema::Message::WELCOME:
-      return message::Welcome{from.getWelcome().getVersion()};
+      return read_welcome(from.getWelcome());
     case schema::Message::DONE:
       return message::Done{};
     case schema::Message::NEEDED:

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "format/chunk.h"
 #include "format/manifest.h"
+#include "format/store_id.h"
 
 namespace thaw {
 
@@ -18,7 +19,7 @@ namespace thaw {
 /// request id; a reply of Error answers any request.
 namespace message {
 
-inline constexpr std::uint16_t kVersion = 1;
+inline constexpr std::uint16_t kVersion = 2;
 
 /// What a connection is for. Those for pages have their own threads at the server.
 enum class Role : std::uint16_t { kControl = 0, kDemand = 1, kPrefetch = 2 };
@@ -204,6 +205,7 @@ struct ErrorReply {
 };
 struct Welcome {
   std::uint16_t version = kVersion;
+  StoreId store{};  // of the server
 };
 struct Done {};
 struct Needed {

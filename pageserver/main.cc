@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "pageserver/limits.h"
 #include "pageserver/store_check.h"
+#include "pageserver/store_id.h"
 #include "pageserver/sys/rocks_store.h"
 #include "pageserver/sys/server.h"
 
@@ -58,6 +59,15 @@ thaw::Result<bool> check(thaw::Store& store, const Options& options) {
   return check.problems.empty();
 }
 
+thaw::Result<void> take_backup(const Options& options) {
+  if (std::filesystem::exists(options.from_backup + "/" + thaw::kStoreIdFile)) {
+    return thaw::fail(thaw::ErrorCode::kInvalidArgument,
+                      "{} is no backup but a store that was served: its copy would pass for it",
+                      options.from_backup);
+  }
+  return thaw::copy_files(options.from_backup, options.store);
+}
+
 /// False when a check has found problems.
 thaw::Result<bool> run(const Options& options) {
   const thaw::TcpAddress listen = TRY(thaw::resolve_tcp(options.listen));
@@ -70,14 +80,16 @@ thaw::Result<bool> run(const Options& options) {
   if (options.check && !std::filesystem::exists(options.store + "/CURRENT")) {
     return thaw::fail(thaw::ErrorCode::kNotFound, "there is no store in {}", options.store);
   }
-  if (!options.from_backup.empty()) TRY(thaw::copy_files(options.from_backup, options.store));
+  if (!options.from_backup.empty()) TRY(take_backup(options));
   std::error_code error;
   std::filesystem::create_directories(options.store, error);
   if (error) return thaw::fail_errno("create " + options.store, error.value());
   const auto store = TRY(thaw::open_rocks_store(options.store, {options.min_free_mib << 20}));
   if (options.check) return check(*store, options);
+  const thaw::StoreId store_id = TRY(thaw::open_store_id(options.store));
   TRY(thaw::run_server(*store,
                        {.listen = listen,
+                        .store_id = store_id,
                         .max_connections = options.max_connections,
                         .kept_recordings = options.keep_recordings,
                         .upkeep = upkeep_of(options),

@@ -42,7 +42,7 @@ Result<Reply> Peer::hello(const Message& message) {
   TRY(check_name(hello->name_space, "namespace"));
   role_ = hello->role;
   name_space_name_ = hello->name_space;
-  return with_body(message::Welcome{}, {});
+  return with_body(message::Welcome{.store = server_.store});
 }
 
 Result<NamespaceId> Peer::name_space() {

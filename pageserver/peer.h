@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "base/clock.h"
+#include "format/store_id.h"
 #include "format/wire.h"
 #include "pageserver/jobs.h"
 #include "pageserver/limits.h"
@@ -22,8 +23,10 @@ namespace thaw {
 /// What the server's peers have in common: what is counted over all of them, whose turn it is, and
 /// what they keep from being deleted. Any thread.
 struct ServerState {
-  explicit ServerState(Nanoseconds pin_grace = {}) : pins(pin_grace) {}
+  explicit ServerState(const StoreId& store_id, Nanoseconds pin_grace = {})
+      : store(store_id), pins(pin_grace) {}
 
+  const StoreId store;
   Clock::time_point started = Clock::now();
   std::atomic<std::uint64_t> connections = 0;
   std::atomic<std::uint64_t> chunks_served = 0;

@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/histogram.h"
+#include "base/host.h"
 #include "base/mapping.h"
 #include "base/types.h"
 #include "tests/support/test_support.h"
@@ -225,6 +226,37 @@ TEST(File, TextFilesHaveABound) {
   EXPECT_EQ(read_text_file(scratch.path("t"), 5).value(), "12345");
   EXPECT_EQ(code_of(read_text_file(scratch.path("t"), 4)), ErrorCode::kTooLarge);
   EXPECT_FALSE(read_text_file("/proc/self/status", 1 << 16).value().empty());
+}
+
+TEST(Host, LeastLimitOfTheCgroupsAboveCounts) {
+  const ScratchDirectory mount;
+  std::filesystem::create_directories(mount.path("a/b/c"));
+  const auto limit = [&](const std::string& cgroup) {
+    return cgroup_memory_limit(mount.path(""), cgroup);
+  };
+  const auto set = [&](const std::string& cgroup, std::string_view text) {
+    std::ofstream(mount.path(cgroup + "/memory.max")) << text;
+  };
+  EXPECT_EQ(limit("/a/b/c"), std::nullopt);
+  set("a/b/c", "max\n");
+  EXPECT_EQ(limit("/a/b/c"), std::nullopt);
+  set("a", "3000000\n");
+  set("a/b", "4000000\n");
+  EXPECT_EQ(limit("/a/b/c"), ByteCount{3'000'000});
+  EXPECT_EQ(limit("/a/b"), ByteCount{3'000'000});
+  set("a/b/c", "2000000\n");
+  EXPECT_EQ(limit("/a/b/c"), ByteCount{2'000'000});
+  EXPECT_EQ(limit("/"), std::nullopt);
+  set(".", "1000000\n");
+  EXPECT_EQ(limit("/a/b/c"), ByteCount{1'000'000});
+  EXPECT_EQ(limit("/"), ByteCount{1'000'000}) << "of a container's own hierarchy";
+  EXPECT_EQ(limit("/a/gone"), ByteCount{1'000'000});
+  for (const std::string_view text : {"", "nonsense", "-1", "99999999999999999999999"}) {
+    set("a/b/c", text);
+    EXPECT_EQ(limit("/a/b/c"), ByteCount{1'000'000}) << text;
+  }
+  EXPECT_GT(usable_memory(), ByteCount{0});
+  EXPECT_LE(usable_memory(), physical_memory());
 }
 
 TEST(PartialFile, AppearsOnlyWhenPublished) {

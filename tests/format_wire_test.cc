@@ -32,6 +32,12 @@ SnapshotSpec some_spec() {
           .cpu_vendor = "AuthenticAMD"};
 }
 
+StoreId some_store() {
+  StoreId store;
+  store.bytes.fill(std::byte{7});
+  return store;
+}
+
 /// One of each kind, with no field at its default.
 std::vector<Message> all_messages() {
   return {
@@ -70,7 +76,7 @@ std::vector<Message> all_messages() {
       message::Unpin{{17}},
       message::GetColdMap{{18}},
       message::ErrorReply{ErrorCode::kBusy, "no"},
-      message::Welcome{3},
+      message::Welcome{3, some_store()},
       message::Done{},
       message::Needed{Bytes(3, std::byte{0x11})},
       message::ManifestReply{},
@@ -198,6 +204,26 @@ TEST(Wire, PushWithABadSpecIsRefusedByItsRule) {
   message::BeginPush push{some_spec(), ""};
   push.spec.memory = {1};
   EXPECT_EQ(code_of(decode_message(header_of(push))), ErrorCode::kInvalidArgument);
+}
+
+TEST(Wire, WelcomeHasAWholeStoreIdOrIsMalformed) {
+  const Bytes good = header_of(message::Welcome{2, some_store()});
+  const auto welcome = decode_message(good);
+  ASSERT_TRUE(succeeded(welcome));
+  EXPECT_EQ(std::get<message::Welcome>(welcome->message).store, some_store());
+  EXPECT_EQ(code_of(decode_message(header_of(message::Welcome{2, {}}))), ErrorCode::kMalformed);
+
+  // The pointer to its bytes says in its upper 29 bits how many they are, from bit 3 of its upper
+  // half on.
+  const std::uint32_t pointer = 16u << 3 | 2;
+  std::size_t at = 0;
+  while (at + 4 < good.size() && load_le<std::uint32_t>(good.data() + at) != pointer) at += 4;
+  ASSERT_LT(at + 4, good.size());
+  for (const std::uint32_t size : {0u, 1u, 15u, 17u, 0x1fff'ffffu}) {
+    Bytes hostile = good;
+    store_le(hostile.data() + at, size << 3 | 2);
+    EXPECT_EQ(code_of(decode_message(hostile)), ErrorCode::kMalformed) << size;
+  }
 }
 
 TEST(Wire, UnknownKindIsUnsupportedAndUnknownErrorIsIo) {

@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/mapping.h"
 #include "base/pagemap.h"
+#include "base/process_maps.h"
 #include "base/userfaultfd.h"
 #include "tests/support/test_support.h"
 
@@ -145,6 +146,37 @@ TEST_F(MemoryFile, WhatIsGivenBackRaisesMinorFaultsAndMayBecomeZero) {
 
   EXPECT_EQ(value, std::byte{0});
   EXPECT_EQ(image_.bytes()[kPageBytes], std::byte{7});
+}
+
+TEST_F(MemoryFile, PartsThatAreMappedAreFoundAndNothingElse) {
+  const auto parts_in = [&](std::uint64_t first, std::uint64_t count) {
+    return mapped_parts(::getpid(), read_only_, in_vm(first), bytes_of(PageCount{count})).value();
+  };
+  const auto part = [&](std::uint64_t first, std::uint64_t count) {
+    return AddressRange{in_vm(first), bytes_of(PageCount{count})};
+  };
+  EXPECT_EQ(parts_in(0, 8), std::vector{part(0, 8)});
+  std::byte* const memory = vm_.bytes().data();
+  ASSERT_EQ(::munmap(memory + 2 * kPageBytes, 2 * kPageBytes), 0);
+  ASSERT_EQ(::mmap(memory + 5 * kPageBytes, kPageBytes, PROT_READ,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+            memory + 5 * kPageBytes);
+
+  EXPECT_EQ(parts_in(0, 8), (std::vector{part(0, 2), part(4, 1), part(6, 2)}));
+  EXPECT_EQ(parts_in(1, 6), (std::vector{part(1, 1), part(4, 1), part(6, 1)}));
+  EXPECT_TRUE(parts_in(2, 2).empty());
+  EXPECT_EQ(code_of(mapped_parts(0, read_only_, in_vm(0), kSize)), ErrorCode::kNotFound);
+}
+
+TEST_F(MemoryFile, RangeWithNothingOrSomethingElseInItCannotBeRegistered) {
+  std::byte* const memory = vm_.bytes().data();
+  ASSERT_EQ(::munmap(memory + 4 * kPageBytes, 4 * kPageBytes), 0);
+  EXPECT_TRUE(succeeded(register_missing_and_minor(faults_, in_vm(0), kSize))) << "a hole is fine";
+  EXPECT_FALSE(succeeded(register_missing_and_minor(faults_, in_vm(4), {4 * kPageBytes})));
+  ASSERT_NE(::mmap(memory + 5 * kPageBytes, kPageBytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+            MAP_FAILED);
+  EXPECT_FALSE(succeeded(register_missing_and_minor(faults_, in_vm(0), kSize)));
 }
 
 TEST_F(MemoryFile, SealedFileIsWrittenByNobodyElse) {

@@ -1,5 +1,6 @@
-thaw_add_test(pageserver_core_test SOURCES chunk_set_test.cc rank_test.cc retention_test.cc
-  LIBRARIES thaw_pageserver_core)
+thaw_add_test(pageserver_core_test
+  SOURCES chunk_set_test.cc rank_test.cc retention_test.cc store_id_test.cc
+  LIBRARIES thaw_pageserver_core thaw_test_programs)
 
 thaw_add_test(store_test
   SOURCES collection_test.cc kept_pages_test.cc pending_offers_test.cc store_test.cc store_names_test.cc

@@ -5,6 +5,11 @@
 #include <numeric>
 #include <random>
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
 #include "tests/support/prefetching.h"
 
 namespace thaw {
@@ -245,6 +250,100 @@ TEST_P(PrefetchingTest, PackLostWithTheConnectionIsAskedForAgain) {
   EXPECT_EQ(serve_pack(), 0u);
   wait_for_present({0, 1, 2, 3});
   EXPECT_EQ(guest.given_up(), "");
+}
+
+TEST_P(PrefetchingTest, ServerWithAnotherStoreIsAskedForNoPack) {
+  ServedGuest& guest = start_with({0, 1, 2, 3}, {.map = content_pages(64)});
+  EXPECT_EQ(packs_.next_pack_request().pack.number, 0u);
+  packs_.set_store(test::store_of(2));
+  packs_.hang_up();
+  for (int i = 0; i < 4; ++i) packs_.accept_and_be_left(message::Role::kPrefetch);
+  EXPECT_FALSE(guest.is_present(0));
+  packs_.set_store(test::store_of(1));
+  packs_.accept(message::Role::kPrefetch);
+  EXPECT_EQ(serve_pack(), 0u);
+  wait_for_present({0, 1, 2, 3});
+  EXPECT_EQ(guest.given_up(), "");
+}
+
+/// A file system in memory that holds so many bytes.
+class SmallMemory {
+ public:
+  explicit SmallMemory(std::size_t bytes) : mounted_(mount(bytes, 0)) {}
+  SmallMemory(const SmallMemory&) = delete;
+  ~SmallMemory() {
+    if (mounted_) ::umount2(directory_.path("").c_str(), MNT_DETACH);
+  }
+  bool mounted() const { return mounted_; }
+  bool resize(std::size_t bytes) { return mount(bytes, MS_REMOUNT); }
+  /// A mapping of a new file in it.
+  MutableByteSpan map(std::size_t bytes) {
+    const UniqueFd file(
+        ::open(directory_.path("file").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    EXPECT_EQ(::ftruncate(file.get(), static_cast<off_t>(bytes)), 0);
+    void* const at = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+    EXPECT_NE(at, MAP_FAILED);
+    return {static_cast<std::byte*>(at), bytes};
+  }
+
+ private:
+  bool mount(std::size_t bytes, unsigned long flags) {
+    const std::string size = fmt::format("size={}", bytes);
+    return ::mount("tmpfs", directory_.path("").c_str(), "tmpfs", flags, size.c_str()) == 0;
+  }
+
+  test::ScratchDirectory directory_;
+  const bool mounted_;
+};
+
+/// A guest whose memory has room for fewer pages than it has.
+class ShortOfMemoryTest : public PrefetchingTest {
+ protected:
+  static constexpr std::size_t kPages = 64;
+  static constexpr std::size_t kRoom = 2 * kPackPages;
+
+  void SetUp() override {
+    if (!memory_.mounted()) GTEST_SKIP() << "needs the right to mount";
+  }
+  void start_in_it(PrefetchPlan plan) {
+    test::GuestOptions options{.map = content_pages(kPages)};
+    options.prefetch.emplace(*prefetch_link_, *workers_, buffers_);
+    options.plan = std::move(plan);
+    guest_ = std::make_unique<ServedGuest>(loop_, *link_, std::move(options),
+                                           memory_.map(kPages * kPageBytes));
+    server_.accept();
+    packs_.accept(message::Role::kPrefetch);
+    guest_->attach();
+  }
+  /// There is room again, and a page comes on demand.
+  void expect_served_on() {
+    EXPECT_EQ(guest_->given_up(), "");
+    ASSERT_TRUE(memory_.resize(kPages * kPageBytes));
+    serve(40);
+    EXPECT_EQ(guest_->given_up(), "");
+  }
+
+  SmallMemory memory_{kRoom * kPageBytes};
+};
+
+INSTANTIATE_TEST_SUITE_P(Loops, ShortOfMemoryTest, test::both_loops(), test::loop_name);
+
+TEST_P(ShortOfMemoryTest, WorkingSetIsGivenUpAndNotTheVm) {
+  std::vector<std::uint64_t> pages(4 * kPackPages);
+  std::iota(pages.begin(), pages.end(), std::uint64_t{0});
+  set_ = set_of(pages, content_pages(kPages));
+  start_in_it({.set = set_});
+  for (std::uint32_t pack = 0; pack < 4; ++pack) EXPECT_EQ(serve_pack(), pack);
+  wait_for_state(PrefetchState::kStopped);
+  expect_served_on();
+}
+
+TEST_P(ShortOfMemoryTest, RestOfMemoryIsGivenUpAndNotTheVm) {
+  start_in_it({.set = {}, .hydrate_bytes_per_s = 1u << 30});
+  packs_.reply(packs_.next_request());
+  wait_until([&] { return guest_->report().prefetch.hydrated_pages == kRoom; });
+  EXPECT_FALSE(packs_.has_request());
+  expect_served_on();
 }
 
 TEST_P(PrefetchingTest, GuestWhosePackIsLostWithTheConnectionIsServedOnDemand) {

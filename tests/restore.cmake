@@ -4,6 +4,10 @@ add_dependencies(restore_test vmm without_io_uring thaw-pageserver thaw-faulthan
 
 thaw_add_test(session_test SOURCES chunk_places_test.cc fault_core_test.cc prefetch_core_test.cc session_test.cc LIBRARIES thaw_faulthandler_core)
 
+thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc
+  LIBRARIES thaw_faulthandler_core thaw_test_programs)
+add_dependencies(snapshot_source_test thaw-pageserver thaw-cli)
+
 add_library(thaw_test_guest STATIC support/scripted_server.cc support/served_guest.cc)
 target_link_libraries(thaw_test_guest PUBLIC thaw_faulthandler_sys thaw_test_programs)
 thaw_add_test(semantics_test SOURCES semantics_test.cc TIMEOUT 120 LIBRARIES thaw_test_guest)

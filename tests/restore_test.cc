@@ -6,6 +6,8 @@
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <poll.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "base/clock.h"
@@ -127,6 +129,65 @@ TEST_P(RestoreTest, GuestWaitsForAPageServerThatIsKilledAndRestarted) {
   wait_for(number, [](const Json& report) { return report["waiting_pages"] > 0; });
   server_.start();
   EXPECT_EQ(vmm.wait().value(), 0);
+}
+
+TEST_P(RestoreTest, PagesOfAnotherStoreNeverEnterTheGuest) {
+  const std::uint64_t number = prepare({"--on-unservable", "wait"});
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  replace_store("none", "first");
+  // The same name, and the same numbers of snapshot and chunks, for other content.
+  write_file(path("other"), make_image(3, kPages));
+  ASSERT_EQ(push("snapshot", "other").exit_code, 0);
+  vmm.tell("go on");
+  wait_for(number, [](const Json& report) { return report["waiting_pages"] > 0; });
+  prepare({}, "second");
+  EXPECT_EQ(start_vmm("verify", "other", "second").wait().value(), 0) << "the new one is served";
+  EXPECT_EQ(session(number)["state"], "serving");
+
+  replace_store("first", "second");
+  EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
+}
+
+TEST_P(RestoreTest, VmWhosePagesAreInAnotherStoreIsKilledWhereThatIsThePolicy) {
+  const std::uint64_t number = prepare();
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  replace_store("none", "first");
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
+  const std::string outcome = wait_for_state(number, "ended")["outcome"];
+  EXPECT_NE(outcome.find("wrong_store"), std::string::npos) << outcome;
+}
+
+TEST_P(RestoreTest, HandlerGoesOnWithEachStoreThatComes) {
+  write_file(path("other"), make_image(3, kPages));
+  const auto restore = [&](const std::string& image, const std::string& socket) {
+    const std::uint64_t number = prepare({}, socket);
+    EXPECT_EQ(start_vmm("verify", image, socket).wait().value(), 0);
+    wait_for_state(number, "ended");
+  };
+  restore("image", "first");
+  replace_store("none", "old");
+  ASSERT_EQ(push("snapshot", "other").exit_code, 0);
+  restore("other", "second");
+  replace_store("old", "new");
+  restore("image", "third");
+  replace_store("new", "old");
+  restore("other", "fourth");
+}
+
+TEST_P(RestoreTest, RecordingGoesToNoOtherStore) {
+  const std::uint64_t number = prepare();
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  replace_store("none", "first");
+  ASSERT_EQ(push("snapshot").exit_code, 0);  // which has the same content under the same number
+  vmm.signal(SIGKILL);
+  const Json report = wait_for(number, [](const Json& session) {
+    return session["recording"] == "failed" || session["recording"] == "stored";
+  });
+  EXPECT_EQ(report["recording"], "failed");
 }
 
 TEST_P(RestoreTest, PageServerThatIsAwayIsNamedAtPrepare) {
@@ -271,6 +332,26 @@ TEST_P(RestoreTest, LivingSessionIsStoppedOnlyTogetherWithItsVm) {
   EXPECT_EQ(control({"stop", name, "--kill"}).exit_code, 0);
   EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
   wait_for_state(number, "ended");
+}
+
+TEST_P(RestoreTest, HandlerWithoutDescriptorsRestsUntilThereAreSome) {
+  constexpr std::chrono::milliseconds kWatched{1000};
+  prepare();
+  rlimit limit{};
+  ASSERT_EQ(::prlimit(handler_->pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = limit.rlim_max};
+  ASSERT_EQ(::prlimit(handler_->pid(), RLIMIT_NOFILE, &none, nullptr), 0);
+  Program vmm = start_vmm("verify");
+  Program command({program_path("thaw"), "--control", path("control"), "ps"});
+
+  const auto before = cpu_time(handler_->pid());
+  const Deadline watched = Deadline::after(kWatched);
+  while (!watched.passed()) ::poll(nullptr, 0, watched.milliseconds_left());
+  EXPECT_LT(cpu_time(handler_->pid()) - before, kWatched / 4);
+
+  ASSERT_EQ(::prlimit(handler_->pid(), RLIMIT_NOFILE, &limit, nullptr), 0);
+  EXPECT_EQ(vmm.wait().value(), 0);
+  EXPECT_EQ(command.wait().value(), 0);
 }
 
 TEST_P(RestoreTest, StoppingHandlerServesOnUntilItsVmsHaveExited) {

@@ -37,6 +37,29 @@ TEST_P(SemanticsTest, CopyThatMeetsAnUnreadRemoveIsDelayedAndGoesThrough) {
   EXPECT_TRUE(guest.has_zeros(5));
 }
 
+TEST_P(SemanticsTest, ZerosThatARemoveHoldsUpAllComeAlthoughNobodyAsksAgain) {
+  constexpr std::size_t kWanted = 3 * limits::kMaxDelayedFills;
+  PageMap map;
+  map.append_zero({kWanted + 1});
+  ServedGuest& guest = start({.map = std::move(map)});
+  std::vector<PageIndex> pages;
+  for (std::size_t i = 1; i <= kWanted; ++i) pages.push_back({i});
+  std::optional<GuestThread> balloon;
+  loop_.run([&] {
+    balloon.emplace([&] { guest.give_back(0, 1); });
+    balloon->wait_until_blocked();
+    guest.served().demand(pages);  // as for a host image, in which no vCPU faults
+  });
+  balloon->join();
+  EXPECT_GE(guest.report().delayed_fills, kWanted);
+  const Deadline deadline = Deadline::after(kPatience);
+  for (std::size_t i = 1; i <= kWanted;) {
+    ASSERT_FALSE(deadline.passed()) << "page " << i << " does not come";
+    if (guest.is_present(i)) ++i;
+  }
+  EXPECT_EQ(guest.report().waiting_pages, 0u);
+}
+
 TEST_P(SemanticsTest, PageRemovedBetweenRequestAndReplyIsZero) {
   ServedGuest& guest = start(16);
   GuestThread vcpu([&] { EXPECT_TRUE(guest.has_zeros(3)); });
@@ -301,6 +324,28 @@ TEST_P(SemanticsTest, MovedMemoryIsServedWhereItIs) {
   EXPECT_EQ(guest.given_up(), "");
 }
 
+TEST_P(SemanticsTest, PagesLostInMoreMovesThanAreFollowedAreGoneAllTheSame) {
+  constexpr std::size_t kPages = 2 * limits::kMaxRegionPieces;
+  ServedGuest& guest = start({.map = content_pages(kPages), .features = UFFD_FEATURE_EVENT_REMAP});
+  auto* const elsewhere = static_cast<std::byte*>(
+      ::mmap(nullptr, kPages * kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(elsewhere, MAP_FAILED);
+  const auto move_page = [&](std::size_t index, std::byte* to) {
+    ASSERT_EQ(
+        ::mremap(guest.page(index), kPageBytes, kPageBytes, MREMAP_MAYMOVE | MREMAP_FIXED, to), to);
+  };
+  // Each cuts a region in two and lies between them: the one after the last makes too many.
+  const std::size_t moves = (limits::kMaxRegionPieces - 1) / 2;
+  for (std::size_t i = 0; i < moves; ++i) move_page(2 * i + 1, elsewhere + i * kPageBytes);
+  EXPECT_EQ(guest.given_up(), "");
+  EXPECT_EQ(guest.report().removed_pages, 0u);
+
+  move_page(2 * moves + 1, guest.page(kPages - 1));
+  EXPECT_TRUE(guest.given_up().starts_with("limit_exceeded")) << guest.given_up();
+  EXPECT_EQ(guest.report().removed_pages, 1u);
+  ::munmap(elsewhere, kPages * kPageBytes);
+}
+
 TEST_P(SemanticsTest, ForkIsRefusedByNameAndItsChildReadsNoZeros) {
   ServedGuest& guest = start({.map = content_pages(16), .features = UFFD_FEATURE_EVENT_FORK});
   const volatile std::byte* const at = guest.page(3);
@@ -332,6 +377,36 @@ TEST_P(SemanticsTest, PageThatCannotBeHadKeepsTheGuestWaiting) {
   EXPECT_FALSE(guest.is_present(3));
   EXPECT_EQ(guest.report().waiting_pages, 1u);
   server_.reply(server_.next_request());  // which is made again after a while
+}
+
+TEST_P(SemanticsTest, ServerThatCameBackWithAnotherStoreIsAskedForNothing) {
+  ServedGuest& guest = start(16);
+  serve(3);
+  server_.set_store(store_of(2));
+  server_.hang_up();
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(5)); });
+  vcpu.wait_until_blocked();
+  for (unsigned i = 0; i < limits::kMaxPageAttempts; ++i) server_.accept_and_be_left();
+  server_.set_store(store_of(1));
+  server_.accept();
+  EXPECT_TRUE(guest.unservable().starts_with("wrong_store")) << guest.unservable();
+  EXPECT_FALSE(guest.is_present(5));
+  EXPECT_EQ(guest.report().waiting_pages, 1u);
+
+  server_.reply(server_.next_request());  // which is made again after a while
+  vcpu.join();
+  EXPECT_EQ(guest.given_up(), "");
+}
+
+TEST_P(SemanticsTest, ServerWithAnotherStoreAtFirstIsWaitedFor) {
+  server_.set_store(store_of(2));
+  guest_ = std::make_unique<ServedGuest>(loop_, *link_, GuestOptions{.map = content_pages(16)});
+  guest_->attach();
+  server_.accept_and_be_left();
+  server_.set_store(store_of(1));
+  server_.accept();
+  serve(3);
+  EXPECT_EQ(guest_->unservable(), "");
 }
 
 TEST_P(SemanticsTest, BalloonOf200MiBIsZeroWhenItIsTouchedAgain) {

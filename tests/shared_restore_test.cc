@@ -90,6 +90,16 @@ TEST_P(SharedRestoreTest, MemoryInTwoRegionsIsIdentical) {
   ended(vm);
 }
 
+TEST_P(SharedRestoreTest, VmThatHasUnmappedARegionGivesPagesBackAsBefore) {
+  Vm vm = start("unmap");
+  ASSERT_TRUE(succeeded(vm.vmm.wait_for_line("given back")));
+  wait_for(vm.session, [](const Json& report) {
+    return report["removed_pages"] == 1 || report["state"] == "ended";
+  });
+  vm.vmm.tell("go on");
+  ended(vm);
+}
+
 TEST_P(SharedRestoreTest, KilledVmLeavesTheImageToTheOthers) {
   Vm killed = start("halves", "killed");
   ASSERT_TRUE(succeeded(killed.vmm.wait_for_line("half")));
@@ -107,6 +117,20 @@ TEST_P(SharedRestoreTest, VmmThatFloodsEndsNobody) {
   ended(other);
   flooding.vmm.tell("");
   ended(flooding);
+}
+
+TEST_P(SharedRestoreTest, SnapshotOfAnotherStoreHasAnImageOfItsOwn) {
+  Vm first = start("halves", "first");
+  ASSERT_TRUE(succeeded(first.vmm.wait_for_line("half")));
+  replace_store("none", "old");
+  write_file(path("other"), make_image(3, kPages));
+  ASSERT_EQ(push("snapshot", "other").exit_code, 0);
+  Vm second = start("verify", "second", "snapshot", "other");
+  ended(second);
+
+  replace_store("old", "new");
+  first.vmm.tell("go on");
+  ended(first);
 }
 
 TEST_P(SharedRestoreTest, VmmWithMemoryOfItsOwnIsKilled) {

@@ -54,6 +54,9 @@ class UpkeepTest : public testing::Test {
     EXPECT_EQ(server_.thaw({"pull", name, "--memory", path("out")}).exit_code, 0);
     EXPECT_TRUE(read_file(path("out")) == read_file(path(file))) << name;
   }
+  static StoreId store_id_of(const PageServer& server) {
+    return PageClient::connect(*resolve_tcp(server.address()), "default").value().store();
+  }
   SnapshotId id_of(const std::string& name) {
     return {thaw({"show", name})["snapshot"].get<std::uint64_t>()};
   }
@@ -337,11 +340,32 @@ TEST_F(UpkeepTest, BackupsAreWholeStores) {
   EXPECT_TRUE(read_file(path("out")) == read_file(path("a")));
   EXPECT_EQ(other.thaw({"show", "b"}).exit_code, 3);
   EXPECT_EQ(other.thaw({"scrub"}).exit_code, 0);
+  EXPECT_NE(store_id_of(other), store_id_of(server_)) << "they give out the same numbers from here";
+  EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", path("third"), "--from-backup",
+                 path("other"), "--listen", "127.0.0.1:0"})
+                .exit_code,
+            1)
+      << "a store that was served is no backup";
   EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", path("store"), "--from-backup",
                  path("backups/one"), "--listen", "127.0.0.1:0"})
                 .exit_code,
             1)
       << "only an empty store begins with a backup";
+}
+
+TEST_F(UpkeepTest, CheckOfABackupGivesItNoIdOfItsOwn) {
+  push("a", 1);
+  const StoreId id = store_id_of(server_);
+  thaw({"backup", "one"});
+  EXPECT_EQ(run({program_path("thaw"), "fsck", path("backups/one")}).exit_code, 0);
+  const auto restored = [&](const std::string& store) {
+    return store_id_of(
+        PageServer(path(store), 0, with_options({{"THAW_FROM_BACKUP", path("backups/one")}})));
+  };
+  EXPECT_NE(restored("two"), restored("three"));
+  ASSERT_EQ(server_.stop().value(), 0);
+  server_.start();
+  EXPECT_EQ(store_id_of(server_), id);
 }
 
 TEST_F(UpkeepTest, JobsRunOneAtATime) {

@@ -208,7 +208,7 @@ class Acceptor {
         context_(context),
         store_(store),
         options_(options),
-        server_(options.pin_grace) {
+        server_(options.store_id, options.pin_grace) {
     jobs_.emplace(store_, server_.pins, server_.pushes, options_.upkeep,
                   [this](auto work) { asio::post(executors_.writer, std::move(work)); });
     server_.jobs = &*jobs_;

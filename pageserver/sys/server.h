@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/socket.h"
+#include "format/store_id.h"
 #include "pageserver/jobs.h"
 #include "pageserver/limits.h"
 #include "pageserver/store.h"
@@ -15,6 +16,7 @@ namespace thaw {
 
 struct ServerOptions {
   TcpAddress listen;
+  StoreId store_id;
   std::size_t max_connections = 1024;
   std::size_t kept_recordings = limits::kDefaultKeptRecordings;  // of a snapshot
   UpkeepOptions upkeep;

@@ -136,9 +136,16 @@ void add_microvm_states(const Corpus& corpus) {
   }
 }
 
+StoreId some_store() {
+  StoreId store;
+  store.bytes.fill(std::byte{9});
+  return store;
+}
+
 void add_messages(const Corpus& corpus) {
   const Message messages[] = {
-      message::Hello{.version = 1, .role = message::Role::kDemand, .name_space = "default"},
+      message::Hello{
+          .version = message::kVersion, .role = message::Role::kDemand, .name_space = "default"},
       message::BeginPush{some_spec(), "parent"},
       message::Offer{.first = {64},
                      .count = {9},
@@ -160,7 +167,7 @@ void add_messages(const Corpus& corpus) {
       message::GetPack{{10}, 11, 12},
       message::PutPrefetchReport{{13}, {1, 2, 3, 4, 5, 6}},
       message::ErrorReply{ErrorCode::kBusy, "busy"},
-      message::Welcome{1},
+      message::Welcome{message::kVersion, some_store()},
       message::Done{},
       message::Needed{Bytes(3, std::byte{0x11})},
       message::ManifestReply{},

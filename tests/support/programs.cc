@@ -6,6 +6,7 @@
 #include <iterator>
 #include <memory>
 #include <random>
+#include <sstream>
 
 #include <fcntl.h>
 #include <poll.h>
@@ -167,6 +168,20 @@ std::size_t open_descriptors_down_to(pid_t pid, std::size_t most) {
     ::poll(nullptr, 0, 2);
   }
   return count;
+}
+
+std::chrono::milliseconds cpu_time(pid_t pid) {
+  std::ifstream stat(fmt::format("/proc/{}/stat", pid));
+  std::string line;
+  std::getline(stat, line);
+  // Behind the name in brackets: state, ten numbers, then user and system time.
+  std::istringstream fields(line.substr(line.rfind(") ") + 2));
+  std::string skipped;
+  for (int i = 0; i < 11; ++i) fields >> skipped;
+  long user = 0;
+  long system = 0;
+  fields >> user >> system;
+  return std::chrono::milliseconds((user + system) * 1000 / ::sysconf(_SC_CLK_TCK));
 }
 
 std::size_t resident_bytes(pid_t pid) {

@@ -62,6 +62,9 @@ std::vector<std::string> open_descriptors(pid_t pid);
 /// How many there are, once no more than `most` are left, or when patience ends.
 std::size_t open_descriptors_down_to(pid_t pid, std::size_t most);
 
+/// How much CPU time all threads of a process have used.
+std::chrono::milliseconds cpu_time(pid_t pid);
+
 /// Memory of a process that is present, in bytes.
 std::size_t resident_bytes(pid_t pid);
 /// The most that was ever present of it; nothing once it has ended.

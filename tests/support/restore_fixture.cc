@@ -1,5 +1,7 @@
 #include "tests/support/restore_fixture.h"
 
+#include <filesystem>
+
 #include <nlohmann/json.hpp>
 
 #include "base/clock.h"
@@ -15,8 +17,15 @@ RestoreTest::RestoreTest()
   start_handler();
 }
 
-Outcome RestoreTest::push(const std::string& name) {
-  return server_.thaw({"push", name, "--memory", path("image"), "--state", path("state")});
+Outcome RestoreTest::push(const std::string& name, const std::string& image) {
+  return server_.thaw({"push", name, "--memory", path(image), "--state", path("state")});
+}
+
+void RestoreTest::replace_store(const std::string& other, const std::string& aside) {
+  server_.kill();
+  std::filesystem::rename(path("store"), path(aside));
+  if (std::filesystem::exists(path(other))) std::filesystem::rename(path(other), path("store"));
+  server_.start();
 }
 
 void RestoreTest::start_handler(const std::string& server, const std::vector<std::string>& more) {

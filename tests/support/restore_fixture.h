@@ -26,7 +26,10 @@ class RestoreTest : public testing::TestWithParam<LoopKind> {
 
   std::string path(const std::string& name) const { return directory_.path(name); }
 
-  Outcome push(const std::string& name);
+  Outcome push(const std::string& name, const std::string& image = "image");
+  /// Kills the page server and starts another at the same address, with the store path(other)
+  /// instead, whose own goes to path(aside). One that is not there is made, empty.
+  void replace_store(const std::string& other, const std::string& aside);
   void start_handler() { start_handler(server_.address()); }
   void start_handler(const std::string& server, const std::vector<std::string>& more = {});
   /// Runs `thaw` with these arguments against the handler.

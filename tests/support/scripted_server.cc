@@ -25,11 +25,29 @@ Bytes pack_of(std::span<const PackPage> pages) {
   return PackCodec().encode(pages, plain);
 }
 
-void ScriptedServer::accept(message::Role role) {
+StoreId store_of(std::uint8_t number) {
+  StoreId store;
+  store.bytes.fill(std::byte{number});
+  return store;
+}
+
+void ScriptedServer::welcome(message::Role role) {
   socket_ = accept_unix(listener_.socket, Deadline::after(kPatience)).value();
   const Envelope hello = receive();
   CHECK(std::get<message::Hello>(hello.message).role == role);
-  send(message::Welcome{}, hello.request_id, {});
+  send(message::Welcome{.store = store_}, hello.request_id, {});
+}
+
+void ScriptedServer::accept_and_be_left(message::Role role) {
+  welcome(role);
+  std::byte byte;
+  const auto received = receive_some(socket_, {&byte, 1}, Deadline::after(kPatience));
+  CHECK(received && *received == 0);
+  socket_.reset();
+}
+
+void ScriptedServer::accept(message::Role role) {
+  welcome(role);
   if (role != message::Role::kDemand) return;
   const Envelope pin = receive();
   CHECK(std::holds_alternative<message::Pin>(pin.message));

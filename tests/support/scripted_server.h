@@ -17,13 +17,20 @@ PlainPage content_of(ChunkId id);
 /// A sealed pack of such pages.
 Bytes pack_of(std::span<const PackPage> pages);
 
+/// A store of some server; other numbers are other stores.
+StoreId store_of(std::uint8_t number);
+
 /// The page server's end of a connection for pages in the hands of a test: nothing is answered
 /// unless the test says so. One thread.
 class ScriptedServer {
  public:
   const TcpAddress& address() const { return listener_.address; }
+  /// What the next hello is answered with; store_of(1) at first.
+  void set_store(const StoreId& store) { store_ = store; }
   /// Takes the connection and answers its hello.
   void accept(message::Role role = message::Role::kDemand);
+  /// The same, of a peer that hangs up then without a word: it wants another store.
+  void accept_and_be_left(message::Role role = message::Role::kDemand);
   /// Ends the connection; another may be accepted.
   void hang_up() { socket_.reset(); }
 
@@ -57,11 +64,13 @@ class ScriptedServer {
   }
 
  private:
+  void welcome(message::Role role);
   Envelope receive();
   void refuse(std::uint64_t request_id, ErrorCode code);
   void send(const Message& message, std::uint64_t request_id, ByteSpan body);
 
   TcpListener listener_;
+  StoreId store_ = store_of(1);
   UniqueFd socket_;
   ChunkCodec codec_;
   std::function<void(ChunkId, MutableByteSpan)> tamper_;

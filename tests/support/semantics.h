@@ -29,7 +29,7 @@ class SemanticsTest : public testing::TestWithParam<LoopKind> {
  protected:
   SemanticsTest() {
     loop_.run(
-        [this] { link_ = std::make_unique<DemandLink>(loop_.loop(), server_.address(), "n"); });
+        [this] { link_ = std::make_unique<DemandLink>(loop_.loop(), server_.address(), origin_); });
   }
   ~SemanticsTest() override {
     guest_.reset();
@@ -58,6 +58,7 @@ class SemanticsTest : public testing::TestWithParam<LoopKind> {
   }
 
   ScriptedServer server_;
+  const Origin origin_{store_of(1), "n"};
   LoopThread loop_{GetParam() == LoopKind::kUring ? create_loop : create_epoll_loop};
   std::unique_ptr<DemandLink> link_;
   std::unique_ptr<ServedGuest> guest_;

@@ -205,6 +205,12 @@ std::string ServedGuest::given_up() {
   return reason;
 }
 
+std::string ServedGuest::unservable() {
+  std::string reason;
+  loop_.run([&] { reason = unservable_; });
+  return reason;
+}
+
 std::optional<std::vector<Touch>> ServedGuest::touches() {
   std::optional<std::vector<Touch>> touches;
   loop_.run([&] { touches = touches_; });

@@ -100,9 +100,13 @@ class ServedGuest final : private ServedMemory::Owner {
 
   /// The VMM's own copy.
   const UniqueFd& userfaultfd() const { return userfaultfd_; }
+  /// Of the loop's thread.
+  ServedMemory& served() { return *served_; }
   SessionReport report();
   /// Why the handler gave it up; empty: it did not.
   std::string given_up();
+  /// Why a page could not be had, of several the last; empty: all could.
+  std::string unservable();
   /// What was touched in the window after the restore; nothing while that lasts.
   std::optional<std::vector<Touch>> touches();
   bool detached();
@@ -110,7 +114,10 @@ class ServedGuest final : private ServedMemory::Owner {
  private:
   void give_up(const std::string& reason) override { given_up_ = reason; }
   void stop_vm(const std::string& reason) override { given_up_ = reason; }
-  bool may_wait(PageIndex, const std::string&) override { return true; }
+  bool may_wait(PageIndex, const std::string& reason) override {
+    unservable_ = reason;
+    return true;
+  }
   void on_faults() override {}
   void on_window_end(std::vector<Touch> touches) override { touches_ = std::move(touches); }
   void on_detached() override { detached_ = true; }
@@ -123,6 +130,7 @@ class ServedGuest final : private ServedMemory::Owner {
   RegionTable regions_;
   // Of the loop's thread.
   std::string given_up_;
+  std::string unservable_;
   std::optional<std::vector<Touch>> touches_;
   bool detached_ = false;
   std::unique_ptr<ServedMemory> served_;

@@ -7,11 +7,14 @@
 //   vmm SOCKET IMAGE flood         faults and gives back pages from all threads until it is told
 //   vmm SOCKET IMAGE hold          hands over and waits for a line
 //   vmm SOCKET IMAGE two-regions   verifies with the memory split in two
+//   vmm SOCKET IMAGE unmap         with the memory split in two, unmaps the second half and the end
+//                                  of the first, gives back a page, and waits for a line
 //   vmm SOCKET IMAGE scribble      writes into every page, gives back the second quarter, verifies
 //   vmm SOCKET IMAGE shared-MODE   the same in the host's image
 //   vmm SOCKET IMAGE shared-spoil  touches the host's image without handing it over
 //
-// Prints "handed over", "half" and "flooding"; exits 0 when all was right, 1 with a line when not.
+// Prints "handed over", "half", "flooding" and "given back"; exits 0 when all was right, 1 with a
+// line when not.
 
 #include <algorithm>
 #include <atomic>
@@ -23,7 +26,10 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
+
+#include <sys/mman.h>
 
 #include "tests/support/programs.h"
 #include "vmm-client/guest_memory.h"
@@ -173,6 +179,31 @@ bool scribble(Vmm& vmm, const std::vector<std::size_t>& order) {
   });
 }
 
+/// Without a word to the handler, as by a VMM that knows nothing of this project's library.
+bool unmap(Vmm& vmm) {
+  const std::size_t half = vmm.pages() / 2;
+  const std::size_t kept = half - half / 4;
+  for (const auto& [first, end] : {std::pair{half, vmm.pages()}, std::pair{kept, half}}) {
+    if (::munmap(vmm.page(first), (end - first) * kPageBytes) != 0) return false;
+  }
+  // The place is used for something else.
+  std::byte* const other = vmm.page(kept + 1);
+  if (::mmap(other, kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+             0) != other) {
+    return false;
+  }
+  if (::madvise(vmm.page(7), kPageBytes, MADV_DONTNEED) != 0) return false;
+  say("given back");
+  std::string line;
+  std::getline(std::cin, line);
+  *other = std::byte{1};  // which is nobody's business
+  std::vector<std::size_t> order(kept);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  return vmm.check(order, [&](std::size_t page) {
+    return page == 7 ? vmm.is_zero(page) : vmm.is_content(page);
+  });
+}
+
 bool act(Vmm& vmm, const std::string& mode) {
   std::vector<std::size_t> order(vmm.pages());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -180,6 +211,7 @@ bool act(Vmm& vmm, const std::string& mode) {
   const auto content = [&](std::size_t page) { return vmm.is_content(page); };
   if (mode == "flood") return flood(vmm);
   if (mode == "remove") return remove_while_faulting(vmm, order);
+  if (mode == "unmap") return unmap(vmm);
   if (mode == "scribble") return scribble(vmm, order);
   std::string line;
   if (mode == "hold") return static_cast<bool>(std::getline(std::cin, line));
@@ -226,8 +258,9 @@ int main(int argc, char** argv) {
   if (mode == "spoil") return spoil(argv[1]) ? 0 : 1;
   thaw::Bytes image = thaw::test::read_file(argv[2]);
   std::vector<thaw::GuestRegion> regions;
-  const std::size_t first =
-      mode == "two-regions" ? image.size() / 2 / kPageBytes * kPageBytes : image.size();
+  const std::size_t first = mode == "two-regions" || mode == "unmap"
+                                ? image.size() / 2 / kPageBytes * kPageBytes
+                                : image.size();
   regions.push_back({{first}, {kPageBytes}});
   if (first < image.size()) regions.push_back({{image.size() - first}, {kPageBytes}});
   auto memory = restore(regions, argv[1], shared);

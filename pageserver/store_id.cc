@@ -1,0 +1,46 @@
+#include "pageserver/store_id.h"
+
+#include <charconv>
+
+#include "base/file.h"
+#include "base/random.h"
+
+namespace thaw {
+
+namespace {
+
+constexpr std::size_t kMostBytes = 64;
+
+Result<StoreId> parse(std::string_view text) {
+  StoreId id;
+  for (std::size_t i = 0; i < id.bytes.size() && text.size() >= 2 * i + 2; ++i) {
+    unsigned value = 0;
+    const char* const digits = text.data() + 2 * i;
+    if (std::from_chars(digits, digits + 2, value, 16).ptr != digits + 2) break;
+    id.bytes[i] = static_cast<std::byte>(value);
+  }
+  // Anything but 32 digits and a newline does not come out the same.
+  if (!id.valid() || text != id.text() + "\n") {
+    return fail(ErrorCode::kCorrupt, "{} has no store's id", kStoreIdFile);
+  }
+  return id;
+}
+
+Result<StoreId> draw(const std::string& path) {
+  StoreId id;
+  TRY(fill_random(id.bytes));
+  PartialFile file = TRY(PartialFile::create(path));
+  TRY(write_at(file.fd(), as_bytes(id.text() + "\n"), 0));
+  TRY(file.publish());
+  return id;
+}
+
+}  // namespace
+
+Result<StoreId> open_store_id(const std::string& directory) {
+  const std::string path = directory + "/" + kStoreIdFile;
+  const auto text = TRY(if_found(read_text_file(path, kMostBytes)));
+  return text ? parse(*text) : draw(path);
+}
+
+}  // namespace thaw

@@ -1,0 +1,69 @@
+// What the fault handler knows of snapshots before their sessions begin, from the real page server.
+
+#include "faulthandler/snapshot_source.h"
+
+#include <filesystem>
+
+#include <gtest/gtest.h>
+
+#include "tests/support/programs.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+class SnapshotSourceTest : public testing::Test {
+ protected:
+  SnapshotSourceTest() { push(1); }
+
+  std::string path(const std::string& name) const { return directory_.path(name); }
+  void push(std::uint64_t seed) {
+    write_file(path("image"), make_image(seed, 100));
+    ASSERT_EQ(server_.thaw({"push", "snapshot", "--memory", path("image")}).exit_code, 0);
+  }
+  PreparedSnapshot prepare(MemoryUse use) {
+    auto prepared = source_.prepare("default", "snapshot", use, "", std::nullopt);
+    EXPECT_TRUE(succeeded(prepared));
+    return std::move(prepared).value();
+  }
+
+  ScratchDirectory directory_;
+  PageServer server_{path("store")};
+  SnapshotSource source_{resolve_tcp(server_.address()).value()};
+};
+
+TEST_F(SnapshotSourceTest, SessionsOfASnapshotShareWhatIsKnownOfIt) {
+  const PreparedSnapshot first = prepare(MemoryUse::kOwn);
+  EXPECT_EQ(first.places, nullptr) << "which only host images need";
+  const PreparedSnapshot second = prepare(MemoryUse::kShared);
+  const PreparedSnapshot third = prepare(MemoryUse::kShared);
+
+  EXPECT_EQ(second.image, first.image);
+  ASSERT_NE(second.places, nullptr);
+  EXPECT_EQ(third.places, second.places) << "made once, before the session is the loop's";
+  for (std::uint64_t page = 0; page < 100; ++page) {
+    const ChunkId chunk = first.image->map.chunk_of({page});
+    if (!chunk.valid()) continue;
+    const auto place = second.places->find(chunk);
+    ASSERT_TRUE(place) << page;
+    EXPECT_EQ(first.image->map.chunk_of(*place), chunk);
+  }
+}
+
+TEST_F(SnapshotSourceTest, SameNumbersOfAnotherStoreAreAnotherSnapshot) {
+  const PreparedSnapshot first = prepare(MemoryUse::kShared);
+  server_.kill();
+  std::filesystem::rename(path("store"), path("old"));
+  server_.start();
+  push(1);
+  const PreparedSnapshot second = prepare(MemoryUse::kShared);
+
+  EXPECT_EQ(second.image->manifest.snapshot, first.image->manifest.snapshot);
+  EXPECT_EQ(second.image->manifest.content_hash, first.image->manifest.content_hash);
+  EXPECT_NE(second.image->origin.store, first.image->origin.store);
+  EXPECT_NE(second.image, first.image);
+  EXPECT_NE(second.places, first.places);
+}
+
+}  // namespace
+}  // namespace thaw::test
