@@ -302,7 +302,7 @@ TEST_F(WorkingSetsTest, PrefetchConnectionIsForPacksAndChunksAlone) {
   for (const Message& message :
        {Message(message::GetWorkingSet{manifest.snapshot}), Message(message::GetStatistics{}),
         Message(message::ShowSnapshot{"a"}), Message(message::DropWorkingSet{manifest.snapshot}),
-        Message(message::Welcome{})}) {
+        Message(message::Welcome{.store = {{std::byte{1}}}})}) {
     prefetch.send(message);
     EXPECT_EQ(prefetch.receive_error(), ErrorCode::kProtocol) << message.index();
   }
