@@ -36,10 +36,8 @@ Result<double> MicroVmRuns::shared(Handler& handler) {
 }
 
 Result<double> MicroVmRuns::pooled(Handler& handler, ShellOrigin origin) {
-  const MicroVmState state = TRY(read_state_file(base_ + ".state"));
-  const MicroVmShape shape{
-      .memory = state.memory, .vcpus = state.vcpus.size(), .cpuid = state.cpuid};
-  auto factory = std::make_unique<MicroVmShellFactory>(shape, [](ByteSpan) {});
+  MicroVmShape shape = shape_of(TRY(read_state_file(base_ + ".state")));
+  auto factory = std::make_unique<MicroVmShellFactory>(std::move(shape), [](ByteSpan) {});
   const auto pool = TRY(RestorePool::create(std::move(factory), {.min = 0, .max = 1}));
   if (origin == ShellOrigin::kPooled) TRY(pool->warm(1));
   const std::string socket = TRY(handler.prepare(GuestKind::kOwn, kMicroVm));

@@ -155,43 +155,34 @@ Result<std::vector<Figure>> run_shared_bench(const BenchOptions& options) {
   for (std::size_t i = 0; i < repetitions; ++i) TRY(runs.repeat());
 
   std::vector<Figure> figures;
-  const auto add = [&](const std::string& name, const char* unit, double floor, std::string note) {
-    figures.push_back({.name = "shared." + name,
+  const auto add = [&](const char* name, const char* unit, const std::string& sample,
+                       const std::string& floor, std::string note) {
+    figures.push_back({.name = name,
                        .unit = unit,
-                       .value = samples.median_of(name),
-                       .floor = floor,
-                       .n = samples.of(name).size(),
+                       .value = samples.median_of(sample),
+                       .floor = samples.median_of(floor),
+                       .n = samples.of(sample).size(),
                        .note = std::move(note)});
   };
   const std::string touches = fmt::format("{} pages touched in a random order", runs.pages());
-  add("second.wall", "s", samples.median_of("floor.second.wall"),
+  add("shared.second.wall", "s", "second.wall", "floor.second.wall",
       touches + "; floor: F6, a memory file that has them all, mapped privately");
-  add("second.faults", "faults", samples.median_of("first.faults"),
+  add("shared.second.faults", "faults", "second.faults", "first.faults",
       "that the handler answered; floor: those of the first restore");
-  add("second.ready", "s", samples.median_of("first.ready"),
+  add("shared.second.ready", "s", "second.ready", "first.ready",
       "from prepare to memory that is handed over, the VMM's start included; floor: the first "
       "restore's");
-  add("first.wall", "s", samples.median_of("floor.first.wall"),
+  add("shared.first.wall", "s", "first.wall", "floor.first.wall",
       touches + ", all of them missing; floor: a VM with memory of its own");
-  add("clones8.pss", "bytes", samples.median_of("floor.clones8.pss"),
+  add("shared.clones8.pss", "bytes", "clones8.pss", "floor.clones8.pss",
       fmt::format(
           "memory of {} VMs and of the handler's own mapping; floor: as many processes that "
           "map a local file",
           kClones));
-  figures.push_back({.name = "pool.restore.p50",
-                     .unit = "us",
-                     .value = samples.median_of("pool.restore"),
-                     .floor = samples.median_of("floor.pool.restore"),
-                     .n = samples.of("pool.restore").size(),
-                     .note = "a microVM from a shell until it could run; floor: a shell that is "
-                             "made then"});
-  figures.push_back({.name = "microvm.restore.first_output",
-                     .unit = "ms",
-                     .value = samples.median_of("microvm.first_output"),
-                     .floor = samples.median_of("floor.microvm.first_output"),
-                     .n = samples.of("microvm.first_output").size(),
-                     .note = "a whole VM of KVM, the second on an image; floor: its memory in a "
-                             "local file"});
+  add("pool.restore.p50", "us", "pool.restore", "floor.pool.restore",
+      "a microVM from a shell until it could run; floor: a shell that is made then");
+  add("microvm.restore.first_output", "ms", "microvm.first_output", "floor.microvm.first_output",
+      "a whole VM of KVM, the second on an image; floor: its memory in a local file");
   return figures;
 }
 

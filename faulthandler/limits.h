@@ -13,8 +13,8 @@ inline constexpr std::size_t kMaxEventReads = 4;       // system calls in one dr
 inline constexpr std::size_t kMaxRegionPieces = 2048;  // that a VMM may cut its regions into
 inline constexpr std::size_t kMaxProbes = 512;         // pages of a session left out to learn from
 inline constexpr std::size_t kMaxHugeFills = 4;  // huge pages of a session put together at once
-inline constexpr std::size_t kMaxDelayedFills =
-    256;  // pages' content kept while a REMOVE is under way
+/// Pages whose content is kept while a REMOVE is under way.
+inline constexpr std::size_t kMaxDelayedFills = 256;
 inline constexpr std::size_t kMaxPostedTasks = 1024;  // from control threads to the loop
 inline constexpr std::size_t kMaxLinks = 64;          // connections for each namespace of a store
 

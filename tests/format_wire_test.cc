@@ -3,12 +3,14 @@
 
 #include "format/limits.h"
 #include "format/wire.h"
+#include "tests/support/store_of.h"
 #include "tests/support/test_support.h"
 
 namespace thaw {
 namespace {
 
 using test::code_of;
+using test::store_of;
 using test::succeeded;
 
 Bytes encoded(const Message& message, std::uint64_t request_id, std::size_t body_bytes = 0) {
@@ -30,12 +32,6 @@ SnapshotSpec some_spec() {
           .regions = {{{2 * kPageBytes}, {0}, {kPageBytes}}},
           .labels = {{"k", "v"}},
           .cpu_vendor = "AuthenticAMD"};
-}
-
-StoreId some_store() {
-  StoreId store;
-  store.bytes.fill(std::byte{7});
-  return store;
 }
 
 /// One of each kind, with no field at its default.
@@ -76,7 +72,7 @@ std::vector<Message> all_messages() {
       message::Unpin{{17}},
       message::GetColdMap{{18}},
       message::ErrorReply{ErrorCode::kBusy, "no"},
-      message::Welcome{3, some_store()},
+      message::Welcome{3, store_of(7)},
       message::Done{},
       message::Needed{Bytes(3, std::byte{0x11})},
       message::ManifestReply{},
@@ -207,10 +203,10 @@ TEST(Wire, PushWithABadSpecIsRefusedByItsRule) {
 }
 
 TEST(Wire, WelcomeHasAWholeStoreIdOrIsMalformed) {
-  const Bytes good = header_of(message::Welcome{2, some_store()});
+  const Bytes good = header_of(message::Welcome{2, store_of(7)});
   const auto welcome = decode_message(good);
   ASSERT_TRUE(succeeded(welcome));
-  EXPECT_EQ(std::get<message::Welcome>(welcome->message).store, some_store());
+  EXPECT_EQ(std::get<message::Welcome>(welcome->message).store, store_of(7));
   EXPECT_EQ(code_of(decode_message(header_of(message::Welcome{2, {}}))), ErrorCode::kMalformed);
 
   // The pointer to its bytes says in its upper 29 bits how many they are, from bit 3 of its upper

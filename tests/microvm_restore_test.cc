@@ -103,12 +103,17 @@ class MicroVmRestoreTest : public testing::TestWithParam<unsigned> {
     EXPECT_NE(lines, lines_by_vcpu(whole.output, kRounds));
   }
 
+  void change_state(const std::string& name, const std::function<void(MicroVmState&)>& change) {
+    const std::string file = path(name + ".state");
+    MicroVmState state = read_state_file(file).value();
+    change(state);
+    write_file(file, encode_state(state));
+  }
+
   /// The same of a VM whose vCPUs lose something between capture and restore.
   void expect_other_lines_with(const std::function<void(VcpuState&)>& loss) {
     const std::string serial = run_to_capture("vm");
-    MicroVmState state = read_state_file(path("vm.state")).value();
-    std::ranges::for_each(state.vcpus, loss);
-    write_file(path("vm.state"), encode_state(state));
+    change_state("vm", [&](MicroVmState& state) { std::ranges::for_each(state.vcpus, loss); });
 
     const Outcome restored = restore("vm", from_file("vm", to_the_end()));
 
@@ -219,9 +224,9 @@ TEST_P(MicroVmRestoreTest, DamagedFilesAreRefusedByName) {
 
 TEST_P(MicroVmRestoreTest, AnotherVendorIsAWarning) {
   std::string serial = run_to_capture("vm");
-  MicroVmState state = read_state_file(path("vm.state")).value();
-  std::ranges::copy(std::string_view("AnotherVendo"), state.cpu_vendor.begin());
-  write_file(path("vm.state"), encode_state(state));
+  change_state("vm", [](MicroVmState& state) {
+    std::ranges::copy(std::string_view("AnotherVendo"), state.cpu_vendor.begin());
+  });
 
   const Outcome restored = restore("vm", from_file("vm", to_the_end()));
 
@@ -236,13 +241,13 @@ TEST_P(MicroVmRestoreTest, CounterGoesOnOrIsAWarning) {
     return *std::ranges::find(state.vcpus[0].msrs, 0x10u, &kvm_msr_entry::index);
   };
   run_to_capture("vm");
-  MicroVmState state = read_state_file(path("vm.state")).value();
-  for (VcpuState& vcpu : state.vcpus) {
-    for (kvm_msr_entry& msr : vcpu.msrs) {
-      if (msr.index == 0x10) msr.data += std::uint64_t{state.tsc_khz} * 3'600'000;  // an hour
+  change_state("vm", [](MicroVmState& state) {
+    for (VcpuState& vcpu : state.vcpus) {
+      for (kvm_msr_entry& msr : vcpu.msrs) {
+        if (msr.index == 0x10) msr.data += std::uint64_t{state.tsc_khz} * 3'600'000;  // an hour
+      }
     }
-  }
-  write_file(path("vm.state"), encode_state(state));
+  });
 
   const Outcome second = restore("vm", from_file("vm", capture_arguments("second", kRounds)));
 
@@ -389,9 +394,7 @@ TEST_P(MicroVmServedTest, ShellsOfAPoolBecomeTheVm) {
     const std::lock_guard lock(mutex);
     serial += as_text(bytes);
   };
-  const MicroVmState state = read_state_file(path("vm.state")).value();
-  const MicroVmShape shape{
-      .memory = state.memory, .vcpus = state.vcpus.size(), .cpuid = state.cpuid};
+  const MicroVmShape shape = shape_of(read_state_file(path("vm.state")).value());
   const auto pool =
       RestorePool::create(std::make_unique<MicroVmShellFactory>(shape, sink), {.min = 0, .max = 1})
           .value();
@@ -434,9 +437,7 @@ TEST_P(MicroVmServedTest, RestoredVmIsCapturedAgain) {
 }
 
 TEST_P(MicroVmServedTest, MemoryOfAnotherSizeIsNotServed) {
-  MicroVmState state = read_state_file(path("served.state")).value();
-  state.memory.value += kHugePageBytes;
-  write_file(path("served.state"), encode_state(state));
+  change_state("served", [](MicroVmState& state) { state.memory.value += kHugePageBytes; });
   const Outcome restored = restore("served", from_socket(to_the_end()));
   EXPECT_EQ(restored.exit_code, 128 + 9);  // the fault handler refuses and kills it
   EXPECT_EQ(restored.output, "");

@@ -3,7 +3,6 @@
 #include "tests/support/semantics.h"
 
 #include <csignal>
-#include <fstream>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -352,12 +351,7 @@ TEST_P(SemanticsTest, ForkIsRefusedByNameAndItsChildReadsNoZeros) {
   // Not fork(3), which holds malloc's locks: the handler, in this process, must read of it first.
   const auto child = static_cast<pid_t>(::syscall(SYS_fork));
   if (child == 0) ::_exit(*at == std::byte{0} ? 1 : 2);
-  const auto state = [child] {
-    std::ifstream stat(fmt::format("/proc/{}/stat", child));
-    std::string line;
-    std::getline(stat, line);
-    return line[line.rfind(") ") + 2];
-  };
+  const auto state = [child] { return stat_fields(std::to_string(child)).at(0); };
   const Deadline deadline = Deadline::after(kPatience);
   while (state() != 'S' && state() != 'D' && state() != 'Z' && !deadline.passed()) {
     std::this_thread::yield();

@@ -53,8 +53,7 @@ class MissingMemory {
   /// They are also kept from forked children, who would read zeros, and from core dumps.
   /// kInvalidArgument: no region, an empty one, or another page size. kRegionUnaligned.
   /// kTooLarge: beyond limits::kMaxRegions or limits::kMaxImagePages. kPermission: this process may
-  /// not use userfaultfd.
-  /// kUnsupported: this kernel tracks no writes.
+  /// not use userfaultfd. kUnsupported: this kernel tracks no writes.
   static Result<MissingMemory> register_regions(std::span<const MappedRegion> regions,
                                                 WriteTracking tracking = WriteTracking::kOff);
   MissingMemory(MissingMemory&&) = default;

@@ -56,7 +56,15 @@ int fail_with(const thaw::Error& error) {
   return -1;
 }
 
-/// The border to C: nothing is thrown across it.
+int status_of(const thaw::Result<void>& done) noexcept {
+  return done ? 0 : fail_with(done.error());
+}
+
+bool has_region(const thaw_memory* memory, std::size_t index) {
+  return memory != nullptr && index < memory->memory.region_count();
+}
+
+/// The border to C, as what is noexcept below: nothing is thrown across it.
 int restore_for_c(const thaw_region* regions, std::size_t region_count, const char* socket_path,
                   thaw_memory** out, Restore restore_memory) noexcept {
   if (out != nullptr) *out = nullptr;
@@ -70,10 +78,9 @@ int restore_for_c(const thaw_region* regions, std::size_t region_count, const ch
 }
 
 thaw::Result<void> discard(thaw_memory* memory, std::size_t index, std::uint64_t offset,
-                           std::uint64_t size) {
-  const std::size_t regions = memory == nullptr ? 0 : memory->memory.region_count();
+                           std::uint64_t size) noexcept {
   const bool whole_pages = (offset | size) % thaw::kPageBytes == 0;
-  if (index >= regions || !whole_pages ||
+  if (!has_region(memory, index) || !whole_pages ||
       !thaw::within(offset, size, memory->memory.region(index).size())) {
     return thaw::fail(thaw::ErrorCode::kInvalidArgument, "no pages of a region");
   }
@@ -81,9 +88,10 @@ thaw::Result<void> discard(thaw_memory* memory, std::size_t index, std::uint64_t
 }
 
 thaw::Result<void> find_changed(const thaw_memory* memory, std::size_t index,
-                                std::span<std::uint8_t> bitmap) {
-  const std::size_t regions = memory == nullptr ? 0 : memory->memory.region_count();
-  if (index >= regions) return thaw::fail(thaw::ErrorCode::kInvalidArgument, "no such region");
+                                std::span<std::uint8_t> bitmap) noexcept {
+  if (!has_region(memory, index)) {
+    return thaw::fail(thaw::ErrorCode::kInvalidArgument, "no such region");
+  }
   const std::size_t pages = memory->memory.region(index).size() / thaw::kPageBytes;
   if (bitmap.data() == nullptr || bitmap.size() != (pages + 7) / 8) {
     return thaw::fail(thaw::ErrorCode::kInvalidArgument, "a bitmap of {} bytes for {} pages",
@@ -92,22 +100,10 @@ thaw::Result<void> find_changed(const thaw_memory* memory, std::size_t index,
   const std::vector<bool> changed = TRY(memory->memory.changed_pages(index));
   std::ranges::fill(bitmap, std::uint8_t{0});
   for (std::size_t page = 0; page < pages; ++page) {
-    if (changed[page])
-      bitmap[page / 8] = static_cast<std::uint8_t>(bitmap[page / 8] | 1 << page % 8);
+    if (!changed[page]) continue;
+    bitmap[page / 8] = static_cast<std::uint8_t>(bitmap[page / 8] | 1 << page % 8);
   }
   return {};
-}
-
-int find_changed_for_c(const thaw_memory* memory, std::size_t index,
-                       std::span<std::uint8_t> bitmap) noexcept {
-  const auto found = find_changed(memory, index, bitmap);
-  return found ? 0 : fail_with(found.error());
-}
-
-int discard_for_c(thaw_memory* memory, std::size_t index, std::uint64_t offset,
-                  std::uint64_t size) noexcept {
-  const auto discarded = discard(memory, index, offset, size);
-  return discarded ? 0 : fail_with(discarded.error());
 }
 
 }  // namespace
@@ -132,16 +128,16 @@ int thaw_memory_share(const thaw_region* regions, size_t region_count, const cha
 }
 
 int thaw_memory_discard(thaw_memory* memory, size_t index, uint64_t offset, uint64_t size) {
-  return discard_for_c(memory, index, offset, size);
+  return status_of(discard(memory, index, offset, size));
 }
 
 int thaw_memory_changed(const thaw_memory* memory, size_t index, uint8_t* bitmap,
                         size_t bitmap_size) {
-  return find_changed_for_c(memory, index, {bitmap, bitmap_size});
+  return status_of(find_changed(memory, index, {bitmap, bitmap_size}));
 }
 
 void* thaw_memory_address(const thaw_memory* memory, size_t index) {
-  if (memory == nullptr || index >= memory->memory.region_count()) return nullptr;
+  if (!has_region(memory, index)) return nullptr;
   return memory->memory.region(index).data();
 }
 

@@ -15,6 +15,7 @@
 #include "format/working_set.h"
 #include "tests/fuzz/input.h"
 #include "tests/support/sample_microvm.h"
+#include "tests/support/store_of.h"
 
 // Writes the seeds of the kept corpus: make_seeds tests/fuzz/corpus
 
@@ -136,12 +137,6 @@ void add_microvm_states(const Corpus& corpus) {
   }
 }
 
-StoreId some_store() {
-  StoreId store;
-  store.bytes.fill(std::byte{9});
-  return store;
-}
-
 void add_messages(const Corpus& corpus) {
   const Message messages[] = {
       message::Hello{
@@ -167,7 +162,7 @@ void add_messages(const Corpus& corpus) {
       message::GetPack{{10}, 11, 12},
       message::PutPrefetchReport{{13}, {1, 2, 3, 4, 5, 6}},
       message::ErrorReply{ErrorCode::kBusy, "busy"},
-      message::Welcome{message::kVersion, some_store()},
+      message::Welcome{message::kVersion, test::store_of(9)},
       message::Done{},
       message::Needed{Bytes(3, std::byte{0x11})},
       message::ManifestReply{},

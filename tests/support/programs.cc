@@ -170,12 +170,17 @@ std::size_t open_descriptors_down_to(pid_t pid, std::size_t most) {
   return count;
 }
 
-std::chrono::milliseconds cpu_time(pid_t pid) {
-  std::ifstream stat(fmt::format("/proc/{}/stat", pid));
+std::string stat_fields(const std::string& process) {
+  std::ifstream stat("/proc/" + process + "/stat");
   std::string line;
   std::getline(stat, line);
-  // Behind the name in brackets: state, ten numbers, then user and system time.
-  std::istringstream fields(line.substr(line.rfind(") ") + 2));
+  const std::size_t name_end = line.rfind(") ");
+  return name_end == line.npos ? "" : line.substr(name_end + 2);
+}
+
+std::chrono::milliseconds cpu_time(pid_t pid) {
+  // State, ten numbers, then user and system time.
+  std::istringstream fields(stat_fields(std::to_string(pid)));
   std::string skipped;
   for (int i = 0; i < 11; ++i) fields >> skipped;
   long user = 0;

@@ -62,6 +62,8 @@ std::vector<std::string> open_descriptors(pid_t pid);
 /// How many there are, once no more than `most` are left, or when patience ends.
 std::size_t open_descriptors_down_to(pid_t pid, std::size_t most);
 
+/// What stands behind the name in /proc/PROCESS/stat, from the state on; empty when it has gone.
+std::string stat_fields(const std::string& process);
 /// How much CPU time all threads of a process have used.
 std::chrono::milliseconds cpu_time(pid_t pid);
 

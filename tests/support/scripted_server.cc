@@ -25,12 +25,6 @@ Bytes pack_of(std::span<const PackPage> pages) {
   return PackCodec().encode(pages, plain);
 }
 
-StoreId store_of(std::uint8_t number) {
-  StoreId store;
-  store.bytes.fill(std::byte{number});
-  return store;
-}
-
 void ScriptedServer::welcome(message::Role role) {
   socket_ = accept_unix(listener_.socket, Deadline::after(kPatience)).value();
   const Envelope hello = receive();

@@ -9,6 +9,7 @@
 #include "format/pack.h"
 #include "format/wire.h"
 #include "tests/support/loopback.h"
+#include "tests/support/store_of.h"
 
 namespace thaw::test {
 
@@ -16,9 +17,6 @@ namespace thaw::test {
 PlainPage content_of(ChunkId id);
 /// A sealed pack of such pages.
 Bytes pack_of(std::span<const PackPage> pages);
-
-/// A store of some server; other numbers are other stores.
-StoreId store_of(std::uint8_t number);
 
 /// The page server's end of a connection for pages in the hands of a test: nothing is answered
 /// unless the test says so. One thread.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <fstream>
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
@@ -78,13 +77,9 @@ void GuestThread::wait_until_blocked() const {
   const Deadline deadline = Deadline::after(kPatience);
   while (!ended_) {
     CHECK(!deadline.passed());
-    std::string line;
-    if (thread_id_ != 0) {
-      std::ifstream stat(fmt::format("/proc/self/task/{}/stat", thread_id_.load()));
-      std::getline(stat, line);
-    }
-    const std::size_t name_end = line.rfind(") ");
-    if (name_end != std::string::npos && line[name_end + 2] != 'R') return;
+    const pid_t thread = thread_id_;
+    const std::string stat = thread == 0 ? "" : stat_fields("self/task/" + std::to_string(thread));
+    if (!stat.empty() && stat[0] != 'R') return;
     std::this_thread::yield();
   }
 }

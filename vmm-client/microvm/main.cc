@@ -8,6 +8,7 @@
 #include "vmm-client/microvm/capture.h"
 #include "vmm-client/microvm/limits.h"
 #include "vmm-client/microvm/microvm.h"
+#include "vmm-client/restore_profile.h"
 
 namespace thaw {
 
@@ -36,43 +37,26 @@ struct Options {
   bool json = false;
 };
 
-/// Microseconds that each phase of a restore took.
-struct RestoreProfile {
-  std::int64_t memory_us = 0;  // mapped, and handed over to the fault handler
-  std::int64_t vm_us = 0;
-  std::int64_t vcpus_us = 0;
-  std::int64_t state_us = 0;         // read, decoded and put into the vCPUs
-  std::int64_t first_output_us = 0;  // from the start of the vCPUs to the guest's first byte
-};
-
-/// The time since it was made or last asked.
-class Stopwatch {
- public:
-  std::int64_t lap_us() {
-    const auto now = Clock::now();
-    return std::chrono::duration_cast<std::chrono::microseconds>(now - std::exchange(started_, now))
-        .count();
-  }
-  Clock::time_point started() const { return started_; }
-
- private:
-  Clock::time_point started_ = Clock::now();
-};
+std::int64_t us_between(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration_cast<std::chrono::microseconds>(to - from).count();
+}
 
 void print_serial(ByteSpan bytes) {
   std::fwrite(bytes.data(), 1, bytes.size(), stdout);
   if (bytes.back() == std::byte{'\n'}) std::fflush(stdout);
 }
 
-void report(const Options& options, const RestoreProfile& profile) {
+/// `first_output_us`: from the start of the vCPUs to the guest's first byte.
+void report(const Options& options, const RestoreProfile& profile, std::int64_t first_output_us) {
+  const auto us_of = [&](std::string_view phase) { return profile.us_of(phase).value_or(0); };
   const char* const form =
       options.json
           ? R"({{"restored":{{"memory_us":{},"vm_us":{},"vcpus_us":{},"state_us":{},)"
             R"("first_output_us":{}}}}})"
             "\n"
           : "restored: memory {} us, VM {} us, vCPUs {} us, state {} us, first output {} us\n";
-  fmt::print(stderr, fmt::runtime(form), profile.memory_us, profile.vm_us, profile.vcpus_us,
-             profile.state_us, profile.first_output_us);
+  fmt::print(stderr, fmt::runtime(form), us_of("memory") + us_of("handover"), us_of("vm"),
+             us_of("vcpus"), us_of("state"), first_output_us);
 }
 
 void report(const Options& options, const MemoryImageStatistics& written, std::int64_t us) {
@@ -90,26 +74,24 @@ int guest_ended(MicroVm& vm) {
 }
 
 /// Lets a loaded VM run as far as it is to run, and captures it on the way if that is wanted.
-Result<int> drive(MicroVm& vm, const Options& options, std::optional<RestoreProfile> profile) {
+Result<int> drive(MicroVm& vm, const Options& options,
+                  const std::optional<RestoreProfile>& profile) {
   using Event = GuestProgress::Event;
   if (options.rounds) vm.progress().show_at_most(*options.rounds);
-  const Stopwatch started;
+  const auto started = Clock::now();
   TRY(vm.start());
   if (profile) {
     if (TRY(vm.progress().wait_for_output()) == Event::kExited) return guest_ended(vm);
-    profile->first_output_us = std::chrono::duration_cast<std::chrono::microseconds>(
-                                   *vm.progress().first_output() - started.started())
-                                   .count();
-    report(options, *profile);
+    report(options, *profile, us_between(started, *vm.progress().first_output()));
   }
   if (!options.capture_files.memory.empty()) {
     const Event event = TRY(vm.progress().wait_for_rounds(options.capture_after));
     if (event == Event::kExited) return guest_ended(vm);
     vm.pause();
     std::fflush(stdout);
-    Stopwatch watch;
+    const auto begun = Clock::now();
     const MemoryImageStatistics written = TRY(capture(vm, options.capture_files, options.captured));
-    report(options, written, watch.lap_us());
+    report(options, written, us_between(begun, Clock::now()));
     if (!options.rounds) return 0;
     TRY(vm.start());
   }
@@ -128,30 +110,30 @@ Result<int> run(const Options& options) {
   return drive(*vm, options, std::nullopt);
 }
 
-Result<MicroVmMemory> memory_to_restore(const Options& options, ByteCount size) {
+Result<MicroVmMemory> memory_to_restore(const Options& options, ByteCount size,
+                                        PhaseTimer& phases) {
   if (options.socket.empty()) return MicroVmMemory::from_file(options.memory_file, size);
   const Deadline deadline = Deadline::after(kHandOver);
   if (options.shared) return MicroVmMemory::shared(size, options.socket, deadline);
   MicroVmMemory memory = TRY(MicroVmMemory::missing(size));
-  TRY(memory.hand_over(options.socket, deadline));
+  TRY(memory.restore(PreparedSession{options.socket}, deadline, phases));
   return memory;
 }
 
 Result<int> restore(const Options& options) {
-  RestoreProfile profile;
-  Stopwatch watch;
+  PhaseTimer phases;
+  phases.begin("state");
   const MicroVmState state = TRY(read_state_file(options.state_file));
-  profile.state_us = watch.lap_us();
-  MicroVmMemory memory = TRY(memory_to_restore(options, state.memory));
-  profile.memory_us = watch.lap_us();
+  phases.begin("memory");
+  MicroVmMemory memory = TRY(memory_to_restore(options, state.memory, phases));
+  phases.begin("vm");
   const DirtyLog log = options.captured == Captured::kChanges ? DirtyLog::kOn : DirtyLog::kOff;
   const auto vm = TRY(MicroVm::create(std::move(memory), print_serial, log));
-  profile.vm_us = watch.lap_us();
+  phases.begin("vcpus");
   TRY(vm->add_vcpus(state.vcpus.size()));
-  profile.vcpus_us = watch.lap_us();
+  phases.begin("state");
   TRY(vm->load_state(state));
-  profile.state_us += watch.lap_us();
-  return drive(*vm, options, profile);
+  return drive(*vm, options, RestoreProfile{ShellOrigin::kOnDemand, phases.finish()});
 }
 
 void declare_common(CLI::App* sub, Options& options) {

@@ -32,12 +32,6 @@ Result<MicroVmMemory> MicroVmMemory::shared(ByteCount size, const std::string& s
   return MicroVmMemory(TRY(GuestMemory::share(shapes, socket_path, deadline)));
 }
 
-Result<void> MicroVmMemory::hand_over(const std::string& socket_path, Deadline deadline) {
-  auto* const missing = std::get_if<GuestMemory>(&memory_);
-  CHECK(missing != nullptr);
-  return missing->hand_over(socket_path, deadline);
-}
-
 Result<void> MicroVmMemory::restore(const MemorySource& source, Deadline deadline,
                                     PhaseTimer& phases) {
   auto* const missing = std::get_if<GuestMemory>(&memory_);

@@ -19,14 +19,11 @@ class MicroVmMemory {
   static Result<MicroVmMemory> zeros(ByteCount size);
   /// What a raw image has; the image is not written to. kMalformed when it is of another size.
   static Result<MicroVmMemory> from_file(const std::string& path, ByteCount size);
-  /// Missing for now: touch nothing before hand_over() has succeeded.
+  /// Missing for now: touch nothing before restore() has succeeded.
   static Result<MicroVmMemory> missing(ByteCount size);
   /// This host's image of the snapshot: see GuestMemory::share().
   static Result<MicroVmMemory> shared(ByteCount size, const std::string& socket_path,
                                       Deadline deadline);
-
-  /// See GuestMemory::hand_over(). REQUIRES: made by missing().
-  Result<void> hand_over(const std::string& socket_path, Deadline deadline);
 
   /// See thaw::restore_memory(). REQUIRES: made by missing().
   Result<void> restore(const MemorySource& source, Deadline deadline, PhaseTimer& phases);

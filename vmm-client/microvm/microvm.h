@@ -38,12 +38,7 @@ class MicroVm final : private VcpuPorts {
   /// same entries: a VM that is made ahead of its state saves that time.
   Result<void> set_cpuid(const std::vector<kvm_cpuid_entry2>& cpuid);
 
-  /// See MicroVmMemory::hand_over(): for memory that was missing when the VM was made.
-  Result<void> hand_over(const std::string& socket_path, Deadline deadline) {
-    return memory_.hand_over(socket_path, deadline);
-  }
-
-  /// The same from any source.
+  /// See MicroVmMemory::restore(): for memory that was missing when the VM was made.
   Result<void> restore_memory(const MemorySource& source, Deadline deadline, PhaseTimer& phases) {
     return memory_.restore(source, deadline, phases);
   }

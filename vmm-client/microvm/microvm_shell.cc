@@ -4,6 +4,10 @@
 
 namespace thaw {
 
+MicroVmShape shape_of(const MicroVmState& state) {
+  return {.memory = state.memory, .vcpus = state.vcpus.size(), .cpuid = state.cpuid};
+}
+
 Result<void> MicroVmShell::restore(const RestoreSource& source, Deadline deadline,
                                    PhaseTimer& phases) {
   TRY(vm_->restore_memory(source.memory, deadline, phases));

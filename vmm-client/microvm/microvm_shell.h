@@ -18,6 +18,9 @@ struct MicroVmShape {
   std::vector<kvm_cpuid_entry2> cpuid{};
 };
 
+/// Of the microVMs that this state can be put into.
+MicroVmShape shape_of(const MicroVmState& state);
+
 /// A microVM that nobody has loaded yet: its memory missing, its vCPUs made.
 class MicroVmShell final : public Shell {
  public:
