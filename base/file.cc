@@ -11,10 +11,22 @@
 
 namespace thaw {
 
+Result<UniqueFd> duplicate(const UniqueFd& file) {
+  UniqueFd copy(::fcntl(file.get(), F_DUPFD_CLOEXEC, 0));
+  if (!copy.valid()) return fail_errno("duplicate a descriptor");
+  return copy;
+}
+
 Result<UniqueFd> open_for_reading(const std::string& path) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!fd.valid()) return fail_errno(fmt::format("open {}", path));
   return fd;
+}
+
+Result<std::uint64_t> file_number(const UniqueFd& file) {
+  struct stat status{};
+  if (::fstat(file.get(), &status) != 0) return fail_errno("fstat");
+  return std::uint64_t{status.st_ino};
 }
 
 Result<ByteCount> file_size(const UniqueFd& file) {

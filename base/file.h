@@ -22,6 +22,13 @@ struct FileOwner {
   gid_t gid;
 };
 
+/// Another descriptor of the same open file.
+Result<UniqueFd> duplicate(const UniqueFd& file);
+
+/// The file's number in its file system: two descriptors of memory files that have the same are of
+/// the same file.
+Result<std::uint64_t> file_number(const UniqueFd& file);
+
 Result<UniqueFd> open_for_reading(const std::string& path);
 Result<ByteCount> file_size(const UniqueFd& file);
 

@@ -23,6 +23,9 @@ inline constexpr seconds kConnectTimeout{5};
 /// How long a process that was sent SIGKILL may take to go.
 inline constexpr seconds kKilledExit{5};
 
+/// How long the service manager may take to read what it is told.
+inline constexpr milliseconds kNotify{200};
+
 /// Events read from one userfaultfd in one system call (32 bytes each).
 inline constexpr std::size_t kUserfaultfdEventsPerRead = 64;
 

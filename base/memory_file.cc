@@ -17,7 +17,7 @@ Result<UniqueFd> create_memory_file(const std::string& what, ByteCount size) {
 }
 
 Result<UniqueFd> seal_memory_file(const UniqueFd& file) {
-  constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE | F_SEAL_SEAL;
+  constexpr int kSeals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
   if (::fcntl(file.get(), F_ADD_SEALS, kSeals) != 0) return fail_errno("F_ADD_SEALS");
   return open_for_reading(fmt::format("/proc/self/fd/{}", file.get()));
 }

@@ -14,9 +14,9 @@ namespace thaw {
 /// it again for writing.
 Result<UniqueFd> create_memory_file(const std::string& what, ByteCount size);
 
-/// From now on the file keeps its size, and nothing is written but through mappings that are there
-/// already (F_SEAL_FUTURE_WRITE); no hole is punched into it either. Returns a descriptor of it for
-/// reading, to be given away.
+/// From now on the file keeps its size. Returns a descriptor of it for reading, to be given away.
+/// (F_SEAL_FUTURE_WRITE would keep root out too, but also whoever goes on with the file after this
+/// process.)
 Result<UniqueFd> seal_memory_file(const UniqueFd& file);
 
 /// Whether a file that was given to us keeps its size: else whoever has mapped it may die of

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -47,13 +48,18 @@ std::vector<std::string> environment_with(const std::vector<EnvironmentVariable>
 /// What a child does between fork and exec. Its calls fail only without memory.
 class SpawnPlan {
  public:
-  SpawnPlan() {
+  explicit SpawnPlan(const UniqueFd& passed) {
     sigset_t none;
     sigemptyset(&none);
     bool ok = ::posix_spawn_file_actions_init(&actions_) == 0;
     ok &= ::posix_spawnattr_init(&attributes_) == 0;
     ok &= ::posix_spawn_file_actions_addopen(&actions_, 0, "/dev/null", O_RDONLY, 0) == 0;
     ok &= ::posix_spawn_file_actions_adddup2(&actions_, 2, 1) == 0;
+    if (passed.valid()) {
+      // Where the number is the same already, this takes close-on-exec off it.
+      ok &= ::posix_spawn_file_actions_adddup2(&actions_, passed.get(),
+                                               ChildProcess::kChildDescriptor) == 0;
+    }
     ok &= ::posix_spawnattr_setpgroup(&attributes_, 0) == 0;
     ok &= ::posix_spawnattr_setsigmask(&attributes_, &none) == 0;
     ok &= ::posix_spawnattr_setflags(&attributes_,
@@ -83,12 +89,13 @@ std::string ExitStatus::text() const {
 }
 
 Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& command,
-                                         const std::vector<EnvironmentVariable>& environment) {
+                                         const std::vector<EnvironmentVariable>& environment,
+                                         const UniqueFd& passed) {
   CHECK(!command.empty());
   // Where SIGCHLD is ignored, which is inherited, the kernel reaps children itself.
   ::signal(SIGCHLD, SIG_DFL);
   const std::vector<std::string> variables = environment_with(environment);
-  const SpawnPlan plan;
+  const SpawnPlan plan(passed);
   pid_t pid = -1;
   const int error_number =
       ::posix_spawnp(&pid, command.front().c_str(), plan.actions(), plan.attributes(),
@@ -105,6 +112,22 @@ Result<std::string> program_beside_this_one(const std::string& name) {
   const auto own = std::filesystem::read_symlink("/proc/self/exe", error);
   if (error) return fail_errno("read /proc/self/exe", error.value());
   return (own.parent_path() / name).string();
+}
+
+std::string own_program() {
+  const std::filesystem::path link = "/proc/self/exe";
+  std::error_code error;
+  const auto path = std::filesystem::read_symlink(link, error);
+  const bool there = !error && std::filesystem::equivalent(path, link, error) && !error;
+  return there ? path.string() : link.string();
+}
+
+Result<void> raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return fail_errno("getrlimit");
+  limit.rlim_cur = limit.rlim_max;
+  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) return fail_errno("setrlimit");
+  return {};
 }
 
 Result<void> become(const std::vector<std::string>& command) {

@@ -29,6 +29,13 @@ struct EnvironmentVariable {
 /// The path of a program that is installed beside the running one.
 Result<std::string> program_beside_this_one(const std::string& name);
 
+/// The path of the running program; where it was replaced or removed since, a name by which the
+/// kernel still finds it.
+std::string own_program();
+
+/// Lets this process, and those that it starts, have as many descriptors as the system allows it.
+Result<void> raise_descriptor_limit();
+
 /// Turns this process into another program: returns only when that fails. REQUIRES: a command of at
 /// least one word.
 Result<void> become(const std::vector<std::string>& command);
@@ -42,7 +49,14 @@ class ChildProcess {
   /// to stdout goes to our stderr, so that our own stdout stays ours. No signal is blocked.
   /// kNotFound, kPermission. REQUIRES: a command of at least one word.
   static Result<ChildProcess> start(const std::vector<std::string>& command,
-                                    const std::vector<EnvironmentVariable>& environment);
+                                    const std::vector<EnvironmentVariable>& environment) {
+    return start(command, environment, UniqueFd());
+  }
+  /// The same, with a descriptor that the child finds under the number kChildDescriptor.
+  static Result<ChildProcess> start(const std::vector<std::string>& command,
+                                    const std::vector<EnvironmentVariable>& environment,
+                                    const UniqueFd& passed);
+  static constexpr int kChildDescriptor = 3;
   ChildProcess(ChildProcess&& other) noexcept;
   ChildProcess& operator=(ChildProcess&&) = delete;
   /// Kills all that is left of the group.
@@ -50,6 +64,7 @@ class ChildProcess {
 
   /// For wait_for_exit().
   const UniqueFd& pidfd() const { return pidfd_; }
+  pid_t pid() const { return pid_; }
   /// Nothing while it runs.
   std::optional<ExitStatus> status() const;
   /// To each process of the group; one that is gone already is fine.

@@ -90,6 +90,18 @@ struct Received {
 Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
                                                          MutableByteSpan to);
 
+/// Looks at what is there without waiting and without taking it; nothing when there is nothing yet,
+/// 0 bytes when the peer has closed.
+Result<std::optional<std::size_t>> peek(const UniqueFd& socket, MutableByteSpan to);
+
+/// Two ends of a connection on which messages, and descriptors with them, keep their bounds
+/// (SOCK_SEQPACKET), non-blocking.
+struct MessagePair {
+  UniqueFd ours;
+  UniqueFd theirs;
+};
+Result<MessagePair> create_message_pair();
+
 /// The process at the other end of a UNIX socket, as it was when it connected.
 struct PeerProcess {
   pid_t pid;

@@ -168,6 +168,21 @@ Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
   return std::optional(std::move(received));
 }
 
+Result<std::optional<std::size_t>> peek(const UniqueFd& socket, MutableByteSpan to) {
+  const ssize_t n = ::recv(socket.get(), to.data(), to.size(), MSG_PEEK | MSG_DONTWAIT);
+  if (n >= 0) return std::optional(static_cast<std::size_t>(n));
+  if (errno == EAGAIN || errno == EINTR) return std::optional<std::size_t>();
+  return fail_errno("receive");
+}
+
+Result<MessagePair> create_message_pair() {
+  std::array<int, 2> ends{};
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends.data()) != 0) {
+    return fail_errno("socketpair");
+  }
+  return MessagePair{UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
 Result<PeerProcess> peer_process(const UniqueFd& socket) {
   ucred credentials{};
   socklen_t length = sizeof(credentials);

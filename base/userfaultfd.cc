@@ -1,6 +1,7 @@
 #include "base/userfaultfd.h"
 
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <charconv>
 #include <filesystem>
@@ -87,7 +88,7 @@ Result<void> register_memory(const UniqueFd& uffd, HostAddress start, ByteCount 
 
 /// Reads without waiting, whatever the descriptor's flags are: the VMM shares them and may change
 /// them at any time.
-ssize_t read_at_once(const UniqueFd& uffd, std::span<uffd_msg> messages) {
+ssize_t read_at_once(const UniqueFd& uffd, std::span<RawEvent> messages) {
   const iovec to{messages.data(), messages.size_bytes()};
   const ssize_t n = ::preadv2(uffd.get(), &to, 1, -1, RWF_NOWAIT);
   if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
@@ -162,14 +163,21 @@ Result<void> make_nonblocking(const UniqueFd& uffd) {
   return {};
 }
 
-Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& to) {
-  std::array<uffd_msg, limits::kUserfaultfdEventsPerRead> messages;
-  const ssize_t n = read_at_once(uffd, messages);
+Result<std::size_t> read_raw_events(const UniqueFd& uffd, std::span<RawEvent> to) {
+  static_assert(sizeof(RawEvent) == sizeof(uffd_msg));
+  const ssize_t n = read_at_once(uffd, to);
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return std::size_t{0};
   if (n < 0) return fail_errno("read userfaultfd");
-  const std::size_t count = static_cast<std::size_t>(n) / sizeof(uffd_msg);
-  for (const uffd_msg& message : std::span(messages).first(count)) {
+  return static_cast<std::size_t>(n) / sizeof(uffd_msg);
+}
+
+Result<void> decode_events(std::span<const RawEvent> events, EventReader reader,
+                           std::vector<MemoryEvent>& to) {
+  for (const RawEvent& raw : events) {
+    const auto message = std::bit_cast<uffd_msg>(raw);
     switch (message.event) {
+      case 0:
+        return {};
       case UFFD_EVENT_PAGEFAULT:
         to.push_back(FaultEvent{{message.arg.pagefault.address}});
         break;
@@ -185,13 +193,22 @@ Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& 
         to.push_back(
             RemapEvent{{message.arg.remap.from}, {message.arg.remap.to}, {message.arg.remap.len}});
         break;
-      case UFFD_EVENT_FORK:
-        to.push_back(ForkEvent{UniqueFd(static_cast<int>(message.arg.fork.ufd))});
+      case UFFD_EVENT_FORK: {
+        const bool ours = reader == EventReader::kThisProcess;
+        to.push_back(ForkEvent{UniqueFd(ours ? static_cast<int>(message.arg.fork.ufd) : -1)});
         break;
+      }
       default:
         return fail(ErrorCode::kUnsupported, "userfaultfd event {:#x}", message.event);
     }
   }
+  return {};
+}
+
+Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& to) {
+  std::array<RawEvent, limits::kUserfaultfdEventsPerRead> events;
+  const std::size_t count = TRY(read_raw_events(uffd, events));
+  TRY(decode_events(std::span(events).first(count), EventReader::kThisProcess, to));
   return count;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <variant>
@@ -34,7 +35,8 @@ struct RemapEvent {
   HostAddress to;
   ByteCount length;
 };
-/// The process forked with its userfaultfd; the new descriptor is owned by the event.
+/// The process forked with its userfaultfd; the new descriptor is owned by the event, and not valid
+/// where another process has read it.
 struct ForkEvent {
   UniqueFd child;
 };
@@ -85,9 +87,19 @@ Result<void> check_userfaultfd(const UniqueFd& uffd);
 /// poll(2) on a userfaultfd that blocks tells an error instead of events.
 Result<void> make_nonblocking(const UniqueFd& uffd);
 
-/// Never waits, even where the descriptor blocks. Appends what is queued, up to
-/// limits::kUserfaultfdEventsPerRead events, and returns how many were read: 0 when the queue is
-/// empty.
+/// Room for one event as the kernel writes it; all zeros: none.
+struct RawEvent {
+  std::array<std::uint64_t, 4> words{};
+};
+/// Never waits, even where the descriptor blocks. Reads what is queued, as much as there is room
+/// for, and returns how many events that were: 0 when the queue is empty.
+Result<std::size_t> read_raw_events(const UniqueFd& uffd, std::span<RawEvent> to);
+/// Who has read an event: a descriptor that comes with it means something to that process alone.
+enum class EventReader { kThisProcess, kAnother };
+/// Appends the events; those behind the first one that there is not are none either.
+Result<void> decode_events(std::span<const RawEvent> events, EventReader reader,
+                           std::vector<MemoryEvent>& to);
+/// Both at once, up to limits::kUserfaultfdEventsPerRead events.
 Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& to);
 
 /// What a fill does with those who wait for its pages. Left asleep, they must be woken later.

@@ -11,11 +11,13 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/socket.h"
 #include "base/types.h"
 
 namespace thaw::test {
@@ -100,8 +102,23 @@ Program::Program(Program&& other) noexcept
 
 Program::~Program() {
   if (pid_ < 0) return;
+  // Stopped, it starts no other one in between.
+  ::kill(pid_, SIGSTOP);
+  const pid_t working = worker();
+  const UniqueFd pidfd(static_cast<int>(working > 0 ? ::syscall(SYS_pidfd_open, working, 0) : -1));
+  if (pidfd.valid()) {
+    static_cast<void>(kill_process(pidfd));
+    static_cast<void>(wait_for_exit(pidfd, Deadline::after(kPatience)));
+  }
   ::kill(pid_, SIGKILL);
   ::waitpid(pid_, nullptr, 0);
+}
+
+pid_t Program::worker() const {
+  std::ifstream children(fmt::format("/proc/{0}/task/{0}/children", pid_));
+  pid_t child = 0;
+  children >> child;
+  return child;
 }
 
 Result<std::string> Program::wait_for_line(const std::string& prefix) {

@@ -30,7 +30,8 @@ struct Surroundings {
   std::vector<EnvironmentVariable> environment = {};  // beside ours
 };
 
-/// A child process with pipes to its stdin and from its stdout. Killed and reaped on destruction.
+/// A child process with pipes to its stdin and from its stdout. Killed and reaped on destruction,
+/// its worker too.
 /// One thread.
 class Program {
  public:
@@ -40,6 +41,9 @@ class Program {
   ~Program();
 
   pid_t pid() const { return pid_; }
+  /// The process that does its work, of a program that supervises another: its only child; 0: there
+  /// is none now.
+  pid_t worker() const;
   /// The rest of the next line of stdout that begins with `prefix`.
   Result<std::string> wait_for_line(const std::string& prefix);
   /// Gives the program a line, which ours take as leave to go on.

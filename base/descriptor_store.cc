@@ -1,0 +1,123 @@
+#include "base/descriptor_store.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "base/socket.h"
+
+namespace thaw {
+
+namespace {
+
+constexpr int kFirst = 3;  // SD_LISTEN_FDS_START
+
+std::optional<int> number_in(const char* variable) {
+  const char* const text = std::getenv(variable);
+  if (text == nullptr) return std::nullopt;
+  int number = -1;
+  const char* const end = text + std::strlen(text);
+  const auto parsed = std::from_chars(text, end, number);
+  if (parsed.ec != std::errc() || parsed.ptr != end || number < 0) return std::nullopt;
+  return number;
+}
+
+}  // namespace
+
+Result<std::vector<NamedDescriptor>> take_passed_descriptors() {
+  std::vector<NamedDescriptor> passed;
+  const auto process = number_in("LISTEN_PID");
+  const auto count = number_in("LISTEN_FDS");
+  const char* const text = std::getenv("LISTEN_FDNAMES");
+  std::string_view names = text == nullptr ? "" : text;
+  if (process != ::getpid() || !count) return passed;
+  for (int i = 0; i < *count; ++i) {
+    const std::size_t end = std::min(names.find(':'), names.size());
+    if (::fcntl(kFirst + i, F_SETFD, FD_CLOEXEC) != 0) {
+      return fail(ErrorCode::kMalformed, "LISTEN_FDS is {}, but there is no descriptor {}", *count,
+                  kFirst + i);
+    }
+    passed.push_back({std::string(names.substr(0, end)), UniqueFd(kFirst + i)});
+    names.remove_prefix(std::min(end + 1, names.size()));
+  }
+  for (const char* const variable : {"LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}) {
+    ::unsetenv(variable);
+  }
+  return passed;
+}
+
+Result<void> become_with(const std::vector<std::string>& command,
+                         std::vector<NamedDescriptor> descriptors) {
+  const int end = kFirst + static_cast<int>(descriptors.size());
+  std::string names;
+  // First out of the way of one another.
+  for (NamedDescriptor& each : descriptors) {
+    UniqueFd moved(::fcntl(each.descriptor.get(), F_DUPFD_CLOEXEC, end));
+    if (!moved.valid()) return fail_errno("duplicate a descriptor");
+    each.descriptor = std::move(moved);
+    names += (names.empty() ? "" : ":") + each.name;
+  }
+  for (int i = kFirst; i < end; ++i) {
+    const UniqueFd& from = descriptors[static_cast<std::size_t>(i - kFirst)].descriptor;
+    // What had the number is closed with that: this program is over.
+    if (::dup2(from.get(), i) != i) return fail_errno("dup2");
+  }
+  ::setenv("LISTEN_PID", std::to_string(::getpid()).c_str(), 1);
+  ::setenv("LISTEN_FDS", std::to_string(descriptors.size()).c_str(), 1);
+  ::setenv("LISTEN_FDNAMES", names.c_str(), 1);
+  return become(command);
+}
+
+ServiceManager::ServiceManager() : patience_(limits::kNotify) {
+  const char* const path = std::getenv("NOTIFY_SOCKET");
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  if (path == nullptr || *path == '\0' || std::strlen(path) > limits::kMaxSocketPath) return;
+  std::memcpy(address.sun_path, path, std::strlen(path));
+  if (*path == '@') address.sun_path[0] = '\0';
+  UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + std::strlen(path) +
+                                             (*path == '@' ? 0 : 1));
+  // SAFETY: sockaddr_un exists to be passed as sockaddr.
+  const auto* const to = reinterpret_cast<const sockaddr*>(&address);
+  if (!socket.valid() || ::connect(socket.get(), to, length) != 0) {
+    log_warning("the service manager cannot be reached at {}", path);
+    return;
+  }
+  socket_ = std::move(socket);
+}
+
+void ServiceManager::tell(const std::string& text, const UniqueFd* descriptor) {
+  if (!socket_.valid()) return;
+  std::vector<int> descriptors;
+  if (descriptor != nullptr) descriptors.push_back(descriptor->get());
+  const auto told =
+      send_with_descriptors(socket_, as_bytes(text), descriptors, Deadline::after(patience_));
+  // One that does not read is not waited for each time.
+  patience_ = told ? Nanoseconds(limits::kNotify) : Nanoseconds(0);
+  if (!told) log_error("the service manager is not told: {}", told.error().message());
+}
+
+void ServiceManager::ready() { tell("READY=1", nullptr); }
+
+void ServiceManager::keep(const std::string& name, const UniqueFd& descriptor) {
+  // It would drop what hangs up, such as the pidfd of a process that has exited.
+  tell("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, &descriptor);
+}
+
+void ServiceManager::forget(const std::string& name) {
+  tell("FDSTOREREMOVE=1\nFDNAME=" + name, nullptr);
+}
+
+}  // namespace thaw

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace thaw {
+
+/// Descriptors that outlive a program, as systemd keeps and passes them (sd_listen_fds(3),
+/// sd_notify(3), FileDescriptorStoreMax= in systemd.service(5)).
+
+struct NamedDescriptor {
+  std::string name;  // of letters, digits, '-' and '.'
+  UniqueFd descriptor;
+};
+
+/// Those that this process was started with, close-on-exec from now on. Call once, before anything
+/// else is opened. kMalformed when the environment speaks of others than there are.
+Result<std::vector<NamedDescriptor>> take_passed_descriptors();
+
+/// Turns this process into another program that is passed these, by the same rules: returns only
+/// when that fails, and then they are gone. REQUIRES: a command of at least one word.
+Result<void> become_with(const std::vector<std::string>& command,
+                         std::vector<NamedDescriptor> descriptors);
+
+/// The service manager that started this process, if there is one (NOTIFY_SOCKET). What it is told
+/// gets lost where it does not listen. One thread.
+class ServiceManager {
+ public:
+  ServiceManager();
+
+  void ready();
+  /// Keeps a duplicate, until it is removed by name, for the next process of this service.
+  void keep(const std::string& name, const UniqueFd& descriptor);
+  void forget(const std::string& name);
+
+ private:
+  void tell(const std::string& text, const UniqueFd* descriptor);
+
+  UniqueFd socket_;  // not valid: there is none
+  Nanoseconds patience_;
+};
+
+}  // namespace thaw
