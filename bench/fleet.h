@@ -48,7 +48,8 @@ class Handler {
                                const std::vector<std::string>& prepare_flags = {});
   Handler(Handler&&) = default;
 
-  pid_t pid() const { return program_.pid(); }
+  /// The process that serves.
+  pid_t pid() const { return program_.worker(); }
   /// The socket of a new session.
   Result<std::string> prepare(GuestKind kind = GuestKind::kOwn,
                               const std::string& snapshot = kSnapshot);

@@ -29,6 +29,10 @@ std::string state_text(const SessionReport& session) {
   if (session.shared) text += ", shared";
   if (session.prefetch.state == PrefetchState::kStreaming) text += ", prefetching";
   if (session.prefetch.state == PrefetchState::kStopped) text += ", prefetch stopped";
+  if (session.handler_deaths > 0) {
+    text += fmt::format(", handler died {}x ({:.0f} ms)", session.handler_deaths,
+                        static_cast<double>(session.unserved_us) / 1000);
+  }
   return text;
 }
 

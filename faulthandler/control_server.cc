@@ -14,12 +14,6 @@ constexpr unsigned kThreads = 4;
 constexpr std::chrono::milliseconds kStopInterval{200};
 }  // namespace
 
-Result<std::unique_ptr<ControlServer>> ControlServer::start(const std::string& path,
-                                                            Daemon& daemon) {
-  UniqueFd listener = TRY(listen_unix(path, std::nullopt));
-  return std::unique_ptr<ControlServer>(new ControlServer(path, std::move(listener), daemon));
-}
-
 ControlServer::ControlServer(std::string path, UniqueFd listener, Daemon& daemon)
     : path_(std::move(path)), listener_(std::move(listener)), daemon_(daemon) {
   for (unsigned i = 0; i < kThreads; ++i) {

@@ -16,12 +16,11 @@ namespace thaw {
 /// slow page server nor a client that stalls can hold up a fault. Removes the socket on stop.
 class ControlServer {
  public:
-  /// kAlreadyExists when another fault handler listens at `path`.
-  static Result<std::unique_ptr<ControlServer>> start(const std::string& path, Daemon& daemon);
+  /// `listener` listens at `path`.
+  ControlServer(std::string path, UniqueFd listener, Daemon& daemon);
   ~ControlServer();
 
  private:
-  ControlServer(std::string path, UniqueFd listener, Daemon& daemon);
   void serve(const std::stop_token& stop);
   /// Waits before the next attempt to accept, but not once it shall stop.
   void rest(const std::stop_token& stop);

@@ -22,6 +22,22 @@ std::vector<std::string> warnings_for(const SnapshotSpec& spec) {
                       here)};
 }
 
+/// What the supervisor keeps of a session that is to be.
+struct KeptForSession {
+  KeptSession session;
+  MemoryRecord record;
+};
+Result<KeptForSession> kept_for(const control::Prepare& request, const PreparedSnapshot& snapshot,
+                                std::optional<FileOwner> owner) {
+  MemoryRecord record = TRY(MemoryRecord::create(encode_control_request(request),
+                                                 snapshot.image->manifest.spec.memory_pages()));
+  KeptSession kept;
+  kept[KeptRole::kRecord] = TRY(duplicate(record.file()));
+  kept[KeptRole::kSnapshot] = TRY(duplicate(snapshot.image->file));
+  kept[KeptRole::kListener] = TRY(listen_unix(request.socket, owner));
+  return KeptForSession{std::move(kept), std::move(record)};
+}
+
 /// A working set of so few recordings that more are wanted soon: of one restore in eight.
 constexpr std::uint8_t kFewRecordings = 3;
 constexpr std::uint32_t kSoon = 8;
@@ -55,7 +71,8 @@ void TaskQueue::run_all() {
   for (const auto& task : due) task();
 }
 
-Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, DaemonOptions options)
+Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised supervised,
+               DaemonOptions options)
     : loop_(loop),
       tasks_(tasks),
       workers_(workers),
@@ -63,6 +80,12 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, DaemonOptions 
       source_(options_.server),
       placement_(options_.placement),
       images_(options_.image_budget),
+      on_serving_(std::move(supervised.on_serving)),
+      on_alone_(std::move(supervised.on_alone)),
+      supervisor_(
+          loop, std::move(supervised.supervisor),
+          [this](KeepMessage message) { on_message(std::move(message)); },
+          [this] { on_supervisor_gone(); }),
       task_watch_([this](int result) { watch_tasks(result); }),
       worker_watch_([this](int result) { watch_workers(result); }),
       reports_(options_.server, [this](std::uint64_t session, RecordingState state) {
@@ -89,6 +112,14 @@ ControlReply Daemon::handle(const ControlRequest& request) {
     const auto stopped = on_loop<void>([this, request = *wanted] { return stop_session(request); });
     if (!stopped) return stopped.error();
     return Stopped{};
+  }
+  if (std::holds_alternative<control::Upgrade>(request)) {
+    const auto asked = on_loop<void>([this] {
+      supervisor_.send({.kind = KeepMessage::Kind::kUpgrade});
+      return Result<void>();
+    });
+    if (!asked) return asked.error();
+    return Upgrading{};
   }
   auto reports = on_loop<std::vector<SessionReport>>(
       [this] { return Result<std::vector<SessionReport>>(list()); });
@@ -118,33 +149,14 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   auto snapshot =
       source_.prepare(name_space, request.snapshot, use_of_memory, request.state_out, owner);
   if (!snapshot) return snapshot.error();
-  auto listener = listen_unix(request.socket, owner);
-  if (!listener) return listener.error();
-  const WindowUse use = request.shared ? WindowUse::kNone : window_use(request, *snapshot);
   const SnapshotSpec& spec = snapshot->image->manifest.spec;
-  const auto cold = std::shared_ptr<const ColdMap>(snapshot->image, &snapshot->image->cold);
-  const bool prefetches = request.prefetch && use != WindowUse::kRecord;
-  auto options = std::make_shared<SessionOptions>(SessionOptions{
-      .id = 0,
-      .socket_path = request.socket,
-      .listener = *std::move(listener),
-      .on_unservable = request.on_unservable,
-      .trace_out = request.trace_out,
-      .serve = {.image = snapshot->image,
-                .places = snapshot->places,
-                .around = options_.around,
-                .prefetch = {},
-                .plan = {.set = prefetches ? snapshot->set : nullptr,
-                         .hydrate_bytes_per_s = request.hydrate_bytes_per_s,
-                         .cold = cold->empty() ? nullptr : cold,
-                         // In an image they would be pages for pages that nobody may touch.
-                         .rest_zeros = request.shared ? ZeroPages::kNot : ZeroPages::kToo},
-                .window = {.idle = std::chrono::milliseconds(request.record_idle_ms),
-                           .most = std::chrono::milliseconds(request.record_most_ms)},
-                .window_use = use}});
-  const auto added = on_loop<Added>([this, options, shared = request.shared] {
-    return add_session(std::move(*options), shared);
-  });
+  auto kept = kept_for(request, *snapshot, owner);
+  if (!kept) return kept.error();
+  const WindowUse use = request.shared ? WindowUse::kNone : window_use(request, *snapshot);
+  auto session = std::make_shared<NewSession>(session_options(request, *snapshot, use),
+                                              std::move(kept->record), std::move(kept->session));
+  const auto added = on_loop<Added>(
+      [this, session, use_of_memory] { return add_session(std::move(*session), use_of_memory); });
   if (!added) {
     remove_file(request.socket);
     return added.error();
@@ -156,6 +168,29 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
                            .regions = spec.regions,
                            .generation = added->generation,
                            .warnings = warnings_for(spec)};
+}
+
+SessionOptions Daemon::session_options(const control::Prepare& request,
+                                       const PreparedSnapshot& snapshot, WindowUse use) const {
+  const auto cold = std::shared_ptr<const ColdMap>(snapshot.image, &snapshot.image->cold);
+  const bool prefetches = request.prefetch && use != WindowUse::kRecord;
+  return SessionOptions{
+      .id = 0,
+      .socket_path = request.socket,
+      .on_unservable = request.on_unservable,
+      .trace_out = request.trace_out,
+      .serve = {.image = snapshot.image,
+                .places = snapshot.places,
+                .around = options_.around,
+                .prefetch = {},
+                .plan = {.set = prefetches ? snapshot.set : nullptr,
+                         .hydrate_bytes_per_s = request.hydrate_bytes_per_s,
+                         .cold = cold->empty() ? nullptr : cold,
+                         // In an image they would be pages for pages that nobody may touch.
+                         .rest_zeros = request.shared ? ZeroPages::kNot : ZeroPages::kToo},
+                .window = {.idle = std::chrono::milliseconds(request.record_idle_ms),
+                           .most = std::chrono::milliseconds(request.record_most_ms)},
+                .window_use = use}};
 }
 
 WindowUse Daemon::window_use(const control::Prepare& request, const PreparedSnapshot& snapshot) {
@@ -173,24 +208,40 @@ WindowUse Daemon::window_use(const control::Prepare& request, const PreparedSnap
   return count % every == 0 ? WindowUse::kRecord : otherwise;
 }
 
-Result<Daemon::Added> Daemon::add_session(SessionOptions options, bool shared) {
-  if (stopping_) return fail(ErrorCode::kStopped, "the fault handler is stopping");
+Result<Daemon::Added> Daemon::add_session(NewSession added, MemoryUse use) {
+  if (draining_) return fail(ErrorCode::kStopped, "the fault handler is stopping");
   if (sessions_.size() >= limits::kMaxSessions) {
     return fail(ErrorCode::kLimitExceeded, "{} sessions are the limit", limits::kMaxSessions);
   }
-  const std::uint64_t id = next_session_++;
-  options.id = id;
-  const Origin& origin = options.serve.image->origin;
-  Links& server = *TRY(links(origin));
-  options.serve.prefetch.emplace(server.prefetch, workers_, buffers_);
-  options.serve.local = &images_.chunks(origin);
-  if (shared) options.shared = TRY(images_.get(loop_, server.demand, options.serve));
-  Session::Owner& owner = *this;  // a private base: make_unique may not convert
-  auto session = std::make_unique<Session>(loop_, server.demand, std::move(options), owner);
-  session->start();
-  sessions_.emplace(id, std::move(session));
+  SessionOptions& options = added.options;
+  Links& server = *TRY(links(options.serve.image->origin));
+  set_up(options, server);
+  if (use == MemoryUse::kShared) {
+    options.shared = TRY(images_.get(loop_, server.demand, options.serve));
+    added.kept[KeptRole::kImageFile] = TRY(duplicate(options.shared->file()));
+    added.kept[KeptRole::kImageView] = TRY(duplicate(options.shared->view()));
+    added.kept[KeptRole::kImageRecord] = TRY(duplicate(options.shared->record().file()));
+  }
+  const std::uint64_t id = options.id = next_session_++;
+  KeptSession kept = std::move(added.kept);
+  make_session(server, std::move(added)).start();
+  supervisor_.send(
+      {.kind = KeepMessage::Kind::kKeep, .session = id, .descriptors = std::move(kept)});
   last_generation_ = std::max(last_generation_ + 1, unix_milliseconds());
   return Added{id, last_generation_};
+}
+
+void Daemon::set_up(SessionOptions& options, Links& server) {
+  options.serve.prefetch.emplace(server.prefetch, workers_, buffers_);
+  options.serve.local = &images_.chunks(options.serve.image->origin);
+}
+
+Session& Daemon::make_session(Links& server, NewSession added) {
+  Session::Owner& owner = *this;  // a private base: make_unique may not convert
+  const std::uint64_t id = added.options.id;
+  auto session = std::make_unique<Session>(loop_, server.demand, std::move(added.options),
+                                           std::move(added.record), owner);
+  return *sessions_.emplace(id, std::move(session)).first->second;
 }
 
 Result<Daemon::Links*> Daemon::links(const Origin& origin) {
@@ -263,13 +314,13 @@ void Daemon::after_turn() {
   placement_.after_turn();
   loop_.set_spin(placement_.spin());
   images_.tidy();
-  if (any_ended_ || stopping_) forget_ended();
+  if (any_ended_ || draining_) forget_ended();
 }
 
 void Daemon::forget_ended() {
   any_ended_ = false;
   for (auto it = sessions_.begin(); it != sessions_.end();) {
-    if (stopping_ && it->second->state() == SessionState::kDetached) {
+    if (draining_ && it->second->state() == SessionState::kDetached) {
       static_cast<void>(it->second->stop(control::StopMode::kRefuseIfAlive));  // which it does not
     }
     if (!it->second->finished()) {
@@ -277,11 +328,12 @@ void Daemon::forget_ended() {
       ++it;
       continue;
     }
+    drop(*it->second);
     ended_.push_back(it->second->report());
     if (ended_.size() > limits::kMaxEndedReports) ended_.pop_front();
     it = sessions_.erase(it);
   }
-  if (!stopping_ || !sessions_.empty()) return;
+  if (!draining_ || !sessions_.empty()) return;
   images_.stop();
   if (!images_.finished()) return;
   for (const auto& [origin, links] : links_) {
@@ -292,15 +344,20 @@ void Daemon::forget_ended() {
 }
 
 void Daemon::request_stop() {
+  drain(asked_to_stop_ ? control::StopMode::kKill : control::StopMode::kRefuseIfAlive);
+  asked_to_stop_ = true;
+}
+
+void Daemon::drain(control::StopMode mode) {
+  draining_ = true;
   for (const auto& [id, session] : sessions_) {
-    const bool kills = stopping_ && session->state() != SessionState::kDetached;
-    const auto mode = kills ? control::StopMode::kKill : control::StopMode::kRefuseIfAlive;
-    if (const auto stopped = session->stop(mode); !stopped) {
+    const bool needs_nobody = session->state() == SessionState::kDetached;
+    const auto stopped = session->stop(needs_nobody ? control::StopMode::kRefuseIfAlive : mode);
+    if (!stopped) {
       log_warning("stopping when it has exited: {}; a second signal kills it",
                   stopped.error().message());
     }
   }
-  stopping_ = true;
 }
 
 }  // namespace thaw

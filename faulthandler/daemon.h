@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "faulthandler/demand_link.h"
 #include "faulthandler/host_images.h"
+#include "faulthandler/keep_channel.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/placement.h"
 #include "faulthandler/prefetch_link.h"
@@ -57,7 +58,16 @@ struct DaemonOptions {
 /// everything else happens on the loop's thread.
 class Daemon final : private Session::Owner {
  public:
-  Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, DaemonOptions options);
+  /// `supervisor` is this end of the connection to it. `on_serving` gets the control socket's
+  /// listener once what other handlers have left is served again, `on_alone` is called when the
+  /// supervisor has died: no new sessions then, and an end when the last VM has exited.
+  struct Supervised {
+    UniqueFd supervisor;
+    std::function<void(UniqueFd control)> on_serving;
+    std::function<void()> on_alone;
+  };
+  Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised supervised,
+         DaemonOptions options);
   virtual ~Daemon();
 
   /// Carries out one control request and waits for its result.
@@ -70,15 +80,13 @@ class Daemon final : private Session::Owner {
   void request_stop();
 
  private:
+  void drain(control::StopMode mode);
   ControlReply prepare(const control::Prepare& request);
   /// The session's place in the reply to whoever has it prepared.
   struct Added {
     std::uint64_t session;
     std::uint64_t generation;
   };
-  Result<Added> add_session(SessionOptions options, bool shared);
-  std::vector<SessionReport> list() const;
-  Result<void> stop_session(const control::Stop& request);
   /// The connections to the page server for one origin.
   struct Links {
     DemandLink demand;
@@ -86,6 +94,18 @@ class Daemon final : private Session::Owner {
     Links(Loop& loop, const TcpAddress& server, const Origin& origin)
         : demand(loop, server, origin), prefetch(loop, server, origin, demand) {}
   };
+  struct NewSession {
+    SessionOptions options;
+    MemoryRecord record;
+    KeptSession kept;
+  };
+  Result<Added> add_session(NewSession added, MemoryUse use);
+  SessionOptions session_options(const control::Prepare& request, const PreparedSnapshot& snapshot,
+                                 WindowUse use) const;
+  void set_up(SessionOptions& options, Links& server);
+  Session& make_session(Links& server, NewSession added);
+  std::vector<SessionReport> list() const;
+  Result<void> stop_session(const control::Stop& request);
   /// kLimitExceeded when limits::kMaxLinks are in use.
   Result<Links*> links(const Origin& origin);
   /// What the window after the restore is for. Any thread.
@@ -96,6 +116,17 @@ class Daemon final : private Session::Owner {
     reports_.on_window_end(session, std::move(touches));
   }
   void on_ended() override { any_ended_ = true; }
+  // What outlives this process.
+  void on_message(KeepMessage message);
+  void on_supervisor_gone();
+  /// Goes on with a session of the handler before. One that nobody can go on with is stopped.
+  void adopt(std::uint64_t id, KeptSession kept);
+  Result<void> try_to_adopt(std::uint64_t id, KeptSession& kept);
+  Result<HostImage*> adopt_image(Links& server, const ServeOptions& options,
+                                 const KeptSession& kept);
+  void on_arrival(std::uint64_t id, KeptSession arrived);
+  void drop(const Session& session);
+
   void note_recording(std::uint64_t session, RecordingState state);
   void after_turn();
   /// Forgets sessions that have ended, and stops the loop when the last one has.
@@ -121,7 +152,12 @@ class Daemon final : private Session::Owner {
   std::uint64_t next_session_ = 1;
   std::uint64_t last_generation_ = 0;
   bool any_ended_ = false;  // and was not forgotten yet
-  bool stopping_ = false;
+  bool draining_ = false;   // no new sessions, and an end with the last one
+  bool asked_to_stop_ = false;
+  const std::function<void(UniqueFd)> on_serving_;
+  const std::function<void()> on_alone_;
+  UniqueFd control_;  // until on_serving_
+  KeepChannel supervisor_;
   Operation task_watch_;
   Operation worker_watch_;
 

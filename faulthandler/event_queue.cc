@@ -1,22 +1,56 @@
 #include "faulthandler/event_queue.h"
 
 #include <algorithm>
+#include <atomic>
 
 #include "base/limits.h"
 #include "faulthandler/limits.h"
 
 namespace thaw {
 
-EventQueue::EventQueue() {
+EventQueue::EventQueue(MemoryRecord& record)
+    : record_(record), journal_(record.journal()), used_(journal_.events.size()) {
   // All that a fault needs is made here.
-  events_.reserve(limits::kMaxEventReads * limits::kUserfaultfdEventsPerRead);
-  removed_.reserve(limits::kMaxEventReads * limits::kUserfaultfdEventsPerRead);
+  events_.reserve(journal_.events.size());
+  removed_.reserve(journal_.events.size());
+}
+
+/// A process that dies keeps the order in which it wrote: only the compiler may not change it.
+void EventQueue::begin_batch() {
+  std::ranges::fill(std::span(journal_.events).first(used_), RawEvent{});
+  used_ = 0;
+  events_.clear();
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  ++journal_.batch;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
 }
 
 Result<void> EventQueue::read(const UniqueFd& userfaultfd) {
-  events_.clear();
+  begin_batch();
+  const std::span<RawEvent> room(journal_.events);
+  Result<void> ended;
   for (std::size_t i = 0; i < limits::kMaxEventReads; ++i) {
-    if (TRY(read_events(userfaultfd, events_)) < limits::kUserfaultfdEventsPerRead) break;
+    const auto count =
+        read_raw_events(userfaultfd, room.subspan(used_, limits::kUserfaultfdEventsPerRead));
+    if (!count) ended = std::unexpected(count.error());
+    used_ += count.value_or(0);
+    if (count.value_or(0) < limits::kUserfaultfdEventsPerRead) break;
+  }
+  TRY(decode_events(room.first(used_), EventReader::kThisProcess, events_));
+  return ended;
+}
+
+Result<void> EventQueue::take_over(const UniqueFd& userfaultfd, RegionTable& regions, Sink& sink) {
+  events_.clear();
+  // Pages that are removed twice are removed. Memory moves once: with the regions of the batch all
+  // of it has taken effect.
+  const bool applied = journal_.applied == journal_.batch || record_.regions_are_of_batch();
+  if (!applied) {
+    TRY(decode_events(journal_.events, EventReader::kAnother, events_));
+    TRY(apply_changes(userfaultfd, regions, sink));
+  }
+  for (const HandoffRegion& region : regions.regions()) {
+    wake_pages(userfaultfd, region.base, region.size);
   }
   return {};
 }
@@ -44,6 +78,11 @@ Result<void> EventQueue::apply_changes(const UniqueFd& userfaultfd, RegionTable&
     }
   }
   apply_removed(userfaultfd, regions, sink);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  const bool moved = std::ranges::any_of(
+      events_, [](const MemoryEvent& event) { return std::holds_alternative<RemapEvent>(event); });
+  if (moved && regions.check_pieces()) record_.keep(regions.regions());
+  journal_.applied = journal_.batch;
   return applied;
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/userfaultfd.h"
+#include "faulthandler/memory_record.h"
 #include "faulthandler/regions.h"
 
 namespace thaw {
@@ -24,10 +25,16 @@ class EventQueue {
     ~Sink() = default;
   };
 
-  EventQueue();
+  /// Events are read to the record's journal, and what they change is recorded. It must outlive
+  /// this.
+  explicit EventQueue(MemoryRecord& record);
 
   /// Reads what is queued. What was read before an error has happened all the same.
   Result<void> read(const UniqueFd& userfaultfd);
+  /// Goes on where another process has ended: applies the changes that it has read and may not have
+  /// applied, and wakes everybody, so that the faults that it has read are raised again. What
+  /// apply_changes() says.
+  Result<void> take_over(const UniqueFd& userfaultfd, RegionTable& regions, Sink& sink);
   /// Whether anything but faults was read.
   bool has_changes() const;
   /// Applies what was read to the regions, and tells the sink. kUnsupported when the VMM has
@@ -43,9 +50,13 @@ class EventQueue {
 
  private:
   void apply_removed(const UniqueFd& userfaultfd, const RegionTable& regions, Sink& sink);
+  void begin_batch();
   static Result<void> apply(const RemapEvent& moved, const UniqueFd& userfaultfd,
                             RegionTable& regions, Sink& sink);
 
+  MemoryRecord& record_;
+  EventJournal& journal_;
+  std::size_t used_ = 0;  // events in the journal
   std::vector<MemoryEvent> events_;
   std::vector<RemoveEvent> removed_;  // among them, and not applied yet
   /// Forked VMMs' own userfaultfds: closing one would let missing pages read as zeros. KVM lets no

@@ -13,6 +13,15 @@ constexpr std::uint64_t kZeroBlock = 16;
 
 }  // namespace
 
+FaultCore::FaultCore(const PageMap& map, std::span<PageState> states, std::uint32_t around)
+    : map_(map), states_(states), window_(around) {
+  const auto count = [&](PageState state) {
+    return static_cast<std::uint64_t>(std::ranges::count(states_, state));
+  };
+  present_pages_ = count(PageState::kPresent);
+  removed_pages_ = count(PageState::kRemoved);
+}
+
 FaultCore::Need FaultCore::on_fault(PageRange unit) {
   CHECK(unit.count.value > 0 && within(unit.first.value, unit.count.value, states_.size()));
   ++faults_.total;

@@ -2,25 +2,16 @@
 
 #include <array>
 #include <cstdint>
-#include <vector>
+#include <span>
 
 #include "base/types.h"
 #include "faulthandler/around_window.h"
 #include "faulthandler/limits.h"
+#include "faulthandler/page_state.h"
 #include "format/control.h"
 #include "format/page_map.h"
 
 namespace thaw {
-
-/// What is known of one page of guest memory.
-enum class PageState : std::uint8_t {
-  kMissing,  // as the kernel sees it at the start
-  kProbe,    // missing, and left out of a fault-around to see whether the guest asks for it
-  kComing,   // on its way, beside a demanded one or in a pack; nobody waits for it
-  kWanted,   // a vCPU waits, its chunk is asked for or about to be
-  kPresent,  // was filled
-  kRemoved,  // the guest gave it back: zero at every later fault, never the snapshot's content
-};
 
 /// Whether pages that are zero in the snapshot are meant.
 enum class ZeroPages : std::uint8_t { kToo, kNot };
@@ -31,10 +22,9 @@ enum class ZeroPages : std::uint8_t { kToo, kNot };
 /// right after may be taken away once more and fault again; only the kernel knows. One thread.
 class FaultCore {
  public:
-  /// `map` must outlive the core. Pages from `memory` on are not guest memory. `around` is the
-  /// largest fault-around window in pages, a power of two.
-  FaultCore(const PageMap& map, PageCount memory, std::uint32_t around)
-      : map_(map), states_(memory.value, PageState::kMissing), window_(around) {}
+  /// `map` and `states` must outlive the core, which goes on from those: they are of the pages of
+  /// guest memory. `around` is the largest fault-around window in pages, a power of two.
+  FaultCore(const PageMap& map, std::span<PageState> states, std::uint32_t around);
 
   enum class Need {
     kFetch,  // ask for its chunk
@@ -106,7 +96,7 @@ class FaultCore {
   void leave_state(PageState state);
 
   const PageMap& map_;
-  std::vector<PageState> states_;
+  const std::span<PageState> states_;
   AroundWindow window_;
   std::array<PageIndex, limits::kMaxProbes> probes_{};  // a ring of the last that were left out
   std::uint64_t draws_ = 0;                             // of pages to leave out

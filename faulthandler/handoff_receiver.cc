@@ -39,18 +39,21 @@ Result<std::optional<HandoffReceiver::Handoff>> HandoffReceiver::receive(const U
   }
 }
 
-bool HandoffReceiver::has_userfaultfd() const {
-  return std::ranges::any_of(descriptors_,
-                             [](const UniqueFd& fd) { return check_userfaultfd(fd).has_value(); });
+UniqueFd HandoffReceiver::take_userfaultfd() {
+  // A second descriptor is the VMM's memfd, which private restores have no use for.
+  for (UniqueFd& descriptor : descriptors_) {
+    const auto checked = check_userfaultfd(descriptor);
+    if (checked || checked.error().code() == ErrorCode::kNoRemoveEvents) {
+      return std::move(descriptor);
+    }
+  }
+  return {};
 }
 
 Result<HandoffReceiver::Handoff> HandoffReceiver::complete() {
   if (descriptors_.empty()) return fail(ErrorCode::kNoDescriptor, "no userfaultfd was passed");
-  // A second descriptor is the VMM's memfd, which private restores have no use for.
   TRY(check_userfaultfd(descriptors_.front()));
-  Handoff handoff{TRY(decode_handoff(text_)), std::move(descriptors_.front())};
-  descriptors_.clear();
-  return handoff;
+  return Handoff{std::move(text_), take_userfaultfd()};
 }
 
 }  // namespace thaw

@@ -14,7 +14,7 @@ namespace thaw {
 class HandoffReceiver {
  public:
   struct Handoff {
-    std::vector<HandoffRegion> regions;
+    std::string text;  // a JSON array, for decode_handoff()
     UniqueFd userfaultfd;
     /// It was followed by the VMM's farewell.
     bool left = false;
@@ -25,8 +25,9 @@ class HandoffReceiver {
   /// kNoRemoveEvents.
   Result<std::optional<Handoff>> receive(const UniqueFd& socket);
 
-  /// Whether a userfaultfd has arrived: the peer has guest memory that waits for pages.
-  bool has_userfaultfd() const;
+  /// The userfaultfd of a handoff that was not completed, if it has arrived: then the peer has
+  /// guest memory that waits for pages.
+  UniqueFd take_userfaultfd();
 
  private:
   Result<Handoff> complete();

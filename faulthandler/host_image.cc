@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "base/memory_file.h"
 #include "base/userfaultfd.h"
@@ -25,34 +26,68 @@ Result<RegionTable> regions_in(const Mapping& mapping, const SnapshotSpec& spec)
   return RegionTable::check(std::move(regions), spec);
 }
 
+/// Records the pages that were put in by somebody who died before he had recorded them. A page of
+/// zeros where the snapshot has something else was not put in: pages appear whole.
+Result<void> take_unrecorded_pages(const HostImage::Kept& kept, const PageMap& map) {
+  const std::span<PageState> states = kept.record.states();
+  const Mapping content = TRY(Mapping::private_file(kept.file, bytes_of({states.size()})));
+  std::uint64_t offset = 0;
+  while (const auto data = TRY(next_data(kept.file, offset))) {
+    for (std::uint64_t i = data->begin / kPageBytes; i < data->end / kPageBytes; ++i) {
+      if (states[i] == PageState::kPresent) continue;
+      const ByteSpan page = content.bytes().subspan(i * kPageBytes, kPageBytes);
+      if (map.chunk_of({i}).valid() && is_zero_page(page.first<kPageBytes>())) {
+        return fail(ErrorCode::kCorrupt, "somebody has made page {} of a host image", i);
+      }
+      states[i] = PageState::kPresent;
+    }
+    offset = data->end;
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<HostImage>> HostImage::create(Loop& loop, DemandLink& link,
                                                      ServeOptions options) {
   const SnapshotSpec& spec = options.image->manifest.spec;
   UniqueFd file = TRY(create_memory_file("thaw:" + spec.name, spec.memory));
-  Mapping mapping = TRY(Mapping::shared(file, spec.memory));
+  UniqueFd view = TRY(seal_memory_file(file));
+  MemoryRecord record = TRY(MemoryRecord::create("", spec.memory_pages()));
+  return serve(loop, link, std::move(options),
+               {std::move(file), std::move(view), std::move(record)});
+}
+
+Result<std::unique_ptr<HostImage>> HostImage::adopt(Loop& loop, DemandLink& link,
+                                                    ServeOptions options, Kept kept) {
+  TRY(take_unrecorded_pages(kept, options.image->map));
+  return serve(loop, link, std::move(options), std::move(kept));
+}
+
+Result<std::unique_ptr<HostImage>> HostImage::serve(Loop& loop, DemandLink& link,
+                                                    ServeOptions options, Kept kept) {
+  const SnapshotSpec& spec = options.image->manifest.spec;
+  Mapping mapping = TRY(Mapping::shared(kept.file, spec.memory));
   RegionTable regions = TRY(regions_in(mapping, spec));
   UniqueFd userfaultfd = TRY(create_userfaultfd());
   TRY(register_missing(userfaultfd, mapping.address(), mapping.size()));
   TRY(keep_to_this_process(mapping.address(), mapping.size()));
-  UniqueFd read_only = TRY(seal_memory_file(file));
-  auto image = std::unique_ptr<HostImage>(new HostImage(
-      loop, link, std::move(options), std::move(file), std::move(read_only), std::move(mapping)));
+  auto image = std::unique_ptr<HostImage>(
+      new HostImage(loop, link, std::move(options), std::move(kept), std::move(mapping)));
   image->memory_.connect();
   image->memory_.start(std::move(userfaultfd), std::move(regions));
   return image;
 }
 
-HostImage::HostImage(Loop& loop, DemandLink& link, ServeOptions options, UniqueFd file,
-                     UniqueFd read_only, Mapping mapping)
+HostImage::HostImage(Loop& loop, DemandLink& link, ServeOptions options, Kept kept, Mapping mapping)
     : loop_(loop),
       link_(link),
       options_(std::move(options)),
-      file_(std::move(file)),
-      read_only_(std::move(read_only)),
+      file_(std::move(kept.file)),
+      view_(std::move(kept.view)),
+      record_(std::move(kept.record)),
       mapping_(std::move(mapping)),
-      memory_(loop, link, options_, *this) {}
+      memory_(loop, link, options_, record_, *this) {}
 
 void HostImage::add(View& view) {
   if (views_.empty()) link_.add(memory_, options_.image->manifest.snapshot);

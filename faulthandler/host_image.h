@@ -38,13 +38,25 @@ class HostImage final : private VmMemory::Owner {
   /// REQUIRES: options.places.
   static Result<std::unique_ptr<HostImage>> create(Loop& loop, DemandLink& link,
                                                    ServeOptions options);
+  /// The image of another process, which has died: its file, a descriptor of that for VMMs, and its
+  /// record. kCorrupt when there is a page in it that nobody has put in there.
+  struct Kept {
+    UniqueFd file;
+    UniqueFd view;
+    MemoryRecord record;
+  };
+  static Result<std::unique_ptr<HostImage>> adopt(Loop& loop, DemandLink& link,
+                                                  ServeOptions options, Kept kept);
   HostImage(const HostImage&) = delete;
   HostImage& operator=(const HostImage&) = delete;
   virtual ~HostImage() = default;
 
   const SnapshotImage& snapshot() const { return *options_.image; }
   /// For VMMs; cannot be written through.
-  const UniqueFd& file() const { return read_only_; }
+  const UniqueFd& view() const { return view_; }
+  /// For whoever goes on after this process.
+  const UniqueFd& file() const { return file_; }
+  const MemoryRecord& record() const { return record_; }
 
   /// As long as there is a view, the page server keeps the snapshot.
   void add(View& view);
@@ -74,8 +86,10 @@ class HostImage final : private VmMemory::Owner {
   bool finished() const { return memory_.finished() && !guarding_.active(); }
 
  private:
-  HostImage(Loop& loop, DemandLink& link, ServeOptions options, UniqueFd file, UniqueFd read_only,
-            Mapping mapping);
+  HostImage(Loop& loop, DemandLink& link, ServeOptions options, Kept kept, Mapping mapping);
+  /// Maps the file and has the mapping served.
+  static Result<std::unique_ptr<HostImage>> serve(Loop& loop, DemandLink& link,
+                                                  ServeOptions options, Kept kept);
 
   void give_up(const std::string& reason) override;
   void stop_vm(const std::string& reason) override { give_up(reason); }
@@ -93,7 +107,8 @@ class HostImage final : private VmMemory::Owner {
   DemandLink& link_;
   const ServeOptions options_;
   const UniqueFd file_;
-  const UniqueFd read_only_;
+  const UniqueFd view_;
+  MemoryRecord record_;
   const Mapping mapping_;
   ServedMemory memory_;
   std::vector<View*> views_;

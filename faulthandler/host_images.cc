@@ -36,7 +36,22 @@ Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, ServeOptions op
   if (images_.size() + ending_.size() >= limits::kMaxImages && !end_oldest()) {
     return fail(ErrorCode::kLimitExceeded, "{} images are in use", images_.size());
   }
-  auto image = TRY(HostImage::create(loop, link, std::move(options)));
+  return add(key, TRY(HostImage::create(loop, link, std::move(options))));
+}
+
+HostImage* HostImages::find(const SnapshotImage& snapshot) const {
+  const auto found = images_.find({snapshot.origin, snapshot.manifest.snapshot});
+  return found == images_.end() ? nullptr : found->second.get();
+}
+
+Result<HostImage*> HostImages::adopt(Loop& loop, DemandLink& link, ServeOptions options,
+                                     HostImage::Kept kept) {
+  const Key key{options.image->origin, options.image->manifest.snapshot};
+  CHECK(!images_.contains(key));
+  return add(key, TRY(HostImage::adopt(loop, link, std::move(options), std::move(kept))));
+}
+
+HostImage* HostImages::add(const Key& key, std::unique_ptr<HostImage> image) {
   origins_[key.first].images.push_back(image.get());
   return images_.emplace(key, std::move(image)).first->second.get();
 }

@@ -21,6 +21,12 @@ class HostImages {
   /// or are too many, kBusy when VMs use one that is no good, and the errors of
   /// HostImage::create().
   Result<HostImage*> get(Loop& loop, DemandLink& link, ServeOptions options);
+  /// The image of a snapshot; nullptr: there is none.
+  HostImage* find(const SnapshotImage& snapshot) const;
+  /// That which another process has kept. REQUIRES: there is none yet. The errors of
+  /// HostImage::adopt().
+  Result<HostImage*> adopt(Loop& loop, DemandLink& link, ServeOptions options,
+                           HostImage::Kept kept);
   /// What the images of an origin have, for whoever else needs a page with the same chunk.
   ChunkSource& chunks(const Origin& origin) { return origins_[origin]; }
 
@@ -38,6 +44,7 @@ class HostImages {
   using Key = std::pair<Origin, SnapshotId>;
   using Images = std::map<Key, std::unique_ptr<HostImage>>;
 
+  HostImage* add(const Key& key, std::unique_ptr<HostImage> image);
   Images::iterator end(Images::iterator image);
   /// Of those that are not in use. False: all are.
   bool end_oldest();

@@ -16,7 +16,8 @@ inline constexpr std::size_t kMaxHugeFills = 4;  // huge pages of a session put 
 /// Pages whose content is kept while a REMOVE is under way.
 inline constexpr std::size_t kMaxDelayedFills = 256;
 inline constexpr std::size_t kMaxPostedTasks = 1024;  // from control threads to the loop
-inline constexpr std::size_t kMaxLinks = 64;          // connections for each namespace of a store
+inline constexpr std::size_t kMaxKeepMessages = 4 * kMaxSessions;  // that wait for the other end
+inline constexpr std::size_t kMaxLinks = 64;  // connections for each namespace of a store
 
 /// Replies on connections for pages have a short header; anything else is not ours.
 inline constexpr std::size_t kMaxReplyHeaderBytes = 4096;
@@ -63,6 +64,15 @@ inline constexpr std::chrono::seconds kAcceptTimeout{600};  // from prepare to t
 /// Between attempts to accept a VMM when no descriptor is left.
 inline constexpr std::chrono::milliseconds kAcceptPauseFirst{10};
 inline constexpr std::chrono::milliseconds kAcceptPauseMost{1000};
+/// Between the death of a handler that had not come to serve and the next.
+inline constexpr std::chrono::milliseconds kRestartFirst{10};
+inline constexpr std::chrono::milliseconds kRestartMost{1000};
+/// Before an upgrade, and between two looks at whether it can be done.
+inline constexpr std::chrono::milliseconds kUpgradePause{50};
+/// Without a handler for so long, VMs are dealt with as their policies say.
+inline constexpr std::chrono::seconds kNobodyServes{10};
+/// Between two looks at whether VMMs whose sessions are over have exited.
+inline constexpr std::chrono::milliseconds kLingerInterval{200};
 inline constexpr std::chrono::seconds kHandoffTimeout{10};  // from connect to the whole handoff
 inline constexpr std::chrono::seconds kDemandTimeout{5};    // a reply; then the link is redone
 inline constexpr std::chrono::seconds kUnservableRetry{5};  // policy wait: until the next attempt

@@ -7,12 +7,20 @@
 #include <poll.h>
 
 #include "base/command_line.h"
+#include "base/descriptor_store.h"
 #include "base/event_fd.h"
+#include "base/file.h"
 #include "base/host.h"
 #include "base/log.h"
+#include "base/process.h"
+#include "base/socket.h"
 #include "faulthandler/control_server.h"
 #include "faulthandler/daemon.h"
+#include "faulthandler/limits.h"
+#include "faulthandler/supervisor.h"
 #include "faulthandler/sys/create_loop.h"
+#include "faulthandler/sys/epoll_loop.h"
+#include "format/control_channel.h"
 
 namespace {
 
@@ -27,9 +35,37 @@ struct Options {
   std::uint64_t images_mib = thaw::usable_memory().value / 2 >> 20;
   unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
   bool verbose = false;
+  bool supervised = false;
+  bool upgrade = false;
 };
 
-thaw::Result<void> run(const Options& options) {
+/// Has `on_signal` called with each of the signals, on the loop's thread. In place before the loop
+/// runs, and destroyed after it has.
+class SignalWatch {
+ public:
+  SignalWatch(thaw::Loop& loop, const thaw::UniqueFd& signals, std::function<void(int)> on_signal)
+      : loop_(loop), signals_(signals), on_signal_(std::move(on_signal)) {
+    loop_.poll(signals_, POLLIN, watching_);
+  }
+
+ private:
+  void on_readable(int result) {
+    if (result < 0) return;
+    while (const int signal = thaw::next_signal(signals_)) {
+      thaw::log_info("signal {}: stopping", signal);
+      on_signal_(signal);
+    }
+    loop_.poll(signals_, POLLIN, watching_);
+  }
+
+  thaw::Loop& loop_;
+  const thaw::UniqueFd& signals_;
+  const std::function<void(int)> on_signal_;
+  thaw::Operation watching_{[this](int result) { on_readable(result); }};
+};
+
+/// Serves the VMs, as a supervisor's child.
+thaw::Result<int> run_handler(const Options& options) {
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
   const thaw::TcpAddress server = TRY(thaw::resolve_tcp(options.server));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
@@ -37,36 +73,87 @@ thaw::Result<void> run(const Options& options) {
   const auto loop = TRY(thaw::create_loop());
   const auto tasks = TRY(thaw::TaskQueue::create());
   const auto workers = TRY(thaw::WorkerPool::create(options.workers));
-  thaw::Daemon daemon(*loop, *tasks, *workers,
-                      {.server = server,
-                       .name_space = options.name_space,
-                       .around = options.around,
-                       .record_every = options.record_every,
-                       .placement = placement,
-                       .image_budget = {options.images_mib << 20}});
 
-  std::function<void(int)> watch_signals;
-  thaw::Operation signal_watch([&](int result) { watch_signals(result); });
-  watch_signals = [&](int result) {
-    if (result < 0) return;
-    while (const int signal = thaw::next_signal(signals)) {
-      thaw::log_info("signal {}: stopping", signal);
-      daemon.request_stop();
-    }
-    loop->poll(signals, POLLIN, signal_watch);
-  };
+  std::unique_ptr<thaw::ControlServer> control;
+  std::jthread closing;  // joining the control threads takes as long as they work
+  std::unique_ptr<thaw::Daemon> daemon;
+  thaw::Daemon::Supervised supervised{
+      .supervisor = thaw::UniqueFd(thaw::ChildProcess::kChildDescriptor),
+      .on_serving =
+          [&](thaw::UniqueFd listener) {
+            control = std::make_unique<thaw::ControlServer>(options.control, std::move(listener),
+                                                            *daemon);
+          },
+      .on_alone = [&] { closing = std::jthread([ended = std::move(control)] {}); }};
+  daemon = std::make_unique<thaw::Daemon>(
+      *loop, *tasks, *workers, std::move(supervised),
+      thaw::DaemonOptions{.server = server,
+                          .name_space = options.name_space,
+                          .around = options.around,
+                          .record_every = options.record_every,
+                          .placement = placement,
+                          .image_budget = {options.images_mib << 20}});
+  const SignalWatch watch(*loop, signals, [&](int) { daemon->request_stop(); });
+  // From here on nothing fails: what is under way in the loop must complete before it is destroyed.
+  daemon->run();
+  return 0;
+}
 
+/// That which a supervisor before has kept, or a new one.
+thaw::Result<thaw::UniqueFd> control_listener(const std::string& path,
+                                              std::vector<thaw::NamedDescriptor>& passed) {
+  const std::string name = thaw::kept_name(0, thaw::KeptRole::kListener);
+  const auto kept = std::ranges::find(passed, name, &thaw::NamedDescriptor::name);
+  if (kept != passed.end()) return std::move(kept->descriptor);
+  return thaw::listen_unix(path, std::nullopt);
+}
+
+/// Keeps what must outlive the process that serves the VMs.
+thaw::Result<int> supervise(const Options& options, thaw::Supervisor::Commands commands) {
+  auto passed = TRY(thaw::take_passed_descriptors());
+  TRY(thaw::raise_descriptor_limit());
+  const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
   const std::filesystem::path directory = std::filesystem::path(options.control).parent_path();
   std::error_code failed;
   if (!directory.empty()) std::filesystem::create_directories(directory, failed);
   if (failed) return thaw::fail_errno("create " + directory.string(), failed.value());
-  const auto control = TRY(thaw::ControlServer::start(options.control, daemon));
-  std::printf("ready on %s\n", options.control.c_str());
-  std::fflush(stdout);
-  // From here on nothing fails: what is under way in the loop must complete before it is destroyed.
-  watch_signals(0);
-  daemon.run();
-  return {};
+  thaw::UniqueFd control = TRY(control_listener(options.control, passed));
+  const auto loop = TRY(thaw::create_epoll_loop());
+  thaw::Supervisor supervisor(*loop, std::move(control), std::move(commands));
+  supervisor.take_over(std::move(passed));
+  const SignalWatch watch(*loop, signals, [&](int signal) { supervisor.signal(signal); });
+  const int exit_code = supervisor.run([&] {
+    std::printf("ready on %s\n", options.control.c_str());
+    std::fflush(stdout);
+  });
+  thaw::remove_file(options.control);
+  return exit_code;
+}
+
+/// What starts others with the arguments that this process has.
+thaw::Supervisor::Commands commands_of(int argc, char** argv) {
+  std::vector<std::string> command{thaw::own_program()};
+  command.insert(command.end(), argv + 1, argv + argc);
+  thaw::Supervisor::Commands commands{.handler = command, .supervisor = command};
+  commands.handler.push_back("--supervised");
+  return commands;
+}
+
+/// Has the supervisor that is running become this program, and waits until its sessions go on.
+thaw::Result<int> upgrade(const std::string& control) {
+  TRY(thaw::ask_fault_handler(control, thaw::control::Upgrade{}));
+  // The socket is listened on all the time: who connects meanwhile is answered by the new handler,
+  // and loses the connection only to the one that goes.
+  const auto deadline = thaw::Deadline::after(thaw::limits::kControlTimeout);
+  std::this_thread::sleep_for(2 * thaw::limits::kUpgradePause);
+  auto reply = thaw::ask_fault_handler(control, thaw::control::List{});
+  while (!reply && !deadline.passed()) {
+    std::this_thread::sleep_for(thaw::limits::kUpgradePause);
+    reply = thaw::ask_fault_handler(control, thaw::control::List{});
+  }
+  const auto sessions = std::get<std::vector<thaw::SessionReport>>(TRY(std::move(reply)));
+  std::printf("%zu sessions go on\n", sessions.size());
+  return 0;
 }
 
 }  // namespace
@@ -109,14 +196,20 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
       ->capture_default_str();
   app.add_flag("--verbose", options.verbose, "Log details");
+  app.add_flag("--upgrade", options.upgrade,
+               "Have the fault handler that listens at --control become the program that is "
+               "installed now, under its running VMs, and end");
+  // How the supervisor starts the process that serves.
+  app.add_flag("--supervised", options.supervised)->group("");
   thaw::add_configuration(app);
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 
-  thaw::start_logging("thaw-faulthandler",
+  thaw::start_logging(options.supervised ? "thaw-faulthandler" : "thaw-supervisor",
                       options.verbose ? thaw::LogLevel::kDebug : thaw::LogLevel::kInfo);
-  if (const auto result = run(options); !result) {
-    thaw::log_error("{}", result.error().message());
-    return 1;
-  }
-  return 0;
+  const auto ended = options.upgrade      ? upgrade(options.control)
+                     : options.supervised ? run_handler(options)
+                                          : supervise(options, commands_of(argc, argv));
+  if (ended) return *ended;
+  thaw::log_error("{}", ended.error().message());
+  return 1;
 }

@@ -20,6 +20,11 @@ class RegionTable {
   /// memory exactly; kRegionUnaligned; kRegionOverlap for offsets or host addresses that overlap.
   static Result<RegionTable> check(std::vector<HandoffRegion> handoff, const SnapshotSpec& spec);
 
+  /// Those that another process has had checked, and has recorded.
+  static RegionTable recorded(std::vector<HandoffRegion> regions) {
+    return RegionTable(std::move(regions));
+  }
+
   /// The page at a host address, or nothing outside all regions.
   std::optional<PageIndex> page_at(HostAddress address) const;
   /// The region (or what is left of it in one piece) that holds the page; nullptr when the page is

@@ -8,13 +8,16 @@
 
 namespace thaw {
 
-ServedMemory::ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, Owner& owner)
+ServedMemory::ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, MemoryRecord& record,
+                           Owner& owner)
     : loop_(loop),
       link_(link),
       options_(std::move(options)),
+      record_(record),
       owner_(owner),
-      core_(options_.image->map, options_.image->manifest.spec.memory_pages(), options_.around),
-      recorder_(options_.window, core_.page_count()) {
+      core_(options_.image->map, record_.states(), options_.around),
+      recorder_(options_.window, core_.page_count()),
+      filled_pages_(core_.present_pages()) {
   const bool any = options_.plan.set != nullptr || options_.plan.hydrate_bytes_per_s > 0;
   if (!options_.prefetch || !any) return;
   Prefetch::Owner& prefetch_owner = *this;  // a private base: make_unique may not convert
@@ -28,6 +31,24 @@ void ServedMemory::connect() {
 }
 
 void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
+  record_.keep(regions.regions());
+  if (!begin(std::move(userfaultfd), std::move(regions))) return;
+  if (options_.window.most > Nanoseconds(0)) {
+    recorder_.start(Clock::now());
+    await_window_end();
+  }
+  if (!records()) begin_prefetch();
+}
+
+void ServedMemory::adopt(UniqueFd userfaultfd) {
+  if (!begin(std::move(userfaultfd), RegionTable::recorded(record_.regions()))) return;
+  if (const auto taken = events_.take_over(userfaultfd_, regions_, *this); !taken) {
+    return give_up(taken.error().message());
+  }
+  begin_prefetch();
+}
+
+bool ServedMemory::begin(UniqueFd userfaultfd, RegionTable regions) {
   userfaultfd_ = std::move(userfaultfd);
   regions_ = std::move(regions);
   // All that a fault needs is made here.
@@ -36,14 +57,11 @@ void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   run_ = std::make_unique_for_overwrite<std::array<PlainPage, limits::kMaxBatchRiders>>();
   serving_ = true;
   if (const auto made = make_nonblocking(userfaultfd_); !made) {
-    return give_up(made.error().message());
+    give_up(made.error().message());
+    return false;
   }
   loop_.poll(userfaultfd_, POLLIN, reading_);
-  if (options_.window.most > Nanoseconds(0)) {
-    recorder_.start(Clock::now());
-    await_window_end();
-  }
-  if (!records()) begin_prefetch();
+  return true;
 }
 
 void ServedMemory::begin_prefetch() {

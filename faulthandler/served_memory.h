@@ -15,6 +15,7 @@
 #include "faulthandler/fault_core.h"
 #include "faulthandler/huge_fills.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/memory_record.h"
 #include "faulthandler/prefetch.h"
 #include "faulthandler/recorder.h"
 #include "faulthandler/regions.h"
@@ -57,13 +58,16 @@ class ServedMemory final : public VmMemory,
  public:
   using Owner = VmMemory::Owner;
 
-  ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, Owner& owner);
+  /// `record` must outlive it.
+  ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, MemoryRecord& record,
+               Owner& owner);
   ServedMemory(const ServedMemory&) = delete;
   ServedMemory& operator=(const ServedMemory&) = delete;
   virtual ~ServedMemory() { link_.forget(*this); }
 
   void connect() override;
   void start(UniqueFd userfaultfd, RegionTable regions) override;
+  void adopt(UniqueFd userfaultfd) override;
   void stop() override;
   bool finished() const override;
   void add_to(SessionReport& report) const override;
@@ -85,6 +89,9 @@ class ServedMemory final : public VmMemory,
 
   /// No more events are read: what a VMM that is left waiting still does costs nothing.
   void give_up(const std::string& reason);
+
+  /// False when the memory had to be given up.
+  bool begin(UniqueFd userfaultfd, RegionTable regions);
 
   // Reading.
   void on_events(int result);
@@ -152,6 +159,7 @@ class ServedMemory final : public VmMemory,
   Loop& loop_;
   DemandLink& link_;
   const ServeOptions options_;
+  MemoryRecord& record_;
   Owner& owner_;
   bool serving_ = false;
   bool given_up_ = false;
@@ -162,7 +170,7 @@ class ServedMemory final : public VmMemory,
   ChunkCodec codec_;
   PlainPage plain_;
   HugeFills huge_;
-  EventQueue events_;
+  EventQueue events_{record_};
   std::vector<WantedPage> wanted_;  // to be asked for, from next_wanted_ on; each page once
   std::size_t next_wanted_ = 0;
   std::uint64_t asked_ = 0;  // pages with the link

@@ -33,6 +33,7 @@ void ServedMemory::on_complete() {
       return give_up(ended.error().message());
     }
   }
+  record_.set_detached();
   link_.forget(*this);
   owner_.on_detached();
 }

@@ -12,126 +12,90 @@ namespace thaw {
 namespace {
 
 std::unique_ptr<VmMemory> make_memory(Loop& loop, DemandLink& link, const SessionOptions& options,
-                                      VmMemory::Owner& owner) {
+                                      MemoryRecord& record, VmMemory::Owner& owner) {
   if (options.shared == nullptr) {
-    return std::make_unique<ServedMemory>(loop, link, options.serve, owner);
+    return std::make_unique<ServedMemory>(loop, link, options.serve, record, owner);
   }
-  return std::make_unique<SharedMemory>(loop, *options.shared, owner);
+  return std::make_unique<SharedMemory>(loop, *options.shared, record, owner);
 }
 
 }  // namespace
 
-Session::Session(Loop& loop, DemandLink& link, SessionOptions options, Owner& owner)
+Session::Session(Loop& loop, DemandLink& link, SessionOptions options, MemoryRecord record,
+                 Owner& owner)
     : loop_(loop),
       options_(std::move(options)),
+      record_(std::move(record)),
       owner_(owner),
-      memory_(make_memory(loop, link, options_, *this)) {}
+      memory_(make_memory(loop, link, options_, record_, *this)) {}
 
 void Session::start() {
-  await_connection();
-  loop_.wait(limits::kAcceptTimeout, patience_);
-  memory_->connect();  // which may end the session
-}
-
-void Session::on_connection(int result) {
-  if (state_ != SessionState::kPrepared) return;
-  if (result < 0) return end("waiting for the VMM failed");
-  auto accepted = accept_unix(options_.listener, Deadline::after(Nanoseconds(0)));
-  if (!accepted && accepted.error().code() == ErrorCode::kTimeout) return await_connection();
-  if (!accepted) {
-    // Out of descriptors, mostly: the VMM stays in the queue, and polling tells of it all the time.
-    if (accept_pause_ == limits::kAcceptPauseFirst) {
-      log_error("session {}: its VMM has to wait: {}", options_.id, accepted.error().message());
-    }
-    return loop_.wait(accept_pause_, resting_);
+  if (record_.detached()) {
+    state_ = SessionState::kDetached;
+  } else {
+    memory_->connect();  // which may end the session
   }
-  auto peer = peer_process(*accepted);
-  if (!peer) return refuse_handoff(peer.error());
-  connection_ = *std::move(accepted);
-  vmm_ = *std::move(peer);
-  if (const auto greeted = greet(); !greeted) return refuse_handoff(greeted.error());
-  receiver_ = std::make_unique<HandoffReceiver>();
-  loop_.poll(connection_, POLLIN, receiving_);
-  loop_.cancel(patience_);
 }
 
-void Session::on_rested() {
-  if (state_ != SessionState::kPrepared) return;
-  accept_pause_ = std::min<Nanoseconds>(accept_pause_ * 2, limits::kAcceptPauseMost);
-  await_connection();
-}
-
-/// A VMM that is to map the host image gets it now.
-Result<void> Session::greet() {
-  const UniqueFd* const file = memory_->file();
-  if (file == nullptr) return {};
-  const std::array descriptors{file->get()};
-  return send_with_descriptors(connection_, as_bytes(kHostImageGreeting), descriptors,
-                               Deadline::after(Nanoseconds(0)));
-}
-
-void Session::on_handoff(int result) {
-  if (state_ != SessionState::kPrepared) return;
-  if (result < 0) return end("receiving the handoff failed");
-  auto handoff = receiver_->receive(connection_);
-  if (!handoff) return refuse_handoff(handoff.error());
-  if (!*handoff) {
-    loop_.poll(connection_, POLLIN, receiving_);
-    return;
+void Session::on_arrival(Arrival arrival) {
+  if (state_ == SessionState::kEnded) return;
+  has_arrived_ = true;
+  connection_ = std::move(arrival.connection);
+  vmm_ = std::move(arrival.vmm);
+  if (state_ == SessionState::kDetached) return watch_vmm();
+  if (arrival.refusal) {
+    refused_userfaultfd_ = std::move(arrival.userfaultfd);
+    return refuse_handoff(*arrival.refusal);
   }
-  if (auto attached = attach(**std::move(handoff)); !attached) refuse_handoff(attached.error());
+  if (const auto attached = attach(arrival.handoff, arrival.userfaultfd); !attached) {
+    refused_userfaultfd_ = std::move(arrival.userfaultfd);
+    return refuse_handoff(attached.error());
+  }
+  if (arrival.left) end("the VMM gave its memory up");
 }
 
-void Session::on_patience_over(int result) {
-  if (state_ != SessionState::kPrepared) return;
-  if (result == -ECANCELED) {
-    if (receiver_ != nullptr) loop_.wait(limits::kHandoffTimeout, patience_);
-    return;
-  }
-  if (receiver_ == nullptr) return end("timeout: no VMM connected");
-  refuse_handoff(Error(ErrorCode::kTimeout, "the handoff was never completed"));
-}
-
-Result<void> Session::attach(HandoffReceiver::Handoff handoff) {
-  auto regions =
-      RegionTable::check(std::move(handoff.regions), options_.serve.image->manifest.spec);
-  if (!regions) {
-    refused_userfaultfd_ = std::move(handoff.userfaultfd);
-    return std::unexpected(regions.error());
-  }
-  receiver_.reset();
-  state_ = SessionState::kServing;
-  loop_.cancel(patience_);
-  remove_file(options_.socket_path);
-  log_info("session {}: serving {} to process {}", options_.id,
-           options_.serve.image->manifest.spec.name, vmm_.pid);
-  loop_.poll(vmm_.pidfd, POLLIN, exiting_);
-  if (!handoff.left) loop_.poll(connection_, POLLIN, leaving_);
-  for (const HandoffRegion& region : regions->regions()) {
+Result<void> Session::attach(std::string_view handoff, UniqueFd& userfaultfd) {
+  const SnapshotSpec& spec = options_.serve.image->manifest.spec;
+  auto regions = TRY(RegionTable::check(TRY(decode_handoff(handoff)), spec));
+  for (const HandoffRegion& region : regions.regions()) {
     layout_.push_back({region.size, region.offset, region.page_size});
   }
-  if (options_.serve.window_use == WindowUse::kRecord) recording_ = RecordingState::kRunning;
-  memory_->start(std::move(handoff.userfaultfd), *std::move(regions));
+  state_ = SessionState::kServing;
+  remove_file(options_.socket_path);
+  const bool adopted = !record_.regions().empty();
+  log_info("session {}: {} {} to process {}", options_.id, adopted ? "goes on serving" : "serving",
+           spec.name, vmm_.pid);
+  watch_vmm();
+  if (!adopted) {
+    if (options_.serve.window_use == WindowUse::kRecord) recording_ = RecordingState::kRunning;
+    memory_->start(std::move(userfaultfd), std::move(regions));
+  } else {
+    memory_->adopt(std::move(userfaultfd));
+  }
   owner_.on_attached();
-  if (handoff.left) end("the VMM gave its memory up");
   return {};
+}
+
+void Session::note_outage(Nanoseconds time) {
+  if (state_ == SessionState::kServing) record_.note_outage(time);
+}
+
+void Session::watch_vmm() {
+  loop_.poll(vmm_.pidfd, POLLIN, exiting_);
+  loop_.poll(connection_, POLLIN, leaving_);
 }
 
 void Session::refuse_handoff(const Error& error) {
   log_error("session {}: refused the handoff of process {}: {}", options_.id, vmm_.pid,
             error.message());
-  if (!refused_userfaultfd_.valid() && (receiver_ == nullptr || !receiver_->has_userfaultfd())) {
-    return end(error.message());
-  }
+  if (!refused_userfaultfd_.valid()) return end(error.message());
   // The peer has guest memory. It hangs at its first missing page unless it is killed, but it must
   // not read zeros there, so the descriptor is kept until it has exited.
   state_ = SessionState::kRefused;
   outcome_ = error.message();
   remove_file(options_.socket_path);
-  loop_.cancel(patience_);
   memory_->stop();  // what was prefetched for it is of no use
-  loop_.poll(vmm_.pidfd, POLLIN, exiting_);
-  loop_.poll(connection_, POLLIN, leaving_);
+  watch_vmm();
   if (options_.on_unservable == UnservablePolicy::kKill) kill_vmm();
 }
 
@@ -165,10 +129,7 @@ void Session::give_up(const std::string& reason) {
 }
 
 void Session::stop_vm(const std::string& reason) {
-  if (state_ == SessionState::kPrepared) {
-    if (receiver_ == nullptr) return end(reason);
-    return refuse_handoff(Error(ErrorCode::kCorrupt, reason));
-  }
+  if (state_ == SessionState::kPrepared) return end(reason);
   log_error("session {}: {}", options_.id, reason);
   if (outcome_.empty()) outcome_ = reason;
   kill_vmm();
@@ -191,21 +152,19 @@ void Session::on_vmm_exit(int result) {
 
 void Session::on_farewell(int result) {
   if (result < 0 || state_ == SessionState::kEnded) return;
+  // It is not taken: the VMM waits for the end of the connection, which whoever comes after this
+  // process owes it too.
   std::byte byte{0};
-  const auto received = receive_with_descriptors(connection_, {&byte, 1});
-  if (received && !*received) return loop_.poll(connection_, POLLIN, leaving_);
+  const auto there = peek(connection_, {&byte, 1});
+  if (there && !*there) return loop_.poll(connection_, POLLIN, leaving_);
   // A VMM that says something else, or has closed its socket, is served until it exits.
-  if (!received || (*received)->bytes == 0 || byte != kFarewell) return;
+  if (!there || **there == 0 || byte != kFarewell) return;
   end(outcome_.empty() ? "the VMM gave its memory up" : outcome_);
 }
 
 Result<void> Session::stop(control::StopMode mode) {
   if (state_ == SessionState::kPrepared) {
-    if (receiver_ == nullptr || !receiver_->has_userfaultfd()) {
-      end("stopped");
-    } else {
-      refuse_handoff(Error(ErrorCode::kStopped, "stopped in the middle of the handoff"));
-    }
+    end("stopped");
     return {};
   }
   if (state_ == SessionState::kEnded) return {};
@@ -226,16 +185,13 @@ void Session::end(std::string outcome) {
   if (state_ == SessionState::kPrepared) remove_file(options_.socket_path);
   state_ = SessionState::kEnded;
   memory_->stop();
-  for (Operation* operation :
-       {&accepting_, &resting_, &receiving_, &patience_, &exiting_, &leaving_}) {
-    loop_.cancel(*operation);
-  }
+  loop_.cancel(exiting_);
+  loop_.cancel(leaving_);
   owner_.on_ended();
 }
 
 bool Session::finished() const {
-  return state_ == SessionState::kEnded && memory_->finished() && !accepting_.active() &&
-         !resting_.active() && !receiving_.active() && !patience_.active() && !exiting_.active() &&
+  return state_ == SessionState::kEnded && memory_->finished() && !exiting_.active() &&
          !leaving_.active();
 }
 
@@ -249,6 +205,8 @@ SessionReport Session::report() const {
   report.vmm_pid = vmm_.pid;
   report.recording = recording_;
   report.memory = options_.serve.image->manifest.spec.memory;
+  report.handler_deaths = record_.outages().count;
+  report.unserved_us = static_cast<std::uint64_t>(record_.outages().time.count()) / 1000;
   memory_->add_to(report);
   return report;
 }

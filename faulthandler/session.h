@@ -7,7 +7,7 @@
 #include <poll.h>
 
 #include "base/socket.h"
-#include "faulthandler/handoff_receiver.h"
+#include "faulthandler/arrival.h"
 #include "faulthandler/host_image.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
@@ -19,15 +19,14 @@ namespace thaw {
 struct SessionOptions {
   std::uint64_t id = 0;
   std::string socket_path;
-  UniqueFd listener;  // on socket_path
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
   std::string trace_out;  // file for a trace of the window; empty: none
   ServeOptions serve;
   HostImage* shared = nullptr;  // what its VM maps; nullptr: it has memory of its own
 };
 
-/// One VM being served: waits for its VMM, takes the handoff, has its memory served until the VMM
-/// has exited, and decides what becomes of a VM that cannot be served.
+/// One VM being served: takes its VMM's handoff, has its memory served until the VMM has exited,
+/// and decides what becomes of a VM that cannot be served.
 ///
 /// The userfaultfd is closed only when the VMM is dead: closed earlier, missing pages would read
 /// as zeros in a VMM that kept no copy of it. On the loop's thread.
@@ -48,35 +47,37 @@ class Session final : private VmMemory::Owner {
     ~Owner() = default;
   };
 
-  Session(Loop& loop, DemandLink& link, SessionOptions options, Owner& owner);
+  Session(Loop& loop, DemandLink& link, SessionOptions options, MemoryRecord record, Owner& owner);
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
   virtual ~Session() = default;
 
-  /// Begins to wait for the VMM.
+  /// Begins to get ready for the VMM.
   void start();
+  /// The VMM has come, or will not come. One whose memory was served before, as the record says, is
+  /// served on. REQUIRES: start().
+  void on_arrival(Arrival arrival);
   /// Ends a session whose VMM is not there or dead; kBusy for a living one, unless it is to be
   /// killed: then the session ends when the VMM has exited.
   Result<void> stop(control::StopMode mode);
 
   SessionState state() const { return state_; }
+  /// Whether on_arrival() has taken effect: it answers for what came with it.
+  bool has_arrived() const { return has_arrived_; }
   const SessionOptions& options() const { return options_; }
+  const MemoryRecord& record() const { return record_; }
   /// The layout of guest memory as it was handed over; empty before.
   const std::vector<RegionShape>& layout() const { return layout_; }
+  /// Nobody served it for so long.
+  void note_outage(Nanoseconds time);
   void set_recording(RecordingState state) { recording_ = state; }
   /// Whether it has ended and may be destroyed.
   bool finished() const;
   SessionReport report() const;
 
  private:
-  void await_connection() { loop_.poll(options_.listener, POLLIN, accepting_); }
-  void on_connection(int result);
-  /// Looks for the VMM again after one could not be accepted.
-  void on_rested();
-  Result<void> greet();
-  void on_handoff(int result);
-  void on_patience_over(int result);
-  Result<void> attach(HandoffReceiver::Handoff handoff);
+  Result<void> attach(std::string_view handoff, UniqueFd& userfaultfd);
+  void watch_vmm();
   /// Ends the session, or if a VM depends on it, keeps what it holds until the VM has gone.
   void refuse_handoff(const Error& error);
 
@@ -95,9 +96,11 @@ class Session final : private VmMemory::Owner {
 
   Loop& loop_;
   const SessionOptions options_;
+  MemoryRecord record_;
   Owner& owner_;
   SessionState state_ = SessionState::kPrepared;
   std::string outcome_;
+  bool has_arrived_ = false;
   std::vector<RegionShape> layout_;
   RecordingState recording_ = RecordingState::kNone;
 
@@ -105,15 +108,9 @@ class Session final : private VmMemory::Owner {
   // that. So it is closed after the userfaultfd.
   UniqueFd connection_;
   PeerProcess vmm_{.pid = 0, .pidfd = UniqueFd()};
-  std::unique_ptr<HandoffReceiver> receiver_;
   UniqueFd refused_userfaultfd_;  // held until the VMM has exited
   const std::unique_ptr<VmMemory> memory_;
 
-  Nanoseconds accept_pause_{limits::kAcceptPauseFirst};  // before the next attempt
-  Operation accepting_{[this](int result) { on_connection(result); }};
-  Operation resting_{[this](int) { on_rested(); }};
-  Operation receiving_{[this](int result) { on_handoff(result); }};
-  Operation patience_{[this](int result) { on_patience_over(result); }};
   Operation exiting_{[this](int result) { on_vmm_exit(result); }};
   Operation leaving_{[this](int result) { on_farewell(result); }};
 };

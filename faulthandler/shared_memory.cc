@@ -28,15 +28,35 @@ void SharedMemory::connect() {
 }
 
 void SharedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
+  record_.keep(regions.regions());
+  begin(std::move(userfaultfd), std::move(regions));
+}
+
+void SharedMemory::adopt(UniqueFd userfaultfd) {
+  if (!begin(std::move(userfaultfd), RegionTable::recorded(record_.regions()))) return;
+  // Who died with the first page given back may not have got there.
+  removed_pages_ =
+      static_cast<std::uint64_t>(std::ranges::count(record_.states(), PageState::kRemoved));
+  if (removed_pages_ > 0) begin_minor_faults();
+  if (const auto taken = events_.take_over(userfaultfd_, regions_, *this); !taken) {
+    give_up(taken.error().message());
+  }
+}
+
+bool SharedMemory::begin(UniqueFd userfaultfd, RegionTable regions) {
   userfaultfd_ = std::move(userfaultfd);
   regions_ = std::move(regions);
   serving_ = true;
-  if (!image_.usable()) return on_spoiled("the image was spoiled before the VM came");
-  if (const auto made = make_nonblocking(userfaultfd_); !made) {
-    return give_up(made.error().message());
+  if (!image_.usable()) {
+    on_spoiled("the image was spoiled before the VM came");
+  } else if (const auto made = make_nonblocking(userfaultfd_); !made) {
+    give_up(made.error().message());
+  } else if (!regions_.has_small_pages_only()) {
+    give_up("huge pages cannot be shared");
+  } else {
+    loop_.poll(userfaultfd_, POLLIN, reading_);
   }
-  if (!regions_.has_small_pages_only()) return give_up("huge pages cannot be shared");
-  loop_.poll(userfaultfd_, POLLIN, reading_);
+  return !given_up_;
 }
 
 void SharedMemory::stop() {
@@ -91,21 +111,23 @@ void SharedMemory::answer_fault(HostAddress address, Clock::time_point now) {
 }
 
 bool SharedMemory::on_removed(PageRange pages) {
-  if (!has_minor_faults_) {
-    has_minor_faults_ = true;
-    removed_.resize(image_.snapshot().manifest.spec.memory_pages().value);
-    for (const HandoffRegion& region : regions_.regions()) {
-      const auto registered = register_minor_faults(region);
-      if (!registered) on_spoiled(registered.error().message());
-    }
-  }
-  for (std::uint64_t i = 0; i < pages.count.value; ++i) removed_[pages.first.value + i] = true;
+  if (!has_minor_faults_) begin_minor_faults();
+  std::ranges::fill(record_.states().subspan(pages.first.value, pages.count.value),
+                    PageState::kRemoved);
   removed_pages_ += pages.count.value;
   const auto first = waiting_.lower_bound(pages.first);
   const auto end = waiting_.lower_bound(pages.first + pages.count);
   const bool waited = first != end;
   waiting_.erase(first, end);
   return waited;
+}
+
+void SharedMemory::begin_minor_faults() {
+  has_minor_faults_ = true;
+  for (const HandoffRegion& region : regions_.regions()) {
+    const auto registered = register_minor_faults(region);
+    if (!registered) on_spoiled(registered.error().message());
+  }
 }
 
 Result<void> SharedMemory::register_minor_faults(const HandoffRegion& region) {

@@ -23,26 +23,31 @@ namespace thaw {
 /// (vmm-client/guest_memory.h). On the loop's thread.
 class SharedMemory final : public VmMemory, private HostImage::View, private EventQueue::Sink {
  public:
-  SharedMemory(Loop& loop, HostImage& image, Owner& owner)
-      : loop_(loop), image_(image), owner_(owner) {}
+  /// `record` must outlive it.
+  SharedMemory(Loop& loop, HostImage& image, MemoryRecord& record, Owner& owner)
+      : loop_(loop), image_(image), record_(record), owner_(owner) {}
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;
   virtual ~SharedMemory();
 
   void connect() override;
-  const UniqueFd* file() const override { return &image_.file(); }
   void start(UniqueFd userfaultfd, RegionTable regions) override;
+  void adopt(UniqueFd userfaultfd) override;
   void stop() override;
   bool finished() const override { return !reading_.active(); }
   void add_to(SessionReport& report) const override;
 
  private:
+  /// False when the VM had to be given up.
+  bool begin(UniqueFd userfaultfd, RegionTable regions);
   void on_events(int result);
   void answer_fault(HostAddress address, Clock::time_point now);
   bool on_removed(PageRange pages) override;
+  /// From now on a touch of what is in the file is an event too.
+  void begin_minor_faults();
   Result<void> register_minor_faults(const HandoffRegion& region);
   bool is_removed(PageIndex page) const {
-    return page.value < removed_.size() && removed_[page.value];
+    return record_.states()[page.value] == PageState::kRemoved;
   }
   /// Lets the guest see a page of the image, and while minor faults are registered those beside it.
   void show(PageIndex page);
@@ -55,7 +60,8 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   void on_unservable(PageIndex page, const std::string& reason) override;
 
   Loop& loop_;
-  HostImage& image_;  // there as long as this is attached to it
+  HostImage& image_;      // there as long as this is attached to it
+  MemoryRecord& record_;  // of the pages' states, those that were removed alone
   Owner& owner_;
   bool attached_ = false;  // to the image
   bool serving_ = false;
@@ -63,10 +69,9 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
 
   UniqueFd userfaultfd_;
   RegionTable regions_;
-  EventQueue events_;
+  EventQueue events_{record_};
   std::map<PageIndex, Clock::time_point> waiting_;  // for these pages, since when
   std::vector<PageIndex> wanted_;
-  std::vector<bool> removed_;  // by page, once there is one
   bool has_minor_faults_ = false;
 
   SessionReport at_end_;  // what there was to say of the image when it was left

@@ -4,12 +4,25 @@
 
 namespace thaw {
 
+SnapshotSource::Key SnapshotSource::key_of(const SnapshotImage& image) {
+  return {image.origin, image.manifest.snapshot};
+}
+
 template <typename T>
 std::shared_ptr<const T> SnapshotSource::find(Cache<T>& cache, const Key& key) {
   const std::lock_guard lock(mutex_);
   std::erase_if(cache, [](const auto& entry) { return entry.second.expired(); });
   const auto found = cache.find(key);
   return found == cache.end() ? nullptr : found->second.lock();
+}
+
+std::shared_ptr<const SnapshotImage> SnapshotSource::find_file(std::uint64_t number) {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [key, weak] : images_) {
+    auto image = weak.lock();
+    if (image != nullptr && file_number(image->file).value_or(0) == number) return image;
+  }
+  return nullptr;
 }
 
 template <typename T>
@@ -32,10 +45,11 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
       log_warning("{} without its cold map: {}", manifest.spec.name, fetched.error().message());
     }
   }
-  auto image = std::make_shared<const SnapshotImage>(key.first, std::move(manifest), std::move(map),
-                                                     std::move(cold));
-  keep(images_, key, image);
-  return image;
+  SnapshotImage image{key.first, std::move(manifest), std::move(map), std::move(cold)};
+  TRY(keep_snapshot_image(image));
+  auto shared = std::make_shared<const SnapshotImage>(std::move(image));
+  keep(images_, key, shared);
+  return shared;
 }
 
 std::shared_ptr<const ChunkPlaces> SnapshotSource::places_of(const Key& key,
@@ -44,6 +58,17 @@ std::shared_ptr<const ChunkPlaces> SnapshotSource::places_of(const Key& key,
   auto places = std::make_shared<const ChunkPlaces>(image.map, image.manifest.spec.memory_pages());
   keep(places_, key, places);
   return places;
+}
+
+Result<PreparedSnapshot> SnapshotSource::adopt(UniqueFd file, MemoryUse use) {
+  // Sessions of one snapshot share the file, and it is read once.
+  auto image = find_file(TRY(file_number(file)));
+  if (image == nullptr) {
+    image = std::make_shared<const SnapshotImage>(TRY(read_snapshot_image(std::move(file))));
+    keep(images_, key_of(*image), image);
+  }
+  auto places = use == MemoryUse::kShared ? places_of(key_of(*image), *image) : nullptr;
+  return PreparedSnapshot{std::move(image), std::move(places), nullptr};
 }
 
 Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,

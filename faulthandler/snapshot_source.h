@@ -10,23 +10,11 @@
 #include "base/file.h"
 #include "base/socket.h"
 #include "faulthandler/chunk_places.h"
-#include "faulthandler/origin.h"
 #include "faulthandler/prefetch_set.h"
-#include "format/cold_map.h"
-#include "format/manifest.h"
+#include "faulthandler/snapshot_image.h"
 #include "format/page_client.h"
-#include "format/page_map.h"
 
 namespace thaw {
-
-/// What a session needs of a snapshot before its first fault. Immutable, shared by all sessions of
-/// the snapshot on this host.
-struct SnapshotImage {
-  Origin origin;
-  Manifest manifest;
-  PageMap map;
-  ColdMap cold{};  // empty also when it cannot be had
-};
 
 /// What a session's VM maps.
 enum class MemoryUse {
@@ -55,6 +43,9 @@ class SnapshotSource {
   Result<PreparedSnapshot> prepare(const std::string& name_space, const std::string& snapshot,
                                    MemoryUse use, const std::string& state_out,
                                    std::optional<FileOwner> owner);
+  /// The image that another process has kept in this file. `use` says whether its chunks' places
+  /// are wanted. What read_snapshot_image() says.
+  Result<PreparedSnapshot> adopt(UniqueFd file, MemoryUse use);
   const TcpAddress& server() const { return server_; }
 
  private:
@@ -63,6 +54,8 @@ class SnapshotSource {
   template <typename T>
   using Cache = std::map<Key, std::weak_ptr<const T>>;
 
+  static Key key_of(const SnapshotImage& image);
+  std::shared_ptr<const SnapshotImage> find_file(std::uint64_t number);
   /// What is kept under the key; nullptr: nothing.
   template <typename T>
   std::shared_ptr<const T> find(Cache<T>& cache, const Key& key);

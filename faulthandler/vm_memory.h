@@ -44,10 +44,10 @@ class VmMemory {
 
   /// Opens the way to the page server, so that the first fault finds it made.
   virtual void connect() = 0;
-  /// What the VMM is to map, and is given when it connects; nullptr: it has its own memory.
-  virtual const UniqueFd* file() const { return nullptr; }
-  /// Begins to answer faults.
+  /// Begins to answer faults. REQUIRES: nobody has begun before.
   virtual void start(UniqueFd userfaultfd, RegionTable regions) = 0;
+  /// Goes on to answer them after a process that has died. REQUIRES: its record has regions.
+  virtual void adopt(UniqueFd userfaultfd) = 0;
   /// The VMM has exited. The userfaultfd is closed with this object.
   virtual void stop() = 0;
   virtual bool finished() const = 0;

@@ -108,8 +108,8 @@ void members(auto& object, auto visit)
 }
 
 void members(auto& object, auto)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          control::List>
+  requires(std::is_same_v<std::remove_cvref_t<decltype(object)>, control::List> ||
+           std::is_same_v<std::remove_cvref_t<decltype(object)>, control::Upgrade>)
 {
   static_cast<void>(object);
 }
@@ -177,6 +177,8 @@ void members(auto& object, auto visit)
   visit("damaged_chunks", object.damaged_chunks);
   visit("waiting_pages", object.waiting_pages);
   visit("bytes_received", object.bytes_received);
+  visit("handler_deaths", object.handler_deaths);
+  visit("unserved_us", object.unserved_us);
   visit("latency_us_p50", object.latency_us_p50);
   visit("latency_us_p99", object.latency_us_p99);
   visit("latency_us_max", object.latency_us_max);
@@ -268,6 +270,7 @@ Result<ControlRequest> decode_request(const Json& json) {
   if (command == "prepare") return from_json_as<control::Prepare>(arguments);
   if (command == "list") return from_json_as<control::List>(arguments);
   if (command == "stop") return from_json_as<control::Stop>(arguments);
+  if (command == "upgrade") return from_json_as<control::Upgrade>(arguments);
   return fail(ErrorCode::kUnsupported, "there is no control command \"{}\"", command);
 }
 
@@ -281,6 +284,7 @@ Result<ControlReply> decode_reply(const Json& json) {
     return from_json_as<std::vector<SessionReport>>(*sessions);
   }
   if (json.value("stopped", false)) return Stopped{};
+  if (json.value("upgrading", false)) return Upgrading{};
   return from_json_as<control::Prepared>(json.at("prepared"));
 }
 
@@ -315,6 +319,8 @@ std::string encode_control_request(const ControlRequest& request) {
     json = {{"command", "prepare"}, {"arguments", to_json(*prepare)}};
   } else if (const auto* stop = std::get_if<control::Stop>(&request)) {
     json = {{"command", "stop"}, {"arguments", to_json(*stop)}};
+  } else if (std::holds_alternative<control::Upgrade>(request)) {
+    json = {{"command", "upgrade"}, {"arguments", Json::object()}};
   } else {
     json = {{"command", "list"}, {"arguments", Json::object()}};
   }
@@ -331,6 +337,8 @@ std::string encode_control_reply(const ControlReply& reply) {
     json["prepared"] = to_json(*prepared);
   } else if (const auto* sessions = std::get_if<std::vector<SessionReport>>(&reply)) {
     json["sessions"] = to_json(*sessions);
+  } else if (std::holds_alternative<Upgrading>(reply)) {
+    json["upgrading"] = true;
   } else {
     json["stopped"] = true;
   }

@@ -59,6 +59,12 @@ struct Stop {
   friend bool operator==(const Stop&, const Stop&) = default;
 };
 
+/// The handler's supervisor becomes the program that is installed now, and has another handler go
+/// on with all sessions.
+struct Upgrade {
+  friend bool operator==(const Upgrade&, const Upgrade&) = default;
+};
+
 struct Prepared {
   std::uint64_t session = 0;
   std::string socket;
@@ -145,6 +151,8 @@ struct SessionReport {
   std::uint64_t damaged_chunks = 0;   // replies refused by their checksum
   std::uint64_t waiting_pages = 0;    // that a vCPU waits for now
   std::uint64_t bytes_received = 0;   // chunks, as they came from the page server
+  std::uint64_t handler_deaths = 0;   // processes that died while they served it
+  std::uint64_t unserved_us = 0;      // from those deaths until it was served again, together
   // From reading a fault's event to the end of its copy, in microseconds.
   double latency_us_p50 = 0;
   double latency_us_p99 = 0;
@@ -152,11 +160,16 @@ struct SessionReport {
   friend bool operator==(const SessionReport&, const SessionReport&) = default;
 };
 
-using ControlRequest = std::variant<control::Prepare, control::List, control::Stop>;
+using ControlRequest =
+    std::variant<control::Prepare, control::List, control::Stop, control::Upgrade>;
 struct Stopped {
   friend bool operator==(const Stopped&, const Stopped&) = default;
 };
-using ControlReply = std::variant<Error, control::Prepared, std::vector<SessionReport>, Stopped>;
+struct Upgrading {
+  friend bool operator==(const Upgrading&, const Upgrading&) = default;
+};
+using ControlReply =
+    std::variant<Error, control::Prepared, std::vector<SessionReport>, Stopped, Upgrading>;
 
 std::string_view recording_state_name(RecordingState state);
 std::string_view prefetch_state_name(PrefetchState state);

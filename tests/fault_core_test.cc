@@ -22,11 +22,13 @@ PageMap small_map() {
   map.append_zero({8});
   return map;
 }
+using Pages = std::vector<PageState>;
 Need fault(FaultCore& core, std::uint64_t page) { return core.on_fault({{page}, {1}}); }
 
 TEST(FaultCore, FirstFaultFetchesAndLaterOnesWait) {
   const PageMap map = small_map();
-  FaultCore core(map, {16}, 1);
+  Pages core_pages(16);
+  FaultCore core(map, core_pages, 1);
   EXPECT_EQ(fault(core, 3), Need::kFetch);
   EXPECT_EQ(fault(core, 3), Need::kWait);
   core.on_filled({3});
@@ -39,7 +41,8 @@ TEST(FaultCore, FirstFaultFetchesAndLaterOnesWait) {
 
 TEST(FaultCore, RemovedPageIsZeroedNotRefetched) {
   const PageMap map = small_map();
-  FaultCore core(map, {16}, 1);
+  Pages core_pages(16);
+  FaultCore core(map, core_pages, 1);
   fault(core, 3);
   core.on_filled({3});
   core.on_remove({0}, {16});
@@ -51,7 +54,8 @@ TEST(FaultCore, RemovedPageIsZeroedNotRefetched) {
 
 TEST(FaultCore, PageRemovedWhileItsChunkIsOnTheWayTakesNoContent) {
   const PageMap map = small_map();
-  FaultCore core(map, {16}, 1);
+  Pages core_pages(16);
+  FaultCore core(map, core_pages, 1);
   fault(core, 3);
   EXPECT_TRUE(core.takes_content({3}));
   core.on_remove({3}, {1});
@@ -60,7 +64,8 @@ TEST(FaultCore, PageRemovedWhileItsChunkIsOnTheWayTakesNoContent) {
 
 TEST(FaultCore, PageWhoseMemoryIsGoneIsAskedForAnewIfItComesBack) {
   const PageMap map = small_map();
-  FaultCore core(map, {16}, 1);
+  Pages core_pages(16);
+  FaultCore core(map, core_pages, 1);
   EXPECT_EQ(fault(core, 3), Need::kFetch);
   core.on_gone({{3}, {1}});
   EXPECT_EQ(fault(core, 3), Need::kFetch);
@@ -74,7 +79,8 @@ TEST(FaultCore, HugePageIsZeroOnlyAsAWhole) {
   map.append_zero({512});
   map.append_zero({511});
   map.append_chunks({7}, {1});
-  FaultCore core(map, {1024}, 64);
+  Pages core_pages(1024);
+  FaultCore core(map, core_pages, 64);
   EXPECT_EQ(core.on_fault({{0}, {512}}), Need::kZero);
   EXPECT_EQ(core.on_fault({{512}, {512}}), Need::kFetch);
   EXPECT_EQ(core.state({700}), PageState::kWanted);
@@ -86,7 +92,8 @@ TEST(FaultCore, HugePageIsZeroOnlyAsAWhole) {
 TEST(FaultCore, AnyHistoryKeepsTheRules) {
   auto generator = seeded_generator();
   const PageMap map = small_map();
-  FaultCore core(map, {16}, 8);
+  Pages core_pages(16);
+  FaultCore core(map, core_pages, 8);
   std::map<std::uint64_t, bool> removed;
   std::map<std::uint64_t, bool> filled;
   for (int i = 0; i < 20000; ++i) {
@@ -158,16 +165,19 @@ class AroundTest : public testing::Test {
 };
 
 TEST_F(AroundTest, NeighboursStayInTheBlockTheRunAndTheRegion) {
-  FaultCore core(map_, {128}, 8);
+  Pages core_pages(128);
+  FaultCore core(map_, core_pages, 8);
   for (const std::uint64_t page : riders(core, 18, kAll)) EXPECT_EQ(page / 8, 2u);
   for (const std::uint64_t page : riders(core, 41, kAll)) EXPECT_EQ(page / 8, 5u);
-  FaultCore wide(map_, {128}, 64);
+  Pages wide_pages(128);
+  FaultCore wide(map_, wide_pages, 64);
   for (const std::uint64_t page : riders(wide, 37, {{36}, {3}}))
     EXPECT_TRUE(page >= 36 && page < 39);
 }
 
 TEST_F(AroundTest, RiderIsNoNeighbourTwiceAndIsCoalescedWhenItIsFaultedOn) {
-  FaultCore core(map_, {128}, 8);
+  Pages core_pages(128);
+  FaultCore core(map_, core_pages, 8);
   const auto first = riders(core, 16, kAll);
   ASSERT_GE(first.size(), 6u);  // one may be left out
   EXPECT_EQ(fault(core, first.front()), Need::kHurry);
@@ -178,21 +188,25 @@ TEST_F(AroundTest, RiderIsNoNeighbourTwiceAndIsCoalescedWhenItIsFaultedOn) {
 }
 
 TEST_F(AroundTest, RemovedPageNeverRides) {
-  FaultCore core(map_, {128}, 8);
+  Pages core_pages(128);
+  FaultCore core(map_, core_pages, 8);
   core.on_remove({18}, {1});
   for (const std::uint64_t page : riders(core, 16, kAll)) EXPECT_LT(page, 18u);
   for (const std::uint64_t page : riders(core, 20, kAll)) EXPECT_GT(page, 18u);
 }
 
 TEST_F(AroundTest, OfferedRoomIsTheLimit) {
-  FaultCore core(map_, {128}, 8);
+  Pages core_pages(128);
+  FaultCore core(map_, core_pages, 8);
   EXPECT_EQ(riders(core, 16, kAll, 2).size(), 2u);
-  FaultCore off(map_, {128}, 1);
+  Pages off_pages(128);
+  FaultCore off(map_, off_pages, 1);
   EXPECT_TRUE(riders(off, 16, kAll).empty());
 }
 
 TEST_F(AroundTest, ZerosAreFilledTogetherUpToTheNextPageThatIsNot) {
-  FaultCore core(map_, {128}, 8);
+  Pages core_pages(128);
+  FaultCore core(map_, core_pages, 8);
   EXPECT_EQ(core.zeros_around({71}, kAll), (PageRange{{71}, {1}})) << "none beside it yet";
   EXPECT_EQ(core.zeros_around({127}, kAll), (PageRange{{127}, {1}}));
   core.on_filled({72});

@@ -57,6 +57,8 @@ SessionReport full_report() {
       .damaged_chunks = 5,
       .waiting_pages = 6,
       .bytes_received = 7,
+      .handler_deaths = 23,
+      .unserved_us = 24,
       .latency_us_p50 = 1.5,
       .latency_us_p99 = 0.1,
       .latency_us_max = 1e6};

@@ -22,3 +22,7 @@ thaw_add_test(shared_restore_test SOURCES shared_restore_test.cc support/restore
   NOT_SANITIZED *QemuMapsTheImage*
   LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
 add_dependencies(shared_restore_test vmm thaw_qemu without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
+
+thaw_add_test(handler_crash_test SOURCES handler_crash_test.cc support/restore_fixture.cc TIMEOUT 120
+  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+add_dependencies(handler_crash_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)

@@ -37,7 +37,7 @@ TEST_P(RestoreTest, HandlerUsesTheLoopThatIsTested) {
   if (GetParam() == LoopKind::kUring && !io_uring_is_allowed()) {
     GTEST_SKIP() << "io_uring is not allowed here: all tests run on epoll";
   }
-  const std::vector<std::string> descriptors = open_descriptors(handler_->pid());
+  const std::vector<std::string> descriptors = open_descriptors(handler_->worker());
   EXPECT_EQ(std::ranges::count(descriptors, "anon_inode:[io_uring]"),
             GetParam() == LoopKind::kUring ? 1 : 0);
 }
@@ -104,11 +104,11 @@ TEST_P(RestoreTest, VmThatFloodsItsHandlerCostsNoMemoryAndOthersAreServed) {
   Program flood = start_vmm("flood", "image", "flood");
   ASSERT_TRUE(succeeded(flood.wait_for_line("flooding")));
   wait_for(1, [](const Json& report) { return report["removed_pages"] > 1000; });
-  const std::size_t before = resident_bytes(handler_->pid());
+  const std::size_t before = resident_bytes(handler_->worker());
   Program vmm = start_vmm("verify");
   EXPECT_EQ(vmm.wait().value(), 0);
   wait_for(1, [](const Json& report) { return report["removed_pages"] > 50'000; });
-  EXPECT_LT(resident_bytes(handler_->pid()), before + kTolerableGrowth);
+  EXPECT_LT(resident_bytes(handler_->worker()), before + kTolerableGrowth);
   flood.tell("stop");
   EXPECT_EQ(flood.wait().value(), 0);
 }
@@ -310,7 +310,7 @@ TEST_P(RestoreTest, KilledVmmEndsItsSessionAndLeaksNothing) {
       return report["state"] == "ended" && report["recording"] != "uploading";
     });
   }
-  const std::size_t before = open_descriptors(handler_->pid()).size();
+  const std::size_t before = open_descriptors(handler_->worker()).size();
   for (std::uint64_t number = 3; number < 8; ++number) {
     ASSERT_EQ(prepare(), number);
     Program vmm = start_vmm("halves");
@@ -318,7 +318,7 @@ TEST_P(RestoreTest, KilledVmmEndsItsSessionAndLeaksNothing) {
     vmm.signal(SIGKILL);
     wait_for_state(number, "ended");
   }
-  EXPECT_LE(open_descriptors_down_to(handler_->pid(), before), before);
+  EXPECT_LE(open_descriptors_down_to(handler_->worker(), before), before);
 }
 
 TEST_P(RestoreTest, LivingSessionIsStoppedOnlyTogetherWithItsVm) {
@@ -338,18 +338,18 @@ TEST_P(RestoreTest, HandlerWithoutDescriptorsRestsUntilThereAreSome) {
   constexpr std::chrono::milliseconds kWatched{1000};
   prepare();
   rlimit limit{};
-  ASSERT_EQ(::prlimit(handler_->pid(), RLIMIT_NOFILE, nullptr, &limit), 0);
+  ASSERT_EQ(::prlimit(handler_->worker(), RLIMIT_NOFILE, nullptr, &limit), 0);
   const rlimit none{.rlim_cur = 0, .rlim_max = limit.rlim_max};
-  ASSERT_EQ(::prlimit(handler_->pid(), RLIMIT_NOFILE, &none, nullptr), 0);
+  ASSERT_EQ(::prlimit(handler_->worker(), RLIMIT_NOFILE, &none, nullptr), 0);
   Program vmm = start_vmm("verify");
   Program command({program_path("thaw"), "--control", path("control"), "ps"});
 
-  const auto before = cpu_time(handler_->pid());
+  const auto before = cpu_time(handler_->worker());
   const Deadline watched = Deadline::after(kWatched);
   while (!watched.passed()) ::poll(nullptr, 0, watched.milliseconds_left());
-  EXPECT_LT(cpu_time(handler_->pid()) - before, kWatched / 4);
+  EXPECT_LT(cpu_time(handler_->worker()) - before, kWatched / 4);
 
-  ASSERT_EQ(::prlimit(handler_->pid(), RLIMIT_NOFILE, &limit, nullptr), 0);
+  ASSERT_EQ(::prlimit(handler_->worker(), RLIMIT_NOFILE, &limit, nullptr), 0);
   EXPECT_EQ(vmm.wait().value(), 0);
   EXPECT_EQ(command.wait().value(), 0);
 }

@@ -482,6 +482,7 @@ TEST_P(SemanticsTest, ProcessThatIsGoneIsNoError) {
     void on_detached() override {}
     std::string reason_;
   } owner;
+  MemoryRecord record = MemoryRecord::create("", {16}).value();
   SnapshotImage image;
   image.manifest.spec.memory = bytes_of({16});
   image.map = content_pages(16);
@@ -493,7 +494,7 @@ TEST_P(SemanticsTest, ProcessThatIsGoneIsNoError) {
                      .prefetch = {},
                      .plan = {},
                      .window = {}},
-        owner);
+        record, owner);
     served->connect();
     served->start(
         std::move(received->descriptors.at(0)),

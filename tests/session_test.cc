@@ -176,7 +176,7 @@ TEST_F(HandoffReceiverTest, TakesOneMessage) {
   const auto handoff = receiver.receive(handler_);
   ASSERT_TRUE(succeeded(handoff));
   ASSERT_TRUE(handoff->has_value());
-  EXPECT_EQ((*handoff)->regions.size(), 2u);
+  EXPECT_EQ((*handoff)->text, text_);
   EXPECT_TRUE((*handoff)->userfaultfd.valid());
 }
 
@@ -220,16 +220,15 @@ TEST_F(HandoffReceiverTest, RefusalsByName) {
   EXPECT_EQ(refusal(text_, {wrong, wrong, wrong}), ErrorCode::kSurplusDescriptor);
   EXPECT_EQ(refusal(text_, std::vector<int>(16, wrong)), ErrorCode::kSurplusDescriptor);
   EXPECT_EQ(refusal("nonsense", {uffd_.get()}), ErrorCode::kMalformed);
-  EXPECT_EQ(refusal("[{}]", {uffd_.get()}), ErrorCode::kMalformed);
 }
 
 TEST_F(HandoffReceiverTest, CutOffOrEndlessHandoffIsRefused) {
   HandoffReceiver cut;
   send("[{", {uffd_.get()});
   EXPECT_TRUE(succeeded(cut.receive(handler_)));
-  EXPECT_TRUE(cut.has_userfaultfd());
   vmm_.reset();
   EXPECT_EQ(code_of(cut.receive(handler_)), ErrorCode::kTruncated);
+  EXPECT_TRUE(cut.take_userfaultfd().valid()) << "the peer has memory that waits for pages";
 }
 
 TEST_F(HandoffReceiverTest, HandoffWithoutEndIsTooLarge) {

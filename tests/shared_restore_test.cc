@@ -217,7 +217,7 @@ TEST_P(SharedRestoreTest, ImagesThatNoVmUsesKeepWithinTheBudget) {
   const std::uint64_t served = chunks_served();
   const Deadline deadline = Deadline::after(kPatience);
   const auto images = [&] {
-    const auto descriptors = open_descriptors(handler_->pid());
+    const auto descriptors = open_descriptors(handler_->worker());
     return std::ranges::count_if(descriptors, [](const std::string& descriptor) {
       return descriptor.find("memfd:thaw:") != std::string::npos;
     });

@@ -131,6 +131,7 @@ ServedGuest::ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions option
     handoff.push_back({address(from), size, offset_of({from}), {options.page_bytes}});
   }
   regions_ = RegionTable::check(handoff, image_->manifest.spec).value();
+  record_ = MemoryRecord::create("", image_->manifest.spec.memory_pages()).value();
   loop_.run([&] {
     served_ = std::make_unique<ServedMemory>(loop_.loop(), link,
                                              ServeOptions{.image = image_,
@@ -139,7 +140,7 @@ ServedGuest::ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions option
                                                           .plan = options.plan,
                                                           .window = options.window,
                                                           .window_use = options.window_use},
-                                             static_cast<ServedMemory::Owner&>(*this));
+                                             *record_, static_cast<ServedMemory::Owner&>(*this));
     served_->connect();
   });
 }

@@ -128,6 +128,7 @@ class ServedGuest final : private ServedMemory::Owner {
   const std::size_t second_region_;
   UniqueFd userfaultfd_;
   RegionTable regions_;
+  std::optional<MemoryRecord> record_;
   // Of the loop's thread.
   std::string given_up_;
   std::string unservable_;

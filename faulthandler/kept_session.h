@@ -1,0 +1,68 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace thaw {
+
+/// What of a session outlives the process that serves it: descriptors, each with a role.
+enum class KeptRole : std::uint8_t {
+  kListener,     // where its VMM connects
+  kRecord,       // a MemoryRecord
+  kSnapshot,     // what keep_snapshot_image() wrote
+  kImageFile,    // of a shared session: the host image, to be filled
+  kImageView,    // the same to be given to VMMs
+  kImageRecord,  // the image's MemoryRecord
+  // From here on: once its VMM has come, or will not come any more.
+  kArrival,  // what Arrival::describe() wrote
+  kConnection,
+  kPidfd,
+  kUserfaultfd,
+};
+inline constexpr std::size_t kKeptRoles = 10;
+
+/// What a service manager knows the descriptor by.
+std::string kept_name(std::uint64_t session, KeptRole role);
+/// Reads that back; nothing for another text.
+struct KeptName {
+  std::uint64_t session;
+  KeptRole role;
+};
+std::optional<KeptName> parse_kept_name(std::string_view name);
+
+/// The descriptors of one session; those that it does not have are not valid.
+class KeptSession {
+ public:
+  UniqueFd& operator[](KeptRole role) { return descriptors_[static_cast<std::size_t>(role)]; }
+  const UniqueFd& operator[](KeptRole role) const {
+    return descriptors_[static_cast<std::size_t>(role)];
+  }
+  bool has(KeptRole role) const { return (*this)[role].valid(); }
+  /// Calls `visit(role, descriptor)` for each that it has.
+  template <typename Visit>
+  void for_each(Visit visit) const {
+    for (std::size_t i = 0; i < kKeptRoles; ++i) {
+      if (descriptors_[i].valid()) visit(static_cast<KeptRole>(i), descriptors_[i]);
+    }
+  }
+  /// A bit for each role that it has.
+  std::uint32_t roles() const;
+  /// Another set of descriptors of the same files.
+  Result<KeptSession> duplicate() const;
+  /// Takes over those that `other` has.
+  void add(KeptSession other);
+
+ private:
+  // In this order they are closed from the last to the first: the userfaultfd before the
+  // connection, whose end tells a VMM that it may unmap its memory.
+  std::array<UniqueFd, kKeptRoles> descriptors_;
+};
+
+}  // namespace thaw

@@ -1,0 +1,317 @@
+// The process that serves dies, at any moment, and the guests go on: with real programs and a real
+// kernel. Every guest compares every byte that it reads.
+
+#include <csignal>
+#include <filesystem>
+#include <map>
+#include <thread>
+
+#include <nlohmann/json.hpp>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/descriptor_store.h"
+#include "base/event_fd.h"
+#include "base/socket.h"
+#include "tests/support/restore_fixture.h"
+
+namespace thaw::test {
+namespace {
+
+void pause_for(std::chrono::microseconds time) { std::this_thread::sleep_for(time); }
+
+class HandlerCrashTest : public RestoreTest {
+ protected:
+  std::vector<std::string> handler_command(const std::string& program) const {
+    std::vector<std::string> command{program, "--control", path("control"), "--server",
+                                     server_.address()};
+    if (GetParam() == LoopKind::kEpoll) {
+      command.insert(command.begin(), program_path("without_io_uring"));
+    }
+    return command;
+  }
+  void start_handler_as(const std::string& program,
+                        std::vector<EnvironmentVariable> environment = {}) {
+    handler_.reset();
+    handler_ = std::make_unique<Program>(
+        handler_command(program),
+        Surroundings{.cpus = {}, .messages = {}, .environment = std::move(environment)});
+    ASSERT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
+  }
+  /// Kills the process that serves, if there is one at the moment.
+  void kill_worker() {
+    const pid_t worker = handler_->worker();
+    if (worker > 0) ::kill(worker, SIGKILL);
+  }
+  /// The same, and waits until another one answers.
+  void replace_worker() {
+    const pid_t before = handler_->worker();
+    kill_worker();
+    const Deadline deadline = Deadline::after(kPatience);
+    while ((handler_->worker() == before || handler_->worker() == 0 ||
+            control({"ps"}).exit_code != 0) &&
+           !deadline.passed()) {
+    }
+  }
+  /// Kills it again and again, a little later each time, until the VMM has exited; returns its
+  /// exit status.
+  int run_among_crashes(Program& vmm, std::chrono::microseconds apart) {
+    std::optional<int> status;
+    std::jthread waiting([&] { status = vmm.wait().value_or(-1); });
+    std::jthread killing([&](const std::stop_token& stop) {
+      for (unsigned i = 1; !stop.stop_requested() && i < kMostCrashes; ++i) {
+        pause_for(apart + std::chrono::microseconds(137 * i));
+        kill_worker();
+      }
+    });
+    waiting.join();
+    killing.request_stop();
+    killing.join();
+    return *status;
+  }
+  static constexpr unsigned kMostCrashes = 40;
+};
+
+TEST_P(HandlerCrashTest, GuestGoesOnWhereverItsHandlerDies) {
+  for (const unsigned apart_us : {1'000u, 3'000u, 7'000u, 20'000u}) {
+    SCOPED_TRACE(apart_us);
+    prepare();
+    Program vmm({program_path("vmm"), path("vm"), path("image"), "verify"});
+    EXPECT_EQ(run_among_crashes(vmm, std::chrono::microseconds(apart_us)), 0);
+    replace_worker();
+  }
+}
+
+TEST_P(HandlerCrashTest, PagesThatWereGivenBackStayZero) {
+  for (const unsigned apart_us : {1'000u, 5'000u, 15'000u}) {
+    SCOPED_TRACE(apart_us);
+    prepare();
+    Program vmm({program_path("vmm"), path("vm"), path("image"), "remove"});
+    EXPECT_EQ(run_among_crashes(vmm, std::chrono::microseconds(apart_us)), 0);
+    replace_worker();
+  }
+}
+
+TEST_P(HandlerCrashTest, VmThatComesWhileNobodyServesIsTakenIn) {
+  const std::uint64_t number = prepare();
+  kill_worker();
+  Program vmm = start_vmm("verify");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  EXPECT_EQ(wait_for_state(number, "ended")["faults"]["fetched"] > 0, true);
+}
+
+TEST_P(HandlerCrashTest, NeitherPageServerNorLuckIsNeededToGoOn) {
+  const std::uint64_t number = prepare();
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  server_.kill();
+  replace_worker();
+  EXPECT_EQ(session(number)["state"], "serving");
+  EXPECT_GE(session(number)["present_pages"], kPages / 4);
+  wait_for(number, [](const Json& report) {
+    return report["handler_deaths"] == 1 && report["unserved_us"] > 0;
+  });
+  vmm.tell("go on");
+  server_.start();
+  EXPECT_EQ(vmm.wait().value(), 0);
+}
+
+TEST_P(HandlerCrashTest, ManyVmsGoOn) {
+  constexpr std::size_t kVms = 12;
+  std::vector<Program> vmms;
+  for (std::size_t i = 0; i < kVms; ++i) {
+    const std::string socket = "vm" + std::to_string(i);
+    prepare({}, socket);
+    vmms.push_back(Program(
+        {program_path("vmm"), path(socket), path("image"), i % 3 == 0 ? "remove" : "verify"}));
+  }
+  std::jthread killing([&](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      pause_for(std::chrono::milliseconds(30));
+      kill_worker();
+    }
+  });
+  for (Program& vmm : vmms) EXPECT_EQ(vmm.wait().value(), 0);
+}
+
+TEST_P(HandlerCrashTest, VmsOnAHostImageGoOn) {
+  for (const char* const mode : {"shared-verify", "shared-scribble"}) {
+    SCOPED_TRACE(mode);
+    prepare({"--shared"});
+    prepare({"--shared"}, "vm2");
+    Program first({program_path("vmm"), path("vm"), path("image"), mode});
+    Program second({program_path("vmm"), path("vm2"), path("image"), mode});
+    EXPECT_EQ(run_among_crashes(first, std::chrono::milliseconds(4)), 0);
+    EXPECT_EQ(second.wait().value(), 0);
+    replace_worker();
+  }
+}
+
+TEST_P(HandlerCrashTest, RestoreWithPrefetchGoesOn) {
+  prepare();  // records
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+  wait_for(1, [](const Json& report) { return report["recording"] == "stored"; });
+  for (const unsigned apart_us : {500u, 2'000u, 6'000u}) {
+    SCOPED_TRACE(apart_us);
+    prepare({"--hydrate-mib-s", "100"});
+    Program vmm({program_path("vmm"), path("vm"), path("image"), "verify"});
+    EXPECT_EQ(run_among_crashes(vmm, std::chrono::microseconds(apart_us)), 0);
+    replace_worker();
+  }
+}
+
+TEST_P(HandlerCrashTest, VmThatNeedsNobodyStaysSo) {
+  const std::uint64_t number = prepare({"--no-record", "--hydrate-mib-s", "1024"});
+  Program vmm = start_vmm("hold");
+  wait_for_state(number, "detached");
+  replace_worker();
+  EXPECT_EQ(session(number)["state"], "detached");
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  wait_for_state(number, "ended");
+}
+
+TEST_P(HandlerCrashTest, NumbersAreNotGivenTwice) {
+  const std::uint64_t first = prepare();
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+  wait_for_state(first, "ended");
+  replace_worker();
+  EXPECT_GT(prepare(), first);
+}
+
+TEST_P(HandlerCrashTest, WithoutItsSupervisorItServesToTheEnd) {
+  prepare();
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  const UniqueFd worker(static_cast<int>(::syscall(SYS_pidfd_open, handler_->worker(), 0)));
+  handler_->signal(SIGKILL);
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  EXPECT_TRUE(succeeded(wait_for_exit(worker, Deadline::after(kPatience))));
+}
+
+TEST_P(HandlerCrashTest, ProgramIsReplacedUnderRunningVms) {
+  const std::string program = path("thaw-faulthandler");
+  std::filesystem::copy_file(program_path("thaw-faulthandler"), program);
+  start_handler_as(program);
+  const std::uint64_t number = prepare();
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  std::filesystem::copy_file(program, path("new"));
+  std::filesystem::rename(path("new"), program);
+
+  const Outcome upgraded = run({program, "--control", path("control"), "--upgrade"});
+  EXPECT_EQ(upgraded.exit_code, 0);
+  EXPECT_NE(upgraded.output.find("1 sessions go on"), std::string::npos) << upgraded.output;
+  for (const pid_t process : {handler_->pid(), handler_->worker()}) {
+    EXPECT_EQ(std::filesystem::read_symlink("/proc/" + std::to_string(process) + "/exe"), program);
+  }
+  EXPECT_EQ(session(number)["state"], "serving");
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  handler_->signal(SIGTERM);
+  EXPECT_EQ(handler_->wait().value(), 0);
+}
+
+/// What a service manager does with the messages of a service, on a thread of its own.
+class DescriptorStore {
+ public:
+  explicit DescriptorStore(const std::string& path)
+      : socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::ranges::copy(path, address.sun_path);
+    // SAFETY: sockaddr_un exists to be passed as sockaddr.
+    const auto* const to = reinterpret_cast<const sockaddr*>(&address);
+    EXPECT_EQ(::bind(socket_.get(), to, sizeof(address)), 0);
+  }
+  /// Takes what was said last, and listens no more.
+  void close() {
+    listening_.request_stop();
+    listening_.join();
+    update();
+  }
+  bool ready() const { return ready_; }
+  std::vector<NamedDescriptor> take_all() {
+    std::vector<NamedDescriptor> all;
+    for (auto& [name, descriptor] : kept_) all.push_back({name, std::move(descriptor)});
+    return all;
+  }
+  std::size_t size() const { return kept_.size(); }
+
+ private:
+  void update() {
+    std::array<std::byte, 4096> text;
+    while (true) {
+      auto received = receive_with_descriptors(socket_, text).value();
+      if (!received) return;
+      take(std::string(as_text(ByteSpan(text).first(received->bytes))),
+           std::move(received->descriptors));
+    }
+  }
+  void take(const std::string& text, std::vector<UniqueFd> descriptors) {
+    if (text.starts_with("READY=1")) ready_ = true;
+    const std::size_t at = text.find("FDNAME=");
+    if (at == std::string::npos) return;
+    const std::string name = text.substr(at + 7, text.find('\n', at) - at - 7);
+    if (text.starts_with("FDSTOREREMOVE=1")) kept_.erase(name);
+    if (text.starts_with("FDSTORE=1")) kept_[name] = std::move(descriptors.at(0));
+  }
+
+  UniqueFd socket_;
+  bool ready_ = false;
+  std::map<std::string, UniqueFd> kept_;
+  std::jthread listening_{[this](const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      if (wait_until_readable(socket_, Deadline::after(std::chrono::milliseconds(20)))) update();
+    }
+  }};
+};
+
+TEST_P(HandlerCrashTest, ServiceManagerHasWhatIsNeededWhenBothProcessesDie) {
+  DescriptorStore store(path("notify"));
+  start_handler_as(program_path("thaw-faulthandler"), {{"NOTIFY_SOCKET", path("notify")}});
+  const std::uint64_t ended = prepare();
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+  wait_for_state(ended, "ended");
+  const std::uint64_t number = prepare();
+  const std::uint64_t waiting = prepare({}, "vm2");
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  handler_.reset();
+  store.close();
+  EXPECT_TRUE(store.ready());
+  EXPECT_EQ(store.size(), 1u + 7u + 3u) << "the control socket, a VM, and one that has not come";
+
+  const pid_t restarted = ::fork();
+  if (restarted == 0) {
+    auto kept = store.take_all();
+    static_cast<void>(
+        become_with(handler_command(program_path("thaw-faulthandler")), std::move(kept)));
+    ::_exit(1);
+  }
+  static_cast<void>(store.take_all());
+  wait_for_state(number, "serving");
+  wait_for_state(waiting, "prepared");
+  EXPECT_EQ(start_vmm("verify", "image", "vm2").wait().value(), 0);
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  ::kill(restarted, SIGTERM);
+  int status = 0;
+  EXPECT_EQ(::waitpid(restarted, &status, 0), restarted);
+  EXPECT_EQ(status, 0);
+}
+
+TEST_P(HandlerCrashTest, StoppedBetweenTwoHandlersEndsAll) {
+  kill_worker();
+  handler_->signal(SIGTERM);
+  EXPECT_EQ(handler_->wait().value(), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Loops, HandlerCrashTest, both_loops(), loop_name);
+
+}  // namespace
+}  // namespace thaw::test
