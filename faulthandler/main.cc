@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -7,6 +8,7 @@
 #include <poll.h>
 
 #include "base/command_line.h"
+#include "base/confine.h"
 #include "base/event_fd.h"
 #include "base/host.h"
 #include "base/log.h"
@@ -15,6 +17,13 @@
 #include "faulthandler/sys/create_loop.h"
 
 namespace {
+
+/// Sockets and files are made in the jails of VMMs, for the users they run as; those are killed,
+/// and their maps are read.
+constexpr std::array kKeptCapabilities{thaw::Capability::kChown,    thaw::Capability::kDacOverride,
+                                       thaw::Capability::kFowner,   thaw::Capability::kIpcLock,
+                                       thaw::Capability::kKill,     thaw::Capability::kSysNice,
+                                       thaw::Capability::kSysPtrace};
 
 struct Options {
   std::string control = "/run/thaw/control.sock";
@@ -27,9 +36,11 @@ struct Options {
   std::uint64_t images_mib = thaw::usable_memory().value / 2 >> 20;
   unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
   bool verbose = false;
+  bool no_sandbox = false;
 };
 
 thaw::Result<void> run(const Options& options) {
+  if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
   const thaw::TcpAddress server = TRY(thaw::resolve_tcp(options.server));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
@@ -109,6 +120,8 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
       ->capture_default_str();
   app.add_flag("--verbose", options.verbose, "Log details");
+  app.add_flag("--no-sandbox", options.no_sandbox,
+               "Keep all system calls, capabilities and core dumps, for debugging");
   thaw::add_configuration(app);
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 
