@@ -109,7 +109,7 @@ constexpr std::array kKinds{
     Kind{"endless body",
          [](const Envelope& reply, Bytes body) { return with_head(reply, body, 8, ~0u); }},
     Kind{"garbage", [](const Envelope& reply,
-                       Bytes body) { return with_head(reply, body, kWireHeadBytes, ~0u); }},
+                       Bytes body) { return with_head(reply, body, kWireHeadBytes, 0x00ff'ffff); }},
     Kind{"reset",
          [](const Envelope& reply, Bytes body) {
            Lie lie = then(LyingRelay::truth(reply, body), Lie::Then::kHangUp);
@@ -199,7 +199,10 @@ TEST_P(HostileServerTest, ServerThatLiesWithoutEndStopsTheVmOrKeepsItWaiting) {
       return report["state"] == "ended" || report["waiting_pages"] > 0;
     });
     lied_to.signal(SIGKILL);
-    EXPECT_EQ(lied_to.wait().value(), 128 + SIGKILL) << kKinds[kind_].name;
+    // Where the truth comes before the lie it may have been through with its check, and found
+    // nothing.
+    const int status = lied_to.wait().value();
+    EXPECT_TRUE(status == 0 || status == 128 + SIGKILL) << kKinds[kind_].name << ": " << status;
     EXPECT_EQ(lied_to.rest_of_output(), "") << kKinds[kind_].name;
     wait_for_state(number, "ended");
   }
