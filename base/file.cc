@@ -144,6 +144,12 @@ Result<PartialFile> PartialFile::create(const std::string& path) {
   if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
     return fail(ErrorCode::kBusy, "{} is being written by another process", partial);
   }
+  struct stat opened{};
+  if (::fstat(fd.get(), &opened) != 0) return fail_errno(partial);
+  // In a directory of somebody else it may be a link to what is not his, and is emptied below.
+  if (!S_ISREG(opened.st_mode) || opened.st_nlink > 1) {
+    return fail(ErrorCode::kAlreadyExists, "{} is no file of its own", partial);
+  }
   if (!still_names(partial, fd)) {
     return fail(ErrorCode::kBusy, "{} was just published or removed by its writer", partial);
   }

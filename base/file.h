@@ -68,7 +68,8 @@ Result<std::string> read_text_file(const std::string& path, std::size_t most_byt
 /// removed. One thread.
 class PartialFile {
  public:
-  /// kBusy when another process is writing the same NAME.partial.
+  /// kBusy when another process is writing the same NAME.partial, kAlreadyExists when that is no
+  /// file or one with another name too.
   static Result<PartialFile> create(const std::string& path);
   PartialFile(PartialFile&&) = default;
   PartialFile& operator=(PartialFile&&) = delete;

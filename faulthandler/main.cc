@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -7,6 +8,7 @@
 #include <poll.h>
 
 #include "base/command_line.h"
+#include "base/confine.h"
 #include "base/descriptor_store.h"
 #include "base/event_fd.h"
 #include "base/file.h"
@@ -24,6 +26,13 @@
 
 namespace {
 
+/// Sockets and files are made in the jails of VMMs, for the users they run as; those are killed,
+/// and their maps are read.
+constexpr std::array kKeptCapabilities{thaw::Capability::kChown,    thaw::Capability::kDacOverride,
+                                       thaw::Capability::kFowner,   thaw::Capability::kIpcLock,
+                                       thaw::Capability::kKill,     thaw::Capability::kSysNice,
+                                       thaw::Capability::kSysPtrace};
+
 struct Options {
   std::string control = "/run/thaw/control.sock";
   std::string server = "127.0.0.1:7433";
@@ -35,6 +44,7 @@ struct Options {
   std::uint64_t images_mib = thaw::usable_memory().value / 2 >> 20;
   unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
   bool verbose = false;
+  bool no_sandbox = false;
   bool supervised = false;
   bool upgrade = false;
 };
@@ -66,6 +76,7 @@ class SignalWatch {
 
 /// Serves the VMs, as a supervisor's child.
 thaw::Result<int> run_handler(const Options& options) {
+  if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
   const thaw::TcpAddress server = TRY(thaw::resolve_tcp(options.server));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
@@ -112,6 +123,7 @@ thaw::Result<thaw::UniqueFd> control_listener(const std::string& path,
 thaw::Result<int> supervise(const Options& options, thaw::Supervisor::Commands commands) {
   auto passed = TRY(thaw::take_passed_descriptors());
   TRY(thaw::raise_descriptor_limit());
+  if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities, thaw::SystemCalls::kOfAll));
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
   const std::filesystem::path directory = std::filesystem::path(options.control).parent_path();
   std::error_code failed;
@@ -196,6 +208,8 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
       ->capture_default_str();
   app.add_flag("--verbose", options.verbose, "Log details");
+  app.add_flag("--no-sandbox", options.no_sandbox,
+               "Keep all system calls, capabilities and core dumps, for debugging");
   app.add_flag("--upgrade", options.upgrade,
                "Have the fault handler that listens at --control become the program that is "
                "installed now, under its running VMs, and end");

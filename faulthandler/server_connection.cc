@@ -174,7 +174,10 @@ Result<void> ServerConnection::take_reply(Envelope reply, ByteSpan body) {
   state_ = State::kReady;
   ready_since_ = Clock::now();
   if (away_since_ != Clock::time_point{}) {
-    log_warning("page server {} is back", options_.server.text());
+    // Only of what was told: a server that comes and goes would fill the log.
+    if (away_logged_ >= away_since_) {
+      log_warning("page server {} is back", options_.server.text());
+    }
     away_since_ = {};
   }
   user_.on_ready();

@@ -170,7 +170,7 @@ enum class JobKind : std::uint16_t {
   kCompact = 4,  // give unused space back to the file system
 };
 inline constexpr std::size_t kJobKinds = 5;
-/// kBusy while another runs. -> JobReport
+/// kBusy while one of the namespace waits or runs. -> JobReport
 struct StartJob {
   JobKind kind = JobKind::kCollect;
   bool dry_run = false;  // only say what would be done

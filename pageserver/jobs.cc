@@ -116,12 +116,13 @@ Result<JobReport> Jobs::start(NamespaceId in, const message::StartJob& request) 
     }
   }
   const std::lock_guard lock(mutex_);
-  if (busy_) return fail(ErrorCode::kBusy, "another job is running");
-  busy_ = true;
-  waiting_ = in;
+  // Nothing here tells what other namespaces have asked for.
   Asked& asked = asked_[in];
-  asked = {.request = request, .report = {}, .stop = {}};
-  asked.report.number = ++last_number_;
+  if (asked.busy) return fail(ErrorCode::kBusy, "another job of the namespace is running");
+  waiting_.push_back(in);
+  const std::uint64_t number = asked.report.number + 1;
+  asked = {.request = request, .report = {}, .stop = {}, .busy = true};
+  asked.report.number = number;
   asked.report.kind = request.kind;
   // What nobody has asked for waits.
   upkeep_.request_stop();
@@ -169,17 +170,17 @@ void Jobs::run(std::stop_token stop) {
 
 Jobs::AskedJobs::value_type* Jobs::wait_for_work(std::stop_token stop, Clock::time_point due) {
   std::unique_lock lock(mutex_);
-  const auto has_work = [&] { return waiting_.has_value(); };
+  const auto has_work = [&] { return !waiting_.empty(); };
   if (due == Clock::time_point::max()) {
     changed_.wait(lock, std::move(stop), has_work);
   } else {
     changed_.wait_until(lock, std::move(stop), due, has_work);
   }
   upkeep_ = {};
-  if (!waiting_) return nullptr;
+  if (waiting_.empty()) return nullptr;
   // The entry stays as it is while it is busy.
-  const auto work = asked_.find(*waiting_);
-  waiting_.reset();
+  const auto work = asked_.find(waiting_.front());
+  waiting_.pop_front();
   return &*work;
 }
 
@@ -191,7 +192,7 @@ void Jobs::do_asked(AskedJobs::value_type& work) {
   const std::lock_guard lock(mutex_);
   asked.report.state = done ? JobState::kDone : JobState::kFailed;
   if (!done) asked.report.error = to_reply(done.error());
-  busy_ = false;
+  asked.busy = false;
 }
 
 Result<void> Jobs::perform(NamespaceId in, const message::StartJob& request, Control& control) {

@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -44,7 +45,7 @@ class Jobs {
   /// Stops what is running.
   ~Jobs();
 
-  /// kBusy while another runs, kInvalidArgument, kUnsupported.
+  /// kBusy while one of the namespace waits or runs, kInvalidArgument, kUnsupported.
   Result<message::JobReport> start(NamespaceId in, const message::StartJob& request);
   /// Of the last job that a peer of this namespace has asked for; kNotFound for any other.
   Result<message::JobReport> report(NamespaceId in, std::uint64_t number) const;
@@ -59,6 +60,7 @@ class Jobs {
     message::StartJob request;
     message::JobReport report;
     std::stop_source stop;
+    bool busy = false;  // it waits or runs
   };
   using AskedJobs = std::map<NamespaceId, Asked>;
   /// What may have become garbage since the last collection began.
@@ -89,11 +91,9 @@ class Jobs {
 
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;
-  std::uint64_t last_number_ = 0;       // guarded by mutex_, as all that follows
-  AskedJobs asked_;                     // the last of each
-  std::optional<NamespaceId> waiting_;  // whose job is to be run next
-  bool busy_ = false;                   // a job that was asked for waits or runs
-  std::stop_source upkeep_;             // of what is being done without being asked for
+  AskedJobs asked_;                  // the last of each; guarded by mutex_, as all that follows
+  std::deque<NamespaceId> waiting_;  // whose jobs are to be run, in turn; each at most once
+  std::stop_source upkeep_;          // of what is being done without being asked for
   std::map<NamespaceId, Garbage> garbage_;
   std::jthread thread_;  // the last member: it uses the others
 };

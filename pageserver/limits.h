@@ -7,6 +7,7 @@
 namespace thaw::limits {
 
 // Working sets, at the page server.
+inline constexpr std::size_t kMaxGreetingBytes = 4096;  // the first message of a connection
 inline constexpr std::size_t kDefaultKeptRecordings = 8;
 /// How far up a snapshot's line of descent a working set to inherit is looked for.
 inline constexpr std::size_t kMaxAncestors = 16;

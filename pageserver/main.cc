@@ -1,9 +1,11 @@
+#include <array>
 #include <cstdio>
 #include <filesystem>
 
 #include <nlohmann/json.hpp>
 
 #include "base/command_line.h"
+#include "base/confine.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "pageserver/limits.h"
@@ -14,11 +16,15 @@
 
 namespace {
 
+/// For the threads that answer demands.
+constexpr std::array kKeptCapabilities{thaw::Capability::kSysNice};
+
 struct Options {
   std::string store;
   std::string listen = "127.0.0.1:7433";
   bool insecure = false;
   bool verbose = false;
+  bool no_sandbox = false;
   std::size_t max_connections = 1024;
   std::uint64_t min_free_mib = 256;
   std::size_t keep_recordings = thaw::limits::kDefaultKeptRecordings;
@@ -80,6 +86,7 @@ thaw::Result<bool> run(const Options& options) {
   if (options.check && !std::filesystem::exists(options.store + "/CURRENT")) {
     return thaw::fail(thaw::ErrorCode::kNotFound, "there is no store in {}", options.store);
   }
+  if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
   if (!options.from_backup.empty()) TRY(take_backup(options));
   std::error_code error;
   std::filesystem::create_directories(options.store, error);
@@ -153,6 +160,8 @@ int main(int argc, char** argv) {
   app.add_flag("--repair", options.repair, "Correct what can be corrected")->needs(check_only);
   app.add_flag("--json", options.json, "Print the result of a check as JSON")->needs(check_only);
   app.add_flag("--verbose", options.verbose, "Log details");
+  app.add_flag("--no-sandbox", options.no_sandbox,
+               "Keep all system calls, capabilities and core dumps, for debugging");
   thaw::add_configuration(app);
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 

@@ -46,11 +46,21 @@ Result<Reply> Peer::hello(const Message& message) {
 }
 
 Result<NamespaceId> Peer::name_space() {
-  if (!name_space_) name_space_ = TRY(store_.find_namespace(name_space_name_));
-  if (!name_space_) {
+  if (name_space_) return *name_space_;
+  const auto found = TRY(store_.find_namespace(name_space_name_));
+  if (!found) {
     return fail(ErrorCode::kNotFound, "there is no namespace \"{}\"", name_space_name_);
   }
-  return *name_space_;
+  enter(*found);
+  return *found;
+}
+
+void Peer::enter(NamespaceId in) {
+  if (name_space_) return;
+  name_space_ = in;
+  traffic_ = &server_.traffic(in);
+  traffic_->connections.fetch_add(1, std::memory_order_relaxed);
+  counted_there_.reset(&traffic_->connections);
 }
 
 Result<Push*> Peer::push() {
@@ -178,7 +188,7 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
     return fail(ErrorCode::kInvalidArgument, "\"{}\" has a colon, which only tags have",
                 request.spec.name);
   }
-  name_space_ = TRY(store_.open_namespace(name_space_name_));
+  enter(TRY(store_.open_namespace(name_space_name_)));
   if (TRY(if_found(store_.manifest(*name_space_, request.spec.name)))) {
     return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", request.spec.name);
   }
@@ -229,7 +239,7 @@ Result<Reply> Peer::pack(const message::GetPack& request) {
   const NamespaceId in = TRY(name_space());
   PackRead read =
       TRY(store_.working_sets().pack(in, {request.snapshot, request.generation, request.number}));
-  server_.packs_served.fetch_add(1, std::memory_order_relaxed);
+  traffic_->packs_served.fetch_add(1, std::memory_order_relaxed);
   return Reply{.message = message::PackReply{},
                .owned = {},
                .pieces = {read.pack},
@@ -245,7 +255,7 @@ Result<Reply> Peer::chunks(const message::GetChunks& request) {
     }
   }
   ChunkRead read = TRY(store_.read_chunks(request.ids, request.optional));
-  server_.chunks_served.fetch_add(read.chunks.size(), std::memory_order_relaxed);
+  traffic_->chunks_served.fetch_add(read.chunks.size(), std::memory_order_relaxed);
   return Reply{.message = message::Chunks{static_cast<std::uint32_t>(read.chunks.size())},
                .owned = {},
                .pieces = std::move(read.chunks),
@@ -272,13 +282,14 @@ Result<Reply> Peer::list(const message::ListSnapshots& request) {
 
 Result<Reply> Peer::statistics() {
   message::Statistics total{
-      .connections = server_.connections.load(std::memory_order_relaxed),
-      .chunks_served = server_.chunks_served.load(std::memory_order_relaxed),
       .uptime_seconds = static_cast<std::uint64_t>(
-          std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - server_.started).count()),
-      .packs_served = server_.packs_served.load(std::memory_order_relaxed)};
+          std::chrono::duration_cast<std::chrono::seconds>(Clock::now() - server_.started)
+              .count())};
   const auto in = name_space();
   if (!in) return with_body(total, {});
+  total.connections = traffic_->connections.load(std::memory_order_relaxed);
+  total.chunks_served = traffic_->chunks_served.load(std::memory_order_relaxed);
+  total.packs_served = traffic_->packs_served.load(std::memory_order_relaxed);
   const NamespaceTotals totals = TRY(store_.totals(*in));
   total.chunks = totals.chunks;
   total.chunk_bytes = totals.chunk_bytes;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -20,8 +21,15 @@
 
 namespace thaw {
 
-/// What the server's peers have in common: what is counted over all of them, whose turn it is, and
-/// what they keep from being deleted. Any thread.
+/// What the peers of one namespace use of the server, which nobody else is told. Any thread.
+struct Traffic {
+  std::atomic<std::uint64_t> connections = 0;
+  std::atomic<std::uint64_t> chunks_served = 0;
+  std::atomic<std::uint64_t> packs_served = 0;
+};
+
+/// What the server's peers have in common: how many there are, whose turn it is, and what they keep
+/// from being deleted. Any thread.
 struct ServerState {
   explicit ServerState(const StoreId& store_id, Nanoseconds pin_grace = {})
       : store(store_id), pins(pin_grace) {}
@@ -29,13 +37,21 @@ struct ServerState {
   const StoreId store;
   Clock::time_point started = Clock::now();
   std::atomic<std::uint64_t> connections = 0;
-  std::atomic<std::uint64_t> chunks_served = 0;
-  std::atomic<std::uint64_t> packs_served = 0;
   BuildTurns builds;
   SnapshotPins pins;
   LivePushes pushes;
   std::mutex usage;      // held while one peer's usage is counted, which takes long
   Jobs* jobs = nullptr;  // set before the first peer; nullptr: none are done
+
+  /// Stays where it is as long as this object lives.
+  Traffic& traffic(NamespaceId in) {
+    const std::lock_guard lock(traffic_mutex_);
+    return traffic_[in];
+  }
+
+ private:
+  std::mutex traffic_mutex_;
+  std::map<NamespaceId, Traffic> traffic_;  // guarded by it; of namespaces that are there
 };
 
 /// An answer: the message and the pieces of its body, kept alive by `owned` and `pin`.
@@ -107,6 +123,7 @@ class Peer {
   Result<void> begin_push(const message::BeginPush& request);
   /// This peer's namespace; kNotFound before the first push to it.
   Result<NamespaceId> name_space();
+  void enter(NamespaceId in);
   Result<Push*> push();
 
   struct Uncount {
@@ -128,6 +145,8 @@ class Peer {
   message::Role role_ = message::Role::kControl;
   std::string name_space_name_;
   std::optional<NamespaceId> name_space_;
+  Traffic* traffic_ = nullptr;  // of that namespace
+  std::unique_ptr<std::atomic<std::uint64_t>, Uncount> counted_there_;
   PeerPins pins_;
   std::unique_ptr<Push, EndPush> push_{nullptr, EndPush{&server_}};
   // Between handle() and finish_write():

@@ -288,11 +288,14 @@ TEST_F(PageServerTest, FlagGoesBeforeEnvironmentBeforeFile) {
   EXPECT_EQ(count("", ""), 0u);
   EXPECT_EQ(count("THAW_NAMESPACE=default", ""), 1u);
   EXPECT_EQ(count("THAW_NAMESPACE=other", "--namespace default"), 1u);
-  std::ofstream(path("thaw.toml")) << "server = [\n";
-  EXPECT_EQ(run({"/bin/sh", "-c",
-                 "THAW_CONFIG=" + path("thaw.toml") + " " + program_path("thaw") + " ls"})
-                .exit_code,
-            2);
+  for (const char* const text : {"server = [\n", "[^x]\n"}) {
+    std::ofstream(path("thaw.toml")) << text;
+    EXPECT_EQ(run({"/bin/sh", "-c",
+                   "THAW_CONFIG=" + path("thaw.toml") + " " + program_path("thaw") + " ls"})
+                  .exit_code,
+              2)
+        << text;
+  }
 }
 
 /// With a reserve, and down to the last byte.

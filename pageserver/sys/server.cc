@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "format/limits.h"
+#include "pageserver/limits.h"
 #include "pageserver/peer.h"
 #include "pageserver/sys/page_threads.h"
 
@@ -25,6 +26,8 @@ using Socket = asio::basic_stream_socket<tcp, Strand>;
 constexpr auto kUseAwaitable = asio::as_tuple(asio::use_awaitable);
 /// For the bulk work of control connections, beside one thread for their sockets.
 constexpr unsigned kBulkThreads = 2;
+/// Of a message: memory for so much is there before it comes.
+constexpr std::size_t kFirstPieceBytes = 64u << 10;
 
 /// Where the work of all connections runs.
 struct Executors {
@@ -68,7 +71,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<void> serve([[maybe_unused]] std::shared_ptr<Connection> self) {
     bool greeted = false;
     while (!stopping_) {
-      Result<Request> request = co_await receive();
+      Result<Request> request = co_await receive(greeted ? kFullMessages : kGreeting);
       if (!request) {
         // A peer that has gone needs no answer; one that speaks badly gets it and is left.
         if (request.error().code() != ErrorCode::kUnavailable) {
@@ -111,10 +114,20 @@ class Connection : public std::enable_shared_from_this<Connection> {
     co_return reply;
   }
 
-  asio::awaitable<Result<Request>> receive() {
+  /// How large a request may be, and how long the peer may be silent before it.
+  struct Patience {
+    std::size_t header_bytes;
+    std::size_t body_bytes;
+    Nanoseconds silence;
+  };
+  static constexpr Patience kFullMessages{limits::kMaxHeaderBytes, limits::kMaxBodyBytes,
+                                          limits::kIdlePushTimeout};
+  static constexpr Patience kGreeting{limits::kMaxGreetingBytes, 0, limits::kPartialMessageTimeout};
+
+  asio::awaitable<Result<Request>> receive(Patience patience) {
     std::array<std::byte, kWireHeadBytes> prefix;
     idle_ = true;
-    arm(limits::kIdlePushTimeout);
+    arm(patience.silence);
     Result<void> first = co_await fill(asio::buffer(prefix.data(), 1));
     idle_ = false;
     if (!first) co_return fail(ErrorCode::kUnavailable, "the peer has gone");
@@ -123,11 +136,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
     if (!filled) co_return std::unexpected(filled.error());
     const auto head = decode_wire_head(prefix);
     if (!head) co_return std::unexpected(head.error());
-    Bytes header(head->header_bytes);
+    if (head->header_bytes > patience.header_bytes || head->body_bytes > patience.body_bytes) {
+      co_return fail(ErrorCode::kTooLarge, "a greeting of {} + {} bytes", head->header_bytes,
+                     head->body_bytes);
+    }
+    Bytes header;
     Request request;
-    request.body.resize(head->body_bytes);
-    filled = co_await fill(asio::buffer(header));
-    if (filled) filled = co_await fill(asio::buffer(request.body));
+    filled = co_await receive_part(header, head->header_bytes);
+    if (filled) filled = co_await receive_part(request.body, head->body_bytes);
     if (!filled) co_return std::unexpected(filled.error());
     arm(Nanoseconds::max());
     auto envelope = decode_message(header);
@@ -135,6 +151,17 @@ class Connection : public std::enable_shared_from_this<Connection> {
     request.id = envelope->request_id;
     request.message = std::move(envelope->message);
     co_return request;
+  }
+
+  /// Takes memory as bytes come: what a peer only announces costs nothing.
+  asio::awaitable<Result<void>> receive_part(Bytes& to, std::size_t size) {
+    while (to.size() < size) {
+      const std::size_t filled = to.size();
+      to.resize(std::min(size, std::max(2 * filled, kFirstPieceBytes)));
+      Result<void> received = co_await fill(asio::buffer(to) + filled);
+      if (!received) co_return received;
+    }
+    co_return Result<void>();
   }
 
   asio::awaitable<Result<void>> fill(asio::mutable_buffer buffer) {

@@ -7,6 +7,7 @@
 #include "format/cold_map.h"
 #include "format/control.h"
 #include "format/handoff.h"
+#include "format/hash.h"
 #include "format/manifest.h"
 #include "format/pack.h"
 #include "format/page_map.h"
@@ -219,6 +220,81 @@ void add_control(const Corpus& corpus) {
   corpus.add("control", "stopped", as_bytes(encode_control_reply(Stopped{})));
 }
 
+/// A message as it is sent.
+void append(const Message& message, std::uint64_t request_id, ByteSpan body, Bytes& to) {
+  encode_message(message, request_id, body.size(), to);
+  to.insert(to.end(), body.begin(), body.end());
+}
+
+/// What demand_link_fuzz has asked for: chunks 7 to 10 in request 1, the last two if at hand, and
+/// chunk 11 in request 2; request 3 is a pin.
+void add_replies(const Corpus& corpus) {
+  PlainPage page{};
+  page[5] = std::byte{9};
+  const auto chunks = [&](std::initializer_list<std::uint64_t> numbers) {
+    Bytes body;
+    for (const std::uint64_t number : numbers) {
+      ChunkCodec().encode(page, ChunkId::of(1, 0, number), body);
+    }
+    return body;
+  };
+  Bytes all;
+  append(message::Done{}, 3, {}, all);
+  append(message::Chunks{3}, 1, chunks({7, 8, 9}), all);
+  append(message::Chunks{1}, 2, chunks({11}), all);
+  corpus.add("demand_link", "chunks", all);
+  Bytes refused;
+  append(message::ErrorReply{ErrorCode::kNotFound, "gone"}, 2, {}, refused);
+  append(message::ErrorReply{ErrorCode::kNotFound, "gone"}, 1, {}, refused);
+  append(message::Chunks{1}, 4, chunks({11}), refused);
+  corpus.add("demand_link", "refused", refused);
+}
+
+/// Conversations with peer_fuzz, each after a byte for the role.
+void add_conversations(const Corpus& corpus) {
+  const auto begin = [](message::Role role) { return Bytes{static_cast<std::byte>(role)}; };
+  Bytes push = begin(message::Role::kControl);
+  const SnapshotSpec spec{.name = "new",
+                          .memory = {2 * kPageBytes},
+                          .state = {},
+                          .regions = {},
+                          .labels = {},
+                          .cpu_vendor = {}};
+  append(message::BeginPush{spec, "mine"}, 1, {}, push);
+  PlainPage page{};
+  page[1] = std::byte{1};
+  Bytes chunk;
+  ChunkCodec().encode(page, kNoChunk, chunk);
+  append(message::Offer{{0}, {2}, Bytes(1, std::byte{2})}, 2, Hasher().hash(page), push);
+  append(message::Upload{1}, 3, chunk, push);
+  append(message::Commit{}, 4, {}, push);
+  append(message::ListSnapshots{}, 5, {}, push);
+  corpus.add("peer", "push", push);
+
+  Bytes keep = begin(message::Role::kControl);
+  append(message::MoveTag{{"a:b", "mine"}}, 1, {}, keep);
+  append(message::ListTags{}, 2, {}, keep);
+  append(message::ChangeLabels{"a:b", {{"k", "v"}}, {"w"}}, 3, {}, keep);
+  append(message::GetUsage{"mine"}, 4, {}, keep);
+  append(message::GetPageMap{{1}, 0}, 5, {}, keep);
+  append(message::PutPrefetchReport{{1}, {}}, 6, {}, keep);
+  append(message::DeleteSnapshot{"mine"}, 7, {}, keep);
+  corpus.add("peer", "upkeep", keep);
+
+  Bytes pages = begin(message::Role::kPrefetch);
+  append(message::Pin{{1}}, 1, {}, pages);
+  append(message::GetChunks{{ChunkId::of(1, 0, 1), ChunkId::of(2, 0, 1)}, 1}, 2, {}, pages);
+  append(message::GetPack{{1}, 1, 0}, 3, {}, pages);
+  append(message::Unpin{{1}}, 4, {}, pages);
+  corpus.add("peer", "pages", pages);
+}
+
+void add_toml(const Corpus& corpus) {
+  corpus.add("toml", "values",
+             as_bytes("text = 'a'\nnumber = 12\nflag = true\nlist = [\"a\", [1, 2.5]]\n"
+                      "[command]\ninner = \"\"\"x\"\"\"\n[command.deeper]\na.b = 1979-05-27\n"));
+}
+
 }  // namespace
 }  // namespace thaw
 
@@ -237,5 +313,8 @@ int main(int argc, char** argv) {
   thaw::add_messages(corpus);
   thaw::add_handoffs(corpus);
   thaw::add_control(corpus);
+  thaw::add_replies(corpus);
+  thaw::add_conversations(corpus);
+  thaw::add_toml(corpus);
   return 0;
 }

@@ -13,6 +13,10 @@
 //   vmm SOCKET IMAGE shared-MODE   the same in the host's image
 //   vmm SOCKET IMAGE shared-spoil  touches the host's image without handing it over
 //
+// With THAW_TEST_JAIL=DIRECTORY and THAW_TEST_UID=NUMBER in its environment it goes into that
+// directory for good and becomes that user first, as under Firecracker's jailer: the socket is one
+// in there.
+//
 // Prints "handed over", "half", "flooding" and "given back"; exits 0 when all was right, 1 with a
 // line when not.
 
@@ -29,7 +33,9 @@
 #include <utility>
 #include <vector>
 
+#include <grp.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "tests/support/programs.h"
 #include "vmm-client/guest_memory.h"
@@ -248,6 +254,14 @@ thaw::Result<void> spoil(const std::string& socket) {
   return {};
 }
 
+bool enter_jail() {
+  const char* const directory = std::getenv("THAW_TEST_JAIL");
+  if (directory == nullptr) return true;
+  const auto id = static_cast<uid_t>(std::stoul(std::getenv("THAW_TEST_UID")));
+  return ::chroot(directory) == 0 && ::chdir("/") == 0 && ::setgroups(0, nullptr) == 0 &&
+         ::setgid(id) == 0 && ::setuid(id) == 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -257,6 +271,7 @@ int main(int argc, char** argv) {
   if (shared) mode = mode.substr(std::string("shared-").size());
   if (mode == "spoil") return spoil(argv[1]) ? 0 : 1;
   thaw::Bytes image = thaw::test::read_file(argv[2]);
+  if (!enter_jail()) return std::perror("entering the jail"), 1;
   std::vector<thaw::GuestRegion> regions;
   const std::size_t first = mode == "two-regions" || mode == "unmap"
                                 ? image.size() / 2 / kPageBytes * kPageBytes

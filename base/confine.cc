@@ -1,0 +1,275 @@
+#include "base/confine.h"
+
+#include <array>
+#include <cerrno>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <sched.h>
+#include <seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/unique_fd.h"
+
+namespace thaw {
+
+namespace {
+
+/// What both servers call, with their libraries: RocksDB, liburing, Asio, spdlog, the resolver and
+/// the C library. Of the same kind as a call that was seen, its siblings are here too, since
+/// another version of a library may choose them. A kernel or an architecture may lack some.
+constexpr const char* kMemoryCalls[] = {
+    "brk",    "madvise", "membarrier",  "memfd_create",  "mincore", "mlock",
+    "mlock2", "mmap",    "mprotect",    "mremap",        "msync",   "munlock",
+    "munmap", "rseq",    "userfaultfd", "get_mempolicy",
+};
+constexpr const char* kFileCalls[] = {
+    "access",      "chmod",           "chown",     "close",
+    "close_range", "copy_file_range", "dup",       "dup2",
+    "dup3",        "eventfd",         "eventfd2",  "faccessat",
+    "faccessat2",  "fadvise64",       "fallocate", "fchmod",
+    "fchmodat",    "fchown",          "fchownat",  "fcntl",
+    "fdatasync",   "flock",           "fstat",     "fstatfs",
+    "fsync",       "ftruncate",       "getcwd",    "getdents",
+    "getdents64",  "ioctl",           "lchown",    "link",
+    "linkat",      "lseek",           "lstat",     "mkdir",
+    "mkdirat",     "newfstatat",      "open",      "openat",
+    "pipe",        "pipe2",           "pread64",   "preadv",
+    "preadv2",     "pwrite64",        "pwritev",   "pwritev2",
+    "read",        "readahead",       "readlink",  "readlinkat",
+    "readv",       "rename",          "renameat",  "renameat2",
+    "rmdir",       "sendfile",        "stat",      "statfs",
+    "statx",       "sync_file_range", "syncfs",    "truncate",
+    "umask",       "unlink",          "unlinkat",  "utimensat",
+    "write",       "writev",
+};
+constexpr const char* kSocketCalls[] = {
+    "accept",     "accept4", "bind",       "connect",  "getpeername", "getsockname",
+    "getsockopt", "listen",  "recvfrom",   "recvmmsg", "recvmsg",     "sendmmsg",
+    "sendmsg",    "sendto",  "setsockopt", "shutdown", "socket",      "socketpair",
+};
+constexpr const char* kWaitingCalls[] = {
+    "clock_getres", "clock_gettime", "clock_nanosleep", "epoll_create",      "epoll_create1",
+    "epoll_ctl",    "epoll_pwait",   "epoll_pwait2",    "epoll_wait",        "futex",
+    "futex_waitv",  "gettimeofday",  "io_uring_enter",  "io_uring_register", "io_uring_setup",
+    "nanosleep",    "poll",          "ppoll",           "pselect6",          "restart_syscall",
+    "select",       "time",          "timerfd_create",  "timerfd_gettime",   "timerfd_settime",
+};
+constexpr const char* kProcessCalls[] = {
+    "arch_prctl",
+    "exit",
+    "exit_group",
+    "get_robust_list",
+    "getcpu",
+    "getegid",
+    "geteuid",
+    "getgid",
+    "getpgrp",
+    "getpid",
+    "getppid",
+    "getpriority",
+    "getrandom",
+    "getrlimit",
+    "getrusage",
+    "gettid",
+    "getuid",
+    "kill",
+    "pidfd_open",
+    "pidfd_send_signal",
+    "prctl",
+    "prlimit64",
+    "rt_sigaction",
+    "rt_sigpending",
+    "rt_sigprocmask",
+    "rt_sigreturn",
+    "rt_sigsuspend",
+    "rt_sigtimedwait",
+    "sched_get_priority_max",
+    "sched_get_priority_min",
+    "sched_getaffinity",
+    "sched_getattr",
+    "sched_getparam",
+    "sched_getscheduler",
+    "sched_setaffinity",
+    "sched_setattr",
+    "sched_setparam",
+    "sched_setscheduler",
+    "sched_yield",
+    "set_robust_list",
+    "set_tid_address",
+    "setpriority",
+    "sigaltstack",
+    "signalfd",
+    "signalfd4",
+    "sysinfo",
+    "tgkill",
+    "times",
+    "tkill",
+    "uname",
+    "wait4",
+    "waitid",
+};
+
+/// What no process here begins with, nor what it begins.
+constexpr const char* kDeniedToAll[] = {
+    "acct",
+    "add_key",
+    "bpf",
+    "chroot",
+    "delete_module",
+    "finit_module",
+    "fsmount",
+    "fsopen",
+    "init_module",
+    "ioperm",
+    "iopl",
+    "kexec_file_load",
+    "kexec_load",
+    "keyctl",
+    "mount",
+    "move_mount",
+    "open_tree",
+    "perf_event_open",
+    "personality",
+    "pidfd_getfd",
+    "pivot_root",
+    "process_vm_readv",
+    "process_vm_writev",
+    "ptrace",
+    "quotactl",
+    "reboot",
+    "request_key",
+    "setns",
+    "swapoff",
+    "swapon",
+    "umount2",
+    "unshare",
+};
+
+struct ReleaseFilter {
+  void operator()(void* filter) const { seccomp_release(filter); }
+};
+using Filter = std::unique_ptr<void, ReleaseFilter>;
+
+/// What libseccomp returns: 0, or a negative errno.
+Result<void> checked(int outcome, const char* what) {
+  if (outcome < 0) return fail_errno(std::string("seccomp: ") + what, -outcome);
+  return {};
+}
+
+Result<void> allow(const Filter& filter, std::span<const char* const> names) {
+  for (const char* const name : names) {
+    const int number = seccomp_syscall_resolve_name(name);
+    if (number == __NR_SCMP_ERROR) continue;  // newer than the library
+    TRY(checked(seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, number, 0), name));
+  }
+  return {};
+}
+
+/// Threads, and no processes: the flags of clone are looked at. Those of clone3 cannot be, and the
+/// C library uses clone where there is none.
+Result<void> allow_threads(const Filter& filter) {
+  TRY(checked(seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
+                               SCMP_A0(SCMP_CMP_MASKED_EQ, CLONE_THREAD, CLONE_THREAD)),
+              "clone"));
+  return checked(seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(ENOSYS), SCMP_SYS(clone3), 0),
+                 "clone3");
+}
+
+Result<void> deny_all_of(const Filter& filter, std::span<const char* const> names) {
+  for (const char* const name : names) {
+    const int number = seccomp_syscall_resolve_name(name);
+    if (number == __NR_SCMP_ERROR) continue;  // newer than the library
+    TRY(checked(seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(EPERM), number, 0), name));
+  }
+  return {};
+}
+
+Result<void> filter_system_calls(SystemCalls left) {
+  const bool all = left == SystemCalls::kOfAll;
+  const Filter filter(seccomp_init(all ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EPERM)));
+  if (filter == nullptr) return fail(ErrorCode::kIo, "seccomp: no filter");
+  // Where a filter would slow the CPU down against speculation, it need not: this code is ours.
+  TRY(checked(seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_SSB, 1), "speculation"));
+  TRY(checked(seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_TSYNC, 1), "threads"));
+  TRY(checked(seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_LOG, 1), "log"));
+  TRY(checked(seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2), "order"));
+  if (all) {
+    TRY(deny_all_of(filter, kDeniedToAll));
+    return checked(seccomp_load(filter.get()), "load");
+  }
+  for (const std::span<const char* const> names :
+       {std::span<const char* const>(kMemoryCalls), std::span<const char* const>(kFileCalls),
+        std::span<const char* const>(kSocketCalls), std::span<const char* const>(kWaitingCalls),
+        std::span<const char* const>(kProcessCalls)}) {
+    TRY(allow(filter, names));
+  }
+  TRY(allow_threads(filter));
+  return checked(seccomp_load(filter.get()), "load");
+}
+
+unsigned number_of(Capability capability) {
+  switch (capability) {
+    case Capability::kChown:
+      return CAP_CHOWN;
+    case Capability::kDacOverride:
+      return CAP_DAC_OVERRIDE;
+    case Capability::kFowner:
+      return CAP_FOWNER;
+    case Capability::kIpcLock:
+      return CAP_IPC_LOCK;
+    case Capability::kKill:
+      return CAP_KILL;
+    case Capability::kSysNice:
+      return CAP_SYS_NICE;
+    case Capability::kSysPtrace:
+      return CAP_SYS_PTRACE;
+  }
+  std::unreachable();
+}
+
+Result<void> keep_capabilities(std::span<const Capability> kept) {
+  __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+  std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
+  if (::syscall(SYS_capget, &header, sets.data()) != 0) return fail_errno("capget");
+  std::array<std::uint32_t, _LINUX_CAPABILITY_U32S_3> mask{};
+  for (const Capability capability : kept) {
+    const unsigned number = number_of(capability);
+    mask[CAP_TO_INDEX(number)] |= CAP_TO_MASK(number);
+  }
+  for (std::size_t i = 0; i < sets.size(); ++i) {
+    sets[i].permitted &= mask[i];
+    sets[i].effective &= mask[i];
+    sets[i].inheritable = 0;
+  }
+  if (::syscall(SYS_capset, &header, sets.data()) != 0) return fail_errno("capset");
+  return {};
+}
+
+/// core(5): no mapping at all.
+Result<void> keep_memory_out_of_core_dumps() {
+  const UniqueFd file(::open("/proc/self/coredump_filter", O_WRONLY | O_CLOEXEC));
+  if (!file.valid() || ::write(file.get(), "0", 1) != 1) {
+    return fail_errno("/proc/self/coredump_filter");
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<void> confine(std::span<const Capability> kept, [[maybe_unused]] SystemCalls left) {
+  TRY(keep_memory_out_of_core_dumps());
+  TRY(keep_capabilities(kept));
+  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail_errno("no_new_privs");
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  TRY(filter_system_calls(left));
+#endif
+  return {};
+}
+
+}  // namespace thaw

@@ -1,0 +1,110 @@
+// A VMM that lies about its memory, against the real fault handler: it ends with a name or is
+// served what it is due, and the VM beside it never notices.
+
+#include <csignal>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/restore_fixture.h"
+
+namespace thaw::test {
+namespace {
+
+#ifdef __SANITIZE_ADDRESS__
+constexpr std::size_t kTolerableGrowth = 512u << 20;  // it keeps what is freed for a while
+#else
+constexpr std::size_t kTolerableGrowth = 16u << 20;
+#endif
+
+class HostileVmmTest : public RestoreTest {
+ protected:
+  Program start_hostile(const std::string& lie) {
+    Program vmm({program_path("hostile_vmm"), path("lie"), std::to_string(image_.size()), lie});
+    static_cast<void>(vmm.wait_for_line("handed over"));  // it may be killed before
+    return vmm;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Loops, HostileVmmTest, both_loops(), loop_name);
+
+/// Lies for which the VMM is killed, and what the session says of it.
+constexpr std::array kKilled{
+    std::pair{"no-regions", "region_mismatch"},
+    std::pair{"shorter", "region_mismatch"},
+    std::pair{"longer", "region_mismatch"},
+    std::pair{"empty", "region_"},
+    std::pair{"odd-size", "region_unaligned"},
+    std::pair{"odd-address", "region_unaligned"},
+    std::pair{"odd-offset", "region_"},
+    std::pair{"offset-beyond", "region_mismatch"},
+    std::pair{"endless", "region_mismatch"},
+    std::pair{"around-the-end", "region_mismatch"},
+    std::pair{"page-of-nothing", "region_mismatch"},
+    std::pair{"odd-pages", "region_mismatch"},
+    std::pair{"twice-the-same", "region_"},
+    std::pair{"too-many", "too_large"},
+    std::pair{"garbage", "malformed"},
+    std::pair{"text-beyond", "malformed"},
+    std::pair{"too-large", "too_large"},
+    std::pair{"descriptors", "surplus_descriptor"},
+};
+
+TEST_P(HostileVmmTest, LiesEndInTheirNamesAndHarmNobody) {
+  const std::uint64_t beside = prepare();
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  struct Use {
+    pid_t process;
+    std::size_t descriptors;
+    std::size_t memory;
+  };
+  std::vector<Use> before;
+  for (const pid_t process : {handler_->pid(), handler_->worker()}) {
+    before.push_back({process, open_descriptors(process).size(), resident_bytes(process)});
+  }
+  for (const auto& [lie, name] : kKilled) {
+    const std::uint64_t number = prepare({}, "lie");
+    Program hostile = start_hostile(lie);
+    EXPECT_EQ(hostile.wait().value(), 128 + SIGKILL) << lie;
+    const std::string outcome = wait_for_state(number, "ended")["outcome"];
+    EXPECT_TRUE(outcome.starts_with(name)) << lie << ": " << outcome;
+  }
+  for (const auto& [process, descriptors, memory] : before) {
+    EXPECT_LE(open_descriptors_down_to(process, descriptors), descriptors);
+    EXPECT_LT(resident_bytes(process), memory + kTolerableGrowth);
+  }
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  wait_for_state(beside, "ended");
+}
+
+TEST_P(HostileVmmTest, OddButTrueHandoffsAreServed) {
+  for (const std::string lie : {"truth", "trickled", "chatter", "closed", "many-connections"}) {
+    const std::uint64_t number = prepare({}, "lie");
+    Program vmm = start_hostile(lie);
+    wait_for_state(number, "serving");
+    vmm.tell("go on");
+    const auto byte = vmm.wait_for_line("read ");
+    ASSERT_TRUE(succeeded(byte)) << lie;
+    EXPECT_EQ(*byte, std::to_string(std::to_integer<int>(image_[0]))) << lie;
+    EXPECT_EQ(vmm.wait().value(), 0) << lie;
+    wait_for_state(number, "ended");
+  }
+}
+
+/// Nothing of these is the handler's memory, so only who lies has to do without his pages.
+TEST_P(HostileVmmTest, MemoryThatIsNotWhereItIsSaidToBeHarmsNobodyElse) {
+  for (const std::string lie : {"of-the-kernel", "of-nobody", "unregistered", "tracked", "left"}) {
+    const std::uint64_t number = prepare({}, "lie");
+    Program hostile = start_hostile(lie);
+    prepare();
+    EXPECT_EQ(start_vmm("verify").wait().value(), 0) << lie;
+    hostile.signal(SIGKILL);
+    EXPECT_EQ(hostile.wait().value(), 128 + SIGKILL);
+    EXPECT_NE(wait_for_state(number, "ended")["outcome"], "") << lie;
+  }
+}
+
+}  // namespace
+}  // namespace thaw::test

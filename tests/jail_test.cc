@@ -1,0 +1,125 @@
+// VMMs in a jail of their own, as Firecracker's jailer makes them: another root directory, another
+// user, and a directory that nobody else may enter. The handler makes the socket in there.
+
+#include <csignal>
+#include <filesystem>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/socket.h"
+#include "tests/support/restore_fixture.h"
+
+namespace thaw::test {
+namespace {
+
+constexpr uid_t kVmmUser = 65'534;
+constexpr uid_t kStranger = 65'533;
+
+class JailTest : public RestoreTest {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "only root makes jails";
+    struct stat device{};
+    const std::string dev = path("jail/dev");
+    std::filesystem::create_directories(dev);
+    std::filesystem::create_directories(path("jail/run"));
+    if (::stat("/dev/userfaultfd", &device) == 0) {
+      const std::string made = dev + "/userfaultfd";
+      ASSERT_EQ(::mknod(made.c_str(), S_IFCHR | 0600, device.st_rdev), 0);
+      ASSERT_EQ(::chown(made.c_str(), kVmmUser, kVmmUser), 0);
+    }
+    for (const std::string& directory : {path("jail"), path("jail/run"), dev}) {
+      ASSERT_EQ(::chown(directory.c_str(), kVmmUser, kVmmUser), 0);
+      ASSERT_EQ(::chmod(directory.c_str(), 0700), 0);
+    }
+    // The way there is open, as it is to a jail in /srv.
+    std::filesystem::permissions(path("."), std::filesystem::perms::all);
+  }
+
+  std::uint64_t prepare_in_jail(std::vector<std::string> more = {}) {
+    const std::string owner = std::to_string(kVmmUser) + ":" + std::to_string(kVmmUser);
+    more.insert(more.end(), {"--owner", owner, "--state-out", path("jail/run/state")});
+    return prepare(more, "jail/run/vm");
+  }
+  Program start_jailed(const std::string& mode) {
+    Surroundings jail;
+    jail.environment = {{"THAW_TEST_JAIL", path("jail")},
+                        {"THAW_TEST_UID", std::to_string(kVmmUser)}};
+    Program vmm({program_path("vmm"), "/run/vm", path("image"), mode}, jail);
+    const auto line = vmm.wait_for_line("handed over");
+    EXPECT_TRUE(succeeded(line));
+    return vmm;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Loops, JailTest, both_loops(), loop_name);
+
+TEST_P(JailTest, VmmIsServedThroughTheSocketOfItsJail) {
+  const std::uint64_t number = prepare_in_jail();
+  for (const std::string& name : {path("jail/run/vm"), path("jail/run/state")}) {
+    struct stat status{};
+    ASSERT_EQ(::stat(name.c_str(), &status), 0);
+    EXPECT_EQ(status.st_mode & 0777, 0600) << name;
+    EXPECT_EQ(status.st_uid, kVmmUser) << name;
+    EXPECT_EQ(status.st_gid, kVmmUser) << name;
+  }
+  Program vmm = start_jailed("verify");
+  EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
+  wait_for_state(number, "ended");
+  EXPECT_FALSE(std::filesystem::exists(path("jail/run/vm")));
+}
+
+TEST_P(JailTest, VmmThatMapsTheHostsImageIsServed) {
+  prepare_in_jail({"--shared"});
+  Program vmm = start_jailed("shared-unmap");  // its maps are read
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
+}
+
+TEST_P(JailTest, VmmOfAnotherUserIsKilledWhenAskedFor) {
+  const std::uint64_t number = prepare_in_jail();
+  Program vmm = start_jailed("hold");
+  wait_for_state(number, "serving");
+  EXPECT_EQ(control({"stop", std::to_string(number), "--kill"}).exit_code, 0);
+  EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
+}
+
+TEST_P(JailTest, NobodyElseMayConnect) {
+  prepare_in_jail();
+  // Even where the directory lets him in.
+  ASSERT_EQ(::chmod(path("jail").c_str(), 0755), 0);
+  ASSERT_EQ(::chmod(path("jail/run").c_str(), 0755), 0);
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (::setuid(kStranger) != 0) ::_exit(2);
+    const auto connected = connect_unix(path("jail/run/vm"), Deadline::after(kPatience));
+    ::_exit(code_of(connected) == ErrorCode::kPermission ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+TEST_P(JailTest, WhatTheJailHasPreparedInsteadOfAFileIsNotOverwritten) {
+  write_file(path("precious"), as_bytes("precious"));
+  std::filesystem::create_hard_link(path("precious"), path("jail/run/state.partial"));
+  const Outcome outcome = control({"prepare", "snapshot", "--socket", path("jail/run/vm"),
+                                   "--state-out", path("jail/run/state")});
+  EXPECT_EQ(Json::parse(outcome.output)["error"]["code"], "already_exists");
+  std::filesystem::remove(path("jail/run/state.partial"));
+  std::filesystem::create_symlink(path("precious"), path("jail/run/state.partial"));
+  EXPECT_NE(control({"prepare", "snapshot", "--socket", path("jail/run/vm"), "--state-out",
+                     path("jail/run/state")})
+                .exit_code,
+            0);
+  EXPECT_EQ(read_file(path("precious")).size(), std::string("precious").size());
+}
+
+}  // namespace
+}  // namespace thaw::test

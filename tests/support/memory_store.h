@@ -1,0 +1,126 @@
+#pragma once
+
+#include <map>
+#include <set>
+
+#include "format/hash.h"
+#include "pageserver/store.h"
+
+namespace thaw::test {
+
+/// A store in memory, for what a peer does with one; what only jobs need is kUnsupported. Nothing
+/// is ever full. One thread.
+class MemoryStore final : public Store, private ChunkUpkeep, private WorkingSetStore {
+ public:
+  Result<std::optional<NamespaceId>> find_namespace(const std::string& name) override;
+  Result<std::vector<NamedNamespace>> namespaces() override;
+  Result<message::NamespaceSettings> settings(NamespaceId in) override { return of(in).settings; }
+  Result<NamespaceTotals> totals(NamespaceId in) override { return of(in).totals; }
+  Result<std::vector<ChunkId>> find_chunks(NamespaceId in, std::span<const Sha256> all) override;
+  Result<ChunkRead> read_chunks(std::span<const ChunkId> ids, std::size_t optional) override;
+  Result<Bytes> manifest(NamespaceId in, const std::string& name) override;
+  Result<Bytes> manifest(NamespaceId in, SnapshotId snapshot) override;
+  Result<std::vector<Bytes>> manifests(NamespaceId in, const std::string& after,
+                                       std::size_t most) override;
+  Result<SnapshotId> find_snapshot(NamespaceId in, const std::string& name) override;
+  Result<std::vector<SnapshotId>> snapshots(NamespaceId in, SnapshotId after) override;
+  Result<std::vector<SnapshotId>> retired(NamespaceId in) override;
+  Result<std::uint64_t> named_snapshots(NamespaceId in) override { return of(in).names.size(); }
+  Result<std::vector<message::Tag>> tags(NamespaceId in, const std::string& after,
+                                         std::size_t most) override;
+  Result<std::vector<std::string>> strays(NamespaceId) override { return unsupported(); }
+  Result<bool> is_tagged(NamespaceId, SnapshotId) override { return unsupported(); }
+  Result<Bytes> page_map_segment(NamespaceId in, SnapshotId snapshot,
+                                 std::uint32_t segment) override;
+  Result<Bytes> cold_map(NamespaceId in, SnapshotId snapshot) override;
+
+  Result<NamespaceId> open_namespace(const std::string& name) override;
+  Result<void> set_settings(NamespaceId in, const message::NamespaceSettings& settings) override;
+  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in,
+                                              std::span<const NewChunk> chunks) override;
+  Result<Manifest> publish(NamespaceId in, Manifest manifest, const PageMap& map,
+                           const ColdMap& cold) override;
+  Result<Manifest> set_labels(NamespaceId in, const std::string& name,
+                              std::vector<Label> labels) override;
+  Result<void> move_tag(NamespaceId in, const message::Tag& to) override;
+  Result<void> remove_tag(NamespaceId in, const std::string& tag) override;
+  Result<void> retire(NamespaceId in, const std::string& name) override;
+  Result<void> remove(NamespaceId in, SnapshotId snapshot) override;
+  Result<void> compact() override { return unsupported(); }
+  void stop_compacting() override {}
+  Result<void> compact_chunks(ChunkId, ChunkId) override { return unsupported(); }
+  Result<void> compact_hashes(NamespaceId) override { return unsupported(); }
+  Result<void> back_up(const std::string&) override { return unsupported(); }
+  Result<void> verify_files() override { return unsupported(); }
+  ChunkUpkeep& chunk_upkeep() override { return *this; }
+  WorkingSetStore& working_sets() override { return *this; }
+
+ private:
+  struct WorkingSets {
+    WorkingSetState state;
+    std::map<std::uint64_t, Bytes> recordings;
+    Bytes set;
+    std::map<std::pair<std::uint64_t, std::uint32_t>, Bytes> packs;
+    message::PrefetchCounters counters;
+  };
+  struct Snapshot {
+    Manifest manifest;
+    PageMap map;
+    ColdMap cold;
+    WorkingSets sets;
+  };
+  struct Namespace {
+    message::NamespaceSettings settings;
+    NamespaceTotals totals;
+    std::map<std::string, SnapshotId> names;
+    std::map<std::string, SnapshotId> tags;
+    std::map<SnapshotId, Snapshot> snapshots;
+    std::map<Sha256, ChunkId> hashes;
+    std::uint64_t last_snapshot = 0;
+    std::uint64_t last_chunk = 0;
+  };
+
+  static std::unexpected<Error> unsupported() {
+    return fail(ErrorCode::kUnsupported, "no peer asks a store for this");
+  }
+  Namespace& of(NamespaceId in) { return namespaces_[in]; }
+  Result<Snapshot*> find(NamespaceId in, SnapshotId snapshot);
+  static void remove_names(Namespace& in, SnapshotId snapshot);
+
+  Result<void> for_each_page(NamespaceId, const VisitPage&) override { return unsupported(); }
+  EachChunkRead read_each(std::span<const ChunkId> ids) override;
+  Result<NamespaceTotals> count(NamespaceId) override { return unsupported(); }
+  Result<ChunkSet> condemned(NamespaceId) override { return unsupported(); }
+  Result<std::vector<KnownPage>> quarantined(NamespaceId) override { return unsupported(); }
+  Result<ChunkId> checked_up_to(NamespaceId) override { return unsupported(); }
+  Result<ChunkId> next_chunk(NamespaceId) override { return unsupported(); }
+  Result<void> condemn(NamespaceId, const ChunkSet&) override { return unsupported(); }
+  Result<void> forget(NamespaceId, std::span<const KnownPage>) override { return unsupported(); }
+  Result<ByteCount> sweep(NamespaceId, std::span<const ChunkId>) override { return unsupported(); }
+  Result<void> quarantine(NamespaceId, std::span<const KnownPage>) override {
+    return unsupported();
+  }
+  Result<void> make_known(NamespaceId, std::span<const KnownPage>) override {
+    return unsupported();
+  }
+  Result<void> set_totals(NamespaceId, const NamespaceTotals&) override { return unsupported(); }
+  Result<void> set_checked_up_to(NamespaceId, ChunkId) override { return unsupported(); }
+
+  Result<WorkingSetState> state(NamespaceId in, SnapshotId snapshot) override;
+  Result<Bytes> recording(NamespaceId in, SnapshotId snapshot, std::uint64_t number) override;
+  Result<Bytes> working_set(NamespaceId in, SnapshotId snapshot) override;
+  Result<PackRead> pack(NamespaceId in, const PackId& id) override;
+  Result<message::PrefetchCounters> counters(NamespaceId in, SnapshotId snapshot) override;
+  Result<void> put_pack(NamespaceId in, const PackId& id, ByteSpan pack) override;
+  Result<void> publish(NamespaceId in, const WorkingSet& set,
+                       const std::optional<NewRecording>& recording) override;
+  Result<void> drop(NamespaceId in, SnapshotId snapshot) override;
+  Result<void> add(NamespaceId in, SnapshotId snapshot,
+                   const message::PrefetchCounters& report) override;
+
+  std::map<std::string, NamespaceId> names_;
+  std::map<NamespaceId, Namespace> namespaces_;
+  std::map<ChunkId, Bytes> chunks_;
+};
+
+}  // namespace thaw::test
