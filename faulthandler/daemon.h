@@ -11,6 +11,7 @@
 #include "faulthandler/demand_link.h"
 #include "faulthandler/host_images.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/page_servers.h"
 #include "faulthandler/placement.h"
 #include "faulthandler/prefetch_link.h"
 #include "faulthandler/restore_reports.h"
@@ -42,7 +43,7 @@ class TaskQueue {
 };
 
 struct DaemonOptions {
-  TcpAddress server;
+  std::vector<TcpAddress> servers;  // of pages; one to limits::kMaxServers
   std::string name_space;
   std::uint32_t around = 1;  // largest fault-around window in pages, a power of two
   /// Of so many restores of a snapshot that has a working set, one records all the same, or of
@@ -52,7 +53,7 @@ struct DaemonOptions {
   ByteCount image_budget;  // of the host images together
 };
 
-/// The fault handler: its sessions, its links to the page server, and what control commands do
+/// The fault handler: its sessions, its links to the page servers, and what control commands do
 /// with them. handle() may be called from any thread and does its network and file work there;
 /// everything else happens on the loop's thread.
 class Daemon final : private Session::Owner {
@@ -77,14 +78,16 @@ class Daemon final : private Session::Owner {
     std::uint64_t generation;
   };
   Result<Added> add_session(SessionOptions options, bool shared);
-  std::vector<SessionReport> list() const;
+  HandlerReport list() const;
+  /// How the server does for the origin that it does worst for.
+  ServerReport report(std::size_t server) const;
   Result<void> stop_session(const control::Stop& request);
-  /// The connections to the page server for one origin.
+  /// The connections to the page servers for one origin.
   struct Links {
     DemandLink demand;
     PrefetchLink prefetch;
-    Links(Loop& loop, const TcpAddress& server, const Origin& origin)
-        : demand(loop, server, origin), prefetch(loop, server, origin, demand) {}
+    Links(Loop& loop, const std::vector<TcpAddress>& servers, const Origin& origin)
+        : demand(loop, servers, origin), prefetch(loop, servers, origin, demand) {}
   };
   /// kLimitExceeded when limits::kMaxLinks are in use.
   Result<Links*> links(const Origin& origin);
@@ -112,6 +115,7 @@ class Daemon final : private Session::Owner {
   WorkerPool& workers_;
   PlainBuffers buffers_;
   const DaemonOptions options_;
+  PageServers servers_;
   SnapshotSource source_;
   Placement placement_;
   std::map<Origin, std::unique_ptr<Links>> links_;

@@ -18,7 +18,7 @@ namespace {
 
 struct Options {
   std::string control = "/run/thaw/control.sock";
-  std::string server = "127.0.0.1:7433";
+  std::vector<std::string> servers{"127.0.0.1:7433"};
   std::string name_space = "default";
   std::string placement = "follow";
   std::string spin = "auto";
@@ -29,16 +29,33 @@ struct Options {
   bool verbose = false;
 };
 
+/// All addresses of all names, in their order.
+thaw::Result<std::vector<thaw::TcpAddress>> resolve(const std::vector<std::string>& names) {
+  std::vector<thaw::TcpAddress> servers;
+  for (const std::string& name : names) {
+    for (const thaw::TcpAddress& address : TRY(thaw::resolve_tcp_all(name))) {
+      if (std::ranges::find(servers, address) != servers.end()) continue;
+      if (servers.size() == thaw::limits::kMaxServers) {
+        thaw::log_warning("page server {} of {} is one too many: {} are the limit", address.text(),
+                          name, thaw::limits::kMaxServers);
+        continue;
+      }
+      servers.push_back(address);
+    }
+  }
+  return servers;
+}
+
 thaw::Result<void> run(const Options& options) {
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
-  const thaw::TcpAddress server = TRY(thaw::resolve_tcp(options.server));
+  const std::vector<thaw::TcpAddress> servers = TRY(resolve(options.servers));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
   placement.spin = TRY(thaw::parse_spin(options.spin));
   const auto loop = TRY(thaw::create_loop());
   const auto tasks = TRY(thaw::TaskQueue::create());
   const auto workers = TRY(thaw::WorkerPool::create(options.workers));
   thaw::Daemon daemon(*loop, *tasks, *workers,
-                      {.server = server,
+                      {.servers = servers,
                        .name_space = options.name_space,
                        .around = options.around,
                        .record_every = options.record_every,
@@ -76,7 +93,12 @@ int main(int argc, char** argv) {
   CLI::App app("Serves the missing pages of restored VMs on this host from a page server.");
   app.add_option("--control", options.control, "Socket for `thaw prepare`, `ps` and `stop`")
       ->capture_default_str();
-  app.add_option("--server", options.server, "HOST:PORT of the page server")->capture_default_str();
+  app.add_option(
+         "--server", options.servers,
+         "HOST:PORT of a page server; several, or a name of several addresses, where any of "
+         "them may serve: all have to keep the same store")
+      ->take_all()
+      ->capture_default_str();
   app.add_option("--namespace", options.name_space, "Namespace where `prepare` names none")
       ->capture_default_str();
   app.add_option("--placement", options.placement,

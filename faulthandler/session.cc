@@ -112,6 +112,7 @@ Result<void> Session::attach(HandoffReceiver::Handoff handoff) {
   }
   if (options_.serve.window_use == WindowUse::kRecord) recording_ = RecordingState::kRunning;
   memory_->start(std::move(handoff.userfaultfd), *std::move(regions));
+  if (options_.unservable_after.count() > 0) watch_waiting();
   owner_.on_attached();
   if (handoff.left) end("the VMM gave its memory up");
   return {};
@@ -132,7 +133,7 @@ void Session::refuse_handoff(const Error& error) {
   memory_->stop();  // what was prefetched for it is of no use
   loop_.poll(vmm_.pidfd, POLLIN, exiting_);
   loop_.poll(connection_, POLLIN, leaving_);
-  if (options_.on_unservable == UnservablePolicy::kKill) kill_vmm();
+  if (options_.on_unservable != UnservablePolicy::kWait) kill_vmm();
 }
 
 void Session::kill_vmm() {
@@ -141,15 +142,37 @@ void Session::kill_vmm() {
   }
 }
 
-bool Session::may_wait(PageIndex page, const std::string& reason) {
+void Session::watch_waiting() {
+  if (state_ != SessionState::kServing) return;
+  const auto now = Clock::now();
+  const auto since = memory_->waiting_since();
+  const bool late = since && now - *since >= options_.unservable_after;
+  if (late && options_.on_unservable == UnservablePolicy::kWait) {
+    if (!waits_long_) log_error("session {}: no page server brings what it needs", options_.id);
+  } else if (late) {
+    const std::string reason = fmt::format("no page server has brought it within {} ms",
+                                           options_.unservable_after.count());
+    memory_->stop_waiting(now - options_.unservable_after, reason);
+  }
+  waits_long_ = late;
+  if (state_ == SessionState::kServing && outcome_.empty()) {
+    loop_.wait(std::clamp<Nanoseconds>(options_.unservable_after / 4, limits::kWaitingLookLeast,
+                                       limits::kWaitingLookMost),
+               waiting_);
+  }
+}
+
+Unservable Session::on_unservable(PageIndex page, const std::string& reason) {
   const std::string what = fmt::format("page {} of {} cannot be had: {}", page.value,
                                        options_.serve.image->manifest.spec.name, reason);
   if (options_.on_unservable == UnservablePolicy::kKill) {
     give_up(what);
-    return false;
+    return Unservable::kEnds;
   }
-  log_error("session {}: {}; the guest waits", options_.id, what);
-  return true;
+  const bool poisons = options_.on_unservable == UnservablePolicy::kPoison;
+  log_error("session {}: {}; {}", options_.id, what,
+            poisons ? "the guest must not touch it" : "the guest waits");
+  return poisons ? Unservable::kPoisoned : Unservable::kWaits;
 }
 
 void Session::give_up(const std::string& reason) {
@@ -227,7 +250,7 @@ void Session::end(std::string outcome) {
   state_ = SessionState::kEnded;
   memory_->stop();
   for (Operation* operation :
-       {&accepting_, &resting_, &receiving_, &patience_, &exiting_, &leaving_}) {
+       {&accepting_, &resting_, &receiving_, &patience_, &waiting_, &exiting_, &leaving_}) {
     loop_.cancel(*operation);
   }
   owner_.on_ended();
@@ -235,8 +258,8 @@ void Session::end(std::string outcome) {
 
 bool Session::finished() const {
   return state_ == SessionState::kEnded && memory_->finished() && !accepting_.active() &&
-         !resting_.active() && !receiving_.active() && !patience_.active() && !exiting_.active() &&
-         !leaving_.active();
+         !resting_.active() && !receiving_.active() && !patience_.active() && !waiting_.active() &&
+         !exiting_.active() && !leaving_.active();
 }
 
 SessionReport Session::report() const {

@@ -50,13 +50,22 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
                                                  const std::string& snapshot, MemoryUse use,
                                                  const std::string& state_out,
                                                  std::optional<FileOwner> owner) {
-  PageClient client = TRY(PageClient::connect(server_, name_space));
-  Manifest manifest = TRY(client.show(snapshot));
-  const Key key{{client.store(), name_space}, manifest.snapshot};
+  const Wanted wanted{name_space, snapshot, use, state_out, owner};
+  PreparedSnapshot prepared;
+  TRY(servers_.ask(name_space, [&](PageClient& client) -> Result<void> {
+    prepared = TRY(prepare_from(client, wanted));
+    return {};
+  }));
+  return prepared;
+}
+
+Result<PreparedSnapshot> SnapshotSource::prepare_from(PageClient& client, const Wanted& wanted) {
+  Manifest manifest = TRY(client.show(wanted.snapshot));
+  const Key key{{client.store(), wanted.name_space}, manifest.snapshot};
   const auto image = TRY(image_of(client, key, std::move(manifest)));
-  if (!state_out.empty()) {
-    PartialFile file = TRY(PartialFile::create(state_out));
-    if (owner) TRY(file.give_to(*owner));
+  if (!wanted.state_out.empty()) {
+    PartialFile file = TRY(PartialFile::create(wanted.state_out));
+    if (wanted.owner) TRY(file.give_to(*wanted.owner));
     TRY(fetch_state(client, image->manifest, image->map, file.fd()));
     TRY(file.publish());
   }
@@ -67,14 +76,14 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
     if (ready) {
       set = std::make_shared<const PrefetchSet>(*std::move(ready));
     } else {
-      log_warning("{}: {}", snapshot, ready.error().message());
+      log_warning("{}: {}", wanted.snapshot, ready.error().message());
     }
   } else if (working_set.error().code() == ErrorCode::kNotFound) {
     has_no_set = true;
   } else {
-    log_warning("{} without its working set: {}", snapshot, working_set.error().message());
+    log_warning("{} without its working set: {}", wanted.snapshot, working_set.error().message());
   }
-  auto places = use == MemoryUse::kShared ? places_of(key, *image) : nullptr;
+  auto places = wanted.use == MemoryUse::kShared ? places_of(key, *image) : nullptr;
   return PreparedSnapshot{image, std::move(places), std::move(set), has_no_set};
 }
 

@@ -21,7 +21,8 @@ Result<PageClient> PageClient::connect(const TcpAddress& address, const std::str
                                        message::Role role) {
   PageClient client(TRY(connect_tcp(address, Deadline::after(limits::kConnectTimeout))));
   const auto welcome = TRY(client.ask<message::Welcome>(
-      message::Hello{.version = message::kVersion, .role = role, .name_space = name_space}));
+      message::Hello{.version = message::kVersion, .role = role, .name_space = name_space}, {},
+      limits::kConnectTimeout));
   if (welcome.version != message::kVersion) {
     return fail(ErrorCode::kBadVersion, "the page server speaks version {}, this build {}",
                 welcome.version, message::kVersion);
