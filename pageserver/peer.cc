@@ -70,6 +70,10 @@ Result<Reply> Peer::pages(const Message& message) {
 Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
   if (const auto* get = std::get_if<message::GetWorkingSet>(&message)) return working_set(*get);
   if (!writes(message)) return TRY(read(message, body));
+  if (server_.use == StoreUse::kReplica) {
+    return fail(ErrorCode::kUnsupported,
+                "this page server is a replica; the one that owns the store takes that");
+  }
   if (const auto* upload = std::get_if<message::Upload>(&message)) {
     Push* const current = TRY(push());
     TRY(current->check_upload(upload->count, body));
@@ -198,6 +202,9 @@ Result<Peer::Step> Peer::working_set(const message::GetWorkingSet& request) {
   const NamespaceId in = TRY(name_space());
   auto stored = TRY(if_found(store_.working_sets().working_set(in, request.snapshot)));
   if (stored) return with_body(message::WorkingSetReply{}, *std::move(stored));
+  if (server_.use == StoreUse::kReplica) {
+    return fail(ErrorCode::kNotFound, "a replica makes no working set");
+  }
   TRY(begin_build(WorkingSetBuild::of_parent(store_, in, request.snapshot)));
   return NeedsWriter{};
 }

@@ -20,6 +20,12 @@
 
 namespace thaw {
 
+/// What a server may do with its store.
+enum class StoreUse {
+  kOwn,      // it writes to it, and nobody else does
+  kReplica,  // another server owns it: it is only read here
+};
+
 /// What the server's peers have in common: what is counted over all of them, whose turn it is, and
 /// what they keep from being deleted. Any thread.
 struct ServerState {
@@ -27,6 +33,7 @@ struct ServerState {
       : store(store_id), pins(pin_grace) {}
 
   const StoreId store;
+  StoreUse use = StoreUse::kOwn;  // set before the first peer
   Clock::time_point started = Clock::now();
   std::atomic<std::uint64_t> connections = 0;
   std::atomic<std::uint64_t> chunks_served = 0;

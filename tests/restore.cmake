@@ -7,6 +7,10 @@ thaw_add_test(failover_restore_test
   LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
 add_dependencies(failover_restore_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
+thaw_add_test(replica_test SOURCES replica_test.cc support/restore_fixture.cc TIMEOUT 120
+  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+add_dependencies(replica_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
+
 thaw_add_test(session_test
   SOURCES chunk_places_test.cc fault_core_test.cc prefetch_core_test.cc server_choice_test.cc session_test.cc
   LIBRARIES thaw_faulthandler_core)
