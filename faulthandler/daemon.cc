@@ -67,10 +67,13 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, DaemonOptions 
       images_(options_.image_budget),
       task_watch_([this](int result) { watch_tasks(result); }),
       worker_watch_([this](int result) { watch_workers(result); }),
-      reports_(servers_, [this](std::uint64_t session, RecordingState state) {
-        // A full queue loses what a report says, not the recording.
-        static_cast<void>(tasks_.post([this, session, state] { note_recording(session, state); }));
-      }) {}
+      reports_(servers_, uploader_,
+               [this](std::uint64_t session, RecordingState state) {
+                 // A full queue loses what a report says, not the recording.
+                 static_cast<void>(
+                     tasks_.post([this, session, state] { note_recording(session, state); }));
+               }),
+      damage_(servers_, uploader_) {}
 
 Daemon::~Daemon() = default;
 
@@ -210,6 +213,7 @@ Result<Daemon::Links*> Daemon::links(const Origin& origin) {
   if (unused != links_.end()) {
     auto links = links_.extract(unused);
     links.key() = origin;
+    report_damage(*links.mapped(), origin);
     links.mapped()->demand.serve(origin);
     links.mapped()->prefetch.serve(origin);
     return links_.insert(std::move(links)).position->second.get();
@@ -219,7 +223,13 @@ Result<Daemon::Links*> Daemon::links(const Origin& origin) {
                 links_.size());
   }
   auto links = std::make_unique<Links>(loop_, options_.servers, origin);
+  report_damage(*links, origin);
   return links_.emplace(origin, std::move(links)).first->second.get();
+}
+
+void Daemon::report_damage(Links& links, const Origin& origin) {
+  links.demand.on_damage(
+      [this, origin](std::span<const ChunkId> chunks) { damage_.note(origin, chunks); });
 }
 
 void Daemon::note_recording(std::uint64_t session, RecordingState state) {

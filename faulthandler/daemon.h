@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "faulthandler/damage_reports.h"
 #include "faulthandler/demand_link.h"
 #include "faulthandler/host_images.h"
 #include "faulthandler/loop.h"
@@ -17,6 +18,7 @@
 #include "faulthandler/restore_reports.h"
 #include "faulthandler/session.h"
 #include "faulthandler/snapshot_source.h"
+#include "faulthandler/uploader.h"
 #include "faulthandler/worker_pool.h"
 #include "format/control.h"
 
@@ -91,6 +93,7 @@ class Daemon final : private Session::Owner {
   };
   /// kLimitExceeded when limits::kMaxLinks are in use.
   Result<Links*> links(const Origin& origin);
+  void report_damage(Links& links, const Origin& origin);
   /// What the window after the restore is for. Any thread.
   WindowUse window_use(const control::Prepare& request, const PreparedSnapshot& snapshot);
   void on_attached() override { placement_.on_restore(); }
@@ -131,7 +134,9 @@ class Daemon final : private Session::Owner {
 
   std::mutex restores_mutex_;
   std::map<std::pair<Origin, SnapshotId>, std::uint64_t> restores_;  // guarded by it
-  RestoreReports reports_;  // the last member: its thread posts tasks
+  RestoreReports reports_;
+  DamageReports damage_;
+  Uploader uploader_;  // the last member: its thread posts tasks
 };
 
 }  // namespace thaw

@@ -4,12 +4,14 @@
 #include <array>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "faulthandler/chunk_sink.h"
 #include "faulthandler/demand_server.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
@@ -18,48 +20,6 @@
 #include "format/control.h"
 
 namespace thaw {
-
-/// A page that a vCPU waits for.
-struct WantedPage {
-  PageIndex page;
-  ChunkId chunk;
-  Clock::time_point since;  // when its fault was read
-  unsigned attempts = 0;    // replies to it that were no good
-  ServerSet refused_by{};   // whose they were
-};
-
-/// A page that rides along with wanted ones if the server has it at hand.
-struct Rider {
-  PageIndex page;
-  ChunkId chunk;
-};
-
-/// What is left to try for a page that a server has refused or damaged.
-enum class Refusal {
-  kAskAgain,  // it may be asked for again at once
-  kForNow,    // a server that is away may have it
-  kForGood,   // no server has it
-};
-
-/// Who asked for pages, and is told of each exactly once unless it is forgotten before.
-class ChunkSink {
- public:
-  /// The stored form of the page's chunk, unverified; valid during the call. An error: it is
-  /// damaged, and on_refused() follows.
-  virtual Result<void> on_chunk(const WantedPage& wanted, ByteSpan chunk) = 0;
-  /// The same; a rider that is damaged has been left out.
-  virtual Result<void> on_rider(const Rider& rider, ByteSpan chunk) = 0;
-  /// No server has answered with this chunk so far, of those that were asked.
-  virtual void on_refused(const WantedPage& wanted, const Error& error, Refusal refusal) = 0;
-  virtual void on_left_out(const Rider& rider) = 0;
-  /// What one request asked for has been told.
-  virtual void on_batch_end() = 0;
-  /// There is room for requests again.
-  virtual void on_room() = 0;
-
- protected:
-  ~ChunkSink() = default;
-};
 
 /// The demand connections to the page servers of one origin, shared by the sessions of a loop. A
 /// request goes to one server; to a second one if the first is slow, and the first reply counts.
@@ -100,6 +60,13 @@ class DemandLink final : private DemandServer::Owner {
     for (const Batch& batch : batches_) {
       if (batch.request_id != 0 && batch.sink == &sink) std::ranges::for_each(batch.pages, look);
     }
+  }
+
+  /// Has `tell` called with each chunk that a server has brought damaged.
+  using Damage = std::function<void(std::span<const ChunkId> chunks)>;
+  void on_damage(Damage tell) { damage_ = std::move(tell); }
+  void note_damage(std::span<const ChunkId> chunks) const {
+    if (damage_) damage_(chunks);
   }
 
   /// Which server would be asked now; nothing: none is there.
@@ -150,6 +117,8 @@ class DemandLink final : private DemandServer::Owner {
   void send(Batch& batch);
   void send_to(std::size_t server, Batch& batch);
   void send_unasked();
+  /// Servers that have not answered as much as they may be asked.
+  ServerSet full() const;
   /// Sends it to one that has neither been asked nor refused; false: there is none.
   bool send_elsewhere(Batch& batch);
   /// When it is to be sent to another server.
@@ -167,6 +136,7 @@ class DemandLink final : private DemandServer::Owner {
   Batch* free_batch();
 
   Loop& loop_;
+  Damage damage_;
   std::vector<Entry> sinks_;
   std::array<Batch, limits::kMaxBatches> batches_;
   std::uint64_t next_request_ = 1;

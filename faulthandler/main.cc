@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <thread>
+#include <utility>
 
 #include <poll.h>
 
@@ -33,8 +34,11 @@ struct Options {
 thaw::Result<std::vector<thaw::TcpAddress>> resolve(const std::vector<std::string>& names) {
   std::vector<thaw::TcpAddress> servers;
   for (const std::string& name : names) {
+    bool has_loopback = false;
     for (const thaw::TcpAddress& address : TRY(thaw::resolve_tcp_all(name))) {
       if (std::ranges::find(servers, address) != servers.end()) continue;
+      // "localhost" is one server, which most often listens on one of its addresses.
+      if (address.is_loopback() && std::exchange(has_loopback, true)) continue;
       if (servers.size() == thaw::limits::kMaxServers) {
         thaw::log_warning("page server {} of {} is one too many: {} are the limit", address.text(),
                           name, thaw::limits::kMaxServers);

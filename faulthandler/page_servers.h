@@ -27,6 +27,9 @@ class PageServers {
   /// has it.
   Result<void> ask(const std::string& name_space,
                    const std::function<Result<void>(PageClient&)>& ask);
+  /// Tells all of them. It is enough that one of them takes it; else what the last of them said.
+  Result<void> tell_all(const std::string& name_space,
+                        const std::function<Result<void>(PageClient&)>& tell) const;
 
  private:
   const std::vector<TcpAddress> addresses_;

@@ -316,7 +316,7 @@ void Prefetch::on_job_done(PrefetchJob& job) {
   if (stopped_) return drop(job);
   if (!job.decoded) {
     ++damaged_;
-    if (service_.link.try_elsewhere()) {
+    if (service_.link.note_damage(job)) {
       on_lost(job);
       return ask_more();
     }

@@ -123,7 +123,13 @@ bool PrefetchLink::may_try_elsewhere() {
   return true;
 }
 
-bool PrefetchLink::try_elsewhere() {
+bool PrefetchLink::note_damage(const PrefetchJob& job) {
+  if (job.content() == PrefetchJob::Content::kChunks) {
+    // One of them is; which one the server finds out.
+    std::vector<ChunkId> chunks;
+    for (const PackPage& page : job.pages) chunks.push_back(page.chunk);
+    demand_.note_damage(chunks);
+  }
   if (!may_try_elsewhere()) return false;
   connection_.leave("it brings what is no good");
   return true;

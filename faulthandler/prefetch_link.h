@@ -58,9 +58,9 @@ class PrefetchLink final : private ServerConnection::User {
   std::size_t keep_buffer() { return connection_.keep_buffer(); }
   void let_go(std::size_t buffer) { connection_.let_go(buffer); }
 
-  /// A piece was no good. True: another server may have a better one, and is connected to; all
-  /// that is outstanding is lost.
-  bool try_elsewhere();
+  /// A piece that was brought was damaged. True: another server may have a better one, and is
+  /// connected to; all that is outstanding is lost.
+  bool note_damage(const PrefetchJob& job);
 
   /// Whether nobody has anything to do with it.
   bool unused() const { return sinks_.empty() && requests_.empty(); }

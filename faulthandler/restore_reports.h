@@ -22,8 +22,9 @@ class RestoreReports {
   /// Called on another thread when it is known what became of a session's recording.
   using OnRecording = std::function<void(std::uint64_t session, RecordingState state)>;
 
-  RestoreReports(PageServers& servers, OnRecording on_recording)
-      : servers_(servers), on_recording_(std::move(on_recording)) {}
+  /// `uploader` must end first.
+  RestoreReports(PageServers& servers, Uploader& uploader, OnRecording on_recording)
+      : servers_(servers), uploader_(uploader), on_recording_(std::move(on_recording)) {}
 
   void on_window_end(Session& session, std::vector<Touch> touches);
 
@@ -37,8 +38,8 @@ class RestoreReports {
   void write_trace(const std::string& path, const Recording& trace);
 
   PageServers& servers_;
+  Uploader& uploader_;
   const OnRecording on_recording_;
-  Uploader uploader_;  // the last member: its thread uses the others
 };
 
 }  // namespace thaw

@@ -263,57 +263,6 @@ void ServedMemory::on_batch_end() {
   ask_for_wanted();
 }
 
-void ServedMemory::unservable(const WantedPage& wanted, const std::string& reason) {
-  switch (owner_.on_unservable(wanted.page, reason)) {
-    case Unservable::kWaits:
-      return set_aside(wanted);
-    case Unservable::kPoisoned:
-      return poison(wanted);
-    case Unservable::kEnds:
-      return;
-  }
-}
-
-void ServedMemory::set_aside(const WantedPage& wanted) {
-  stuck_.push_back({.page = wanted.page, .chunk = wanted.chunk, .since = wanted.since});
-  if (!unsticking_.active()) loop_.wait(limits::kUnservableRetry, unsticking_);
-}
-
-void ServedMemory::on_stuck_timer() {
-  if (!serving_) return;
-  std::erase_if(stuck_, [this](const WantedPage& wanted) {
-    return core_.state(wanted.page) == PageState::kPresent;  // by now, or poisoned
-  });
-  wanted_.insert(wanted_.end(), stuck_.begin(), stuck_.end());
-  stuck_.clear();
-  ask_for_wanted();
-}
-
-std::vector<WantedPage> ServedMemory::waiting_pages() const {
-  std::vector<WantedPage> pages(stuck_);
-  pages.insert(pages.end(), wanted_.begin() + static_cast<std::ptrdiff_t>(next_wanted_),
-               wanted_.end());
-  link_.for_each_page(*this, [&](const WantedPage& wanted) { pages.push_back(wanted); });
-  std::erase_if(pages, [this](const WantedPage& wanted) {
-    return core_.state(wanted.page) != PageState::kWanted;
-  });
-  return pages;
-}
-
-std::optional<Clock::time_point> ServedMemory::waiting_since() const {
-  if (!serving_ || given_up_) return std::nullopt;
-  const std::vector<WantedPage> pages = waiting_pages();
-  const auto first = std::ranges::min_element(pages, {}, &WantedPage::since);
-  return first != pages.end() ? std::optional(first->since) : std::nullopt;
-}
-
-void ServedMemory::stop_waiting(Clock::time_point since, const std::string& reason) {
-  for (const WantedPage& wanted : waiting_pages()) {
-    if (wanted.since > since || core_.state(wanted.page) != PageState::kWanted) continue;
-    if (owner_.on_unservable(wanted.page, reason) == Unservable::kPoisoned) poison(wanted);
-  }
-}
-
 std::uint64_t ServedMemory::filled_pages() const {
   return filled_pages_ + (prefetch_ != nullptr ? prefetch_->filled_pages() : 0);
 }

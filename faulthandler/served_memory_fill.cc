@@ -70,19 +70,6 @@ void ServedMemory::fill_again(const WantedPage& wanted, const HandoffRegion& reg
   }
 }
 
-void ServedMemory::poison(const WantedPage& wanted) {
-  const HandoffRegion* const region = regions_.find(wanted.page);
-  if (region == nullptr) return note_failure({FillOutcome::kRangeGone, {0}}, {wanted.page, {1}});
-  const PageRange unit = unit_of(wanted.page, *region);
-  const HostAddress address = RegionTable::address_in(*region, unit.first);
-  const FillResult result = poison_pages(userfaultfd_, address, bytes_of(unit.count));
-  // Behind the REMOVE that is in the way it is looked at again.
-  if (result.outcome == FillOutcome::kRemoving) return set_aside(wanted);
-  if (result.outcome != FillOutcome::kFilled) return settle(result, address, unit, wanted.since);
-  poisoned_pages_ += unit.count.value;
-  note_filled(unit);
-}
-
 bool ServedMemory::fill_locally(PageIndex page, const HandoffRegion& region,
                                 Clock::time_point since) {
   if (options_.local == nullptr) return false;

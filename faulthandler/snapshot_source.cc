@@ -4,6 +4,17 @@
 
 namespace thaw {
 
+namespace {
+
+/// Whether it is what was sent that is no good.
+bool is_damage(const Error& error) {
+  return error.code() == ErrorCode::kBadMagic || error.code() == ErrorCode::kMalformed ||
+         error.code() == ErrorCode::kTruncated || error.code() == ErrorCode::kTooLarge ||
+         error.code() == ErrorCode::kChecksumMismatch;
+}
+
+}  // namespace
+
 template <typename T>
 std::shared_ptr<const T> SnapshotSource::find(Cache<T>& cache, const Key& key) {
   const std::lock_guard lock(mutex_);
@@ -22,7 +33,11 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
                                                                       const Key& key,
                                                                       Manifest manifest) {
   if (auto image = find(images_, key)) return image;
-  PageMap map = TRY(client.page_map(manifest));
+  auto map = client.page_map(manifest);
+  if (!map) {
+    if (is_damage(map.error())) report(key);
+    return std::unexpected(map.error());
+  }
   ColdMap cold;
   if (manifest.statistics.cold_pages > 0) {
     auto fetched = client.cold_map(manifest);
@@ -32,10 +47,19 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
       log_warning("{} without its cold map: {}", manifest.spec.name, fetched.error().message());
     }
   }
-  auto image = std::make_shared<const SnapshotImage>(key.first, std::move(manifest), std::move(map),
-                                                     std::move(cold));
+  auto image = std::make_shared<const SnapshotImage>(key.first, std::move(manifest),
+                                                     *std::move(map), std::move(cold));
   keep(images_, key, image);
   return image;
+}
+
+void SnapshotSource::report(const Key& key) const {
+  const auto& [origin, snapshot] = key;
+  const auto told = servers_.tell_all(origin.name_space, [&](PageClient& client) -> Result<void> {
+    if (client.store() == origin.store) return client.report_damage({{}, snapshot});
+    return fail(ErrorCode::kWrongStore, "it keeps the store {}", client.store().text());
+  });
+  if (!told) log_warning("nobody was told of a damaged page map: {}", told.error().message());
 }
 
 std::shared_ptr<const ChunkPlaces> SnapshotSource::places_of(const Key& key,

@@ -257,6 +257,11 @@ Result<void> PageClient::put_prefetch_report(SnapshotId snapshot,
   return {};
 }
 
+Result<void> PageClient::report_damage(const message::ReportDamage& report) {
+  TRY(ask<message::Done>(report));
+  return {};
+}
+
 Result<void> PageClient::request_chunks(std::vector<ChunkId> ids) {
   return send(message::GetChunks{std::move(ids)}, {}, Deadline::after(limits::kRequestTimeout));
 }

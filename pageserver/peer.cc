@@ -243,14 +243,19 @@ Result<Reply> Peer::pack(const message::GetPack& request) {
                .pin = std::move(read.pin)};
 }
 
-Result<Reply> Peer::chunks(const message::GetChunks& request) {
-  const NamespaceId in = TRY(name_space());
-  for (const ChunkId id : request.ids) {
+Result<void> Peer::check_namespace(std::span<const ChunkId> ids, NamespaceId in) const {
+  for (const ChunkId id : ids) {
     if (id.name_space() != in.value) {
       return fail(ErrorCode::kWrongNamespace, "chunk {:#x} is not of namespace \"{}\"", id.value,
                   name_space_name_);
     }
   }
+  return {};
+}
+
+Result<Reply> Peer::chunks(const message::GetChunks& request) {
+  const NamespaceId in = TRY(name_space());
+  TRY(check_namespace(request.ids, in));
   ChunkRead read = TRY(store_.read_chunks(request.ids, request.optional));
   server_.chunks_served.fetch_add(read.chunks.size(), std::memory_order_relaxed);
   return Reply{.message = message::Chunks{static_cast<std::uint32_t>(read.chunks.size())},

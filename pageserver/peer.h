@@ -99,10 +99,13 @@ class Peer {
   Result<Reply> namespace_report();
   Result<Reply> change_labels(const message::ChangeLabels& request);
   Result<void> delete_snapshot(const message::DeleteSnapshot& request);
+  Result<Reply> note_damage(const message::ReportDamage& report);
   Result<Jobs*> jobs();
   Result<Reply> pin(const message::Pin& request);
   Result<Reply> unpin(const message::Unpin& request);
   Result<Reply> chunks(const message::GetChunks& request);
+  /// kWrongNamespace for chunks of another than this peer's.
+  Result<void> check_namespace(std::span<const ChunkId> ids, NamespaceId in) const;
   Result<Reply> pack(const message::GetPack& request);
   Result<Reply> list(const message::ListSnapshots& request);
   Result<Reply> statistics();

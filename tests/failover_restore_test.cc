@@ -166,6 +166,27 @@ TEST_P(FailoverRestoreTest, DamagedChunksComeFromTheOtherServer) {
   const std::uint64_t number = prepare();
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);
   EXPECT_GT(wait_for_state(number, "ended")["damaged_chunks"], 0);
+  // The first server was told, has looked, and has them in quarantine: a push brings them again.
+  const Deadline deadline = Deadline::after(kPatience);
+  const auto new_pages = [&](const std::string& name) {
+    const Outcome pushed = push(name);
+    EXPECT_EQ(pushed.exit_code, 0) << pushed.output;
+    return Json::parse(pushed.output)["new_pages"].get<int>();
+  };
+  for (int i = 0; new_pages("again" + std::to_string(i)) == 0; ++i) ASSERT_FALSE(deadline.passed());
+}
+
+TEST_P(FailoverRestoreTest, DamagedPageMapComesFromTheOtherServer) {
+  ASSERT_EQ(server_.stop().value(), 0);
+  {
+    RawStore raw(path("store"));
+    for (const std::string& key : raw.keys("snapshot")) {
+      if (key[0] == 'p') raw.put("snapshot", key, "nonsense");
+    }
+  }
+  server_.start();
+  prepare();
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
 }
 
 TEST_P(FailoverRestoreTest, PageThatOneServerLacksComesFromTheOther) {
