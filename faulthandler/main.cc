@@ -97,11 +97,12 @@ int main(int argc, char** argv) {
   CLI::App app("Serves the missing pages of restored VMs on this host from a page server.");
   app.add_option("--control", options.control, "Socket for `thaw prepare`, `ps` and `stop`")
       ->capture_default_str();
-  app.add_option(
-         "--server", options.servers,
-         "HOST:PORT of a page server; several, or a name of several addresses, where any of "
-         "them may serve: all have to keep the same store")
+  app.add_option("--server", options.servers,
+                 "HOST:PORT of a page server; several (again, or with commas), or a name of "
+                 "several addresses, where any of "
+                 "them may serve: all have to keep the same store")
       ->take_all()
+      ->delimiter(',')
       ->capture_default_str();
   app.add_option("--namespace", options.name_space, "Namespace where `prepare` names none")
       ->capture_default_str();
