@@ -70,6 +70,10 @@ std::string TcpAddress::text() const {
 }
 
 Result<TcpAddress> resolve_tcp(const std::string& host_and_port) {
+  return TRY(resolve_tcp_all(host_and_port)).front();
+}
+
+Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port) {
   const std::size_t colon = host_and_port.rfind(':');
   if (colon == std::string::npos || colon == 0 || colon + 1 == host_and_port.size()) {
     return fail(ErrorCode::kInvalidArgument, "\"{}\" is not HOST:PORT", host_and_port);
@@ -92,10 +96,14 @@ Result<TcpAddress> resolve_tcp(const std::string& host_and_port) {
     return fail(ErrorCode::kUnavailable, "{}: {}", host_and_port, ::gai_strerror(status));
   }
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, &::freeaddrinfo);
-  TcpAddress address;
-  address.length = found->ai_addrlen;
-  std::memcpy(&address.storage, found->ai_addr, found->ai_addrlen);
-  return address;
+  std::vector<TcpAddress> addresses;
+  for (const addrinfo* each = found; each != nullptr; each = each->ai_next) {
+    TcpAddress address;
+    address.length = each->ai_addrlen;
+    std::memcpy(&address.storage, each->ai_addr, each->ai_addrlen);
+    if (std::ranges::find(addresses, address) == addresses.end()) addresses.push_back(address);
+  }
+  return addresses;
 }
 
 Result<UniqueFd> create_tcp_socket(const TcpAddress& address) {

@@ -25,6 +25,7 @@ struct TcpAddress {
   sockaddr_storage storage{};
   socklen_t length = 0;
 
+  friend bool operator==(const TcpAddress& a, const TcpAddress& b) { return a.text() == b.text(); }
   bool is_loopback() const;
   /// "192.0.2.1:7777" or "[2001:db8::1]:7777".
   std::string text() const;
@@ -33,6 +34,8 @@ struct TcpAddress {
 /// Resolves "HOST:PORT" or "[IPV6]:PORT"; the first address of a name wins. kInvalidArgument for
 /// text of another form, kUnavailable when the name does not resolve.
 Result<TcpAddress> resolve_tcp(const std::string& host_and_port);
+/// The same; all addresses of the name, at least one, each once and in the resolver's order.
+Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port);
 
 Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline);
 

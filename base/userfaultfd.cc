@@ -253,6 +253,25 @@ FillResult show_pages(const UniqueFd& uffd, HostAddress start, ByteCount length)
   });
 }
 
+bool can_poison() {
+  const auto fd = open_userfaultfd();
+  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+  // SAFETY: api is a live uffdio_api for the duration of the call.
+  return fd && ::ioctl(fd->get(), UFFDIO_API, &api) == 0 &&
+         (api.features & UFFD_FEATURE_POISON) != 0;
+}
+
+FillResult poison_pages(const UniqueFd& uffd, HostAddress start, ByteCount length) {
+  return fill_all(length, [&](ByteCount done) {
+    const ByteCount rest = length - done;
+    // SAFETY: the kernel checks the range and never overwrites a present page.
+    uffdio_poison request{
+        .range = {.start = (start + done).value, .len = rest.value}, .mode = 0, .updated = 0};
+    const int status = ::ioctl(uffd.get(), UFFDIO_POISON, &request);
+    return fill_result(status, request.updated, rest);
+  });
+}
+
 void wake_pages(const UniqueFd& uffd, HostAddress start, ByteCount length) {
   uffdio_range range{.start = start.value, .len = length.value};
   // SAFETY: waking changes no memory. It fails only for a range outside any address space.

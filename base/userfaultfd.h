@@ -117,6 +117,11 @@ FillResult zero_pages(const UniqueFd& uffd, HostAddress to, ByteCount length,
 /// Lets pages be seen that are in the file behind the memory (UFFDIO_CONTINUE), and wakes their
 /// waiters. kFailed: there is no such page in the file, or the memory has none.
 FillResult show_pages(const UniqueFd& uffd, HostAddress start, ByteCount length);
+/// Whether poison_pages() can do what it says: Linux 6.6 and later.
+bool can_poison();
+/// Makes missing pages ones that cannot be touched: whoever does gets SIGBUS, as if the memory were
+/// broken. Wakes their waiters, and raises no more events for them.
+FillResult poison_pages(const UniqueFd& uffd, HostAddress start, ByteCount length);
 /// Wakes waiters; those whose page is still missing raise their fault again.
 void wake_pages(const UniqueFd& uffd, HostAddress start, ByteCount length);
 

@@ -167,9 +167,16 @@ class Declaration {
     sub->add_option("--socket", options_.socket, "Where the VMM will connect")->required();
     sub->add_option("--state-out", options_.state, "File to write the VMM's state to");
     sub->add_option("--owner", options_.owner, "UID:GID of the socket and the state file");
-    sub->add_option("--on-unservable", options_.on_unservable,
-                    "If a page cannot be had for good: kill the VM, or let it wait")
-        ->check(CLI::IsMember({"kill", "wait"}))
+    sub->add_option(
+           "--on-unservable", options_.on_unservable,
+           "If a page cannot be had: kill the VM, let it wait, or poison the page, so that "
+           "touching it is an error for the guest (needs Linux 6.6)")
+        ->check(CLI::IsMember({"kill", "wait", "poison"}))
+        ->capture_default_str();
+    sub->add_option("--unservable-after", options_.unservable_after_s,
+                    "Seconds after which a page cannot be had if no page server has brought it; 0: "
+                    "servers that are away are waited for without end")
+        ->check(CLI::Range(0u, 86'400u))
         ->capture_default_str();
     CLI::Option* const record = sub->add_flag(
         "--record", options_.record,

@@ -42,6 +42,7 @@ struct Options {
   std::string socket;
   std::string owner;
   std::string on_unservable = "kill";
+  std::uint32_t unservable_after_s = 0;
   bool record = false;
   bool no_record = false;
   std::uint32_t record_idle_ms = 1000;

@@ -40,7 +40,7 @@ class RecordedSession {
   /// kNotFound when the handler has forgotten it.
   Result<SessionReport> report() const {
     const ControlReply reply = TRY(ask_fault_handler(control_, control::List{}));
-    const auto& sessions = std::get<std::vector<SessionReport>>(reply);
+    const auto& sessions = std::get<HandlerReport>(reply).sessions;
     const auto found = std::ranges::find(sessions, number_, &SessionReport::session);
     if (found == sessions.end()) {
       return fail(ErrorCode::kNotFound, "the fault handler knows no session {}", number_);

@@ -30,7 +30,8 @@ void print_namespace(const message::NamespaceReport& report, OutputForm form);
 void print_job(const message::JobReport& report, OutputForm form);
 void print_prepared(const control::Prepared& prepared, OutputForm form);
 /// What of it is not plain counters stands with the state: "serving, recording".
-void print_sessions(const std::vector<SessionReport>& sessions, OutputForm form);
+/// How its page servers do comes first if one of them does not do well.
+void print_sessions(const HandlerReport& handler, OutputForm form);
 void print_working_set(const WorkingSetView& view, OutputForm form);
 /// How many recordings the command has moved; `done` says how.
 void print_recordings(std::string_view done, std::size_t count, OutputForm form);

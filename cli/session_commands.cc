@@ -19,6 +19,11 @@ RecordMode record_mode(const Options& options) {
   return options.no_record ? RecordMode::kNever : RecordMode::kWithoutSet;
 }
 
+UnservablePolicy unservable_policy(const Options& options) {
+  if (options.on_unservable == "wait") return UnservablePolicy::kWait;
+  return options.on_unservable == "poison" ? UnservablePolicy::kPoison : UnservablePolicy::kKill;
+}
+
 }  // namespace
 
 Result<void> prepare(const Options& options) {
@@ -28,9 +33,8 @@ Result<void> prepare(const Options& options) {
                            .name_space = options.name_space,
                            .owner_uid = {},
                            .owner_gid = {},
-                           .on_unservable = options.on_unservable == "wait"
-                                                ? UnservablePolicy::kWait
-                                                : UnservablePolicy::kKill,
+                           .on_unservable = unservable_policy(options),
+                           .unservable_after_ms = options.unservable_after_s * 1000,
                            .record = record_mode(options),
                            .record_idle_ms = options.record_idle_ms,
                            .record_most_ms = options.record_most_ms,
@@ -50,7 +54,7 @@ Result<void> prepare(const Options& options) {
 
 Result<void> list_sessions(const Options& options) {
   const ControlReply reply = TRY(ask_fault_handler(options.control, control::List{}));
-  print_sessions(std::get<std::vector<SessionReport>>(reply), options.form());
+  print_sessions(std::get<HandlerReport>(reply), options.form());
   return {};
 }
 

@@ -46,18 +46,39 @@ std::string late_text(const PrefetchSummary& prefetch) {
   return prefetch.state == PrefetchState::kNone ? "-" : std::to_string(prefetch.late_pages);
 }
 
+/// What an operator has to know at once: which page servers are no good, and who waits.
+void print_trouble(const HandlerReport& handler) {
+  std::uint64_t waiting = 0;
+  for (const SessionReport& session : handler.sessions) waiting += session.waiting_pages;
+  bool any = false;
+  for (const ServerReport& server : handler.servers) {
+    if (server.state == ServerState::kAway) {
+      fmt::print("page server {} is away for {:.1f} s\n", server.address,
+                 static_cast<double>(server.away_ms) / 1000);
+    } else if (server.state == ServerState::kSlow) {
+      fmt::print("page server {} is slow or fails, and asked only where no other is there\n",
+                 server.address);
+    } else {
+      continue;
+    }
+    any = true;
+  }
+  if (any) fmt::print("{} pages wait\n\n", waiting);
+}
+
 }  // namespace
 
-void print_sessions(const std::vector<SessionReport>& sessions, OutputForm form) {
+void print_sessions(const HandlerReport& handler, OutputForm form) {
   if (form == OutputForm::kJson) {
     // The handler's own JSON, so that no counter is left out.
-    std::fputs(encode_control_reply(sessions).c_str(), stdout);
+    std::fputs(encode_control_reply(handler).c_str(), stdout);
     return;
   }
+  print_trouble(handler);
   std::vector<std::vector<std::string>> rows{
       {"SESSION", "SNAPSHOT", "STATE", "PID", "FAULTS", "FETCHED", "AROUND", "ZERO", "PREFETCHED",
        "LATE", "WAITING", "RECEIVED", "P50 US", "P99 US", "OUTCOME"}};
-  for (const SessionReport& session : sessions) {
+  for (const SessionReport& session : handler.sessions) {
     rows.push_back({std::to_string(session.session), session.snapshot, state_text(session),
                     session.vmm_pid == 0 ? "-" : std::to_string(session.vmm_pid),
                     std::to_string(session.faults.total), std::to_string(session.faults.fetched),

@@ -9,6 +9,7 @@
 #include "base/event_fd.h"
 #include "base/host.h"
 #include "base/log.h"
+#include "base/userfaultfd.h"
 #include "faulthandler/limits.h"
 
 namespace thaw {
@@ -77,7 +78,8 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised sup
       tasks_(tasks),
       workers_(workers),
       options_(std::move(options)),
-      source_(options_.server),
+      servers_(options_.servers),
+      source_(servers_),
       placement_(options_.placement),
       images_(options_.image_budget),
       on_serving_(std::move(supervised.on_serving)),
@@ -88,10 +90,13 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised sup
           [this] { on_supervisor_gone(); }),
       task_watch_([this](int result) { watch_tasks(result); }),
       worker_watch_([this](int result) { watch_workers(result); }),
-      reports_(options_.server, [this](std::uint64_t session, RecordingState state) {
-        // A full queue loses what a report says, not the recording.
-        static_cast<void>(tasks_.post([this, session, state] { note_recording(session, state); }));
-      }) {}
+      reports_(servers_, uploader_,
+               [this](std::uint64_t session, RecordingState state) {
+                 // A full queue loses what a report says, not the recording.
+                 static_cast<void>(
+                     tasks_.post([this, session, state] { note_recording(session, state); }));
+               }),
+      damage_(servers_, uploader_) {}
 
 Daemon::~Daemon() = default;
 
@@ -121,8 +126,7 @@ ControlReply Daemon::handle(const ControlRequest& request) {
     if (!asked) return asked.error();
     return Upgrading{};
   }
-  auto reports = on_loop<std::vector<SessionReport>>(
-      [this] { return Result<std::vector<SessionReport>>(list()); });
+  auto reports = on_loop<HandlerReport>([this] { return Result<HandlerReport>(list()); });
   if (!reports) return reports.error();
   return *std::move(reports);
 }
@@ -141,6 +145,9 @@ ControlReply Daemon::prepare(const control::Prepare& request) {
   if (request.shared && records) {
     return Error(ErrorCode::kInvalidArgument,
                  "what a VM touches is not seen when its memory is shared");
+  }
+  if (request.on_unservable == UnservablePolicy::kPoison && !can_poison()) {
+    return Error(ErrorCode::kUnsupported, "this kernel poisons no pages (Linux 6.6 and later do)");
   }
   std::optional<FileOwner> owner;
   if (request.owner_uid) owner = FileOwner{*request.owner_uid, *request.owner_gid};
@@ -178,6 +185,7 @@ SessionOptions Daemon::session_options(const control::Prepare& request,
       .id = 0,
       .socket_path = request.socket,
       .on_unservable = request.on_unservable,
+      .unservable_after = std::chrono::milliseconds(request.unservable_after_ms),
       .trace_out = request.trace_out,
       .serve = {.image = snapshot.image,
                 .places = snapshot.places,
@@ -256,6 +264,7 @@ Result<Daemon::Links*> Daemon::links(const Origin& origin) {
   if (unused != links_.end()) {
     auto links = links_.extract(unused);
     links.key() = origin;
+    report_damage(*links.mapped(), origin);
     links.mapped()->demand.serve(origin);
     links.mapped()->prefetch.serve(origin);
     return links_.insert(std::move(links)).position->second.get();
@@ -264,8 +273,14 @@ Result<Daemon::Links*> Daemon::links(const Origin& origin) {
     return fail(ErrorCode::kLimitExceeded, "sessions are of {} stores and namespaces already",
                 links_.size());
   }
-  auto links = std::make_unique<Links>(loop_, options_.server, origin);
+  auto links = std::make_unique<Links>(loop_, options_.servers, origin);
+  report_damage(*links, origin);
   return links_.emplace(origin, std::move(links)).first->second.get();
+}
+
+void Daemon::report_damage(Links& links, const Origin& origin) {
+  links.demand.on_damage(
+      [this, origin](std::span<const ChunkId> chunks) { damage_.note(origin, chunks); });
 }
 
 void Daemon::note_recording(std::uint64_t session, RecordingState state) {
@@ -276,10 +291,27 @@ void Daemon::note_recording(std::uint64_t session, RecordingState state) {
   if (ended != ended_.end()) ended->recording = state;
 }
 
-std::vector<SessionReport> Daemon::list() const {
-  std::vector<SessionReport> reports(ended_.begin(), ended_.end());
-  for (const auto& [id, session] : sessions_) reports.push_back(session->report());
-  return reports;
+HandlerReport Daemon::list() const {
+  HandlerReport handler;
+  for (std::size_t i = 0; i < options_.servers.size(); ++i) handler.servers.push_back(report(i));
+  for (const auto& [origin, links] : links_) handler.hedges += links->demand.hedges();
+  handler.sessions.assign(ended_.begin(), ended_.end());
+  for (const auto& [id, session] : sessions_) handler.sessions.push_back(session->report());
+  return handler;
+}
+
+ServerReport Daemon::report(std::size_t server) const {
+  ServerReport worst;
+  worst.address = options_.servers[server].text();
+  for (const auto& [origin, links] : links_) {
+    const ServerReport one = links->demand.report(server);
+    worst.requests += one.requests;
+    // Where nobody needs it any more, nobody looks whether it is back.
+    if (links->demand.unused()) continue;
+    worst.state = std::max(worst.state, one.state);
+    worst.away_ms = std::max(worst.away_ms, one.away_ms);
+  }
+  return worst;
 }
 
 Result<void> Daemon::stop_session(const control::Stop& request) {

@@ -8,15 +8,18 @@
 #include <string>
 
 #include "base/error.h"
+#include "faulthandler/damage_reports.h"
 #include "faulthandler/demand_link.h"
 #include "faulthandler/host_images.h"
 #include "faulthandler/keep_channel.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/page_servers.h"
 #include "faulthandler/placement.h"
 #include "faulthandler/prefetch_link.h"
 #include "faulthandler/restore_reports.h"
 #include "faulthandler/session.h"
 #include "faulthandler/snapshot_source.h"
+#include "faulthandler/uploader.h"
 #include "faulthandler/worker_pool.h"
 #include "format/control.h"
 
@@ -43,7 +46,7 @@ class TaskQueue {
 };
 
 struct DaemonOptions {
-  TcpAddress server;
+  std::vector<TcpAddress> servers;  // of pages; one to limits::kMaxServers
   std::string name_space;
   std::uint32_t around = 1;  // largest fault-around window in pages, a power of two
   /// Of so many restores of a snapshot that has a working set, one records all the same, or of
@@ -53,7 +56,7 @@ struct DaemonOptions {
   ByteCount image_budget;  // of the host images together
 };
 
-/// The fault handler: its sessions, its links to the page server, and what control commands do
+/// The fault handler: its sessions, its links to the page servers, and what control commands do
 /// with them. handle() may be called from any thread and does its network and file work there;
 /// everything else happens on the loop's thread.
 class Daemon final : private Session::Owner {
@@ -87,12 +90,12 @@ class Daemon final : private Session::Owner {
     std::uint64_t session;
     std::uint64_t generation;
   };
-  /// The connections to the page server for one origin.
+  /// The connections to the page servers for one origin.
   struct Links {
     DemandLink demand;
     PrefetchLink prefetch;
-    Links(Loop& loop, const TcpAddress& server, const Origin& origin)
-        : demand(loop, server, origin), prefetch(loop, server, origin, demand) {}
+    Links(Loop& loop, const std::vector<TcpAddress>& servers, const Origin& origin)
+        : demand(loop, servers, origin), prefetch(loop, servers, origin, demand) {}
   };
   struct NewSession {
     SessionOptions options;
@@ -108,6 +111,7 @@ class Daemon final : private Session::Owner {
   Result<void> stop_session(const control::Stop& request);
   /// kLimitExceeded when limits::kMaxLinks are in use.
   Result<Links*> links(const Origin& origin);
+  void report_damage(Links& links, const Origin& origin);
   /// What the window after the restore is for. Any thread.
   WindowUse window_use(const control::Prepare& request, const PreparedSnapshot& snapshot);
   void on_attached() override { placement_.on_restore(); }
@@ -143,6 +147,7 @@ class Daemon final : private Session::Owner {
   WorkerPool& workers_;
   PlainBuffers buffers_;
   const DaemonOptions options_;
+  PageServers servers_;
   SnapshotSource source_;
   Placement placement_;
   std::map<Origin, std::unique_ptr<Links>> links_;
@@ -163,7 +168,9 @@ class Daemon final : private Session::Owner {
 
   std::mutex restores_mutex_;
   std::map<std::pair<Origin, SnapshotId>, std::uint64_t> restores_;  // guarded by it
-  RestoreReports reports_;  // the last member: its thread posts tasks
+  RestoreReports reports_;
+  DamageReports damage_;
+  Uploader uploader_;  // the last member: its thread posts tasks
 };
 
 }  // namespace thaw

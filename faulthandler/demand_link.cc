@@ -7,28 +7,24 @@
 
 namespace thaw {
 
-namespace {
-
-constexpr std::size_t kMostReplyBytes =
-    kWireHeadBytes + limits::kMaxReplyHeaderBytes +
-    (limits::kMaxBatchPages + limits::kMaxBatchRiders) * kMaxChunkBytes;
-constexpr std::size_t kSendBytes = limits::kMaxBatches * 1280;
-
-}  // namespace
-
-DemandLink::DemandLink(Loop& loop, TcpAddress server, Origin origin)
-    : connection_(loop, std::move(origin),
-                  {.server = server,
-                   .role = message::Role::kDemand,
-                   .send_bytes = kSendBytes,
-                   .most_reply_bytes = kMostReplyBytes,
-                   .buffers = 1,
-                   .buffer_bytes = kMostReplyBytes},
-                  *this) {
+DemandLink::DemandLink(Loop& loop, const std::vector<TcpAddress>& servers, const Origin& origin)
+    : loop_(loop),
+      choice_(servers.size()),
+      wrong_stores_(servers.size()),
+      requests_(servers.size()) {
+  CHECK(!servers.empty() && servers.size() <= limits::kMaxServers);
+  DemandServer::Owner& owner = *this;  // a private base: emplace_back may not convert
+  for (const TcpAddress& address : servers) {
+    servers_.emplace_back(loop, address, origin, servers_.size(), owner);
+  }
   for (Batch& batch : batches_) {
     batch.pages.reserve(limits::kMaxBatchPages);
     batch.riders.reserve(limits::kMaxBatchRiders);
   }
+}
+
+bool DemandLink::waiting() const {
+  return std::ranges::any_of(batches_, [](const Batch& batch) { return batch.request_id != 0; });
 }
 
 bool DemandLink::has_room(const ChunkSink& sink) const {
@@ -50,11 +46,16 @@ void DemandLink::request(ChunkSink& sink, std::span<const WantedPage> pages,
   batch->pages.assign(pages.begin(), pages.end());
   batch->riders.assign(riders.begin(), riders.end());
   batch->request_id = next_request_++;
-  if (connection_.ready()) {
-    send_batch(*batch);
-    connection_.flush();
-  }
-  connection_.open();
+  batch->asked.reset();
+  batch->overdue = 0;
+  batch->hedged = false;
+  choice_.on_request();
+  send(*batch);
+  open_all();
+}
+
+void DemandLink::open_all() {
+  for (DemandServer& server : servers_) server.open();
 }
 
 bool DemandLink::needs(SnapshotId snapshot) const {
@@ -62,31 +63,34 @@ bool DemandLink::needs(SnapshotId snapshot) const {
 }
 
 void DemandLink::add(ChunkSink& sink, SnapshotId snapshot) {
-  if (!needs(snapshot)) send_pin(message::Pin{snapshot}, snapshot);
+  if (!needs(snapshot)) {
+    for (DemandServer& server : servers_) server.pin(next_request_++, snapshot);
+  }
   const auto entry = std::ranges::find(sinks_, &sink, &Entry::sink);
   if (entry != sinks_.end()) {
     entry->snapshot = snapshot;
   } else {
     sinks_.push_back({&sink, snapshot});
   }
-  connection_.open();
+  open_all();
 }
 
 void DemandLink::let_go(const ChunkSink& sink) {
   const auto entry = std::ranges::find(sinks_, &sink, &Entry::sink);
   if (entry == sinks_.end()) return;
   const auto snapshot = std::exchange(entry->snapshot, std::nullopt);
-  if (snapshot && !needs(*snapshot)) send_pin(message::Unpin{*snapshot}, *snapshot);
+  if (!snapshot || needs(*snapshot)) return;
+  for (DemandServer& server : servers_) server.unpin(next_request_++, *snapshot);
 }
 
-bool DemandLink::needs_connection() const {
+bool DemandLink::needs_servers() const {
   const auto needs_snapshot = [](const Entry& entry) { return entry.snapshot.has_value(); };
   return waiting() || std::ranges::any_of(sinks_, needs_snapshot);
 }
 
 void DemandLink::forget(const ChunkSink& sink) {
   for (Batch& batch : batches_) {
-    if (batch.sink == &sink) batch.sink = nullptr;
+    if (batch.sink == &sink) drop(batch);
   }
   const auto entry = std::ranges::find(sinks_, &sink, &Entry::sink);
   if (entry == sinks_.end()) return;
@@ -94,20 +98,24 @@ void DemandLink::forget(const ChunkSink& sink) {
   sinks_.erase(entry);
 }
 
-/// Without a connection nothing is pinned, and on_ready() pins what is needed.
-void DemandLink::send_pin(const Message& message, SnapshotId snapshot) {
-  if (!connection_.ready()) return;
-  pin_requests_.push_back({next_request_++, snapshot});
-  encode_message(message, pin_requests_.back().id, 0, connection_.outbox());
-  connection_.flush();
+void DemandLink::serve(const Origin& origin) {
+  for (DemandServer& server : servers_) server.serve(origin);
 }
 
-void DemandLink::take_pin_reply(std::vector<PinRequest>::iterator request, const Message& reply) {
-  if (const auto* const error = std::get_if<message::ErrorReply>(&reply)) {
-    log_warning("snapshot {} may be deleted while it is restored: {}", request->snapshot.value,
-                from_reply(*error).message());
-  }
-  pin_requests_.erase(request);
+void DemandLink::close() {
+  closed_ = true;
+  loop_.cancel(lateness_);
+  for (DemandServer& server : servers_) server.close();
+}
+
+bool DemandLink::idle() const {
+  return !lateness_.active() && std::ranges::all_of(servers_, &DemandServer::idle);
+}
+
+/// What was asked is still answered.
+void DemandLink::drop(Batch& batch) {
+  batch.sink = nullptr;
+  if (batch.asked.none()) batch.request_id = 0;
 }
 
 DemandLink::Batch* DemandLink::free_batch() {
@@ -115,24 +123,95 @@ DemandLink::Batch* DemandLink::free_batch() {
   return found == batches_.end() ? nullptr : &*found;
 }
 
-std::size_t DemandLink::outstanding() const {
+std::size_t DemandLink::unasked_pages() const {
   std::size_t pages = 0;
   for (const Batch& batch : batches_) {
-    if (batch.request_id != 0) pages += batch.pages.size();
+    if (batch.request_id != 0 && batch.asked.none()) pages += batch.pages.size();
   }
   return pages;
 }
 
-void DemandLink::send_batch(Batch& batch) {
+void DemandLink::send(Batch& batch) {
+  if (send_elsewhere(batch) || batch.asked.any()) return;
+  // One that has refused it may have been mistaken.
+  if (batch.pages.front().attempts >= limits::kMaxPageAttempts) return;
+  if (const auto server = choice_.pick(full(), Clock::now())) send_to(*server, batch);
+}
+
+ServerSet DemandLink::full() const {
+  ServerSet full;
+  for (std::size_t i = 0; i < servers_.size(); ++i) full.set(i, !servers_[i].has_room());
+  return full;
+}
+
+bool DemandLink::send_elsewhere(Batch& batch) {
+  const ServerSet except = batch.asked | batch.pages.front().refused_by | full();
+  const auto server = choice_.pick(except, Clock::now());
+  if (server) send_to(*server, batch);
+  return server.has_value();
+}
+
+void DemandLink::send_to(std::size_t server, Batch& batch) {
   std::array<ChunkId, limits::kMaxBatchPages + limits::kMaxBatchRiders> ids;
   auto end = std::ranges::transform(batch.pages, ids.begin(), &WantedPage::chunk).out;
   end = std::ranges::transform(batch.riders, end, &Rider::chunk).out;
-  encode_get_chunks({ids.begin(), end}, static_cast<std::uint16_t>(batch.riders.size()),
-                    batch.request_id, connection_.outbox());
+  if (batch.asked.none()) batch.first = server;
+  batch.asked.set(server);
   batch.sent = Clock::now();
+  ++requests_[server];
+  servers_[server].ask(batch.request_id, {ids.begin(), end}, batch.riders.size(),
+                       batch.pages.size());
+  if (servers_.size() > 1) expect(due(batch));
+}
+
+void DemandLink::send_unasked() {
+  for (Batch& batch : batches_) {
+    if (batch.request_id != 0 && batch.asked.none()) send(batch);
+  }
+}
+
+Clock::time_point DemandLink::due(const Batch& batch) const {
+  if (!batch.hedged) return batch.sent + choice_.hedge_after(batch.first);
+  return batch.sent + limits::kRequestDeadline * (1u << std::min(batch.overdue, 4u));
+}
+
+void DemandLink::expect(Clock::time_point late) {
+  if (closed_) return;
+  if (lateness_.active()) {
+    // Comes back at once.
+    if (late < late_look_) loop_.cancel(lateness_);
+    return;
+  }
+  late_look_ = late;
+  const Nanoseconds rest = late - Clock::now();
+  loop_.wait(std::max<Nanoseconds>(rest, limits::kHedgeFloor / 2), lateness_);
+}
+
+void DemandLink::on_late_timer() {
+  const auto now = Clock::now();
+  std::optional<Clock::time_point> next;
+  for (Batch& batch : batches_) {
+    if (batch.sink == nullptr || batch.request_id == 0 || batch.asked.none()) continue;
+    if (now >= due(batch)) hurry(batch, now);
+    next = std::min(next.value_or(due(batch)), due(batch));
+  }
+  if (next) expect(*next);
+}
+
+void DemandLink::hurry(Batch& batch, Clock::time_point now) {
+  if (!std::exchange(batch.hedged, true)) {
+    if (choice_.take_hedge() && send_elsewhere(batch)) ++hedges_;
+    return;
+  }
+  ++batch.overdue;
+  for (std::size_t i = 0; i < servers_.size(); ++i) {
+    if (batch.asked[i]) choice_.on_overdue(i, now);
+  }
+  if (!send_elsewhere(batch)) batch.sent = now;
 }
 
 void DemandLink::on_replies_end() {
+  if (servers_.size() > 1) send_unasked();
   // Each time another sink comes first, so that none takes all the room that there is. Callbacks
   // may add and drop sinks.
   ++next_sink_;
@@ -141,107 +220,46 @@ void DemandLink::on_replies_end() {
   }
 }
 
-void DemandLink::on_ready() {
-  wrong_stores_ = 0;
+void DemandLink::on_server_ready(std::size_t server) {
+  wrong_stores_[server] = 0;
+  foreign_.reset(server);
+  choice_.on_ready(server);
   std::set<SnapshotId> pinned;
   for (const Entry& entry : sinks_) {
     if (entry.snapshot && pinned.insert(*entry.snapshot).second) {
-      send_pin(message::Pin{*entry.snapshot}, *entry.snapshot);
+      servers_[server].pin(next_request_++, *entry.snapshot);
     }
   }
+  send_unasked();
+}
+
+void DemandLink::on_server_lost(std::size_t server) {
+  choice_.on_lost(server, Clock::now());
   for (Batch& batch : batches_) {
-    if (batch.request_id != 0) send_batch(batch);
-  }
-}
-
-void DemandLink::on_wrong_store(const Error& error) {
-  if (++wrong_stores_ < limits::kMaxPageAttempts) return;
-  for (Batch& batch : batches_) {
-    if (batch.request_id == 0) continue;
-    for (WantedPage& wanted : batch.pages) wanted.attempts = limits::kMaxPageAttempts;
-    take_refusal(batch, error);
-  }
-}
-
-bool DemandLink::overdue(Clock::time_point now) const {
-  return std::ranges::any_of(batches_, [&](const Batch& batch) {
-    return batch.request_id != 0 && now - batch.sent > limits::kDemandTimeout;
-  });
-}
-
-Result<void> DemandLink::on_reply(Envelope envelope, ByteSpan body) {
-  const auto pin = std::ranges::find(pin_requests_, envelope.request_id, &PinRequest::id);
-  if (pin != pin_requests_.end()) {
-    take_pin_reply(pin, envelope.message);
-    return {};
-  }
-  const auto batch = std::ranges::find(batches_, envelope.request_id, &Batch::request_id);
-  if (envelope.request_id == 0 || batch == batches_.end()) {
-    return fail(ErrorCode::kProtocol, "a reply to request {}, which is not outstanding",
-                envelope.request_id);
-  }
-  if (const auto* const error = std::get_if<message::ErrorReply>(&envelope.message)) {
-    take_refusal(*batch, from_reply(*error));
-    return {};
-  }
-  const auto* const chunks = std::get_if<message::Chunks>(&envelope.message);
-  if (chunks == nullptr) return fail(ErrorCode::kProtocol, "a reply that is no chunks");
-  return take_chunks(*batch, *chunks, body);
-}
-
-Result<void> DemandLink::take_chunks(Batch& batch, const message::Chunks& chunks, ByteSpan body) {
-  const std::size_t most = batch.pages.size() + batch.riders.size();
-  if (chunks.count < batch.pages.size() || chunks.count > most) {
-    return fail(ErrorCode::kProtocol, "{} chunks where {} to {} were asked for", chunks.count,
-                batch.pages.size(), most);
-  }
-  // The whole reply is looked over before any of it is used: it answers the batch or it does not.
-  std::array<std::size_t, limits::kMaxBatchPages + limits::kMaxBatchRiders> sizes;
-  ByteSpan rest = body;
-  for (std::size_t i = 0; i < chunks.count; ++i) {
-    sizes[i] = TRY(chunk_size(rest));
-    rest = rest.subspan(sizes[i]);
-  }
-  if (!rest.empty()) return fail(ErrorCode::kMalformed, "bytes after the last chunk");
-  // The sink may ask for more meanwhile: the batch is free when all of it has been told.
-  for (std::size_t i = 0; i < most && batch.sink != nullptr; ++i) {
-    const bool wanted = i < batch.pages.size();
-    const std::size_t rider = i - batch.pages.size();
-    if (i >= chunks.count) {
-      batch.sink->on_left_out(batch.riders[rider]);
-      continue;
-    }
-    const ByteSpan chunk = body.first(sizes[i]);
-    body = body.subspan(sizes[i]);
-    if (wanted) {
-      batch.sink->on_chunk(batch.pages[i], chunk);
+    if (batch.request_id == 0 || !batch.asked[server]) continue;
+    batch.asked.reset(server);
+    if (batch.asked.any()) continue;
+    if (batch.sink == nullptr || closed_) {
+      drop(batch);
     } else {
-      batch.sink->on_rider(batch.riders[rider], chunk);
+      send(batch);
     }
   }
-  if (batch.sink != nullptr) batch.sink->on_batch_end();
-  batch.request_id = 0;
-  return {};
 }
 
-void DemandLink::take_refusal(Batch& batch, const Error& error) {
-  ChunkSink* const sink = batch.sink;
-  const std::vector<WantedPage> pages = batch.pages;
-  const std::vector<Rider> riders = batch.riders;
-  batch.request_id = 0;
-  if (sink == nullptr) return;
-  for (const Rider& rider : riders) sink->on_left_out(rider);
-  // One bad chunk fails a whole batch, so each page of it is judged by a request of its own, unless
-  // it has been judged.
-  for (WantedPage wanted : pages) {
-    if (pages.size() == 1) ++wanted.attempts;
-    if (wanted.attempts < limits::kMaxPageAttempts && has_room(*sink)) {
-      request(*sink, std::span(&wanted, 1), {});
-    } else {
-      sink->on_refused(wanted, error);
-    }
+ServerReport DemandLink::report(std::size_t server) const {
+  const auto now = Clock::now();
+  ServerReport report;
+  report.address = servers_[server].address().text();
+  report.requests = requests_[server];
+  if (const auto since = servers_[server].away_since()) {
+    report.state = ServerState::kAway;
+    report.away_ms = static_cast<std::uint64_t>(
+        std::chrono::duration_cast<std::chrono::milliseconds>(now - *since).count());
+  } else if (choice_.is_ready(server)) {
+    report.state = choice_.is_left(server, now) ? ServerState::kSlow : ServerState::kUp;
   }
-  sink->on_batch_end();
+  return report;
 }
 
 }  // namespace thaw

@@ -1,88 +1,89 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
+#include <deque>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "faulthandler/chunk_sink.h"
+#include "faulthandler/demand_server.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
-#include "faulthandler/server_connection.h"
+#include "faulthandler/server_choice.h"
 #include "format/chunk.h"
+#include "format/control.h"
 
 namespace thaw {
 
-/// A page that a vCPU waits for.
-struct WantedPage {
-  PageIndex page;
-  ChunkId chunk;
-  Clock::time_point since;  // when its fault was read
-  unsigned attempts = 0;    // replies to it that were no good
-};
-
-/// A page that rides along with wanted ones if the server has it at hand.
-struct Rider {
-  PageIndex page;
-  ChunkId chunk;
-};
-
-/// Who asked for pages, and is told of each exactly once unless it is forgotten before.
-class ChunkSink {
+/// The demand connections to the page servers of one origin, shared by the sessions of a loop. A
+/// request goes to one server; to a second one if the first is slow, and the first reply counts.
+/// When a server goes away, what it was asked goes to another; when all are away, everything that
+/// is outstanding is asked for once one is back, so that guests wait and lose nothing. A server
+/// that comes back with another store has none of these pages: met again and again, it is an
+/// answer. Each server has the snapshots pinned, since only the one that owns the store can keep
+/// them, and a second one is asked without having to be greeted first. One thread.
+class DemandLink final : private DemandServer::Owner {
  public:
-  /// The stored form of the page's chunk, unverified; valid during the call.
-  virtual void on_chunk(const WantedPage& wanted, ByteSpan chunk) = 0;
-  virtual void on_rider(const Rider& rider, ByteSpan chunk) = 0;
-  /// The page server answers, but not with this chunk; `attempts` counts such answers.
-  virtual void on_refused(const WantedPage& wanted, const Error& error) = 0;
-  virtual void on_left_out(const Rider& rider) = 0;
-  /// What one request asked for has been told.
-  virtual void on_batch_end() = 0;
-  /// There is room for requests again.
-  virtual void on_room() = 0;
-
- protected:
-  ~ChunkSink() = default;
-};
-
-/// The demand connection to one page server for one origin, shared by the sessions of a loop. When
-/// the server goes away, everything that is outstanding is asked for again once it is back, so that
-/// guests wait and lose nothing. One that comes back with another store has none of these pages:
-/// met again and again, it is an answer, and they are refused. One thread.
-class DemandLink final : private ServerConnection::User {
- public:
-  DemandLink(Loop& loop, TcpAddress server, Origin origin);
+  /// REQUIRES: one to limits::kMaxServers servers.
+  DemandLink(Loop& loop, const std::vector<TcpAddress>& servers, const Origin& origin);
   DemandLink(const DemandLink&) = delete;
   DemandLink& operator=(const DemandLink&) = delete;
   ~DemandLink() = default;
 
   /// Whether anybody waits for a reply.
-  bool waiting() const { return outstanding() > 0; }
+  bool waiting() const;
   /// Whether request() has room for another batch of this sink's.
   bool has_room(const ChunkSink& sink) const;
   /// Asks for pages in one request, and for riders. REQUIRES: has_room(), at least one and at most
-  /// limits::kMaxBatchPages pages, at most limits::kMaxBatchRiders riders.
+  /// limits::kMaxBatchPages pages, at most limits::kMaxBatchRiders riders; a page that was refused
+  /// is asked for alone.
   void request(ChunkSink& sink, std::span<const WantedPage> pages, std::span<const Rider> riders);
   /// Drops what the sink has asked for, and its pin; it must also not be called from the sink's own
   /// callbacks.
   void forget(const ChunkSink& sink);
   /// Announces a sink and connects, so that its first fault finds the connection made. The page
-  /// server keeps the snapshot until the last sink that needs it is forgotten.
+  /// servers keep the snapshot until the last sink that needs it is forgotten.
   void add(ChunkSink& sink, SnapshotId snapshot);
   /// A sink that was added does not need its snapshot for now; what it has asked for comes all the
   /// same. add() again takes it back.
   void let_go(const ChunkSink& sink);
 
+  /// Calls `look` with each page that this sink waits for.
+  template <typename Look>
+  void for_each_page(const ChunkSink& sink, Look look) const {
+    for (const Batch& batch : batches_) {
+      if (batch.request_id != 0 && batch.sink == &sink) std::ranges::for_each(batch.pages, look);
+    }
+  }
+
+  /// Has `tell` called with each chunk that a server has brought damaged.
+  using Damage = std::function<void(std::span<const ChunkId> chunks)>;
+  void on_damage(Damage tell) { damage_ = std::move(tell); }
+  void note_damage(std::span<const ChunkId> chunks) const {
+    if (damage_) damage_(chunks);
+  }
+
+  /// Which server would be asked now; nothing: none is there.
+  std::optional<std::size_t> preferred() { return choice_.pick({}, Clock::now()); }
+  /// How the server does.
+  ServerReport report(std::size_t server) const;
+  /// Requests that went to a second server because the first was slow.
+  std::uint64_t hedges() const { return hedges_; }
+
   /// Whether nobody has anything to do with it.
   bool unused() const { return sinks_.empty() && !waiting(); }
   /// From now on it is for another origin. REQUIRES: unused().
-  void serve(const Origin& origin) { connection_.serve(origin); }
+  void serve(const Origin& origin);
 
   /// Ends it; may be destroyed once idle().
-  void close() { connection_.close(); }
-  bool idle() const { return connection_.idle(); }
+  void close();
+  bool idle() const;
 
  private:
   struct Batch {
@@ -90,42 +91,65 @@ class DemandLink final : private ServerConnection::User {
     std::vector<WantedPage> pages;
     std::vector<Rider> riders;
     std::uint64_t request_id = 0;  // 0: free
-    Clock::time_point sent;
+    ServerSet asked;               // who has not answered yet
+    std::size_t first = 0;         // who was asked first
+    unsigned overdue = 0;          // deadlines that have passed
+    bool hedged = false;           // as far as that is allowed
+    Clock::time_point sent;        // the last time
   };
-  struct PinRequest {
-    std::uint64_t id;
-    SnapshotId snapshot;
-  };
-
-  void on_ready() override;
-  void on_wrong_store(const Error& error) override;
-  Result<void> on_reply(Envelope reply, ByteSpan body) override;
-  void on_replies_end() override;
-  void on_lost() override { pin_requests_.clear(); }
-  /// Whoever is served from a snapshot needs its pin, which a lost connection takes along.
-  bool needs_connection() const override;
-  std::size_t outstanding() const override;
-  bool overdue(Clock::time_point now) const override;
-
   struct Entry {
     ChunkSink* sink;
     std::optional<SnapshotId> snapshot;  // nothing: none for now
   };
+  void on_server_ready(std::size_t server) override;
+  void on_server_lost(std::size_t server) override;
+  void on_wrong_store(std::size_t server, const Error& error) override;
+  Result<void> on_reply(std::size_t server, const Envelope& reply, ByteSpan body,
+                        Nanoseconds took) override;
+  void on_replies_end() override;
+  /// Whoever is served from a snapshot needs its pin, which a lost connection takes along.
+  bool needs_servers() const override;
+  std::size_t unasked_pages() const override;
+
   bool needs(SnapshotId snapshot) const;
-  void send_pin(const Message& message, SnapshotId snapshot);
-  void take_pin_reply(std::vector<PinRequest>::iterator request, const Message& reply);
-  void send_batch(Batch& batch);
-  Result<void> take_chunks(Batch& batch, const message::Chunks& chunks, ByteSpan body);
+  void open_all();
+  /// Sends it to the best server; it waits where there is none.
+  void send(Batch& batch);
+  void send_to(std::size_t server, Batch& batch);
+  void send_unasked();
+  /// Servers that have not answered as much as they may be asked.
+  ServerSet full() const;
+  /// Sends it to one that has neither been asked nor refused; false: there is none.
+  bool send_elsewhere(Batch& batch);
+  /// When it is to be sent to another server.
+  Clock::time_point due(const Batch& batch) const;
+  /// Has on_late_timer() called at this time, or before.
+  void expect(Clock::time_point late);
+  void on_late_timer();
+  void hurry(Batch& batch, Clock::time_point now);
+  void drop(Batch& batch);
+  Result<void> take_chunks(std::size_t server, Batch& batch, const message::Chunks& chunks,
+                           ByteSpan body);
+  void tell_chunk(std::size_t server, Batch& batch, std::size_t number, ByteSpan chunk);
   void take_refusal(Batch& batch, const Error& error);
+  Refusal judge(const WantedPage& wanted) const;
   Batch* free_batch();
 
+  Loop& loop_;
+  Damage damage_;
   std::vector<Entry> sinks_;
-  std::vector<PinRequest> pin_requests_;  // unanswered
   std::array<Batch, limits::kMaxBatches> batches_;
   std::uint64_t next_request_ = 1;
   std::size_t next_sink_ = 0;  // who is offered room first
-  unsigned wrong_stores_ = 0;  // met since the server was last there
-  ServerConnection connection_;
+  ServerChoice choice_;
+  std::vector<unsigned> wrong_stores_;   // by server: met since it was last there
+  ServerSet foreign_;                    // who was met so with another store again and again
+  std::vector<std::uint64_t> requests_;  // by server
+  std::uint64_t hedges_ = 0;
+  bool closed_ = false;
+  Clock::time_point late_look_;
+  Operation lateness_{[this](int) { on_late_timer(); }};
+  std::deque<DemandServer> servers_;  // which do not move
 };
 
 }  // namespace thaw

@@ -131,9 +131,9 @@ void HostImage::give_up(const std::string& reason) {
   for (View* const view : std::vector(views_)) view->on_spoiled(reason);
 }
 
-bool HostImage::may_wait(PageIndex page, const std::string& reason) {
+Unservable HostImage::on_unservable(PageIndex page, const std::string& reason) {
   for (View* const view : std::vector(views_)) view->on_unservable(page, reason);
-  return true;  // whoever wants it later waits for the next attempt
+  return Unservable::kWaits;  // whoever wants it later waits for the next attempt
 }
 
 void HostImage::on_present(PageRange pages) {

@@ -32,6 +32,24 @@ inline constexpr std::size_t kMaxBatchesPerSession = 8;
 /// Replies to a page that may be bad (damaged, refused) before it counts as unservable.
 inline constexpr unsigned kMaxPageAttempts = 3;
 
+// Several page servers.
+inline constexpr std::size_t kMaxServers = 8;
+/// Requests that one server has not answered, those included that another has meanwhile.
+inline constexpr std::size_t kMaxUnanswered = 2 * kMaxBatches;
+/// Until a request goes to a second server: never sooner than the floor, and so long where no reply
+/// has come yet. Requests hedged at once when none was for a while.
+inline constexpr std::chrono::milliseconds kHedgeFloor{2};
+inline constexpr std::chrono::milliseconds kHedgeUnknown{20};
+inline constexpr unsigned kHedgeBurst = 10;
+/// Until a request that went unanswered goes to another server in any case; twice as long before
+/// the one after.
+inline constexpr std::chrono::milliseconds kRequestDeadline{1000};
+/// In a row, until a server is left; and for how long it is.
+inline constexpr unsigned kMostServerFailures = 3;
+inline constexpr unsigned kMostOutpaced = 4;
+inline constexpr std::chrono::seconds kServerPauseFirst{1};
+inline constexpr std::chrono::seconds kServerPauseMost{30};
+
 // Prefetch.
 inline constexpr std::size_t kPrefetchBuffers = 8;  // of a link, to receive into
 inline constexpr std::size_t kPrefetchBufferBytes = 512u << 10;
@@ -47,6 +65,7 @@ inline constexpr std::size_t kMaxCopyPages = 16;       // between two looks at w
 inline constexpr std::size_t kMaxZeroPages = 256;      // the same
 inline constexpr unsigned kMaxPrefetchAttempts = 8;    // to put a piece in beside REMOVEs
 inline constexpr std::size_t kMaxCountedSnapshots = 4096;  // whose restores are counted
+inline constexpr std::size_t kMaxDamageReports = 1024;     // damaged chunks to be told of
 inline constexpr std::size_t kMaxUploads = 64;             // recordings and reports that wait
 
 /// Until a page that somebody waits for is fetched on demand although it is on its way.
@@ -76,6 +95,9 @@ inline constexpr std::chrono::milliseconds kLingerInterval{200};
 inline constexpr std::chrono::seconds kHandoffTimeout{10};  // from connect to the whole handoff
 inline constexpr std::chrono::seconds kDemandTimeout{5};    // a reply; then the link is redone
 inline constexpr std::chrono::seconds kUnservableRetry{5};  // policy wait: until the next attempt
+/// Between two looks at whether a page has waited too long.
+inline constexpr std::chrono::milliseconds kWaitingLookLeast{20};
+inline constexpr std::chrono::milliseconds kWaitingLookMost{1000};
 inline constexpr std::chrono::seconds kControlTimeout{10};  // one exchange with the loop
 inline constexpr std::chrono::milliseconds kReconnectFirst{10};
 inline constexpr std::chrono::milliseconds kReconnectMost{1000};

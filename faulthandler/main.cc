@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <thread>
+#include <utility>
 
 #include <poll.h>
 
@@ -35,7 +36,7 @@ constexpr std::array kKeptCapabilities{thaw::Capability::kChown,    thaw::Capabi
 
 struct Options {
   std::string control = "/run/thaw/control.sock";
-  std::string server = "127.0.0.1:7433";
+  std::vector<std::string> servers{"127.0.0.1:7433"};
   std::string name_space = "default";
   std::string placement = "follow";
   std::string spin = "auto";
@@ -48,6 +49,26 @@ struct Options {
   bool supervised = false;
   bool upgrade = false;
 };
+
+/// All addresses of all names, in their order.
+thaw::Result<std::vector<thaw::TcpAddress>> resolve(const std::vector<std::string>& names) {
+  std::vector<thaw::TcpAddress> servers;
+  for (const std::string& name : names) {
+    bool has_loopback = false;
+    for (const thaw::TcpAddress& address : TRY(thaw::resolve_tcp_all(name))) {
+      if (std::ranges::find(servers, address) != servers.end()) continue;
+      // "localhost" is one server, which most often listens on one of its addresses.
+      if (address.is_loopback() && std::exchange(has_loopback, true)) continue;
+      if (servers.size() == thaw::limits::kMaxServers) {
+        thaw::log_warning("page server {} of {} is one too many: {} are the limit", address.text(),
+                          name, thaw::limits::kMaxServers);
+        continue;
+      }
+      servers.push_back(address);
+    }
+  }
+  return servers;
+}
 
 /// Has `on_signal` called with each of the signals, on the loop's thread. In place before the loop
 /// runs, and destroyed after it has.
@@ -78,7 +99,7 @@ class SignalWatch {
 thaw::Result<int> run_handler(const Options& options) {
   if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
-  const thaw::TcpAddress server = TRY(thaw::resolve_tcp(options.server));
+  const std::vector<thaw::TcpAddress> servers = TRY(resolve(options.servers));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
   placement.spin = TRY(thaw::parse_spin(options.spin));
   const auto loop = TRY(thaw::create_loop());
@@ -98,7 +119,7 @@ thaw::Result<int> run_handler(const Options& options) {
       .on_alone = [&] { closing = std::jthread([ended = std::move(control)] {}); }};
   daemon = std::make_unique<thaw::Daemon>(
       *loop, *tasks, *workers, std::move(supervised),
-      thaw::DaemonOptions{.server = server,
+      thaw::DaemonOptions{.servers = servers,
                           .name_space = options.name_space,
                           .around = options.around,
                           .record_every = options.record_every,
@@ -175,7 +196,13 @@ int main(int argc, char** argv) {
   CLI::App app("Serves the missing pages of restored VMs on this host from a page server.");
   app.add_option("--control", options.control, "Socket for `thaw prepare`, `ps` and `stop`")
       ->capture_default_str();
-  app.add_option("--server", options.server, "HOST:PORT of the page server")->capture_default_str();
+  app.add_option("--server", options.servers,
+                 "HOST:PORT of a page server; several (again, or with commas), or a name of "
+                 "several addresses, where any of "
+                 "them may serve: all have to keep the same store")
+      ->take_all()
+      ->delimiter(',')
+      ->capture_default_str();
   app.add_option("--namespace", options.name_space, "Namespace where `prepare` names none")
       ->capture_default_str();
   app.add_option("--placement", options.placement,

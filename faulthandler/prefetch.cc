@@ -316,6 +316,10 @@ void Prefetch::on_job_done(PrefetchJob& job) {
   if (stopped_) return drop(job);
   if (!job.decoded) {
     ++damaged_;
+    if (service_.link.note_damage(job)) {
+      on_lost(job);
+      return ask_more();
+    }
     if (job.is_rest) {
       note_rest_failure(job.decoded.error());
     } else {

@@ -15,10 +15,12 @@ constexpr std::size_t kUsualChunkBytes = 1500;
 
 }  // namespace
 
-PrefetchLink::PrefetchLink(Loop& loop, TcpAddress server, Origin origin, const DemandLink& demand)
+PrefetchLink::PrefetchLink(Loop& loop, std::vector<TcpAddress> servers, Origin origin,
+                           DemandLink& demand)
     : demand_(demand),
+      servers_(std::move(servers)),
       connection_(loop, std::move(origin),
-                  {.server = server,
+                  {.server = servers_.front(),
                    .role = message::Role::kPrefetch,
                    .send_bytes = 0,
                    .most_reply_bytes = kMostReplyBytes,
@@ -80,7 +82,12 @@ Result<void> PrefetchLink::on_reply(Envelope reply, ByteSpan body) {
   requests_.erase(found);
   bytes_ahead_ -= request.bytes;
   if (const auto* const error = std::get_if<message::ErrorReply>(&reply.message)) {
-    if (request.sink != nullptr) request.sink->on_refused(*request.job, from_reply(*error));
+    const Error refused = from_reply(*error);
+    if (may_try_elsewhere()) {
+      if (request.sink != nullptr) request.sink->on_lost(*request.job);
+      return std::unexpected(refused);
+    }
+    if (request.sink != nullptr) request.sink->on_refused(*request.job, refused);
     return {};
   }
   if (!std::holds_alternative<message::PackReply>(reply.message) &&
@@ -98,6 +105,34 @@ void PrefetchLink::on_lost() {
   for (const Request& request : lost) {
     if (request.sink != nullptr) request.sink->on_lost(*request.job);
   }
+  move_on();
+}
+
+void PrefetchLink::move_on() {
+  if (servers_.size() == 1) return;
+  const auto preferred = demand_.preferred();
+  const bool other = preferred && *preferred != server_;
+  server_ = other ? *preferred : (server_ + 1) % servers_.size();
+  connection_.move_to(servers_[server_]);
+}
+
+bool PrefetchLink::may_try_elsewhere() {
+  const auto now = Clock::now();
+  if (servers_.size() == 1 || now < next_try_) return false;
+  next_try_ = now + limits::kServerPauseMost;
+  return true;
+}
+
+bool PrefetchLink::note_damage(const PrefetchJob& job) {
+  if (job.content() == PrefetchJob::Content::kChunks) {
+    // One of them is; which one the server finds out.
+    std::vector<ChunkId> chunks;
+    for (const PackPage& page : job.pages) chunks.push_back(page.chunk);
+    demand_.note_damage(chunks);
+  }
+  if (!may_try_elsewhere()) return false;
+  connection_.leave("it brings what is no good");
+  return true;
 }
 
 std::size_t PrefetchLink::outstanding() const {

@@ -11,10 +11,12 @@
 
 namespace thaw {
 
-/// The prefetch connection to one page server for one origin, shared by the sessions of a loop.
-/// A bounded number of bytes is asked for ahead, and only one piece while a demand waits: what has
-/// been asked for stands in a demand's way on the network. What is lost with the connection is for
-/// its session to ask for again. One thread.
+/// The prefetch connection of one origin, shared by the sessions of a loop. It is to one of the
+/// page servers: the one that answers demands, if it is there, and to another when that one goes
+/// away, refuses something or brings something damaged. A bounded number of bytes is asked for
+/// ahead, and only one piece while a demand waits: what has been asked for stands in a demand's way
+/// on the network. What is lost with the connection is for its session to ask for again. One
+/// thread.
 class PrefetchLink final : private ServerConnection::User {
  public:
   /// Who asked for pieces, and is told of each once unless it is forgotten before.
@@ -33,8 +35,8 @@ class PrefetchLink final : private ServerConnection::User {
     ~Sink() = default;
   };
 
-  /// `demand` is the same server's, and must outlive it.
-  PrefetchLink(Loop& loop, TcpAddress server, Origin origin, const DemandLink& demand);
+  /// `demand` has the same servers, and must outlive it.
+  PrefetchLink(Loop& loop, std::vector<TcpAddress> servers, Origin origin, DemandLink& demand);
   PrefetchLink(const PrefetchLink&) = delete;
   PrefetchLink& operator=(const PrefetchLink&) = delete;
   ~PrefetchLink() = default;
@@ -56,6 +58,10 @@ class PrefetchLink final : private ServerConnection::User {
   std::size_t keep_buffer() { return connection_.keep_buffer(); }
   void let_go(std::size_t buffer) { connection_.let_go(buffer); }
 
+  /// A piece that was brought was damaged. True: another server may have a better one, and is
+  /// connected to; all that is outstanding is lost.
+  bool note_damage(const PrefetchJob& job);
+
   /// Whether nobody has anything to do with it.
   bool unused() const { return sinks_.empty() && requests_.empty(); }
   /// From now on it is for another origin. REQUIRES: unused().
@@ -75,6 +81,9 @@ class PrefetchLink final : private ServerConnection::User {
   };
 
   void on_ready() override { offer_room(); }
+  bool may_try_elsewhere();
+  /// The next attempt goes to another server, if there is one.
+  void move_on();
   /// Nothing has been asked for, and will be when the right one is there.
   void on_wrong_store(const Error&) override {}
   Result<void> on_reply(Envelope reply, ByteSpan body) override;
@@ -87,7 +96,10 @@ class PrefetchLink final : private ServerConnection::User {
   void send(Sink& sink, PrefetchJob& job, const Message& request, std::size_t bytes);
   void offer_room();
 
-  const DemandLink& demand_;
+  DemandLink& demand_;
+  const std::vector<TcpAddress> servers_;
+  std::size_t server_ = 0;      // of servers_, the one that is connected to
+  Clock::time_point next_try_;  // what is no good is looked for elsewhere, now and then
   std::vector<Sink*> sinks_;
   std::size_t next_sink_ = 0;  // who is offered room first
   std::vector<Request> requests_;

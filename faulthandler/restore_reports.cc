@@ -32,18 +32,18 @@ void RestoreReports::upload(const Session& session, const char* what,
                             std::function<Result<void>(PageClient&, SnapshotId)> send,
                             std::function<void(bool sent)> done) {
   const SessionOptions& options = session.options();
-  uploader_.add({.what = fmt::format("the {} of session {}", what, options.id),
-                 .attempt = [server = server_, origin = options.serve.image->origin,
-                             snapshot = options.serve.image->manifest.snapshot,
-                             send = std::move(send)]() -> Result<void> {
-                   PageClient client = TRY(PageClient::connect(server, origin.name_space));
-                   if (client.store() != origin.store) {
-                     return fail(ErrorCode::kWrongStore, "the page server keeps the store {}",
-                                 client.store().text());
-                   }
-                   return send(client, snapshot);
-                 },
-                 .done = std::move(done)});
+  uploader_.add(
+      {.what = fmt::format("the {} of session {}", what, options.id),
+       .attempt =
+           [&servers = servers_, origin = options.serve.image->origin,
+            snapshot = options.serve.image->manifest.snapshot, send = std::move(send)] {
+             return servers.ask(origin.name_space, [&](PageClient& client) -> Result<void> {
+               if (client.store() == origin.store) return send(client, snapshot);
+               return fail(ErrorCode::kWrongStore, "the page server keeps the store {}",
+                           client.store().text());
+             });
+           },
+       .done = std::move(done)});
 }
 
 void RestoreReports::send_recording(const Session& session, Recording recording) {

@@ -3,7 +3,7 @@
 #include <functional>
 #include <vector>
 
-#include "base/socket.h"
+#include "faulthandler/page_servers.h"
 #include "faulthandler/session.h"
 #include "faulthandler/uploader.h"
 #include "format/control.h"
@@ -22,13 +22,14 @@ class RestoreReports {
   /// Called on another thread when it is known what became of a session's recording.
   using OnRecording = std::function<void(std::uint64_t session, RecordingState state)>;
 
-  RestoreReports(TcpAddress server, OnRecording on_recording)
-      : server_(server), on_recording_(std::move(on_recording)) {}
+  /// `uploader` must end first.
+  RestoreReports(PageServers& servers, Uploader& uploader, OnRecording on_recording)
+      : servers_(servers), uploader_(uploader), on_recording_(std::move(on_recording)) {}
 
   void on_window_end(Session& session, std::vector<Touch> touches);
 
  private:
-  /// Has it sent to the page server that keeps the session's snapshot.
+  /// Has it sent to a page server that keeps the session's snapshot and takes it.
   void upload(const Session& session, const char* what,
               std::function<Result<void>(PageClient&, SnapshotId)> send,
               std::function<void(bool sent)> done);
@@ -36,9 +37,9 @@ class RestoreReports {
   void send_counters(const Session& session);
   void write_trace(const std::string& path, const Recording& trace);
 
-  const TcpAddress server_;
+  PageServers& servers_;
+  Uploader& uploader_;
   const OnRecording on_recording_;
-  Uploader uploader_;  // the last member: its thread uses the others
 };
 
 }  // namespace thaw

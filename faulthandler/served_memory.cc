@@ -184,22 +184,31 @@ void ServedMemory::want_huge(HugeFills::Fill& fill) {
   }
 }
 
+std::span<const WantedPage> ServedMemory::next_wanted() const {
+  const auto rest = std::span(wanted_).subspan(next_wanted_);
+  // One that was refused goes alone, to a server that has not refused it.
+  const auto refused =
+      std::ranges::find_if(rest, [](const auto& page) { return page.attempts > 0; });
+  const auto before = static_cast<std::size_t>(refused - rest.begin());
+  return rest.first(std::min(std::max(before, std::size_t{1}),
+                             std::min(rest.size(), std::size_t{limits::kMaxBatchPages})));
+}
+
 void ServedMemory::ask_for_wanted() {
   while (serving_ && next_wanted_ < wanted_.size() && link_.has_room(*this)) {
-    const std::size_t count =
-        std::min(wanted_.size() - next_wanted_, std::size_t{limits::kMaxBatchPages});
-    const std::span<const WantedPage> pages = std::span(wanted_).subspan(next_wanted_, count);
+    const std::span<const WantedPage> pages = next_wanted();
     riders_.clear();
     for (const WantedPage& wanted : pages) {
       const HandoffRegion* const region = regions_.find(wanted.page);
       if (region == nullptr || region->page_size.value != kPageBytes || records()) continue;
+      if (wanted.attempts > 0) continue;
       core_.around(wanted.page, RegionTable::pages_of(*region),
                    limits::kMaxBatchRiders - riders_.size(),
                    [&](PageIndex page) { riders_.push_back({page, core_.chunk_of(page)}); });
     }
     link_.request(*this, pages, riders_);
-    asked_ += count;
-    next_wanted_ += count;
+    asked_ += pages.size();
+    next_wanted_ += pages.size();
   }
   if (next_wanted_ >= wanted_.size() / 2) {
     wanted_.erase(wanted_.begin(), wanted_.begin() + static_cast<std::ptrdiff_t>(next_wanted_));
@@ -211,9 +220,11 @@ void ServedMemory::on_room() {
   if (next_wanted_ < wanted_.size()) ask_for_wanted();
 }
 
-void ServedMemory::on_chunk(const WantedPage& wanted, ByteSpan chunk) {
-  --asked_;
-  if (!serving_) return;
+Result<void> ServedMemory::on_chunk(const WantedPage& wanted, ByteSpan chunk) {
+  if (!serving_) {
+    --asked_;
+    return {};
+  }
   bytes_received_ += chunk.size();
   HugeFills::Fill* const huge = huge_.find(wanted.page);
   const auto decoded = codec_.decode(
@@ -221,35 +232,44 @@ void ServedMemory::on_chunk(const WantedPage& wanted, ByteSpan chunk) {
       huge != nullptr ? huge->page(wanted.page).first<kPageBytes>() : MutablePageSpan(plain_));
   if (!decoded) {
     ++damaged_chunks_;
-    WantedPage again = wanted;
-    if (++again.attempts >= limits::kMaxPageAttempts) {
-      return unservable(again, decoded.error().message());
-    }
-    wanted_.push_back(again);
-    return;
+    return std::unexpected(decoded.error());
   }
-  if (huge == nullptr) return fill(wanted, PageSpan(plain_));
-  if (--huge->missing == 0) fill_huge(*huge);
+  --asked_;
+  if (huge == nullptr) {
+    fill(wanted, PageSpan(plain_));
+  } else if (--huge->missing == 0) {
+    fill_huge(*huge);
+  }
+  return {};
 }
 
-void ServedMemory::on_rider(const Rider& rider, ByteSpan chunk) {
-  if (!serving_) return;
+Result<void> ServedMemory::on_rider(const Rider& rider, ByteSpan chunk) {
+  if (!serving_) return {};
   bytes_received_ += chunk.size();
   const PageState state = core_.state(rider.page);
-  if (state != PageState::kComing && state != PageState::kWanted) return;
-  if (!codec_.decode(chunk, rider.chunk, next_in_run(rider.page))) {
+  if (state != PageState::kComing && state != PageState::kWanted) return {};
+  const auto decoded = codec_.decode(chunk, rider.chunk, next_in_run(rider.page));
+  if (!decoded) {
     ++damaged_chunks_;
     on_left_out(rider);
-    return fill_run();
+    fill_run();
+    return std::unexpected(decoded.error());
   }
   run_pages_.count += PageCount{1};
+  return {};
 }
 
-void ServedMemory::on_refused(const WantedPage& wanted, const Error& error) {
+void ServedMemory::on_refused(const WantedPage& wanted, const Error& error, Refusal refusal) {
   --asked_;
   if (!serving_) return;
-  if (wanted.attempts >= limits::kMaxPageAttempts) return unservable(wanted, error.message());
-  wanted_.push_back(wanted);
+  switch (refusal) {
+    case Refusal::kAskAgain:
+      return wanted_.push_back(wanted);
+    case Refusal::kForNow:
+      return set_aside(wanted);
+    case Refusal::kForGood:
+      return unservable(wanted, error.message());
+  }
 }
 
 void ServedMemory::on_left_out(const Rider& rider) {
@@ -258,21 +278,6 @@ void ServedMemory::on_left_out(const Rider& rider) {
 
 void ServedMemory::on_batch_end() {
   fill_run();
-  ask_for_wanted();
-}
-
-void ServedMemory::unservable(const WantedPage& wanted, const std::string& reason) {
-  if (!owner_.may_wait(wanted.page, reason)) return;
-  WantedPage again = wanted;
-  again.attempts = 0;
-  stuck_.push_back(again);
-  if (!unsticking_.active()) loop_.wait(limits::kUnservableRetry, unsticking_);
-}
-
-void ServedMemory::on_stuck_timer() {
-  if (!serving_) return;
-  wanted_.insert(wanted_.end(), stuck_.begin(), stuck_.end());
-  stuck_.clear();
   ask_for_wanted();
 }
 
@@ -297,6 +302,7 @@ void ServedMemory::add_to(SessionReport& report) const {
   report.gone_fills = gone_fills_;
   report.delayed_fills = delayed_fills_;
   report.damaged_chunks = damaged_chunks_;
+  report.poisoned_pages = poisoned_pages_;
   if (prefetch_ != nullptr) {
     report.prefetch = prefetch_->summary();
     report.damaged_chunks += prefetch_->damaged();

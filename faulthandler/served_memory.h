@@ -70,6 +70,8 @@ class ServedMemory final : public VmMemory,
   void adopt(UniqueFd userfaultfd) override;
   void stop() override;
   bool finished() const override;
+  std::optional<Clock::time_point> waiting_since() const override;
+  void stop_waiting(Clock::time_point since, const std::string& reason) override;
   void add_to(SessionReport& report) const override;
 
   // For memory that is filled on behalf of VMs which map it elsewhere.
@@ -105,13 +107,19 @@ class ServedMemory final : public VmMemory,
   void want(PageIndex page, Clock::time_point since);
   void want_huge(HugeFills::Fill& fill);
   void ask_for_wanted();
-  void on_chunk(const WantedPage& wanted, ByteSpan chunk) override;
-  void on_rider(const Rider& rider, ByteSpan chunk) override;
-  void on_refused(const WantedPage& wanted, const Error& error) override;
+  Result<void> on_chunk(const WantedPage& wanted, ByteSpan chunk) override;
+  Result<void> on_rider(const Rider& rider, ByteSpan chunk) override;
+  void on_refused(const WantedPage& wanted, const Error& error, Refusal refusal) override;
   void on_left_out(const Rider& rider) override;
   void on_batch_end() override;
   void on_room() override;
   void unservable(const WantedPage& wanted, const std::string& reason);
+  /// The pages that somebody waits for and that no server has brought yet.
+  std::vector<WantedPage> waiting_pages() const;
+  /// The next of the wanted pages for one request.
+  std::span<const WantedPage> next_wanted() const;
+  /// Asks for it again after a while, of all servers.
+  void set_aside(const WantedPage& wanted);
   void on_stuck_timer();
 
   // Prefetch and the window after the restore.
@@ -132,6 +140,8 @@ class ServedMemory final : public VmMemory,
   /// For a fault on a page that is known to be present. Usually somebody else has just had it
   /// filled; but a VMM may punch a hole into the file behind its memory, which no event tells.
   void fill_again(const WantedPage& wanted, const HandoffRegion& region);
+  /// Makes touching it an error.
+  void poison(const WantedPage& wanted);
   /// Puts the page in, and its neighbours, if their content is at hand on this host.
   bool fill_locally(PageIndex page, const HandoffRegion& region, Clock::time_point since);
   /// Where the next page of the run is to be decoded to. Puts the run in if this one does not
@@ -194,6 +204,7 @@ class ServedMemory final : public VmMemory,
   std::uint64_t delayed_fills_ = 0;
   std::uint64_t damaged_chunks_ = 0;
   std::uint64_t bytes_received_ = 0;
+  std::uint64_t poisoned_pages_ = 0;
 
   Operation reading_{[this](int result) { on_events(result); }};
   Operation retrying_{[this](int) { on_retry_timer(); }};

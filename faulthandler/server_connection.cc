@@ -20,6 +20,7 @@ ServerConnection::ServerConnection(Loop& loop, Origin origin, Options options, U
     : loop_(loop),
       origin_(std::move(origin)),
       options_(std::move(options)),
+      server_(options_.server),
       user_(user),
       memory_(
           std::make_unique_for_overwrite<std::byte[]>(options_.buffers * options_.buffer_bytes)),
@@ -52,18 +53,33 @@ void ServerConnection::open() {
 void ServerConnection::serve(const Origin& origin) {
   CHECK(!user_.needs_connection());
   origin_ = origin;
-  if (state_ != State::kAway && state_ != State::kClosing) lose("it is to serve another store");
+  leave("it is to serve another store");
+}
+
+void ServerConnection::move_to(const TcpAddress& server) {
+  CHECK(state_ == State::kAway || state_ == State::kClosing);
+  server_ = server;
+  away_since_ = {};  // which was another's
+}
+
+void ServerConnection::leave(const std::string& reason) {
+  if (state_ != State::kAway && state_ != State::kClosing) lose(reason);
+}
+
+std::optional<Clock::time_point> ServerConnection::away_since() const {
+  if (away_since_ == Clock::time_point{}) return std::nullopt;
+  return away_since_;
 }
 
 void ServerConnection::connect() {
-  auto socket = create_tcp_socket(options_.server);
+  auto socket = create_tcp_socket(server_);
   if (!socket) return lose(socket.error().message());
   socket_ = *std::move(socket);
   state_ = State::kConnecting;
   // What is kept of the lost connection's replies stays where it is.
   start_ = filled_ = kept_[current_] == 0 ? 0 : options_.buffer_bytes;
   unsent_.clear();
-  loop_.connect(socket_, options_.server, connecting_);
+  loop_.connect(socket_, server_, connecting_);
   arm_timer(limits::kDemandTimeout);
 }
 
@@ -176,7 +192,7 @@ Result<void> ServerConnection::take_reply(Envelope reply, ByteSpan body) {
   if (away_since_ != Clock::time_point{}) {
     // Only of what was told: a server that comes and goes would fill the log.
     if (away_logged_ >= away_since_) {
-      log_warning("page server {} is back", options_.server.text());
+      log_warning("page server {} is back", server_.text());
     }
     away_since_ = {};
   }
@@ -193,7 +209,7 @@ void ServerConnection::lose(const std::string& reason) {
     if (away_since_ == Clock::time_point{}) away_since_ = now;
     if (now - away_logged_ > kAwayLogInterval) {
       away_logged_ = now;
-      log_error("page server {} is away: {}; {} pages wait for it", options_.server.text(), reason,
+      log_error("page server {} is away: {}; {} pages wait for it", server_.text(), reason,
                 user_.outstanding());
     }
   }

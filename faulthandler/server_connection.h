@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -61,6 +62,13 @@ class ServerConnection {
 
   /// From now on it is for another origin. REQUIRES: its user does not need it.
   void serve(const Origin& origin);
+  const TcpAddress& server() const { return server_; }
+  /// The next attempt to connect goes to this server. REQUIRES: it is not there, as in on_lost().
+  void move_to(const TcpAddress& server);
+  /// Loses the connection, as if the server had gone.
+  void leave(const std::string& reason);
+  /// Since when the server has been away, if somebody has looked for it.
+  std::optional<Clock::time_point> away_since() const;
   bool ready() const { return state_ == State::kReady; }
   /// Connects, unless that is done or under way.
   void open();
@@ -105,6 +113,7 @@ class ServerConnection {
   Loop& loop_;
   Origin origin_;
   const Options options_;
+  TcpAddress server_;
   User& user_;
   State state_ = State::kAway;
   UniqueFd socket_;

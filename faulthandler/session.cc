@@ -72,6 +72,7 @@ Result<void> Session::attach(std::string_view handoff, UniqueFd& userfaultfd) {
   } else {
     memory_->adopt(std::move(userfaultfd));
   }
+  if (options_.unservable_after.count() > 0) watch_waiting();
   owner_.on_attached();
   return {};
 }
@@ -96,7 +97,7 @@ void Session::refuse_handoff(const Error& error) {
   remove_file(options_.socket_path);
   memory_->stop();  // what was prefetched for it is of no use
   watch_vmm();
-  if (options_.on_unservable == UnservablePolicy::kKill) kill_vmm();
+  if (options_.on_unservable != UnservablePolicy::kWait) kill_vmm();
 }
 
 void Session::kill_vmm() {
@@ -105,15 +106,37 @@ void Session::kill_vmm() {
   }
 }
 
-bool Session::may_wait(PageIndex page, const std::string& reason) {
+void Session::watch_waiting() {
+  if (state_ != SessionState::kServing) return;
+  const auto now = Clock::now();
+  const auto since = memory_->waiting_since();
+  const bool late = since && now - *since >= options_.unservable_after;
+  if (late && options_.on_unservable == UnservablePolicy::kWait) {
+    if (!waits_long_) log_error("session {}: no page server brings what it needs", options_.id);
+  } else if (late) {
+    const std::string reason = fmt::format("no page server has brought it within {} ms",
+                                           options_.unservable_after.count());
+    memory_->stop_waiting(now - options_.unservable_after, reason);
+  }
+  waits_long_ = late;
+  if (state_ == SessionState::kServing && outcome_.empty()) {
+    loop_.wait(std::clamp<Nanoseconds>(options_.unservable_after / 4, limits::kWaitingLookLeast,
+                                       limits::kWaitingLookMost),
+               waiting_);
+  }
+}
+
+Unservable Session::on_unservable(PageIndex page, const std::string& reason) {
   const std::string what = fmt::format("page {} of {} cannot be had: {}", page.value,
                                        options_.serve.image->manifest.spec.name, reason);
   if (options_.on_unservable == UnservablePolicy::kKill) {
     give_up(what);
-    return false;
+    return Unservable::kEnds;
   }
-  log_error("session {}: {}; the guest waits", options_.id, what);
-  return true;
+  const bool poisons = options_.on_unservable == UnservablePolicy::kPoison;
+  log_error("session {}: {}; {}", options_.id, what,
+            poisons ? "the guest must not touch it" : "the guest waits");
+  return poisons ? Unservable::kPoisoned : Unservable::kWaits;
 }
 
 void Session::give_up(const std::string& reason) {
@@ -185,14 +208,13 @@ void Session::end(std::string outcome) {
   if (state_ == SessionState::kPrepared) remove_file(options_.socket_path);
   state_ = SessionState::kEnded;
   memory_->stop();
-  loop_.cancel(exiting_);
-  loop_.cancel(leaving_);
+  for (Operation* operation : {&waiting_, &exiting_, &leaving_}) loop_.cancel(*operation);
   owner_.on_ended();
 }
 
 bool Session::finished() const {
-  return state_ == SessionState::kEnded && memory_->finished() && !exiting_.active() &&
-         !leaving_.active();
+  return state_ == SessionState::kEnded && memory_->finished() && !waiting_.active() &&
+         !exiting_.active() && !leaving_.active();
 }
 
 SessionReport Session::report() const {

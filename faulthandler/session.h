@@ -20,7 +20,8 @@ struct SessionOptions {
   std::uint64_t id = 0;
   std::string socket_path;
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
-  std::string trace_out;  // file for a trace of the window; empty: none
+  std::chrono::milliseconds unservable_after{0};  // that a page has waited; 0: never
+  std::string trace_out;                          // file for a trace of the window; empty: none
   ServeOptions serve;
   HostImage* shared = nullptr;  // what its VM maps; nullptr: it has memory of its own
 };
@@ -85,7 +86,9 @@ class Session final : private VmMemory::Owner {
   pid_t vmm() const override { return vmm_.pid; }
   void give_up(const std::string& reason) override;
   void stop_vm(const std::string& reason) override;
-  bool may_wait(PageIndex page, const std::string& reason) override;
+  Unservable on_unservable(PageIndex page, const std::string& reason) override;
+  /// Looks for pages that have waited too long, and comes back.
+  void watch_waiting();
   void on_faults() override { owner_.on_faults(vmm_.pid); }
   void on_window_end(std::vector<Touch> touches) override;
   void on_detached() override;
@@ -111,6 +114,8 @@ class Session final : private VmMemory::Owner {
   UniqueFd refused_userfaultfd_;  // held until the VMM has exited
   const std::unique_ptr<VmMemory> memory_;
 
+  bool waits_long_ = false;  // for a page, and the log says so
+  Operation waiting_{[this](int) { watch_waiting(); }};
   Operation exiting_{[this](int result) { on_vmm_exit(result); }};
   Operation leaving_{[this](int result) { on_farewell(result); }};
 };

@@ -214,7 +214,32 @@ void SharedMemory::on_spoiled(const std::string& reason) {
 }
 
 void SharedMemory::on_unservable(PageIndex page, const std::string& reason) {
-  if (waiting_.contains(page)) owner_.may_wait(page, reason);
+  if (!waiting_.contains(page)) return;
+  if (owner_.on_unservable(page, reason) == Unservable::kPoisoned) poison(page);
+}
+
+std::optional<Clock::time_point> SharedMemory::waiting_since() const {
+  if (given_up_ || waiting_.empty()) return std::nullopt;
+  return std::ranges::min_element(waiting_, {}, [](const auto& each) { return each.second; })
+      ->second;
+}
+
+void SharedMemory::stop_waiting(Clock::time_point since, const std::string& reason) {
+  std::vector<PageIndex> late;
+  for (const auto& [page, waits_since] : waiting_) {
+    if (waits_since <= since) late.push_back(page);
+  }
+  for (const PageIndex page : late) on_unservable(page, reason);
+}
+
+void SharedMemory::poison(PageIndex page) {
+  waiting_.erase(page);
+  const HandoffRegion* const region = regions_.find(page);
+  if (region == nullptr) return;
+  const HostAddress address = RegionTable::address_in(*region, page);
+  const FillResult result = poison_pages(userfaultfd_, address, {kPageBytes});
+  if (result.outcome == FillOutcome::kFilled) ++poisoned_pages_;
+  settle(result, page, address);
 }
 
 void SharedMemory::add_to(SessionReport& report) const {
@@ -232,6 +257,7 @@ void SharedMemory::add_to(SessionReport& report) const {
   report.shared = true;
   report.faults = faults_;
   report.removed_pages = removed_pages_;
+  report.poisoned_pages = poisoned_pages_;
   report.redundant_fills = redundant_fills_;
   report.gone_fills = gone_fills_;
   report.delayed_fills = delayed_fills_;

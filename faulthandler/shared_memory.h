@@ -35,6 +35,8 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   void adopt(UniqueFd userfaultfd) override;
   void stop() override;
   bool finished() const override { return !reading_.active(); }
+  std::optional<Clock::time_point> waiting_since() const override;
+  void stop_waiting(Clock::time_point since, const std::string& reason) override;
   void add_to(SessionReport& report) const override;
 
  private:
@@ -52,6 +54,8 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   /// Lets the guest see a page of the image, and while minor faults are registered those beside it.
   void show(PageIndex page);
   void fill_zeros(PageIndex page);
+  /// Makes touching it an error, and nobody waits for it any more.
+  void poison(PageIndex page);
   void settle(const FillResult& result, PageIndex page, HostAddress address);
   void give_up(const std::string& reason);
 
@@ -80,6 +84,7 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   std::uint64_t redundant_fills_ = 0;
   std::uint64_t gone_fills_ = 0;
   std::uint64_t delayed_fills_ = 0;
+  std::uint64_t poisoned_pages_ = 0;
   LatencyHistogram latency_;
 
   Operation reading_{[this](int result) { on_events(result); }};

@@ -4,6 +4,17 @@
 
 namespace thaw {
 
+namespace {
+
+/// Whether it is what was sent that is no good.
+bool is_damage(const Error& error) {
+  return error.code() == ErrorCode::kBadMagic || error.code() == ErrorCode::kMalformed ||
+         error.code() == ErrorCode::kTruncated || error.code() == ErrorCode::kTooLarge ||
+         error.code() == ErrorCode::kChecksumMismatch;
+}
+
+}  // namespace
+
 SnapshotSource::Key SnapshotSource::key_of(const SnapshotImage& image) {
   return {image.origin, image.manifest.snapshot};
 }
@@ -35,7 +46,11 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
                                                                       const Key& key,
                                                                       Manifest manifest) {
   if (auto image = find(images_, key)) return image;
-  PageMap map = TRY(client.page_map(manifest));
+  auto map = client.page_map(manifest);
+  if (!map) {
+    if (is_damage(map.error())) report(key);
+    return std::unexpected(map.error());
+  }
   ColdMap cold;
   if (manifest.statistics.cold_pages > 0) {
     auto fetched = client.cold_map(manifest);
@@ -45,11 +60,20 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
       log_warning("{} without its cold map: {}", manifest.spec.name, fetched.error().message());
     }
   }
-  SnapshotImage image{key.first, std::move(manifest), std::move(map), std::move(cold)};
+  SnapshotImage image{key.first, std::move(manifest), *std::move(map), std::move(cold)};
   TRY(keep_snapshot_image(image));
   auto shared = std::make_shared<const SnapshotImage>(std::move(image));
   keep(images_, key, shared);
   return shared;
+}
+
+void SnapshotSource::report(const Key& key) const {
+  const auto& [origin, snapshot] = key;
+  const auto told = servers_.tell_all(origin.name_space, [&](PageClient& client) -> Result<void> {
+    if (client.store() == origin.store) return client.report_damage({{}, snapshot});
+    return fail(ErrorCode::kWrongStore, "it keeps the store {}", client.store().text());
+  });
+  if (!told) log_warning("nobody was told of a damaged page map: {}", told.error().message());
 }
 
 std::shared_ptr<const ChunkPlaces> SnapshotSource::places_of(const Key& key,
@@ -75,13 +99,22 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
                                                  const std::string& snapshot, MemoryUse use,
                                                  const std::string& state_out,
                                                  std::optional<FileOwner> owner) {
-  PageClient client = TRY(PageClient::connect(server_, name_space));
-  Manifest manifest = TRY(client.show(snapshot));
-  const Key key{{client.store(), name_space}, manifest.snapshot};
+  const Wanted wanted{name_space, snapshot, use, state_out, owner};
+  PreparedSnapshot prepared;
+  TRY(servers_.ask(name_space, [&](PageClient& client) -> Result<void> {
+    prepared = TRY(prepare_from(client, wanted));
+    return {};
+  }));
+  return prepared;
+}
+
+Result<PreparedSnapshot> SnapshotSource::prepare_from(PageClient& client, const Wanted& wanted) {
+  Manifest manifest = TRY(client.show(wanted.snapshot));
+  const Key key{{client.store(), wanted.name_space}, manifest.snapshot};
   const auto image = TRY(image_of(client, key, std::move(manifest)));
-  if (!state_out.empty()) {
-    PartialFile file = TRY(PartialFile::create(state_out));
-    if (owner) TRY(file.give_to(*owner));
+  if (!wanted.state_out.empty()) {
+    PartialFile file = TRY(PartialFile::create(wanted.state_out));
+    if (wanted.owner) TRY(file.give_to(*wanted.owner));
     TRY(fetch_state(client, image->manifest, image->map, file.fd()));
     TRY(file.publish());
   }
@@ -92,14 +125,14 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
     if (ready) {
       set = std::make_shared<const PrefetchSet>(*std::move(ready));
     } else {
-      log_warning("{}: {}", snapshot, ready.error().message());
+      log_warning("{}: {}", wanted.snapshot, ready.error().message());
     }
   } else if (working_set.error().code() == ErrorCode::kNotFound) {
     has_no_set = true;
   } else {
-    log_warning("{} without its working set: {}", snapshot, working_set.error().message());
+    log_warning("{} without its working set: {}", wanted.snapshot, working_set.error().message());
   }
-  auto places = use == MemoryUse::kShared ? places_of(key, *image) : nullptr;
+  auto places = wanted.use == MemoryUse::kShared ? places_of(key, *image) : nullptr;
   return PreparedSnapshot{image, std::move(places), std::move(set), has_no_set};
 }
 

@@ -8,8 +8,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/socket.h"
 #include "faulthandler/chunk_places.h"
+#include "faulthandler/page_servers.h"
 #include "faulthandler/prefetch_set.h"
 #include "faulthandler/snapshot_image.h"
 #include "format/page_client.h"
@@ -30,12 +30,13 @@ struct PreparedSnapshot {
   bool has_no_set = false;                    // the page server says so: one should be recorded
 };
 
-/// Brings manifests, page maps, working sets and state files from a page server. Keeps an image and
+/// Brings manifests, page maps, working sets and state files from a page server: from the next one
+/// where the first has them not, or damaged. Keeps an image and
 /// its chunks' places as long as somebody uses them. Locks itself; no lock is held while it talks
 /// to the server.
 class SnapshotSource {
  public:
-  explicit SnapshotSource(TcpAddress server) : server_(server) {}
+  explicit SnapshotSource(PageServers& servers) : servers_(servers) {}
 
   /// The image and its working set, and the VMM state written to `state_out` unless that is empty.
   /// kNotFound, kUnavailable and whatever the page client or the file says. A working set that
@@ -46,9 +47,15 @@ class SnapshotSource {
   /// The image that another process has kept in this file. `use` says whether its chunks' places
   /// are wanted. What read_snapshot_image() says.
   Result<PreparedSnapshot> adopt(UniqueFd file, MemoryUse use);
-  const TcpAddress& server() const { return server_; }
 
  private:
+  struct Wanted {
+    const std::string& name_space;
+    const std::string& snapshot;
+    MemoryUse use;
+    const std::string& state_out;
+    std::optional<FileOwner> owner;
+  };
   /// Ids are never reused inside an origin, so an image is known by them.
   using Key = std::pair<Origin, SnapshotId>;
   template <typename T>
@@ -63,9 +70,12 @@ class SnapshotSource {
   void keep(Cache<T>& cache, const Key& key, const std::shared_ptr<const T>& value);
   Result<std::shared_ptr<const SnapshotImage>> image_of(PageClient& client, const Key& key,
                                                         Manifest manifest);
+  /// Tells the page servers that its page map came damaged.
+  void report(const Key& key) const;
+  Result<PreparedSnapshot> prepare_from(PageClient& client, const Wanted& wanted);
   std::shared_ptr<const ChunkPlaces> places_of(const Key& key, const SnapshotImage& image);
 
-  const TcpAddress server_;
+  PageServers& servers_;
   std::mutex mutex_;
   Cache<SnapshotImage> images_;  // guarded by mutex_, as what follows
   Cache<ChunkPlaces> places_;

@@ -1,10 +1,12 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <sys/types.h>
 
+#include "base/clock.h"
 #include "base/histogram.h"
 #include "base/unique_fd.h"
 #include "faulthandler/recorder.h"
@@ -12,6 +14,13 @@
 #include "format/control.h"
 
 namespace thaw {
+
+/// What becomes of a page that cannot be had.
+enum class Unservable {
+  kWaits,     // who wants it waits until it can
+  kPoisoned,  // touching it is to be an error
+  kEnds,      // the VM ends
+};
 
 /// The guest memory of one VM while it is served. On the loop's thread.
 class VmMemory {
@@ -25,8 +34,8 @@ class VmMemory {
     virtual void give_up(const std::string& reason) = 0;
     /// The guest's memory is not what it should be: it must not go on, whatever its policy.
     virtual void stop_vm(const std::string& reason) = 0;
-    /// This page cannot be had. True: the guest may wait until it can.
-    virtual bool may_wait(PageIndex page, const std::string& reason) = 0;
+    /// This page cannot be had.
+    virtual Unservable on_unservable(PageIndex page, const std::string& reason) = 0;
     /// Faults were read; called once for all that were.
     virtual void on_faults() = 0;
     /// The window after the restore is over; what was touched in it, and what prefetch did.
@@ -51,6 +60,11 @@ class VmMemory {
   /// The VMM has exited. The userfaultfd is closed with this object.
   virtual void stop() = 0;
   virtual bool finished() const = 0;
+
+  /// Since when the page that has been wanted longest is waited for; nothing: none is.
+  virtual std::optional<Clock::time_point> waiting_since() const = 0;
+  /// Pages that have been waited for since then, or longer, cannot be had.
+  virtual void stop_waiting(Clock::time_point since, const std::string& reason) = 0;
 
   virtual void add_to(SessionReport& report) const = 0;
 

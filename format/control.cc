@@ -30,8 +30,16 @@ constexpr std::array<Name<SessionState>, 5> names_of(SessionState) {
            {SessionState::kRefused, "refused"},
            {SessionState::kEnded, "ended"}}};
 }
-constexpr std::array<Name<UnservablePolicy>, 2> names_of(UnservablePolicy) {
-  return {{{UnservablePolicy::kKill, "kill"}, {UnservablePolicy::kWait, "wait"}}};
+constexpr std::array<Name<UnservablePolicy>, 3> names_of(UnservablePolicy) {
+  return {{{UnservablePolicy::kKill, "kill"},
+           {UnservablePolicy::kWait, "wait"},
+           {UnservablePolicy::kPoison, "poison"}}};
+}
+constexpr std::array<Name<ServerState>, 4> names_of(ServerState) {
+  return {{{ServerState::kIdle, "idle"},
+           {ServerState::kUp, "up"},
+           {ServerState::kSlow, "slow"},
+           {ServerState::kAway, "away"}}};
 }
 constexpr std::array<Name<RecordMode>, 3> names_of(RecordMode) {
   return {{{RecordMode::kWithoutSet, "without_set"},
@@ -98,6 +106,7 @@ void members(auto& object, auto visit)
   visit("owner_uid", object.owner_uid);
   visit("owner_gid", object.owner_gid);
   visit("on_unservable", object.on_unservable);
+  visit("unservable_after_ms", object.unservable_after_ms);
   visit("record", object.record);
   visit("record_idle_ms", object.record_idle_ms);
   visit("record_most_ms", object.record_most_ms);
@@ -176,12 +185,32 @@ void members(auto& object, auto visit)
   visit("delayed_fills", object.delayed_fills);
   visit("damaged_chunks", object.damaged_chunks);
   visit("waiting_pages", object.waiting_pages);
+  visit("poisoned_pages", object.poisoned_pages);
   visit("bytes_received", object.bytes_received);
   visit("handler_deaths", object.handler_deaths);
   visit("unserved_us", object.unserved_us);
   visit("latency_us_p50", object.latency_us_p50);
   visit("latency_us_p99", object.latency_us_p99);
   visit("latency_us_max", object.latency_us_max);
+}
+
+void members(auto& object, auto visit)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          ServerReport>
+{
+  visit("address", object.address);
+  visit("state", object.state);
+  visit("away_ms", object.away_ms);
+  visit("requests", object.requests);
+}
+
+void members(auto& object, auto visit)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          HandlerReport>
+{
+  visit("servers", object.servers);
+  visit("hedges", object.hedges);
+  visit("sessions", object.sessions);
 }
 
 // To JSON.
@@ -280,9 +309,7 @@ Result<ControlReply> decode_reply(const Json& json) {
     return ControlReply(
         Error(error_code_from_number(number), error->at("text").get<std::string>()));
   }
-  if (const auto sessions = json.find("sessions"); sessions != json.end()) {
-    return from_json_as<std::vector<SessionReport>>(*sessions);
-  }
+  if (json.contains("sessions")) return from_json_as<HandlerReport>(json);
   if (json.value("stopped", false)) return Stopped{};
   if (json.value("upgrading", false)) return Upgrading{};
   return from_json_as<control::Prepared>(json.at("prepared"));
@@ -310,6 +337,7 @@ std::string line_of(const Json& json) {
 }  // namespace
 
 std::string_view session_state_name(SessionState state) { return name_of(state); }
+std::string_view server_state_name(ServerState state) { return name_of(state); }
 std::string_view recording_state_name(RecordingState state) { return name_of(state); }
 std::string_view prefetch_state_name(PrefetchState state) { return name_of(state); }
 
@@ -335,8 +363,8 @@ std::string encode_control_reply(const ControlReply& reply) {
                      {"text", error->context()}};
   } else if (const auto* prepared = std::get_if<control::Prepared>(&reply)) {
     json["prepared"] = to_json(*prepared);
-  } else if (const auto* sessions = std::get_if<std::vector<SessionReport>>(&reply)) {
-    json["sessions"] = to_json(*sessions);
+  } else if (const auto* handler = std::get_if<HandlerReport>(&reply)) {
+    json = to_json(*handler);
   } else if (std::holds_alternative<Upgrading>(reply)) {
     json["upgrading"] = true;
   } else {

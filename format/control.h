@@ -16,9 +16,13 @@ namespace thaw {
 /// What is said on a fault handler's control socket: one JSON object and a newline each way, one
 /// exchange a connection. FORMAT.md has the fields.
 
-/// What happens to a VM whose page cannot be had: a server that answers says there is no such
-/// chunk, or every copy of it is damaged. A server that is away is always waited for.
-enum class UnservablePolicy { kKill, kWait };
+/// What happens to a VM whose page cannot be had: all servers say there is no such chunk or bring
+/// it damaged, or none of them has brought it within the time that was set.
+enum class UnservablePolicy {
+  kKill,
+  kWait,
+  kPoison,  // touching the page is an error that the guest sees; all else goes on
+};
 
 /// Whether a session records what its guest touches, for its snapshot's working set. It is served
 /// without prefetch and fault-around meanwhile.
@@ -34,6 +38,9 @@ struct Prepare {
   std::optional<std::uint32_t> owner_uid;  // of the socket and the state file; both or neither
   std::optional<std::uint32_t> owner_gid;
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
+  /// How long a page may wait for servers that are away or silent before the policy is applied to
+  /// it; 0: without end.
+  std::uint32_t unservable_after_ms = 0;
   RecordMode record = RecordMode::kWithoutSet;
   /// A recording ends when no page was touched first for so long, and at the latest after the
   /// other.
@@ -150,6 +157,7 @@ struct SessionReport {
   std::uint64_t delayed_fills = 0;    // that had to wait for a REMOVE (EAGAIN)
   std::uint64_t damaged_chunks = 0;   // replies refused by their checksum
   std::uint64_t waiting_pages = 0;    // that a vCPU waits for now
+  std::uint64_t poisoned_pages = 0;   // that could not be had, and that the guest must not touch
   std::uint64_t bytes_received = 0;   // chunks, as they came from the page server
   std::uint64_t handler_deaths = 0;   // processes that died while they served it
   std::uint64_t unserved_us = 0;      // from those deaths until it was served again, together
@@ -160,6 +168,30 @@ struct SessionReport {
   friend bool operator==(const SessionReport&, const SessionReport&) = default;
 };
 
+enum class ServerState {
+  kIdle,  // nobody needs it, or it was not looked for yet
+  kUp,
+  kSlow,  // there, but asked only if there is no other
+  kAway,  // also one that keeps another store
+};
+std::string_view server_state_name(ServerState state);
+
+/// How a fault handler sees one of its page servers.
+struct ServerReport {
+  std::string address;
+  ServerState state = ServerState::kIdle;
+  std::uint64_t away_ms = 0;   // for how long it has been
+  std::uint64_t requests = 0;  // for pages that somebody waits for
+  friend bool operator==(const ServerReport&, const ServerReport&) = default;
+};
+
+struct HandlerReport {
+  std::vector<ServerReport> servers;
+  std::uint64_t hedges = 0;  // requests that went to a second server, the first being slow
+  std::vector<SessionReport> sessions;
+  friend bool operator==(const HandlerReport&, const HandlerReport&) = default;
+};
+
 using ControlRequest =
     std::variant<control::Prepare, control::List, control::Stop, control::Upgrade>;
 struct Stopped {
@@ -168,8 +200,7 @@ struct Stopped {
 struct Upgrading {
   friend bool operator==(const Upgrading&, const Upgrading&) = default;
 };
-using ControlReply =
-    std::variant<Error, control::Prepared, std::vector<SessionReport>, Stopped, Upgrading>;
+using ControlReply = std::variant<Error, control::Prepared, HandlerReport, Stopped, Upgrading>;
 
 std::string_view recording_state_name(RecordingState state);
 std::string_view prefetch_state_name(PrefetchState state);

@@ -21,7 +21,8 @@ Result<PageClient> PageClient::connect(const TcpAddress& address, const std::str
                                        message::Role role) {
   PageClient client(TRY(connect_tcp(address, Deadline::after(limits::kConnectTimeout))));
   const auto welcome = TRY(client.ask<message::Welcome>(
-      message::Hello{.version = message::kVersion, .role = role, .name_space = name_space}));
+      message::Hello{.version = message::kVersion, .role = role, .name_space = name_space}, {},
+      limits::kConnectTimeout));
   if (welcome.version != message::kVersion) {
     return fail(ErrorCode::kBadVersion, "the page server speaks version {}, this build {}",
                 welcome.version, message::kVersion);
@@ -253,6 +254,11 @@ Result<void> PageClient::drop_working_set(SnapshotId snapshot) {
 Result<void> PageClient::put_prefetch_report(SnapshotId snapshot,
                                              const message::PrefetchCounters& counters) {
   TRY(ask<message::Done>(message::PutPrefetchReport{snapshot, counters}));
+  return {};
+}
+
+Result<void> PageClient::report_damage(const message::ReportDamage& report) {
+  TRY(ask<message::Done>(report));
   return {};
 }
 

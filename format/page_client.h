@@ -72,6 +72,9 @@ class PageClient {
   Result<void> drop_working_set(SnapshotId snapshot);
   Result<void> put_prefetch_report(SnapshotId snapshot, const message::PrefetchCounters& counters);
 
+  /// Tells what came damaged; kUnsupported where the server is not the one to look after it.
+  Result<void> report_damage(const message::ReportDamage& report);
+
   /// Asks for chunks without waiting; receive_chunks() answers in the same order.
   Result<void> request_chunks(std::vector<ChunkId> ids);
   /// The body of the oldest outstanding reply, valid until the next call.

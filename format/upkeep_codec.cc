@@ -75,6 +75,12 @@ void write(const message::GetJob& from, MessageBuilder to) { to.setGetJob(from.n
 void write(const message::StopJob& from, MessageBuilder to) { to.setStopJob(from.number); }
 void write(const message::Pin& from, MessageBuilder to) { to.setPin(from.snapshot.value); }
 void write(const message::Unpin& from, MessageBuilder to) { to.setUnpin(from.snapshot.value); }
+void write(const message::ReportDamage& from, MessageBuilder to) {
+  auto report = to.initReportDamage();
+  report.setSnapshot(from.snapshot.value);
+  auto chunks = report.initChunks(static_cast<unsigned>(from.chunks.size()));
+  for (unsigned i = 0; i < chunks.size(); ++i) chunks.set(i, from.chunks[i].value);
+}
 
 void write(const message::Tags& from, MessageBuilder to) {
   auto tags = to.initTags();
@@ -158,6 +164,17 @@ Result<message::StartJob> read_start_job(schema::StartJob::Reader from) {
 
 message::Tag read_tag(schema::Tag::Reader from) {
   return {.tag = to_string(from.getTag()), .name = to_string(from.getName())};
+}
+
+Result<message::ReportDamage> read_damage(schema::DamageReport::Reader from) {
+  const auto ids = from.getChunks();
+  if (ids.size() > limits::kMaxChunksPerRequest) {
+    return fail(ErrorCode::kTooLarge, "a report of {} damaged chunks", ids.size());
+  }
+  message::ReportDamage report{.chunks = {}, .snapshot = {from.getSnapshot()}};
+  report.chunks.reserve(ids.size());
+  for (const std::uint64_t id : ids) report.chunks.push_back({id});
+  return report;
 }
 
 Result<message::Tags> read_tags(schema::Tags::Reader from) {

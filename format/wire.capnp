@@ -68,6 +68,9 @@ struct Message {
     # Which pages of guest memory are brought last.
     getColdMap @50 :UInt64;
     coldMap @51 :Void;
+
+    # What came damaged.
+    reportDamage @52 :DamageReport;
   }
 
   # getChunks: so many ids at the end are wanted only if they are at hand.
@@ -273,6 +276,11 @@ struct JobReport {
   error @5 :ErrorReply;
   counters @6 :List(JobCounter);
   findings @7 :List(Text);
+}
+
+struct DamageReport {
+  chunks @0 :List(UInt64);
+  snapshot @1 :UInt64;  # whose page map came damaged; 0: none
 }
 
 struct Manifest {

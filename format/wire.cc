@@ -363,6 +363,8 @@ Result<Message> read(Reader from) {
       return message::Unpin{{from.getUnpin()}};
     case schema::Message::GET_COLD_MAP:
       return message::GetColdMap{{from.getGetColdMap()}};
+    case schema::Message::REPORT_DAMAGE:
+      return TRY(read_damage(from.getReportDamage()));
     case schema::Message::COLD_MAP:
       return message::ColdMapReply{};
     case schema::Message::TAGS:

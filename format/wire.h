@@ -197,6 +197,14 @@ struct GetColdMap {
   SnapshotId snapshot;
 };
 
+/// Chunks, at most limits::kMaxChunksPerRequest, and a snapshot's page map that came damaged. The
+/// server believes nothing of it: some time later it reads them itself, and what is damaged there
+/// is treated as a scrub would. -> Done
+struct ReportDamage {
+  std::vector<ChunkId> chunks;
+  SnapshotId snapshot;  // 0: none
+};
+
 // Replies.
 
 struct ErrorReply {
@@ -303,11 +311,11 @@ using Message = std::variant<
     message::PutPrefetchReport, message::MoveTag, message::RemoveTag, message::ListTags,
     message::ChangeLabels, message::GetUsage, message::GetNamespace, message::SetNamespace,
     message::StartJob, message::GetJob, message::StopJob, message::Pin, message::Unpin,
-    message::GetColdMap, message::ErrorReply, message::Welcome, message::Done, message::Needed,
-    message::ManifestReply, message::Snapshots, message::PageMapSegment, message::Chunks,
-    message::Statistics, message::RecordingReply, message::WorkingSetReply, message::PackReply,
-    message::WorkingSetReport, message::Tags, message::Usage, message::NamespaceReport,
-    message::JobReport, message::ColdMapReply>;
+    message::GetColdMap, message::ReportDamage, message::ErrorReply, message::Welcome,
+    message::Done, message::Needed, message::ManifestReply, message::Snapshots,
+    message::PageMapSegment, message::Chunks, message::Statistics, message::RecordingReply,
+    message::WorkingSetReply, message::PackReply, message::WorkingSetReport, message::Tags,
+    message::Usage, message::NamespaceReport, message::JobReport, message::ColdMapReply>;
 
 /// The 16 bytes before every message.
 inline constexpr std::size_t kWireHeadBytes = 16;

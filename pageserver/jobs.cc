@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "format/limits.h"
 #include "pageserver/collection.h"
+#include "pageserver/limits.h"
 #include "pageserver/retention.h"
 #include "pageserver/snapshots.h"
 #include "pageserver/verification.h"
@@ -156,12 +157,26 @@ void Jobs::note_garbage(NamespaceId in, std::uint64_t bytes) {
   garbage_[in].bytes += bytes;
 }
 
+void Jobs::note_suspects(NamespaceId in, const message::ReportDamage& report) {
+  const std::lock_guard lock(mutex_);
+  Verification::Suspects& suspects = suspects_[in];
+  for (const ChunkId id : report.chunks) {
+    if (suspects.chunks.size() < limits::kMaxSuspects) suspects.chunks.insert(id);
+  }
+  if (report.snapshot != SnapshotId{} && suspects.snapshots.size() < limits::kMaxSuspects) {
+    suspects.snapshots.insert(report.snapshot);
+  }
+  suspects_due_ = next_suspects_;
+  changed_.notify_all();
+}
+
 void Jobs::run(std::stop_token stop) {
   const bool upkeep = options_.interval.count() > 0;
   auto due = upkeep ? Clock::now() + options_.interval : Clock::time_point::max();
   while (!stop.stop_requested()) {
     if (auto* const work = wait_for_work(stop, due)) do_asked(*work);
     // However many jobs are asked for, what is due has its turn.
+    if (!stop.stop_requested()) check_suspects();
     if (stop.stop_requested() || Clock::now() < due) continue;
     look_after_namespaces();
     due = Clock::now() + options_.interval;
@@ -170,7 +185,8 @@ void Jobs::run(std::stop_token stop) {
 
 Jobs::AskedJobs::value_type* Jobs::wait_for_work(std::stop_token stop, Clock::time_point due) {
   std::unique_lock lock(mutex_);
-  const auto has_work = [&] { return !waiting_.empty(); };
+  due = std::min(due, suspects_due_);
+  const auto has_work = [&] { return !waiting_.empty() || suspects_due_ < due; };
   if (due == Clock::time_point::max()) {
     changed_.wait(lock, std::move(stop), has_work);
   } else {
@@ -285,6 +301,30 @@ Result<void> Jobs::retain(NamespaceId in, bool dry_run, Control& control) {
   control.count("deleted", deleted);
   control.count("in_use", in_use);
   return {};
+}
+
+void Jobs::check_suspects() {
+  std::map<NamespaceId, Verification::Suspects> all;
+  std::stop_token stop;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto now = Clock::now();
+    if (now < suspects_due_) return;
+    all.swap(suspects_);
+    suspects_due_ = Clock::time_point::max();
+    next_suspects_ = now + limits::kSuspectInterval;
+    stop = upkeep_.get_token();
+  }
+  for (const auto& [in, suspects] : all) {
+    Control control(*this, stop, nullptr);
+    const auto report = Verification(store_, in, control).run_on(suspects);
+    if (!report) {
+      log_warning("what was reported as damaged was not looked at: {}", report.error().message());
+    } else if (!suspects.chunks.empty()) {
+      log_warning("{} chunks were reported as damaged, of which {} are", suspects.chunks.size(),
+                  report->damaged);
+    }
+  }
 }
 
 void Jobs::look_after_namespaces() {

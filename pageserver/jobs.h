@@ -18,6 +18,7 @@
 #include "pageserver/live_pushes.h"
 #include "pageserver/snapshot_pins.h"
 #include "pageserver/store.h"
+#include "pageserver/verification.h"
 
 namespace thaw {
 
@@ -53,6 +54,8 @@ class Jobs {
   Result<void> stop(NamespaceId in, std::uint64_t number);
   /// About so many bytes of chunks have become garbage.
   void note_garbage(NamespaceId in, std::uint64_t bytes);
+  /// A peer says that these came damaged: they are looked at soon. What is too much is forgotten.
+  void note_suspects(NamespaceId in, const message::ReportDamage& report);
 
  private:
   class Control;
@@ -75,6 +78,7 @@ class Jobs {
   AskedJobs::value_type* wait_for_work(std::stop_token stop, Clock::time_point due);
   void do_asked(AskedJobs::value_type& work);
   Result<void> perform(NamespaceId in, const message::StartJob& request, Control& control);
+  void check_suspects();
   void look_after_namespaces();
   Result<bool> garbage_is_due(NamespaceId in);
   Result<void> look_after(NamespaceId in, Control& control);
@@ -95,6 +99,9 @@ class Jobs {
   std::deque<NamespaceId> waiting_;  // whose jobs are to be run, in turn; each at most once
   std::stop_source upkeep_;          // of what is being done without being asked for
   std::map<NamespaceId, Garbage> garbage_;
+  std::map<NamespaceId, Verification::Suspects> suspects_;
+  Clock::time_point suspects_due_ = Clock::time_point::max();  // never while there are none
+  Clock::time_point next_suspects_;                            // not before
   std::jthread thread_;  // the last member: it uses the others
 };
 

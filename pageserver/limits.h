@@ -21,6 +21,11 @@ inline constexpr std::size_t kMaxPinsPerPeer = 4096;
 /// Damaged chunks that a check names one by one.
 inline constexpr std::size_t kMaxNamedChunks = 100;
 
+/// Chunks and snapshots of a namespace that peers have reported and that were not looked at yet;
+/// and the least time between two looks, which may go through all hashes.
+inline constexpr std::size_t kMaxSuspects = 1024;
+inline constexpr seconds kSuspectInterval{10};
+
 static_assert(kDefaultKeptRecordings <= kMaxRecordings);
 static_assert(kMaxPackPages <= kMaxChunksPerRequest, "a pack's chunks are read in one go");
 

@@ -39,6 +39,7 @@ struct Options {
   bool repair = false;
   bool json = false;
   std::string from_backup;
+  bool replica = false;
 };
 
 thaw::UpkeepOptions upkeep_of(const Options& options) {
@@ -74,6 +75,14 @@ thaw::Result<void> take_backup(const Options& options) {
   return thaw::copy_files(options.from_backup, options.store);
 }
 
+thaw::Result<std::unique_ptr<thaw::Store>> open_store(const Options& options) {
+  if (options.replica) return thaw::open_rocks_replica(options.store);
+  std::error_code error;
+  std::filesystem::create_directories(options.store, error);
+  if (error) return thaw::fail_errno("create " + options.store, error.value());
+  return thaw::open_rocks_store(options.store, {options.min_free_mib << 20});
+}
+
 /// False when a check has found problems.
 thaw::Result<bool> run(const Options& options) {
   const thaw::TcpAddress listen = TRY(thaw::resolve_tcp(options.listen));
@@ -88,15 +97,14 @@ thaw::Result<bool> run(const Options& options) {
   }
   if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
   if (!options.from_backup.empty()) TRY(take_backup(options));
-  std::error_code error;
-  std::filesystem::create_directories(options.store, error);
-  if (error) return thaw::fail_errno("create " + options.store, error.value());
-  const auto store = TRY(thaw::open_rocks_store(options.store, {options.min_free_mib << 20}));
+  const auto store = TRY(open_store(options));
   if (options.check) return check(*store, options);
-  const thaw::StoreId store_id = TRY(thaw::open_store_id(options.store));
+  const thaw::StoreId store_id = TRY(options.replica ? thaw::read_store_id(options.store)
+                                                     : thaw::open_store_id(options.store));
   TRY(thaw::run_server(*store,
                        {.listen = listen,
                         .store_id = store_id,
+                        .use = options.replica ? thaw::StoreUse::kReplica : thaw::StoreUse::kOwn,
                         .max_connections = options.max_connections,
                         .kept_recordings = options.keep_recordings,
                         .upkeep = upkeep_of(options),
@@ -131,8 +139,14 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--backups", options.backups,
                  "Directory that `thaw backup` may write to; without it there are no backups");
-  app.add_option("--from-backup", options.from_backup,
-                 "Begin with a copy of this backup; the store must be empty");
+  CLI::Option* const from_backup =
+      app.add_option("--from-backup", options.from_backup,
+                     "Begin with a copy of this backup; the store must be empty");
+  CLI::Option* const replica = app.add_flag(
+      "--replica", options.replica,
+      "Only serve what is in the store, which another page server may own and write to, a moment "
+      "after it; for fault handlers that are given both servers");
+  replica->excludes(from_backup);
   app.add_option("--upkeep-mib-s", options.upkeep_mib_s,
                  "What gc and scrub may read and delete a second")
       ->check(CLI::Range(1, 1 << 20))
@@ -157,6 +171,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   CLI::Option* const check_only =
       app.add_flag("--check", options.check, "Check the store, say what is wrong, and end");
+  check_only->excludes(replica);
   app.add_flag("--repair", options.repair, "Correct what can be corrected")->needs(check_only);
   app.add_flag("--json", options.json, "Print the result of a check as JSON")->needs(check_only);
   app.add_flag("--verbose", options.verbose, "Log details");

@@ -80,6 +80,10 @@ Result<Reply> Peer::pages(const Message& message) {
 Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
   if (const auto* get = std::get_if<message::GetWorkingSet>(&message)) return working_set(*get);
   if (!writes(message)) return TRY(read(message, body));
+  if (server_.use == StoreUse::kReplica) {
+    return fail(ErrorCode::kUnsupported,
+                "this page server is a replica; the one that owns the store takes that");
+  }
   if (const auto* upload = std::get_if<message::Upload>(&message)) {
     Push* const current = TRY(push());
     TRY(current->check_upload(upload->count, body));
@@ -208,6 +212,9 @@ Result<Peer::Step> Peer::working_set(const message::GetWorkingSet& request) {
   const NamespaceId in = TRY(name_space());
   auto stored = TRY(if_found(store_.working_sets().working_set(in, request.snapshot)));
   if (stored) return with_body(message::WorkingSetReply{}, *std::move(stored));
+  if (server_.use == StoreUse::kReplica) {
+    return fail(ErrorCode::kNotFound, "a replica makes no working set");
+  }
   TRY(begin_build(WorkingSetBuild::of_parent(store_, in, request.snapshot)));
   return NeedsWriter{};
 }
@@ -246,14 +253,19 @@ Result<Reply> Peer::pack(const message::GetPack& request) {
                .pin = std::move(read.pin)};
 }
 
-Result<Reply> Peer::chunks(const message::GetChunks& request) {
-  const NamespaceId in = TRY(name_space());
-  for (const ChunkId id : request.ids) {
+Result<void> Peer::check_namespace(std::span<const ChunkId> ids, NamespaceId in) const {
+  for (const ChunkId id : ids) {
     if (id.name_space() != in.value) {
       return fail(ErrorCode::kWrongNamespace, "chunk {:#x} is not of namespace \"{}\"", id.value,
                   name_space_name_);
     }
   }
+  return {};
+}
+
+Result<Reply> Peer::chunks(const message::GetChunks& request) {
+  const NamespaceId in = TRY(name_space());
+  TRY(check_namespace(request.ids, in));
   ChunkRead read = TRY(store_.read_chunks(request.ids, request.optional));
   traffic_->chunks_served.fetch_add(read.chunks.size(), std::memory_order_relaxed);
   return Reply{.message = message::Chunks{static_cast<std::uint32_t>(read.chunks.size())},

@@ -21,6 +21,12 @@
 
 namespace thaw {
 
+/// What a server may do with its store.
+enum class StoreUse {
+  kOwn,      // it writes to it, and nobody else does
+  kReplica,  // another server owns it: it is only read here
+};
+
 /// What the peers of one namespace use of the server, which nobody else is told. Any thread.
 struct Traffic {
   std::atomic<std::uint64_t> connections = 0;
@@ -35,6 +41,7 @@ struct ServerState {
       : store(store_id), pins(pin_grace) {}
 
   const StoreId store;
+  StoreUse use = StoreUse::kOwn;  // set before the first peer
   Clock::time_point started = Clock::now();
   std::atomic<std::uint64_t> connections = 0;
   BuildTurns builds;
@@ -108,10 +115,13 @@ class Peer {
   Result<Reply> namespace_report();
   Result<Reply> change_labels(const message::ChangeLabels& request);
   Result<void> delete_snapshot(const message::DeleteSnapshot& request);
+  Result<Reply> note_damage(const message::ReportDamage& report);
   Result<Jobs*> jobs();
   Result<Reply> pin(const message::Pin& request);
   Result<Reply> unpin(const message::Unpin& request);
   Result<Reply> chunks(const message::GetChunks& request);
+  /// kWrongNamespace for chunks of another than this peer's.
+  Result<void> check_namespace(std::span<const ChunkId> ids, NamespaceId in) const;
   Result<Reply> pack(const message::GetPack& request);
   Result<Reply> list(const message::ListSnapshots& request);
   Result<Reply> statistics();

@@ -27,6 +27,9 @@ Result<std::optional<Reply>> Peer::read_upkeep(const Message& message) {
     TRY(all->stop(in, stop->number));
     return done();
   }
+  if (const auto* report = std::get_if<message::ReportDamage>(&message)) {
+    return TRY(note_damage(*report));
+  }
   return std::optional<Reply>();
 }
 
@@ -52,6 +55,14 @@ Result<std::optional<Reply>> Peer::write_upkeep(const Message& message) {
   } else {
     return std::optional<Reply>();
   }
+  return done();
+}
+
+Result<Reply> Peer::note_damage(const message::ReportDamage& report) {
+  const NamespaceId in = TRY(name_space());
+  TRY(check_namespace(report.chunks, in));
+  Jobs* const all = TRY(jobs());
+  all->note_suspects(in, report);
   return done();
 }
 

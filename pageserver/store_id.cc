@@ -11,6 +11,8 @@ namespace {
 
 constexpr std::size_t kMostBytes = 64;
 
+std::string path_in(const std::string& directory) { return directory + "/" + kStoreIdFile; }
+
 Result<StoreId> parse(std::string_view text) {
   StoreId id;
   for (std::size_t i = 0; i < id.bytes.size() && text.size() >= 2 * i + 2; ++i) {
@@ -38,9 +40,12 @@ Result<StoreId> draw(const std::string& path) {
 }  // namespace
 
 Result<StoreId> open_store_id(const std::string& directory) {
-  const std::string path = directory + "/" + kStoreIdFile;
-  const auto text = TRY(if_found(read_text_file(path, kMostBytes)));
-  return text ? parse(*text) : draw(path);
+  const auto id = TRY(if_found(read_store_id(directory)));
+  return id ? *id : draw(path_in(directory));
+}
+
+Result<StoreId> read_store_id(const std::string& directory) {
+  return parse(TRY(read_text_file(path_in(directory), kMostBytes)));
 }
 
 }  // namespace thaw

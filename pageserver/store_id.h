@@ -15,5 +15,7 @@ inline constexpr const char* kStoreIdFile = "STORE_ID";
 /// may differ from what the store it was made of has handed out since under the same numbers.
 /// kCorrupt when the file says something else. REQUIRES: this process has the store open.
 Result<StoreId> open_store_id(const std::string& directory);
+/// Of a store that somebody else owns; kNotFound when it has none, as a backup has not.
+Result<StoreId> read_store_id(const std::string& directory);
 
 }  // namespace thaw

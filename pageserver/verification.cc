@@ -33,17 +33,38 @@ Result<VerificationReport> Verification::run_from(ChunkId first) {
   return report_;
 }
 
+Result<VerificationReport> Verification::run_on(const Suspects& suspects) {
+  for (const SnapshotId snapshot : suspects.snapshots) TRY(read_snapshot(snapshot));
+  const ChunkId end = TRY(chunks().next_chunk(name_space_));
+  std::vector<ChunkId> batch;
+  for (const ChunkId id : suspects.chunks) {
+    if (id < end) batch.push_back(id);
+  }
+  // Only a scrub knows which of the condemned ones are in use.
+  condemned_ = TRY(chunks().condemned(name_space_));
+  if (!batch.empty()) TRY(control_.pace(TRY(check(batch))));
+  if (bad_.empty()) return report_;
+  TRY(quarantine_bad());
+  TRY(name_bad());
+  return report_;
+}
+
 Result<void> Verification::read_snapshots() {
   for (const SnapshotId snapshot : TRY(store_.snapshots(name_space_, {}))) {
-    const auto map = if_found(read_page_map(store_, name_space_, snapshot));
-    if (!map && map.error().code() != ErrorCode::kCorrupt) return std::unexpected(map.error());
-    if (!map) {
-      ++report_.affected;
-      control_.add_finding(map.error().message());
-    } else if (*map) {
-      ++report_.snapshots;
-      used_.insert(**map);
-    }
+    TRY(read_snapshot(snapshot));
+  }
+  return {};
+}
+
+Result<void> Verification::read_snapshot(SnapshotId snapshot) {
+  const auto map = if_found(read_page_map(store_, name_space_, snapshot));
+  if (!map && map.error().code() != ErrorCode::kCorrupt) return std::unexpected(map.error());
+  if (!map) {
+    ++report_.affected;
+    control_.add_finding(map.error().message());
+  } else if (*map) {
+    ++report_.snapshots;
+    used_.insert(**map);
   }
   return {};
 }

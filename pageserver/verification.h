@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,10 +37,18 @@ class Verification {
   /// Takes up the one that was stopped.
   Result<VerificationReport> run();
   Result<VerificationReport> run_from_the_start();
+  /// What somebody says is damaged, and nothing else: most often that was on the way.
+  struct Suspects {
+    std::set<ChunkId> chunks;
+    std::set<SnapshotId> snapshots;  // for their page maps
+  };
+  Result<VerificationReport> run_on(const Suspects& suspects);
 
  private:
   Result<VerificationReport> run_from(ChunkId first);
   Result<void> read_snapshots();
+  /// Nothing where it is not there any more.
+  Result<void> read_snapshot(SnapshotId snapshot);
   Result<void> check_chunks(ChunkId next);
   bool is_intact(ChunkId id, const Result<ByteSpan>& chunk, Sha256& hash);
   /// Returns how many bytes were read.

@@ -164,7 +164,13 @@ TEST_F(CommandLineTest, WhatWsAndRecordNeedIsAskedFor) {
 
 TEST_F(CommandLineTest, SessionsShowWhatRecordingAndPrefetchDo) {
   const ScriptedHandler handler(path("control"), [](const ControlRequest&) {
-    std::vector<SessionReport> sessions(3);
+    HandlerReport report;
+    report.servers = {
+        {.address = "192.0.2.1:7433", .state = ServerState::kUp},
+        {.address = "192.0.2.2:7433", .state = ServerState::kAway, .away_ms = 12'300}};
+    std::vector<SessionReport>& sessions = report.sessions;
+    sessions.resize(3);
+    sessions[1].waiting_pages = 7;
     sessions[0].state = SessionState::kServing;
     sessions[0].recording = RecordingState::kRunning;
     sessions[1].state = SessionState::kServing;
@@ -174,14 +180,16 @@ TEST_F(CommandLineTest, SessionsShowWhatRecordingAndPrefetchDo) {
     sessions[1].prefetch.late_pages = 17;
     sessions[2].state = SessionState::kEnded;
     sessions[2].recording = RecordingState::kFailed;
-    return sessions;
+    return report;
   });
   const Outcome table = run({program_path("thaw"), "--control", path("control"), "ps"});
   EXPECT_EQ(table.exit_code, 0);
-  for (const char* const text : {"serving, recording", "serving, prefetching", "4812/5000   17 ",
-                                 "ended, not recorded", "PREFETCHED", "LATE"}) {
+  for (const char* const text :
+       {"serving, recording", "serving, prefetching", "4812/5000   17 ", "ended, not recorded",
+        "PREFETCHED", "LATE", "page server 192.0.2.2:7433 is away for 12.3 s", "7 pages wait"}) {
     EXPECT_NE(table.output.find(text), std::string::npos) << text << " in\n" << table.output;
   }
+  EXPECT_EQ(table.output.find("192.0.2.1"), std::string::npos) << "nothing is wrong with that one";
   const Json json = Json::parse(thaw({"ps"}).output);
   EXPECT_EQ(json["sessions"][1]["prefetch"]["late_pages"], 17);
 }

@@ -110,6 +110,24 @@ TEST_P(FaultPathTest, DemandedPagesAllocateNothingAndTakeNoLock) {
             nothing);
 }
 
+TEST_P(FaultPathTest, SecondPageServerCostsNoAllocationAndNoLock) {
+  ScriptedServer spare;
+  loop_.run([this] { link_->close(); });
+  for (bool idle = false; !idle;) loop_.run([&] { idle = link_->idle(); });
+  loop_.run([&] {
+    link_ = std::make_unique<DemandLink>(loop_.loop(),
+                                         std::vector{server_.address(), spare.address()}, origin_);
+  });
+  start(512);
+  spare.accept();
+  for (std::size_t page = 0; page < 64; ++page) serve(page);
+  const Counts nothing = idle();
+  EXPECT_EQ(count([this] {
+              for (std::size_t page = 64; page < 500; ++page) serve(page);
+            }),
+            nothing);
+}
+
 TEST_P(FaultPathTest, FaultsAroundAllocateNothingAndTakeNoLock) {
   constexpr std::size_t kPages = 8192;
   ServedGuest& guest = start({.map = content_pages(kPages), .around = 64});

@@ -14,7 +14,8 @@ control::Prepare full_prepare() {
           .name_space = "prod",
           .owner_uid = 1000,
           .owner_gid = 0,
-          .on_unservable = UnservablePolicy::kWait,
+          .on_unservable = UnservablePolicy::kPoison,
+          .unservable_after_ms = 6,
           .record = RecordMode::kNever,
           .record_idle_ms = 7,
           .record_most_ms = 8,
@@ -56,6 +57,7 @@ SessionReport full_report() {
       .delayed_fills = 4,
       .damaged_chunks = 5,
       .waiting_pages = 6,
+      .poisoned_pages = 23,
       .bytes_received = 7,
       .handler_deaths = 23,
       .unserved_us = 24,
@@ -123,7 +125,7 @@ TEST(ControlRequest, RefusalsByName) {
         prepare_with(R"("owner_uid":-1)"),
         prepare_with(R"("owner_uid":4294967296)"),
         prepare_with(R"("owner_uid":1.0)"),
-        prepare_with(R"("on_unservable":"poison")"),
+        prepare_with(R"("on_unservable":"shrug")"),
         prepare_with("\"snapshot\":\"\xff\""),
         std::string(R"({"command":"stop","arguments":{"session":1,"kill":1}})"),
         std::string(R"({"command":"stop","arguments":{"session":"1"}})")}) {
@@ -133,8 +135,12 @@ TEST(ControlRequest, RefusalsByName) {
 
 TEST(ControlReply, EveryKindRoundTrips) {
   expect_round_trip_of_reply(Stopped{});
-  expect_round_trip_of_reply(std::vector<SessionReport>());
-  expect_round_trip_of_reply(std::vector<SessionReport>{SessionReport{}, full_report()});
+  expect_round_trip_of_reply(HandlerReport{});
+  expect_round_trip_of_reply(HandlerReport{
+      .servers = {ServerReport{},
+                  {.address = "s:1", .state = ServerState::kAway, .away_ms = 1, .requests = 2}},
+      .hedges = 3,
+      .sessions = {SessionReport{}, full_report()}});
   expect_round_trip_of_reply(
       control::Prepared{.session = 1,
                         .socket = "/s",
@@ -166,6 +172,8 @@ TEST(ControlReply, RefusalsByName) {
        {std::string(), std::string("[]"), std::string("{}"), std::string("7"),
         std::string(R"({"sessions":{}})"), std::string(R"({"sessions":[1]})"),
         std::string(R"({"sessions":[{"state":"dancing"}]})"),
+        std::string(R"({"sessions":[],"servers":[{"state":"dancing"}]})"),
+        std::string(R"({"sessions":[],"surfers":[]})"),
         std::string(R"({"sessions":[{"vmm_pid":1e300}]})"),
         std::string(R"({"sessions":[{"vmm_pid":9223372036854775808}]})"),
         std::string(R"({"sessions":[{"faults":{"totl":1}}]})"),

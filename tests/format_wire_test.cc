@@ -71,6 +71,7 @@ std::vector<Message> all_messages() {
       message::Pin{{16}},
       message::Unpin{{17}},
       message::GetColdMap{{18}},
+      message::ReportDamage{{{1}, {~std::uint64_t{0}}}, {19}},
       message::ErrorReply{ErrorCode::kBusy, "no"},
       message::Welcome{3, store_of(7)},
       message::Done{},

@@ -70,7 +70,7 @@ class RecordTest : public testing::Test {
       }
       reports.push_back(report);
     }
-    return reports;
+    return HandlerReport{.servers = {}, .sessions = std::move(reports)};
   }
   bool vmm_has_exited(std::uint64_t run) const {
     pid_t pid = 0;

@@ -2,7 +2,18 @@ thaw_add_test(restore_test SOURCES restore_test.cc support/raw_store.cc support/
   LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
 add_dependencies(restore_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
-thaw_add_test(session_test SOURCES chunk_places_test.cc fault_core_test.cc prefetch_core_test.cc session_test.cc LIBRARIES thaw_faulthandler_core)
+thaw_add_test(failover_restore_test
+  SOURCES failover_restore_test.cc support/raw_store.cc support/restore_fixture.cc TIMEOUT 120
+  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
+add_dependencies(failover_restore_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
+
+thaw_add_test(replica_test SOURCES replica_test.cc support/restore_fixture.cc TIMEOUT 120
+  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+add_dependencies(replica_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
+
+thaw_add_test(session_test
+  SOURCES chunk_places_test.cc fault_core_test.cc prefetch_core_test.cc server_choice_test.cc session_test.cc
+  LIBRARIES thaw_faulthandler_core)
 
 thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc
   LIBRARIES thaw_faulthandler_core thaw_test_programs)
@@ -11,6 +22,7 @@ add_dependencies(snapshot_source_test thaw-pageserver thaw-cli)
 add_library(thaw_test_guest STATIC support/scripted_server.cc support/served_guest.cc)
 target_link_libraries(thaw_test_guest PUBLIC thaw_faulthandler_sys thaw_test_programs)
 thaw_add_test(semantics_test SOURCES semantics_test.cc TIMEOUT 120 LIBRARIES thaw_test_guest)
+thaw_add_test(failover_test SOURCES failover_test.cc TIMEOUT 120 LIBRARIES thaw_test_guest)
 thaw_add_test(prefetch_test SOURCES prefetch_test.cc TIMEOUT 120 LIBRARIES thaw_test_guest)
 thaw_add_test(huge_pages_test SOURCES huge_pages_test.cc support/huge_page_pool.cc
   LIBRARIES thaw_test_guest)

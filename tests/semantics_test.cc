@@ -476,7 +476,7 @@ TEST_P(SemanticsTest, ProcessThatIsGoneIsNoError) {
    public:
     void give_up(const std::string& reason) override { reason_ = reason; }
     void stop_vm(const std::string& reason) override { reason_ = reason; }
-    bool may_wait(PageIndex, const std::string&) override { return true; }
+    Unservable on_unservable(PageIndex, const std::string&) override { return Unservable::kWaits; }
     void on_faults() override {}
     void on_window_end(std::vector<Touch>) override {}
     void on_detached() override {}

@@ -29,7 +29,8 @@ class SnapshotSourceTest : public testing::Test {
 
   ScratchDirectory directory_;
   PageServer server_{path("store")};
-  SnapshotSource source_{resolve_tcp(server_.address()).value()};
+  PageServers servers_{resolve_tcp_all(server_.address()).value()};
+  SnapshotSource source_{servers_};
 };
 
 TEST_F(SnapshotSourceTest, SessionsOfASnapshotShareWhatIsKnownOfIt) {

@@ -263,6 +263,30 @@ TEST_F(UpkeepTest, DamageIsNamedAndHealed) {
   EXPECT_EQ(thaw({"scrub"})["counters"]["damaged"], 0);
 }
 
+TEST_F(UpkeepTest, ReportedDamageIsLookedAtAndNotBelieved) {
+  push("a", 1, 20);
+  change([](RawStore& raw) { damage(raw, raw.keys("chunk")[3]); });
+  PageClient client = *PageClient::connect(*resolve_tcp(server_.address()), "default");
+  const auto manifest = client.show("a");
+  ASSERT_TRUE(succeeded(manifest));
+  const auto map = client.page_map(*manifest);
+  ASSERT_TRUE(succeeded(map));
+  message::ReportDamage all{.chunks = {}, .snapshot = manifest->snapshot};
+  for (std::uint64_t page = 0; page < 20; ++page) {
+    if (map->chunk_of({page}).valid()) all.chunks.push_back(map->chunk_of({page}));
+  }
+  ASSERT_TRUE(succeeded(client.report_damage(all)));
+  EXPECT_EQ(code_of(client.report_damage({{ChunkId::of(77, 0, 1)}, {}})),
+            ErrorCode::kWrongNamespace);
+  const Deadline deadline = Deadline::after(kPatience);
+  int healed = 0;
+  for (int i = 0; healed == 0 && !deadline.passed(); ++i) {
+    healed = thaw({"push", "b" + std::to_string(i), "--memory", path("a")})["new_pages"];
+  }
+  EXPECT_EQ(healed, 1) << "the others were intact";
+  expect_identical("a", "a");
+}
+
 TEST_F(UpkeepTest, StoreIsCheckedWhileNobodyHasItOpen) {
   push("a", 1, 20);
   EXPECT_NE(check({}, 1).dump().find("in use"), 0u) << "the page server has it open";

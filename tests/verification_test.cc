@@ -109,6 +109,42 @@ TEST_F(VerificationTest, DamageIsFoundInWhatWasCondemned) {
   EXPECT_NE(control_.findings[0].find("in a"), std::string::npos) << control_.findings[0];
 }
 
+TEST_F(VerificationTest, OfWhatIsReportedOnlyTheDamagedIsPutIntoQuarantine) {
+  const Bytes image = random_bytes(generator_, 10 * kPageBytes);
+  const Manifest manifest = *store("a", image, name_space_);
+  const PageMap map = map_of(manifest, name_space_);
+  damage(map.chunk_of({3}));
+  damage(map.chunk_of({4}));
+  const ChunkId never_stored = ChunkId::of(name_space_.value, 0, 1u << 30);
+  const Verification::Suspects suspects{
+      .chunks = {map.chunk_of({2}), map.chunk_of({3}), never_stored},
+      .snapshots = {manifest.snapshot, {77}}};
+  const auto report = Verification(*store_, name_space_, control_).run_on(suspects);
+  ASSERT_TRUE(succeeded(report));
+  EXPECT_EQ(report->chunks, 2u);
+  EXPECT_EQ(report->damaged, 1u);
+  EXPECT_EQ(report->snapshots, 1u);
+  const auto quarantined = store_->chunk_upkeep().quarantined(name_space_);
+  ASSERT_EQ(quarantined->size(), 1u);
+  EXPECT_EQ(quarantined->front().chunk, map.chunk_of({3}));
+  EXPECT_EQ(store("b", image, name_space_)->statistics.new_pages, 1u) << "which heals it";
+  EXPECT_EQ(verify()->damaged, 1u) << "the one that nobody reported";
+}
+
+TEST_F(VerificationTest, DamagedPageMapThatIsReportedIsNamed) {
+  const Manifest manifest = *store("a", make_image(1, 30), name_space_);
+  change([&](RawStore& raw) {
+    for (const std::string& key : raw.keys("snapshot")) {
+      if (key[0] == 'p') raw.put("snapshot", key, "nonsense");
+    }
+  });
+  const auto report = Verification(*store_, name_space_, control_)
+                          .run_on({.chunks = {}, .snapshots = {manifest.snapshot}});
+  ASSERT_TRUE(succeeded(report));
+  EXPECT_EQ(report->affected, 1u);
+  EXPECT_EQ(control_.findings.size(), 1u);
+}
+
 /// Whatever becomes of a chunk, the totals are those of what is there.
 TEST_F(VerificationTest, HealedChunksAreCountedOnce) {
   const Bytes image = random_bytes(generator_, 2 * kPageBytes);

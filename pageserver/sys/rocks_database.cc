@@ -168,6 +168,18 @@ void RocksDatabase::Batch::remove_prefix(Family from, const std::string& prefix)
 
 Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& directory,
                                                            ByteCount min_free) {
+  return open(directory, min_free, Access::kOwner);
+}
+
+Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open_replica(const std::string& directory) {
+  if (!std::filesystem::exists(directory + "/CURRENT")) {
+    return fail(ErrorCode::kNotFound, "there is no store in {}", directory);
+  }
+  return open(directory, {0}, Access::kReplica);
+}
+
+Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& directory,
+                                                           ByteCount min_free, Access access) {
   const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes);
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
   descriptors.reserve(kFamilies.size());
@@ -178,27 +190,33 @@ Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& di
   const auto must_resume = std::make_shared<std::atomic<bool>>(false);
   rocksdb::DB* db = nullptr;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
+  const rocksdb::DBOptions options = database_options(*env, must_resume);
+  // A replica has a place of its own only for a log, and its log is ours.
   const Status status =
-      rocksdb::DB::Open(database_options(*env, must_resume), directory, descriptors, &handles, &db);
+      access == Access::kOwner
+          ? rocksdb::DB::Open(options, directory, descriptors, &handles, &db)
+          : rocksdb::DB::OpenAsSecondary(options, directory, directory, descriptors, &handles, &db);
   if (!status.ok()) {
     if (status.ToString().find("lock") != std::string::npos) {
       return fail(ErrorCode::kBusy, "{} is in use by another process", directory);
     }
     return store_failure(status, fmt::format("opening the store in {}", directory).c_str());
   }
-  std::unique_ptr<RocksDatabase> opened(new RocksDatabase(
-      std::move(env), std::unique_ptr<rocksdb::DB>(db), handles, must_resume, directory, min_free));
+  std::unique_ptr<RocksDatabase> opened(
+      new RocksDatabase(std::move(env), std::unique_ptr<rocksdb::DB>(db), handles, must_resume,
+                        directory, min_free, access));
   TRY(opened->check_version());
-  TRY(opened->fill_memtable());
+  if (access == Access::kOwner) TRY(opened->fill_memtable());
   return opened;
 }
 
 RocksDatabase::RocksDatabase(std::unique_ptr<rocksdb::Env> env, std::unique_ptr<rocksdb::DB> db,
                              const std::vector<rocksdb::ColumnFamilyHandle*>& handles,
                              std::shared_ptr<std::atomic<bool>> must_resume, std::string directory,
-                             ByteCount min_free)
+                             ByteCount min_free, Access access)
     : directory_(std::move(directory)),
       min_free_(min_free),
+      access_(access),
       env_(std::move(env)),
       db_(std::move(db)),
       must_resume_(std::move(must_resume)) {
@@ -225,6 +243,10 @@ Result<void> RocksDatabase::check_version() {
                 *version, kStoreVersion);
   }
   if (version == kStoreVersion) return {};
+  if (access_ == Access::kReplica) {
+    return fail(ErrorCode::kBadVersion,
+                "the store is of an older version, which its owner changes");
+  }
   Batch batch(*this);
   if (version) TRY(take_over(*version, batch));
   batch.put_number(Family::kMeta, "version", kStoreVersion);
@@ -326,6 +348,14 @@ Result<void> RocksDatabase::scan(Family from, const std::string& prefix, const s
   return {};
 }
 
+Result<void> RocksDatabase::catch_up() {
+  CHECK(access_ == Access::kReplica);
+  if (const Status status = db_->TryCatchUpWithPrimary(); !status.ok()) {
+    return store_failure(status, "catching up with the store's owner");
+  }
+  return {};
+}
+
 Result<void> RocksDatabase::compact() {
   for (const auto& [name, which] : kFamilies) TRY(compact(which, nullptr, nullptr));
   return fill_memtable();
@@ -383,6 +413,7 @@ Result<void> RocksDatabase::check_space(const Batch& batch) {
 /// After a failure, such as of a full disk, RocksDB refuses writes or leaves its files unmerged
 /// until it is told to go on; the next write does that.
 Result<void> RocksDatabase::write(Batch& batch, Durability durability) {
+  if (access_ == Access::kReplica) return fail(ErrorCode::kUnsupported, "a replica is not written");
   if (must_resume_->exchange(false)) {
     if (const Status status = db_->Resume(); !status.ok()) {
       *must_resume_ = true;

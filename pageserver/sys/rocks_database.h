@@ -90,6 +90,10 @@ class RocksDatabase {
   /// newer version.
   static Result<std::unique_ptr<RocksDatabase>> open(const std::string& directory,
                                                      ByteCount min_free);
+  /// Beside the process that has it open and writes to it, or without one: as it was at the last
+  /// catch_up(). Writes are kUnsupported. kNotFound when there is none, kBadVersion when it is of
+  /// another version.
+  static Result<std::unique_ptr<RocksDatabase>> open_replica(const std::string& directory);
   RocksDatabase(const RocksDatabase&) = delete;
   RocksDatabase& operator=(const RocksDatabase&) = delete;
   ~RocksDatabase();
@@ -108,6 +112,9 @@ class RocksDatabase {
   using Visit = std::function<Result<bool>(std::string_view key, ByteSpan value)>;
   Result<void> scan(Family from, const std::string& prefix, const std::string& start,
                     const Visit& visit);
+
+  /// A replica's: takes in what was written since. Any thread, one at a time.
+  Result<void> catch_up();
 
   /// Compacts everything, so that what was deleted takes up no room any more.
   Result<void> compact();
@@ -131,12 +138,15 @@ class RocksDatabase {
     rocksdb::DB* db;
     void operator()(rocksdb::ColumnFamilyHandle* handle) const;
   };
+  enum class Access { kOwner, kReplica };
   using Handle = std::unique_ptr<rocksdb::ColumnFamilyHandle, HandleDeleter>;
 
   RocksDatabase(std::unique_ptr<rocksdb::Env> env, std::unique_ptr<rocksdb::DB> db,
                 const std::vector<rocksdb::ColumnFamilyHandle*>& handles,
                 std::shared_ptr<std::atomic<bool>> must_resume, std::string directory,
-                ByteCount min_free);
+                ByteCount min_free, Access access);
+  static Result<std::unique_ptr<RocksDatabase>> open(const std::string& directory,
+                                                     ByteCount min_free, Access access);
   Result<void> check_version();
   Result<void> fill_memtable();
   Result<void> compact(Family which, const rocksdb::Slice* first, const rocksdb::Slice* last);
@@ -147,6 +157,7 @@ class RocksDatabase {
 
   const std::string directory_;
   const ByteCount min_free_;
+  const Access access_;
   const std::unique_ptr<rocksdb::Env> env_;  // outlives the database
   const std::unique_ptr<rocksdb::DB> db_;
   std::vector<Handle> families_;

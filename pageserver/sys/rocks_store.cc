@@ -2,10 +2,15 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
+#include <condition_variable>
 #include <limits>
+#include <mutex>
 #include <set>
+#include <thread>
 
 #include "base/bytes.h"
+#include "base/log.h"
 #include "pageserver/sys/rocks_chunks.h"
 #include "pageserver/sys/rocks_database.h"
 #include "pageserver/sys/rocks_keys.h"
@@ -50,10 +55,18 @@ constexpr std::array kSettingsFields{
 
 constexpr std::uint64_t kNoBound = std::numeric_limits<std::uint64_t>::max();
 
+/// Between two looks at what the owner of a replica's store has written.
+constexpr std::chrono::milliseconds kCatchUpInterval{200};
+
 class RocksStore final : public Store {
  public:
   explicit RocksStore(std::unique_ptr<RocksDatabase> database)
       : database_(std::move(database)), chunks_(*database_), working_sets_(*database_) {}
+
+  /// REQUIRES: the database is a replica's.
+  void follow_owner() {
+    follower_ = std::jthread([this](const std::stop_token& stop) { follow(stop); });
+  }
 
   Result<std::optional<NamespaceId>> find_namespace(const std::string& name) override {
     const auto found = TRY(database_->get_number(Family::kMeta, namespace_key(name)));
@@ -367,15 +380,37 @@ class RocksStore final : public Store {
     return {};
   }
 
+  void follow(const std::stop_token& stop) {
+    std::mutex mutex;
+    std::condition_variable_any never;
+    bool failed = false;
+    while (true) {
+      std::unique_lock lock(mutex);
+      never.wait_for(lock, stop, kCatchUpInterval, [] { return false; });
+      if (stop.stop_requested()) return;
+      const auto caught_up = database_->catch_up();
+      if (!caught_up && !failed) log_error("{}", caught_up.error().message());
+      if (caught_up && failed) log_info("caught up with the store's owner again");
+      failed = !caught_up;
+    }
+  }
+
   const std::unique_ptr<RocksDatabase> database_;
   RocksChunks chunks_;
   RocksWorkingSets working_sets_;
+  std::jthread follower_;  // the last member: it uses the others
 };
 
 }  // namespace
 
 Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory, ByteCount min_free) {
   return std::make_unique<RocksStore>(TRY(RocksDatabase::open(directory, min_free)));
+}
+
+Result<std::unique_ptr<Store>> open_rocks_replica(const std::string& directory) {
+  auto store = std::make_unique<RocksStore>(TRY(RocksDatabase::open_replica(directory)));
+  store->follow_owner();
+  return store;
 }
 
 }  // namespace thaw

@@ -14,4 +14,10 @@ namespace thaw {
 /// deleting is always allowed.
 Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory, ByteCount min_free);
 
+/// The same store as another process sees that does not write to it, beside the one that does, or
+/// without it. It follows that one on a thread of its own, a moment behind; where it cannot, it is
+/// as it was, and the log says so. What would write is kUnsupported. kNotFound when there is none,
+/// kBadVersion when it is of another version.
+Result<std::unique_ptr<Store>> open_rocks_replica(const std::string& directory);
+
 }  // namespace thaw

@@ -236,6 +236,8 @@ class Acceptor {
         store_(store),
         options_(options),
         server_(options.store_id, options.pin_grace) {
+    server_.use = options_.use;
+    if (options_.use == StoreUse::kReplica) return;
     jobs_.emplace(store_, server_.pins, server_.pushes, options_.upkeep,
                   [this](auto work) { asio::post(executors_.writer, std::move(work)); });
     server_.jobs = &*jobs_;
@@ -274,8 +276,8 @@ class Acceptor {
   }
 
   void join() {
+    if (jobs_) store_.stop_compacting();
     server_.jobs = nullptr;
-    store_.stop_compacting();
     jobs_.reset();
     executors_.pages.stop();
     executors_.bulk.join();

@@ -10,6 +10,7 @@
 #include "format/store_id.h"
 #include "pageserver/jobs.h"
 #include "pageserver/limits.h"
+#include "pageserver/peer.h"
 #include "pageserver/store.h"
 
 namespace thaw {
@@ -17,6 +18,7 @@ namespace thaw {
 struct ServerOptions {
   TcpAddress listen;
   StoreId store_id;
+  StoreUse use = StoreUse::kOwn;
   std::size_t max_connections = 1024;
   std::size_t kept_recordings = limits::kDefaultKeptRecordings;  // of a snapshot
   UpkeepOptions upkeep;

@@ -28,8 +28,9 @@ inline ChunkId chunk(std::uint64_t page) { return {kFirst.value + page}; }
 class SemanticsTest : public testing::TestWithParam<LoopKind> {
  protected:
   SemanticsTest() {
-    loop_.run(
-        [this] { link_ = std::make_unique<DemandLink>(loop_.loop(), server_.address(), origin_); });
+    loop_.run([this] {
+      link_ = std::make_unique<DemandLink>(loop_.loop(), std::vector{server_.address()}, origin_);
+    });
   }
   ~SemanticsTest() override {
     guest_.reset();

@@ -114,9 +114,9 @@ class ServedGuest final : private ServedMemory::Owner {
  private:
   void give_up(const std::string& reason) override { given_up_ = reason; }
   void stop_vm(const std::string& reason) override { given_up_ = reason; }
-  bool may_wait(PageIndex, const std::string& reason) override {
+  Unservable on_unservable(PageIndex, const std::string& reason) override {
     unservable_ = reason;
-    return true;
+    return Unservable::kWaits;
   }
   void on_faults() override {}
   void on_window_end(std::vector<Touch> touches) override { touches_ = std::move(touches); }

@@ -1,0 +1,69 @@
+#include "faulthandler/page_servers.h"
+
+#include <optional>
+
+#include "base/log.h"
+
+namespace thaw {
+
+namespace {
+
+bool is_away(const Error& error) {
+  return error.code() == ErrorCode::kUnavailable || error.code() == ErrorCode::kTimeout;
+}
+
+/// Whether another server may do better.
+bool is_of_one_server(const Error& error) {
+  switch (error.code()) {
+    case ErrorCode::kBadMagic:
+    case ErrorCode::kBadVersion:
+    case ErrorCode::kMalformed:
+    case ErrorCode::kTruncated:
+    case ErrorCode::kTooLarge:
+    case ErrorCode::kChecksumMismatch:
+    case ErrorCode::kNotFound:
+    case ErrorCode::kProtocol:
+    case ErrorCode::kUnsupported:
+    case ErrorCode::kWrongStore:
+    case ErrorCode::kCorrupt:
+      return true;
+    default:
+      return is_away(error);
+  }
+}
+
+}  // namespace
+
+Result<void> PageServers::ask(const std::string& name_space,
+                              const std::function<Result<void>(PageClient&)>& ask) {
+  std::optional<Error> failure;
+  const std::size_t first = last_;
+  for (std::size_t i = 0; i < addresses_.size(); ++i) {
+    const std::size_t server = (first + i) % addresses_.size();
+    auto client = PageClient::connect(addresses_[server], name_space);
+    auto asked = client ? ask(*client) : std::unexpected(client.error());
+    if (asked) {
+      last_ = server;
+      return {};
+    }
+    if (!is_of_one_server(asked.error())) return asked;
+    if (addresses_.size() > 1) {
+      log_warning("page server {}: {}", addresses_[server].text(), asked.error().message());
+    }
+    if (!failure || (is_away(asked.error()) && !is_away(*failure))) failure = asked.error();
+  }
+  return std::unexpected(*failure);
+}
+
+Result<void> PageServers::tell_all(const std::string& name_space,
+                                   const std::function<Result<void>(PageClient&)>& tell) const {
+  Result<void> told = fail(ErrorCode::kUnavailable, "there is no page server");
+  for (const TcpAddress& address : addresses_) {
+    auto client = PageClient::connect(address, name_space);
+    auto one = client ? tell(*client) : std::unexpected(client.error());
+    if (!told) told = std::move(one);
+  }
+  return told;
+}
+
+}  // namespace thaw

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/socket.h"
+#include "format/page_client.h"
+
+namespace thaw {
+
+/// The page servers of a fault handler, as threads use them that may wait: one after the other, the
+/// one that answered last before the others. Any thread.
+class PageServers {
+ public:
+  /// REQUIRES: at least one.
+  explicit PageServers(std::vector<TcpAddress> addresses) : addresses_(std::move(addresses)) {}
+
+  const std::vector<TcpAddress>& addresses() const { return addresses_; }
+
+  /// Connects to one server after the other until `ask` has got from it what it wants. A server
+  /// that is away, silent, damaged, without what is asked for, or not the one to ask is passed
+  /// over. What the first of them said is the error; but that one is away if that may be why nobody
+  /// has it.
+  Result<void> ask(const std::string& name_space,
+                   const std::function<Result<void>(PageClient&)>& ask);
+  /// Tells all of them. It is enough that one of them takes it; else what the last of them said.
+  Result<void> tell_all(const std::string& name_space,
+                        const std::function<Result<void>(PageClient&)>& tell) const;
+
+ private:
+  const std::vector<TcpAddress> addresses_;
+  std::atomic<std::size_t> last_ = 0;  // that answered
+};
+
+}  // namespace thaw

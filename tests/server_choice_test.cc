@@ -1,0 +1,131 @@
+// Which page server is asked, and when a second one is.
+
+#include "faulthandler/server_choice.h"
+
+#include <gtest/gtest.h>
+
+namespace thaw::test {
+namespace {
+
+using namespace std::chrono_literals;
+
+class ServerChoiceTest : public testing::Test {
+ protected:
+  std::optional<std::size_t> pick(const ServerSet& except = {}) {
+    return choice_.pick(except, now_);
+  }
+  /// The server is there, and is lost without an answer.
+  void fail(std::size_t server, unsigned times) {
+    for (unsigned i = 0; i < times; ++i) {
+      choice_.on_ready(server);
+      choice_.on_lost(server, now_);
+    }
+    choice_.on_ready(server);
+  }
+
+  ServerChoice choice_{3};
+  Clock::time_point now_ = Clock::now();
+};
+
+TEST_F(ServerChoiceTest, NobodyIsAskedBeforeAServerIsThere) {
+  EXPECT_EQ(pick(), std::nullopt);
+  choice_.on_ready(2);
+  EXPECT_EQ(pick(), 2u);
+  EXPECT_EQ(pick(ServerSet{0b100}), std::nullopt);
+}
+
+TEST_F(ServerChoiceTest, StaysWithAServerUntilItIsLost) {
+  choice_.on_ready(1);
+  EXPECT_EQ(pick(), 1u);
+  choice_.on_ready(0);
+  EXPECT_EQ(pick(), 1u);
+  choice_.on_lost(1, now_);
+  EXPECT_EQ(pick(), 0u);
+  choice_.on_ready(1);
+  EXPECT_EQ(pick(), 0u) << "going back would cost, and is of no use";
+}
+
+TEST_F(ServerChoiceTest, SparesAServerForOneRequestOnly) {
+  choice_.on_ready(0);
+  choice_.on_ready(1);
+  EXPECT_EQ(pick(), 0u);
+  EXPECT_EQ(pick(ServerSet{0b001}), 1u);
+  EXPECT_EQ(pick(), 0u);
+}
+
+TEST_F(ServerChoiceTest, LeavesAServerThatFailsAgainAndAgainLongerEachTime) {
+  choice_.on_ready(1);
+  fail(0, limits::kMostServerFailures);
+  EXPECT_TRUE(choice_.is_left(0, now_));
+  EXPECT_EQ(pick(), 1u);
+  now_ += limits::kServerPauseFirst;
+  EXPECT_FALSE(choice_.is_left(0, now_));
+  fail(0, limits::kMostServerFailures);
+  now_ += limits::kServerPauseFirst;
+  EXPECT_TRUE(choice_.is_left(0, now_));
+  now_ += limits::kServerPauseFirst;
+  EXPECT_FALSE(choice_.is_left(0, now_));
+}
+
+TEST_F(ServerChoiceTest, PausesAreBounded) {
+  for (unsigned i = 0; i < 64; ++i) fail(0, limits::kMostServerFailures);
+  EXPECT_TRUE(choice_.is_left(0, now_));
+  EXPECT_FALSE(choice_.is_left(0, now_ + limits::kServerPauseMost));
+}
+
+TEST_F(ServerChoiceTest, ReplyEndsASeriesOfFailures) {
+  fail(0, limits::kMostServerFailures - 1);
+  choice_.on_reply(0, 1ms);
+  fail(0, limits::kMostServerFailures - 1);
+  EXPECT_FALSE(choice_.is_left(0, now_));
+}
+
+TEST_F(ServerChoiceTest, ServerThatIsAwayDoesNotFailAgain) {
+  choice_.on_ready(0);
+  for (unsigned i = 0; i < 2 * limits::kMostServerFailures; ++i) choice_.on_lost(0, now_);
+  choice_.on_ready(0);
+  EXPECT_FALSE(choice_.is_left(0, now_));
+}
+
+TEST_F(ServerChoiceTest, ServerThatWasLeftIsAskedWhereThereIsNoOther) {
+  fail(0, limits::kMostServerFailures);
+  EXPECT_EQ(pick(), 0u);
+}
+
+TEST_F(ServerChoiceTest, LeavesAServerThatIsOutpacedInARow) {
+  choice_.on_ready(0);
+  choice_.on_ready(1);
+  for (unsigned i = 1; i < limits::kMostOutpaced; ++i) choice_.on_outpaced(0, now_);
+  choice_.on_reply(0, 100us);  // it was quick, so that is no series
+  for (unsigned i = 1; i < limits::kMostOutpaced; ++i) choice_.on_outpaced(0, now_);
+  EXPECT_EQ(pick(), 0u);
+  choice_.on_outpaced(0, now_);
+  EXPECT_EQ(pick(), 1u);
+}
+
+TEST_F(ServerChoiceTest, HedgesAfterWhatNineteenOfTwentyRepliesTake) {
+  EXPECT_EQ(choice_.hedge_after(0), limits::kHedgeUnknown);
+  // One reply in fifty takes long, the others 10 to 20 ms.
+  for (int i = 0; i < 5000; ++i) {
+    choice_.on_reply(0, i % 50 == 0 ? 200ms : 10ms + (i % 11) * 1ms);
+  }
+  EXPECT_GT(choice_.hedge_after(0), 15ms);
+  EXPECT_LT(choice_.hedge_after(0), 40ms);
+  for (int i = 0; i < 5000; ++i) choice_.on_reply(0, 50us);
+  EXPECT_EQ(choice_.hedge_after(0), limits::kHedgeFloor);
+  for (int i = 0; i < 5000; ++i) choice_.on_reply(0, 10s);
+  EXPECT_EQ(choice_.hedge_after(0), limits::kRequestDeadline);
+}
+
+TEST_F(ServerChoiceTest, HedgesATenthOfManyRequests) {
+  unsigned hedges = 0;
+  for (int i = 0; i < 10'000; ++i) {
+    choice_.on_request();
+    if (choice_.take_hedge()) ++hedges;
+  }
+  EXPECT_LE(hedges, 1000 + limits::kHedgeBurst);
+  EXPECT_GE(hedges, 1000u);
+}
+
+}  // namespace
+}  // namespace thaw::test
