@@ -4,52 +4,50 @@
 
 namespace thaw::sim {
 
-namespace {
-
-std::unique_ptr<Session> make_session(Loop& loop, DemandLink& link, PrefetchService prefetch,
-                                      const ChunkSource& local, const StoredSnapshot& snapshot,
-                                      const HandlerOptions& options, UniqueFd listener,
-                                      Session::Owner& owner) {
-  SessionOptions session{.id = 1,
-                         .socket_path = "/nonexistent/simulated.sock",
-                         .listener = std::move(listener),
-                         .on_unservable = options.on_unservable,
-                         .trace_out = {},
-                         .serve = {}};
-  session.serve.image = snapshot.image;
-  session.serve.local = &local;
-  session.serve.around = options.around;
-  session.serve.prefetch.emplace(prefetch);
-  session.serve.plan = {.set = options.set, .hydrate_bytes_per_s = options.hydrate_bytes_per_s};
-  session.serve.window = {.idle = std::chrono::milliseconds(20),
-                          .most = std::chrono::milliseconds(200)};
-  session.serve.window_use = options.window_use;
-  return std::make_unique<Session>(loop, link, std::move(session), owner);
-}
-
-}  // namespace
-
 std::optional<PageSpan> LocalChunks::find(ChunkId chunk) const {
   if (Random(chunk.value).below(1000) >= per_mille_) return std::nullopt;
   return PageSpan(snapshot_.distinct[chunk.sequence() - 1]);
 }
 
-Handler::Handler(Machine& machine, const StoredSnapshot& snapshot, const HandlerOptions& options,
-                 std::shared_ptr<UnixListener> listener)
-    : loop_(machine),
+Handler::Handler(Machine& machine, const StoredSnapshot& snapshot)
+    : machine_(machine),
+      snapshot_(snapshot),
+      loop_(machine),
       demand_(loop_, TcpAddress(), snapshot.image->origin),
       prefetch_(loop_, TcpAddress(), snapshot.image->origin, demand_),
-      local_(snapshot, options.local),
       workers_(WorkerPool::create(2).value()) {
-  loop_.set_after_turn([this] { after_turn(); });
+  loop_.set_after_turn([this] { forget_ended(); });
   loop_.poll(workers_->wakeup(), POLLIN, worker_watch_);
-  Session::Owner& owner = *this;  // a private base: make_unique may not convert
-  session_ = make_session(loop_, demand_, {prefetch_, *workers_, buffers_}, local_, snapshot,
-                          options, UniqueFd(machine.open(std::move(listener))), owner);
-  session_->start();
 }
 
 Handler::~Handler() = default;
+
+void Handler::add_session(const HandlerOptions& options, std::shared_ptr<UnixListener> listener) {
+  Served& served = sessions_.emplace_back();
+  served.local = std::make_unique<LocalChunks>(snapshot_, options.local);
+  SessionOptions session{.id = sessions_.size() - 1,
+                         .socket_path = "/nonexistent/simulated.sock",
+                         .listener = UniqueFd(machine_.open(std::move(listener))),
+                         .on_unservable = options.on_unservable,
+                         .trace_out = {},
+                         .serve = {}};
+  session.serve.image = snapshot_.image;
+  session.serve.local = served.local.get();
+  session.serve.around = options.around;
+  session.serve.prefetch.emplace(prefetch_, *workers_, buffers_);
+  session.serve.plan = {.set = options.set, .hydrate_bytes_per_s = options.hydrate_bytes_per_s};
+  session.serve.window = {.idle = std::chrono::milliseconds(20),
+                          .most = std::chrono::milliseconds(200)};
+  session.serve.window_use = options.window_use;
+  Session::Owner& owner = *this;  // a private base: make_unique may not convert
+  served.session = std::make_unique<Session>(loop_, demand_, std::move(session), owner);
+  served.session->start();
+}
+
+SessionReport Handler::report(std::size_t number) const {
+  const Served& served = sessions_[number];
+  return served.session != nullptr ? served.session->report() : served.last_report;
+}
 
 void Handler::watch_workers(int result) {
   if (result < 0) return;
@@ -57,13 +55,17 @@ void Handler::watch_workers(int result) {
   workers_->finish_done();
 }
 
-void Handler::after_turn() {
-  if (session_ == nullptr || !session_->finished()) return;
-  last_report_ = session_->report();
-  session_.reset();
+void Handler::forget_ended() {
+  for (Served& served : sessions_) {
+    if (served.session == nullptr || !served.session->finished()) continue;
+    served.last_report = served.session->report();
+    served.session.reset();
+  }
 }
 
-void Handler::kill_vm() { static_cast<void>(session_->stop(control::StopMode::kKill)); }
+void Handler::kill_vm(std::size_t number) {
+  static_cast<void>(sessions_[number].session->stop(control::StopMode::kKill));
+}
 
 void Handler::close() {
   demand_.close();

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <memory>
-#include <string>
+#include <vector>
 
 #include "faulthandler/session.h"
 #include "faulthandler/worker_pool.h"
@@ -34,46 +34,51 @@ class LocalChunks final : public ChunkSource {
   const unsigned per_mille_;
 };
 
-/// A fault handler process with one session: the real objects, as the daemon puts them together,
-/// on a simulated machine. To kill the process is to destroy it; another one may begin then. One
-/// thread.
+/// A fault handler process: the real objects, as the daemon puts them together, on a simulated
+/// machine. Its sessions share the links to the page server, the workers and the buffers. Here, and
+/// nowhere else in the simulation, are the handler's objects made. One thread.
 class Handler final : private Session::Owner {
  public:
-  Handler(Machine& machine, const StoredSnapshot& snapshot, const HandlerOptions& options,
-          std::shared_ptr<UnixListener> listener);
+  Handler(Machine& machine, const StoredSnapshot& snapshot);
   Handler(const Handler&) = delete;
   Handler& operator=(const Handler&) = delete;
   ~Handler();
 
+  /// Prepares a session, whose VMM will connect to the listener. Sessions count from 0.
+  void add_session(const HandlerOptions& options, std::shared_ptr<UnixListener> listener);
   /// Gone once it has ended and been forgotten.
-  bool has_session() const { return session_ != nullptr; }
-  /// REQUIRES: has_session().
-  const Session& session() const { return *session_; }
-  SessionReport report() const { return session_ != nullptr ? session_->report() : last_report_; }
-  /// As an operator does.
-  void kill_vm();
+  bool has_session(std::size_t number) const { return sessions_[number].session != nullptr; }
+  /// Of one that is gone: the last one.
+  SessionReport report(std::size_t number) const;
+  /// As an operator has it killed. REQUIRES: has_session().
+  void kill_vm(std::size_t number);
 
-  /// The process begins to end, without its session.
+  /// The process begins to end. REQUIRES: it has no session.
   void close();
   bool closed() const;
 
  private:
+  struct Served {
+    std::unique_ptr<LocalChunks> local;
+    std::unique_ptr<Session> session;
+    SessionReport last_report;
+  };
   void on_attached() override {}
   void on_faults(pid_t) override {}
   void on_window_end(Session&, std::vector<Touch>) override {}
   void on_ended() override {}
   void watch_workers(int result);
-  void after_turn();
+  void forget_ended();
 
+  Machine& machine_;
+  const StoredSnapshot& snapshot_;
   SimLoop loop_;
   DemandLink demand_;
   PrefetchLink prefetch_;
-  const LocalChunks local_;
   PlainBuffers buffers_;
   std::unique_ptr<WorkerPool> workers_;
   Operation worker_watch_{[this](int result) { watch_workers(result); }};
-  std::unique_ptr<Session> session_;
-  SessionReport last_report_;
+  std::vector<Served> sessions_;
 };
 
 }  // namespace thaw::sim

@@ -67,19 +67,50 @@ void SimServer::answer(const std::shared_ptr<Served>& served, const Bytes& reque
   const bool is_first = !std::exchange(served->greeted, true);
   const auto answered =
       is_first ? served->peer->hello(envelope->message) : served->peer->pages(envelope->message);
+  Message reply = answered ? answered->message : Message(to_reply(answered.error()));
+  std::uint64_t request_id = envelope->request_id;
+  Bytes body;
+  if (answered) {
+    body = answered->owned;
+    for (const ByteSpan piece : answered->pieces) {
+      body.insert(body.end(), piece.begin(), piece.end());
+    }
+  }
+  if (network_.machine().random().chance(lies_)) distort(reply, request_id, body);
   Bytes bytes;
-  if (!answered) {
-    encode_message(to_reply(answered.error()), envelope->request_id, 0, bytes);
-    return served->connection->reply(std::move(bytes));
-  }
-  std::size_t body = answered->owned.size();
-  for (const ByteSpan piece : answered->pieces) body += piece.size();
-  encode_message(answered->message, envelope->request_id, body, bytes);
-  bytes.insert(bytes.end(), answered->owned.begin(), answered->owned.end());
-  for (const ByteSpan piece : answered->pieces) {
-    bytes.insert(bytes.end(), piece.begin(), piece.end());
-  }
+  encode_message(reply, request_id, body.size(), bytes);
+  bytes.insert(bytes.end(), body.begin(), body.end());
   served->connection->reply(std::move(bytes));
+}
+
+/// What a server may say that is broken, or is not ours any more.
+void SimServer::distort(Message& message, std::uint64_t& request_id, Bytes& body) {
+  Random& random = network_.machine().random();
+  has_lied_ = true;
+  network_.machine().schedule().note("the server lies");
+  if (auto* const welcome = std::get_if<message::Welcome>(&message)) {
+    welcome->store.bytes[0] ^= std::byte{1};
+    return;
+  }
+  switch (random.below(6)) {
+    case 0:
+      request_id += random.from_to(1, 3);
+      break;
+    case 1:
+      request_id -= std::min(request_id, random.from_to(1, 3));
+      break;
+    case 2:
+      body.resize(random.below(body.size() + 1));
+      break;
+    case 3:
+      body.resize(body.size() + random.from_to(1, 100));
+      break;
+    case 4:
+      message = message::Chunks{static_cast<std::uint32_t>(random.below(100))};
+      break;
+    default:
+      message = message::Done{};
+  }
 }
 
 bool SimServer::nothing_is_pinned(SnapshotId snapshot) {

@@ -22,6 +22,9 @@ class SimServer final : private Network::Listener {
   void come_back() { away_ = false; }
   /// The longest that a request takes.
   void set_service_time(Nanoseconds most) { service_time_ = most; }
+  /// So many replies of a thousand are not what they should be.
+  void set_lies(unsigned per_mille) { lies_ = per_mille; }
+  bool has_lied() const { return has_lied_; }
   std::uint64_t connections() const { return state_.connections; }
   /// Whether nobody has the snapshot pinned.
   bool nothing_is_pinned(SnapshotId snapshot);
@@ -31,6 +34,7 @@ class SimServer final : private Network::Listener {
   bool accepts() const override { return !away_; }
   void on_connection(const std::shared_ptr<Connection>& connection) override;
   void go_on(const std::shared_ptr<Served>& served);
+  void distort(Message& message, std::uint64_t& request_id, Bytes& body);
   void answer(const std::shared_ptr<Served>& served, const Bytes& request);
 
   Network& network_;
@@ -38,6 +42,8 @@ class SimServer final : private Network::Listener {
   ServerState state_;
   Nanoseconds service_time_{1'000'000};
   bool away_ = false;
+  unsigned lies_ = 0;
+  bool has_lied_ = false;
   std::set<std::shared_ptr<Connection>> connections_;
 };
 

@@ -9,7 +9,8 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-constexpr milliseconds kMostTrouble{6000};  // how long the world is bad
+constexpr milliseconds kMostPreparation{20};  // before the VMM comes
+constexpr milliseconds kMostTrouble{6000};    // how long the world is bad
 /// Within which all that waits goes on once the world is well: the longest of the handler's
 /// patiences one after the other.
 constexpr seconds kMostRecovery{40};
@@ -53,7 +54,8 @@ VmmOptions World::draw_vmm(Random& random) {
           .accesses = static_cast<unsigned>(random.from_to(1, 120)),
           .writes = static_cast<unsigned>(random.below(600)),
           .think = Nanoseconds(static_cast<std::int64_t>(random.chance(500) ? 20'000 : 2'000'000)),
-          .removals = some(12),
+          // Now and then more than are read at a time.
+          .removals = random.chance(20) ? 600 : some(12),
           .unmaps = some(2),
           .moves = some(3),
           .signals = some(10),
@@ -81,11 +83,22 @@ World::World(std::uint64_t seed, const std::vector<StoredSnapshot>& snapshots, T
       snapshot_(snapshots[schedule_.random().below(snapshots.size())]),
       network_(machine_, draw_network(schedule_.random())),
       store_(schedule_, snapshot_, draw_store(schedule_.random())),
-      server_(network_, store_, snapshot_.image->origin.store),
-      handler_options_(draw_handler()),
-      listener_(std::make_shared<UnixListener>(machine_)),
-      vmm_(machine_, snapshot_, draw_vmm(schedule_.random())) {
+      server_(network_, store_, snapshot_.image->origin.store) {
   machine_.set_tcp([this] { return network_.make_socket(); });
+  Random& random = schedule_.random();
+  server_.set_lies(random.chance(200) ? static_cast<unsigned>(random.below(200)) : 0);
+  for (std::uint64_t left = random.chance(700) ? 1 : random.from_to(2, 4); left > 0; --left) {
+    restores_.push_back({draw_handler(), std::make_shared<UnixListener>(machine_),
+                         std::make_unique<Vmm>(machine_, snapshot_, draw_vmm(random))});
+  }
+}
+
+template <typename Predicate>
+bool World::all_alive(Predicate predicate) const {
+  for (std::size_t i = 0; i < restores_.size(); ++i) {
+    if (!restores_[i].vmm->exited() && !predicate(i)) return false;
+  }
+  return true;
 }
 
 template <typename Predicate>
@@ -106,8 +119,9 @@ void World::plan_outages() {
     schedule_.after(start, [this] { server_.go_away(); });
     schedule_.after(start + random.duration(kMostTrouble / 2), [this] { server_.come_back(); });
   }
-  if (random.chance(100)) {
-    schedule_.after(random.duration(kMostTrouble), [this] { vmm_.exit(); });
+  for (const Restore& restore : restores_) {
+    if (!random.chance(100)) continue;
+    schedule_.after(random.duration(kMostTrouble), [&restore] { restore.vmm->exit(); });
   }
 }
 
@@ -116,63 +130,73 @@ void World::heal() {
   network_.heal();
   store_.heal();
   server_.come_back();
+  server_.set_lies(0);
 }
 
 bool World::restore() {
-  handler_ = std::make_unique<Handler>(machine_, snapshot_, handler_options_, listener_);
-  schedule_.after(schedule_.random().duration(milliseconds(20)),
-                  [this] { vmm_.start(*listener_); });
+  handler_ = std::make_unique<Handler>(machine_, snapshot_);
+  for (const Restore& restore : restores_) {
+    handler_->add_session(restore.options, restore.listener);
+    schedule_.after(schedule_.random().duration(kMostPreparation),
+                    [&restore] { restore.vmm->start(*restore.listener); });
+  }
   plan_outages();
   schedule_.after(schedule_.random().duration(kMostTrouble), [this] { heal(); });
-  return go_on_until(
-             "the end of the trouble", kMostTrouble + milliseconds(1),
-             [this, end = schedule_.now() + kMostTrouble] { return schedule_.now() >= end; }) &&
-         go_on_until("the guest's going on", kMostRecovery,
-                     [this] { return vmm_.finished() || vmm_.exited(); });
+  const auto end = schedule_.now() + kMostTrouble;
+  return go_on_until("the end of the trouble", kMostTrouble + milliseconds(1),
+                     [this, end] { return schedule_.now() >= end; }) &&
+         go_on_until("the guest's going on", kMostRecovery, [this] {
+           return all_alive([this](std::size_t i) { return restores_[i].vmm->finished(); });
+         });
 }
 
 bool World::read_everything() {
-  if (vmm_.exited()) return true;
-  vmm_.read_all();
-  if (!go_on_until("the guest's reading of all its memory", kMostRecovery,
-                   [this] { return vmm_.finished() || vmm_.exited(); })) {
-    return false;
+  for (const Restore& restore : restores_) {
+    if (!restore.vmm->exited()) restore.vmm->read_all();
   }
-  const bool completes = handler_options_.hydrate_bytes_per_s > 0 && !vmm_.exited();
-  return !completes || go_on_until("the memory's being complete", kMostCompletion, [this] {
-    return vmm_.exited() || handler_->report().state == SessionState::kDetached;
-  });
+  return go_on_until(
+             "the guest's reading of all its memory", kMostRecovery,
+             [this] {
+               return all_alive([this](std::size_t i) { return restores_[i].vmm->finished(); });
+             }) &&
+         go_on_until("the memory's being complete", kMostCompletion, [this] {
+           return all_alive([this](std::size_t i) {
+             return restores_[i].options.hydrate_bytes_per_s == 0 ||
+                    handler_->report(i).state == SessionState::kDetached;
+           });
+         });
 }
 
-bool World::end_session() {
+void World::end_session(std::size_t number) {
+  Vmm& vmm = *restores_[number].vmm;
+  if (vmm.was_killed() && !store_.has_failed() && !server_.has_lied()) {
+    schedule_.violate("a VM was killed for no reason: " + handler_->report(number).outcome);
+  }
+  if (vmm.exited()) {
+    // It may have gone before it came.
+    if (handler_->has_session(number)) handler_->kill_vm(number);
+    return;
+  }
+  const auto ending = static_cast<Ending>(schedule_.random().below(3));
+  if (ending == Ending::kKilledByOperator) return handler_->kill_vm(number);
+  if (ending == Ending::kFarewell && vmm.can_say_farewell()) return vmm.say_farewell();
+  vmm.exit();
+}
+
+bool World::end_sessions() {
   // What is asked for by then was given back meanwhile, and comes all the same.
-  if (!go_on_until("the end of all requests", kMostRecovery,
-                   [this] { return vmm_.exited() || handler_->report().waiting_pages == 0; })) {
+  if (!go_on_until("the end of all requests", kMostRecovery, [this] {
+        return all_alive([this](std::size_t i) { return handler_->report(i).waiting_pages == 0; });
+      })) {
     return false;
   }
-  if (vmm_.was_killed() && !store_.has_failed()) {
-    schedule_.violate("the VM was killed for no reason: " + handler_->report().outcome);
-  }
-  if (!schedule_.violation().empty()) return false;
-  const bool alive = !vmm_.exited();
-  // It may have exited before it came.
-  if (!alive && handler_->has_session()) handler_->kill_vm();
-  switch (static_cast<Ending>(schedule_.random().below(3))) {
-    case Ending::kExit:
-      vmm_.exit();
-      break;
-    case Ending::kKilledByOperator:
-      if (alive) handler_->kill_vm();
-      break;
-    case Ending::kFarewell:
-      if (!vmm_.can_say_farewell()) {
-        vmm_.exit();
-      } else {
-        vmm_.say_farewell();
-      }
-      break;
-  }
-  return go_on_until("the session's end", kMostEnd, [this] { return !handler_->has_session(); });
+  for (std::size_t i = 0; i < restores_.size(); ++i) end_session(i);
+  return go_on_until("the sessions' end", kMostEnd, [this] {
+    for (std::size_t i = 0; i < restores_.size(); ++i) {
+      if (handler_->has_session(i)) return false;
+    }
+    return true;
+  });
 }
 
 bool World::end_handler() {
@@ -198,7 +222,7 @@ bool World::end_handler() {
 }
 
 void World::run() {
-  if (restore() && read_everything() && end_session()) end_handler();
+  if (restore() && read_everything() && end_sessions()) end_handler();
 }
 
 Outcome World::outcome() const {

@@ -22,11 +22,11 @@ struct Outcome {
   std::uint64_t steps = 0;
 };
 
-/// Runs the world of a seed from the restore of a VM to the end of its session and of its handler.
-/// The same seed of the same program does the same, to the last detail. Checked are: what the guest
-/// finds in each page, and with what each is filled; that whoever waits goes on within bounded time
-/// once network, server and store are well again; that the session ends as it should and nothing of
-/// it is left.
+/// Runs the world of a seed from the restore of VMs to the end of their sessions and of their
+/// handler. The same seed of the same program does the same, to the last detail. Checked are: what
+/// the guest finds in each page, and with what each is filled; that whoever waits goes on within
+/// bounded time once network, server and store are well again; that sessions end as they should and
+/// nothing of them is left.
 Outcome run_seed(std::uint64_t seed, const std::vector<StoredSnapshot>& snapshots, Trace trace);
 
 /// The world of one seed. One thread.
@@ -47,6 +47,12 @@ class World {
   static StoreFaults draw_store(Random& random);
   static VmmOptions draw_vmm(Random& random);
   HandlerOptions draw_handler();
+  /// A VM that is restored, and how its session serves it.
+  struct Restore {
+    HandlerOptions options;
+    std::shared_ptr<UnixListener> listener;
+    std::unique_ptr<Vmm> vmm;
+  };
   void plan_outages();
   void heal();
 
@@ -56,7 +62,11 @@ class World {
   bool go_on_until(const char* what, Nanoseconds most, Predicate predicate);
   bool restore();
   bool read_everything();
-  bool end_session();
+  bool end_sessions();
+  void end_session(std::size_t number);
+  /// Whether it is so of each VM that has not exited.
+  template <typename Predicate>
+  bool all_alive(Predicate predicate) const;
   bool end_handler();
 
   Schedule schedule_;
@@ -65,9 +75,7 @@ class World {
   Network network_;
   SimStore store_;
   SimServer server_;
-  const HandlerOptions handler_options_;
-  const std::shared_ptr<UnixListener> listener_;
-  Vmm vmm_;
+  std::vector<Restore> restores_;
   std::unique_ptr<Handler> handler_;
 };
 
