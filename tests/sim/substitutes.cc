@@ -1,7 +1,8 @@
 // What the simulation puts in the place of the operating system. Functions of base/ that are
-// defined here are linked instead of base/'s own; __wrap_ functions are called where the code under
-// test calls a function of the C or C++ library (CMakeLists.txt names them), and go on to the real
-// one for whatever does not belong to the simulation.
+// defined here are linked instead of base/'s own; if the code under test calls one more of the same
+// file, the linker finds the others twice, and that one has to be added. __wrap_ functions are
+// called where the code under test calls a function of the C or C++ library (CMakeLists.txt names
+// them), and go on to the real one for whatever does not belong to the simulation.
 
 #include <algorithm>
 #include <cerrno>
