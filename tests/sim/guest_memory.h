@@ -26,6 +26,7 @@ class GuestMemory {
     bool registered = false;          // with the userfaultfd
     std::optional<Content> content;   // nothing: missing
     Content expected = kZeroContent;  // what it holds, or must be filled with
+    bool minor = false;               // a fault tells of what is in the file behind it
     unsigned removals = 0;            // under way: it may be zero by now
     bool moves = false;               // the call that moves it has not returned
   };

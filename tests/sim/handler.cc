@@ -30,18 +30,33 @@ void Handler::add_session(const HandlerOptions& options, std::shared_ptr<UnixLis
                          .listener = UniqueFd(machine_.open(std::move(listener))),
                          .on_unservable = options.on_unservable,
                          .trace_out = {},
-                         .serve = {}};
-  session.serve.image = snapshot_.image;
-  session.serve.local = served.local.get();
-  session.serve.around = options.around;
-  session.serve.prefetch.emplace(prefetch_, *workers_, buffers_);
-  session.serve.plan = {.set = options.set, .hydrate_bytes_per_s = options.hydrate_bytes_per_s};
-  session.serve.window = {.idle = std::chrono::milliseconds(20),
-                          .most = std::chrono::milliseconds(200)};
-  session.serve.window_use = options.window_use;
+                         .serve = serve_options(options, *served.local)};
+  if (options.shared) {
+    if (image_ == nullptr) {
+      ServeOptions serve = serve_options(options, *served.local);
+      serve.window_use = WindowUse::kNone;
+      serve.plan.rest_zeros = ZeroPages::kNot;
+      serve.places = std::make_shared<const ChunkPlaces>(
+          snapshot_.image->map, snapshot_.image->manifest.spec.memory_pages());
+      image_ = HostImage::create(loop_, demand_, std::move(serve)).value();
+    }
+    session.shared = image_.get();
+  }
   Session::Owner& owner = *this;  // a private base: make_unique may not convert
   served.session = std::make_unique<Session>(loop_, demand_, std::move(session), owner);
   served.session->start();
+}
+
+ServeOptions Handler::serve_options(const HandlerOptions& options, const ChunkSource& local) {
+  ServeOptions serve;
+  serve.image = snapshot_.image;
+  serve.local = &local;
+  serve.around = options.around;
+  serve.prefetch.emplace(prefetch_, *workers_, buffers_);
+  serve.plan = {.set = options.set, .hydrate_bytes_per_s = options.hydrate_bytes_per_s};
+  serve.window = {.idle = std::chrono::milliseconds(20), .most = std::chrono::milliseconds(200)};
+  serve.window_use = options.window_use;
+  return serve;
 }
 
 SessionReport Handler::report(std::size_t number) const {
@@ -61,6 +76,7 @@ void Handler::forget_ended() {
     served.last_report = served.session->report();
     served.session.reset();
   }
+  end_image();
 }
 
 void Handler::kill_vm(std::size_t number) {
@@ -68,13 +84,24 @@ void Handler::kill_vm(std::size_t number) {
 }
 
 void Handler::close() {
+  closing_ = true;
+  if (image_ != nullptr) image_->stop();
+  end_image();
+}
+
+/// The links go after the image, which uses them.
+void Handler::end_image() {
+  if (!closing_ || (image_ != nullptr && !image_->finished())) return;
+  closing_ = false;
+  image_.reset();
   demand_.close();
   prefetch_.close();
   loop_.cancel(worker_watch_);
 }
 
 bool Handler::closed() const {
-  return demand_.idle() && prefetch_.idle() && !worker_watch_.active() && loop_.under_way() == 0;
+  return image_ == nullptr && demand_.idle() && prefetch_.idle() && !worker_watch_.active() &&
+         loop_.under_way() == 0;
 }
 
 }  // namespace thaw::sim

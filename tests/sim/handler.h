@@ -19,7 +19,8 @@ struct HandlerOptions {
   std::shared_ptr<const PrefetchSet> set;  // nullptr: no working set is streamed in
   std::uint64_t hydrate_bytes_per_s = 0;
   WindowUse window_use = WindowUse::kNone;
-  unsigned local = 0;  // of a thousand chunks, how many another VM's image on this host has
+  bool shared = false;  // the VM maps this host's image of the snapshot
+  unsigned local = 0;   // of a thousand chunks, how many another VM's image on this host has
 };
 
 /// Chunks that are at hand on this host.
@@ -69,6 +70,8 @@ class Handler final : private Session::Owner {
   void on_ended() override {}
   void watch_workers(int result);
   void forget_ended();
+  void end_image();
+  ServeOptions serve_options(const HandlerOptions& options, const ChunkSource& local);
 
   Machine& machine_;
   const StoredSnapshot& snapshot_;
@@ -78,7 +81,9 @@ class Handler final : private Session::Owner {
   PlainBuffers buffers_;
   std::unique_ptr<WorkerPool> workers_;
   Operation worker_watch_{[this](int result) { watch_workers(result); }};
+  std::unique_ptr<HostImage> image_;  // nullptr: nobody has asked for one
   std::vector<Served> sessions_;
+  bool closing_ = false;
 };
 
 }  // namespace thaw::sim

@@ -69,6 +69,10 @@ class Machine {
   }
   int open_tcp_socket() { return open(make_tcp_socket_()); }
 
+  /// What a new memory file is here.
+  void set_memory_file(std::shared_ptr<File> file) { memory_file_ = std::move(file); }
+  const std::shared_ptr<File>& memory_file() const { return memory_file_; }
+
   /// Who is called when something changes that an operation may wait for.
   void set_watcher(std::function<void()> watcher) { watcher_ = std::move(watcher); }
   void notify() {
@@ -95,6 +99,7 @@ class Machine {
   Schedule& schedule_;
   std::map<int, std::shared_ptr<File>> files_;
   std::function<std::shared_ptr<File>()> make_tcp_socket_;
+  std::shared_ptr<File> memory_file_;
   std::function<void()> watcher_;
   std::vector<Thread> threads_;
   std::uint64_t next_thread_ = 1;

@@ -25,7 +25,7 @@ constexpr std::string_view kUsage =
     "Exits with 1 when a seed fails, and says which and how to run it again.\n";
 
 struct Options {
-  std::uint64_t first = 0;
+  std::uint64_t first = 1;
   std::uint64_t last = 0;
   std::uint64_t minutes = 0;  // 0: as long as the seeds take
   Trace trace = Trace::kQuiet;
@@ -69,7 +69,7 @@ bool parse(int argc, char** argv, Options& options) {
       return false;
     }
   }
-  return options.last > 0 && options.first <= options.last;
+  return options.first <= options.last;
 }
 
 /// Which seed runs, for the handler of SIGABRT.

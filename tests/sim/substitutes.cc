@@ -19,11 +19,14 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/mapping.h"
+#include "base/memory_file.h"
 #include "base/socket.h"
 #include "base/unique_fd.h"
 #include "base/userfaultfd.h"
 #include "faulthandler/copy_gate.h"
 #include "tests/sim/machine.h"
+#include "tests/sim/memory_file.h"
 #include "tests/sim/network.h"
 #include "tests/sim/unix_socket.h"
 #include "tests/sim/userfaultfd.h"
@@ -101,13 +104,30 @@ Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
   return std::optional(std::move(received));
 }
 
-Result<void> send_with_descriptors(const UniqueFd&, ByteSpan, std::span<const int>, Deadline) {
-  return fail(ErrorCode::kUnsupported, "nothing is sent to a simulated VMM");
+Result<void> send_with_descriptors(const UniqueFd& socket, ByteSpan,
+                                   std::span<const int> descriptors, Deadline) {
+  Machine& machine = Machine::current();
+  machine.file_as<sim::UnixSocket>(socket.get())->greet(machine.file(descriptors[0]));
+  return {};
 }
 
 Result<void> kill_process(const UniqueFd& pidfd) {
   Machine::current().file_as<sim::Process>(pidfd.get())->kill();
   return {};
+}
+
+// base/memory_file.h
+
+Result<UniqueFd> create_memory_file(const std::string&, ByteCount) {
+  return UniqueFd(Machine::current().open(Machine::current().memory_file()));
+}
+
+Result<UniqueFd> seal_memory_file(const UniqueFd& file) {
+  return UniqueFd(Machine::current().open(Machine::current().file(file.get())));
+}
+
+Result<ByteCount> allocated_bytes(const UniqueFd& file) {
+  return Machine::current().file_as<sim::MemoryFile>(file.get())->allocated();
 }
 
 }  // namespace thaw
@@ -158,6 +178,25 @@ int __wrap_fcntl(int fd, int command, ...) {
   va_end(arguments);
   if (fd < Machine::kFirstDescriptor) return __real_fcntl(fd, command, argument);
   return O_NONBLOCK;  // the flags, which nobody changes here
+}
+
+// thaw::create_userfaultfd(WriteTracking), which the handler needs for the memory file alone.
+thaw::Result<thaw::UniqueFd> __wrap__ZN4thaw18create_userfaultfdENS_13WriteTrackingE();
+thaw::Result<thaw::UniqueFd> __wrap__ZN4thaw18create_userfaultfdENS_13WriteTrackingE() {
+  Machine& machine = Machine::current();
+  const auto file = std::dynamic_pointer_cast<thaw::sim::MemoryFile>(machine.memory_file());
+  return thaw::UniqueFd(machine.open(std::make_shared<thaw::sim::Userfaultfd>(
+      machine, file->memory(), nullptr, thaw::sim::Userfaultfd::Owner::kHandler)));
+}
+
+// thaw::Mapping::shared(const UniqueFd&, ByteCount), whose bytes the handler reads.
+thaw::Result<thaw::Mapping> __wrap__ZN4thaw7Mapping6sharedERKNS_8UniqueFdENS_5CountINS_7ByteTagEEE(
+    const thaw::UniqueFd& file, thaw::ByteCount size);
+thaw::Result<thaw::Mapping> __wrap__ZN4thaw7Mapping6sharedERKNS_8UniqueFdENS_5CountINS_7ByteTagEEE(
+    const thaw::UniqueFd& file, thaw::ByteCount size) {
+  auto mapping = thaw::Mapping::anonymous(size);
+  Machine::current().file_as<thaw::sim::MemoryFile>(file.get())->map(mapping->address());
+  return mapping;
 }
 
 // thaw::check_userfaultfd(const UniqueFd&), which reads /proc.

@@ -27,7 +27,15 @@ class UnixSocket final : public File {
   std::optional<Message> take(std::size_t most);
   const std::shared_ptr<File>& process() const { return process_; }
 
+  /// The handler gives a file.
+  void greet(std::shared_ptr<File> file) {
+    if (on_greeting_) on_greeting_(std::move(file));
+  }
+
   // The VMM's end.
+  void set_on_greeting(std::function<void(std::shared_ptr<File>)> on_greeting) {
+    on_greeting_ = std::move(on_greeting);
+  }
   void send(Message message);
   void close();
 
@@ -36,6 +44,7 @@ class UnixSocket final : public File {
   const std::shared_ptr<File> process_;  // of the VMM
   std::deque<Message> messages_;
   bool closed_ = false;
+  std::function<void(std::shared_ptr<File>)> on_greeting_;
 };
 
 /// A socket that listens.

@@ -90,6 +90,10 @@ int Userfaultfd::control(unsigned long request, void* argument) {
       wake({range.start}, range.len);
       return 0;
     }
+    case UFFDIO_CONTINUE:
+      return show(*static_cast<uffdio_continue*>(argument));
+    case UFFDIO_REGISTER:
+      return register_range(*static_cast<const uffdio_register*>(argument));
     case UFFDIO_UNREGISTER:
       return unregister(*static_cast<const uffdio_range*>(argument));
     default:
@@ -137,6 +141,10 @@ int Userfaultfd::copy(uffdio_copy& request) {
     return content_of(from.subspan(page * kPageBytes, kPageBytes));
   });
   if ((request.mode & UFFDIO_COPY_MODE_DONTWAKE) == 0) wake({request.dst}, filled.done);
+  if (owner_ == Owner::kHandler) {
+    // SAFETY: the handler has mapped it, and reads there what it has filled.
+    std::copy_n(from.begin(), filled.done, reinterpret_cast<std::byte*>(request.dst));
+  }
   std::int64_t moved = 0;
   const int status = finish(filled, moved);
   request.copy = moved;
@@ -165,6 +173,32 @@ void Userfaultfd::wake(HostAddress start, std::uint64_t length) {
     waiter = waiters_.erase(waiter);
     wake_up();
   }
+}
+
+int Userfaultfd::show(uffdio_continue& request) {
+  const HostAddress start{request.range.start};
+  GuestMemory::Page* const page = memory_.find(start);
+  const auto content =
+      page != nullptr && file_ != nullptr ? file_->content(page->index) : std::nullopt;
+  Filled filled{0, EFAULT};
+  if (content || page == nullptr || page->content) {
+    filled = fill(start, request.range.len, "the file", [&](std::uint64_t) { return *content; });
+  }
+  wake(start, filled.done);
+  std::int64_t moved = 0;
+  const int status = finish(filled, moved);
+  request.mapped = moved;
+  return status;
+}
+
+int Userfaultfd::register_range(const uffdio_register& request) {
+  for (std::uint64_t at = 0; at < request.range.len; at += kPageBytes) {
+    GuestMemory::Page* const page = memory_.find({request.range.start + at});
+    if (page == nullptr) return fail_with(EINVAL);
+    page->registered = true;
+    page->minor = page->minor || (request.mode & UFFDIO_REGISTER_MODE_MINOR) != 0;
+  }
+  return 0;
 }
 
 int Userfaultfd::unregister(const uffdio_range& range) {

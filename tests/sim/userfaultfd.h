@@ -12,6 +12,7 @@
 #include "base/types.h"
 #include "tests/sim/guest_memory.h"
 #include "tests/sim/machine.h"
+#include "tests/sim/memory_file.h"
 
 namespace thaw::sim {
 
@@ -21,7 +22,11 @@ namespace thaw::sim {
 /// end early; waiters wake for no reason. With its last descriptor missing pages become zeros.
 class Userfaultfd final : public File {
  public:
-  Userfaultfd(Machine& machine, GuestMemory& memory) : machine_(machine), memory_(memory) {}
+  /// Whose memory it is.
+  enum class Owner { kVmm, kHandler };
+  /// `file`: what is behind the memory; nullptr: nothing.
+  Userfaultfd(Machine& machine, GuestMemory& memory, std::shared_ptr<MemoryFile> file, Owner owner)
+      : machine_(machine), memory_(memory), file_(std::move(file)), owner_(owner) {}
   Userfaultfd(const Userfaultfd&) = delete;
   Userfaultfd& operator=(const Userfaultfd&) = delete;
   ~Userfaultfd() override;
@@ -70,12 +75,16 @@ class Userfaultfd final : public File {
   int zero(uffdio_zeropage& request);
   int finish(const Filled& filled, std::int64_t& moved);
   void wake(HostAddress start, std::uint64_t length);
+  int show(uffdio_continue& request);
+  int register_range(const uffdio_register& request);
   int unregister(const uffdio_range& range);
   bool take_fault(uffd_msg& message);
   void take_event(uffd_msg& message);
 
   Machine& machine_;
   GuestMemory& memory_;
+  const std::shared_ptr<MemoryFile> file_;
+  const Owner owner_;
   std::list<Waiter> waiters_;  // in the order in which they came
   std::deque<Event> events_;   // unread
   unsigned changes_ = 0;

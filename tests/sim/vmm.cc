@@ -19,12 +19,15 @@ Bytes to_bytes(ByteSpan bytes) { return {bytes.begin(), bytes.end()}; }
 
 }  // namespace
 
-Vmm::Vmm(Machine& machine, const StoredSnapshot& snapshot, const VmmOptions& options)
+Vmm::Vmm(Machine& machine, const StoredSnapshot& snapshot, const VmmOptions& options,
+         std::shared_ptr<MemoryFile> file)
     : machine_(machine),
       options_(options),
       memory_(machine.schedule(), snapshot.contents),
-      own_userfaultfd_(std::make_shared<Userfaultfd>(machine, memory_)),
+      own_userfaultfd_(std::make_shared<Userfaultfd>(
+          machine, memory_, options.shared ? file : nullptr, Userfaultfd::Owner::kVmm)),
       userfaultfd_(own_userfaultfd_),
+      file_(options.shared ? std::move(file) : nullptr),
       process_(std::make_shared<Process>(
           machine,
           [this] {
@@ -52,24 +55,28 @@ void Vmm::lay_out(const StoredSnapshot& snapshot) {
 }
 
 void Vmm::start(UnixListener& listener) {
+  if (!options_.shared) let_go();
+  machine_.schedule().after(machine_.random().duration(kMostStart),
+                            [this, &listener] { hand_over(listener); });
+}
+
+void Vmm::let_go() {
   for (unsigned i = 0; i < options_.vcpus; ++i) {
     std::vector<Access> accesses;
     for (unsigned j = 0; j < options_.accesses; ++j) accesses.push_back(draw_access());
     start_vcpu(std::move(accesses));
   }
   plan(options_.removals, &Vmm::remove);
-  plan(options_.unmaps, &Vmm::unmap);
-  plan(options_.moves, &Vmm::move);
+  // Those are memory's of its own alone.
+  plan(options_.shared ? 0 : options_.unmaps, &Vmm::unmap);
+  plan(options_.shared ? 0 : options_.moves, &Vmm::move);
   plan(options_.signals, &Vmm::send_signals);
-  machine_.schedule().after(machine_.random().duration(kMostStart),
-                            [this, &listener] { hand_over(listener); });
 }
 
 void Vmm::hand_over(UnixListener& listener) {
   if (exited()) return;
   const auto socket = std::make_shared<UnixSocket>(machine_, process_);
   connection_ = socket;
-  listener.connect(socket);
   // The text in one piece or two; the descriptor comes with the first.
   const ByteSpan text = as_bytes(handoff_);
   const std::size_t first = machine_.random().from_to(1, text.size());
@@ -77,7 +84,16 @@ void Vmm::hand_over(UnixListener& listener) {
   messages.push_back({to_bytes(text.first(first)), {own_userfaultfd_}});
   if (first < text.size()) messages.push_back({to_bytes(text.subspan(first)), {}});
   if (!options_.keeps_userfaultfd) own_userfaultfd_.reset();
-  send_rest(socket, std::move(messages));
+  if (options_.shared) {
+    socket->set_on_greeting([this, connection = connection_, messages](std::shared_ptr<File>) {
+      if (exited()) return;
+      let_go();
+      send_rest(connection.lock(), messages);
+    });
+  } else {
+    send_rest(socket, std::move(messages));
+  }
+  listener.connect(socket);
 }
 
 void Vmm::send_rest(const std::shared_ptr<UnixSocket>& socket,
@@ -131,6 +147,11 @@ bool Vmm::access(const std::shared_ptr<Vcpu>& vcpu, const Access& access) {
     machine_.schedule().after(machine_.random().duration(kMostStart),
                               [this, vcpu] { go_on(vcpu); });
     return false;
+  }
+  // What the file has shows by itself, unless it is asked to tell.
+  if (const auto shown = file_ != nullptr ? file_->content(page.index) : std::nullopt;
+      !page.content && shown && !page.minor) {
+    memory_.fill(page, *shown, "the file");
   }
   if (!page.content) {
     const auto userfaultfd = userfaultfd_.lock();

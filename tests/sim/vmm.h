@@ -27,13 +27,16 @@ struct VmmOptions {
   bool keeps_userfaultfd = true;
   /// Whether it closes its connection after the handoff, as older ones do.
   bool closes_connection = false;
+  /// Whether it maps what the handler gives it, instead of memory of its own.
+  bool shared = false;
 };
 
 /// A VMM and its guest: vCPUs that touch pages, threads that give memory back, unmap and move it,
 /// as the kernel lets them. Every page that is read is compared. One thread.
 class Vmm {
  public:
-  Vmm(Machine& machine, const StoredSnapshot& snapshot, const VmmOptions& options);
+  Vmm(Machine& machine, const StoredSnapshot& snapshot, const VmmOptions& options,
+      std::shared_ptr<MemoryFile> file);
   Vmm(const Vmm&) = delete;
   Vmm& operator=(const Vmm&) = delete;
 
@@ -71,6 +74,7 @@ class Vmm {
   void send_rest(const std::shared_ptr<UnixSocket>& socket,
                  std::vector<UnixSocket::Message> messages);
   Access draw_access();
+  void let_go();
   void start_vcpu(std::vector<Access> accesses);
   void go_on(const std::shared_ptr<Vcpu>& vcpu);
   /// False when it has to wait; it goes on by itself.
@@ -104,6 +108,7 @@ class Vmm {
   GuestMemory memory_;
   std::shared_ptr<Userfaultfd> own_userfaultfd_;  // nullptr: handed over, and not kept
   std::weak_ptr<Userfaultfd> userfaultfd_;
+  std::shared_ptr<MemoryFile> file_;  // what it maps; nullptr: memory of its own
   std::shared_ptr<Process> process_;
   std::weak_ptr<UnixSocket> connection_;
   std::string handoff_;

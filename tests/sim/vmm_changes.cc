@@ -91,6 +91,10 @@ void Vmm::remove() {
   const auto userfaultfd = userfaultfd_.lock();
   if (!registered || userfaultfd == nullptr) return zap(*range);
   if (!is_settled(*range, Removals::kIgnored)) return end_change();
+  if (options_.shared) {
+    // As the clients of this project do before they give a page back.
+    for (auto& [address, page] : memory_.pages()) page.minor = true;
+  }
   for_each_page(*range, [](GuestMemory::Page& page) { ++page.removals; });
   machine_.schedule().note("{} pages at {:#x} are given back", range->pages, range->start.value);
   userfaultfd->begin_change();

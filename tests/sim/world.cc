@@ -87,9 +87,15 @@ World::World(std::uint64_t seed, const std::vector<StoredSnapshot>& snapshots, T
   machine_.set_tcp([this] { return network_.make_socket(); });
   Random& random = schedule_.random();
   server_.set_lies(random.chance(200) ? static_cast<unsigned>(random.below(200)) : 0);
+  const auto file = std::make_shared<MemoryFile>(schedule_, snapshot_.contents);
+  machine_.set_memory_file(file);
+  const unsigned shared = random.chance(250) ? 700 : 0;
   for (std::uint64_t left = random.chance(700) ? 1 : random.from_to(2, 4); left > 0; --left) {
-    restores_.push_back({draw_handler(), std::make_shared<UnixListener>(machine_),
-                         std::make_unique<Vmm>(machine_, snapshot_, draw_vmm(random))});
+    HandlerOptions handler = draw_handler();
+    VmmOptions vmm = draw_vmm(random);
+    handler.shared = vmm.shared = random.chance(shared);
+    restores_.push_back({handler, std::make_shared<UnixListener>(machine_),
+                         std::make_unique<Vmm>(machine_, snapshot_, vmm, file)});
   }
 }
 
@@ -161,7 +167,7 @@ bool World::read_everything() {
              }) &&
          go_on_until("the memory's being complete", kMostCompletion, [this] {
            return all_alive([this](std::size_t i) {
-             return restores_[i].options.hydrate_bytes_per_s == 0 ||
+             return restores_[i].options.hydrate_bytes_per_s == 0 || restores_[i].options.shared ||
                     handler_->report(i).state == SessionState::kDetached;
            });
          });
