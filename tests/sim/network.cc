@@ -128,11 +128,10 @@ void Connection::reply(Bytes bytes) {
 void Connection::deliver(Direction& direction, Bytes bytes, void (Connection::*arrive)(ByteSpan)) {
   Machine& machine = network_.machine();
   Schedule& schedule = machine.schedule();
-  const auto transfer = std::chrono::milliseconds(1) * static_cast<std::int64_t>(bytes.size()) /
-                        static_cast<std::int64_t>(network_.faults().bytes_per_ms / 1000) / 1000;
+  const Nanoseconds transfer(
+      static_cast<std::int64_t>(bytes.size() * 1'000'000 / network_.faults().bytes_per_ms));
   const auto soonest = schedule.now() + machine.random().duration(network_.faults().latency);
-  direction.last = std::max({soonest, direction.last, stalled_until_}) +
-                   std::chrono::duration_cast<Nanoseconds>(transfer) + Nanoseconds(1);
+  direction.last = std::max({soonest, direction.last, stalled_until_}) + transfer + Nanoseconds(1);
   direction.under_way += bytes.size();
   schedule.after(direction.last - schedule.now(),
                  [self = shared_from_this(), &direction, bytes = std::move(bytes), arrive] {
