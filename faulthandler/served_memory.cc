@@ -122,6 +122,8 @@ void ServedMemory::answer_faults() {
 
 void ServedMemory::answer_fault(HostAddress address, Clock::time_point now) {
   if (const auto page = regions_.page_at(address)) return answer_fault(*page, now);
+  // What was there has just been moved: who waited has been woken, and faults where it is now.
+  if (events_.has_changes()) return;
   give_up(fmt::format("a fault at {:#x}, outside all regions", address.value));
 }
 

@@ -34,7 +34,13 @@ void ServedMemory::on_complete() {
     }
   }
   record_.set_detached();
+  // Nobody waits any more: what is still asked for was given back meanwhile.
   link_.forget(*this);
+  asked_ = next_wanted_ = 0;
+  wanted_.clear();
+  stuck_.clear();
+  delayed_.clear();
+  delayed_zeros_.clear();
   owner_.on_detached();
 }
 

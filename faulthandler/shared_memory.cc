@@ -92,6 +92,8 @@ void SharedMemory::answer_fault(HostAddress address, Clock::time_point now) {
   ++faults_.total;
   const auto page = regions_.page_at(address);
   if (!page) {
+    // What was there has just been moved: who waited has been woken, and faults where it is now.
+    if (events_.has_changes()) return;
     return give_up(fmt::format("a fault at {:#x}, outside all regions", address.value));
   }
   if (is_removed(*page)) {

@@ -446,6 +446,20 @@ TEST_P(PrefetchingTest, ChunkThatCannotBeHadKeepsBackNothingElse) {
   EXPECT_TRUE(guest.has_content(kBad));
 }
 
+TEST_P(PrefetchingTest, NobodyWaitsInMemoryThatIsComplete) {
+  ServedGuest& guest = start_with(
+      {}, {.map = content_pages(100), .plan = {.set = {}, .hydrate_bytes_per_s = 1u << 30}});
+  const auto first = packs_.next_request();
+  GuestThread vcpu([&] { EXPECT_TRUE(guest.has_zeros(90)); });
+  static_cast<void>(server_.next_request());  // which stays without a reply
+  guest.give_back(90, 1);
+  vcpu.join();
+  packs_.reply(first);
+  packs_.reply(packs_.next_request());
+  wait_until([&] { return guest.detached(); });
+  EXPECT_EQ(guest.report().waiting_pages, 0u);
+}
+
 TEST_P(PrefetchingTest, VcpuThatWaitsForTheRestIsWokenByIt) {
   ServedGuest& guest = start_with(
       {}, {.map = content_pages(40), .plan = {.set = {}, .hydrate_bytes_per_s = 1u << 30}});

@@ -323,6 +323,44 @@ TEST_P(SemanticsTest, MovedMemoryIsServedWhereItIs) {
   EXPECT_EQ(guest.given_up(), "");
 }
 
+TEST_P(SemanticsTest, FaultThatIsReadBesideTheMoveOfItsPageEndsNobody) {
+  ServedGuest& guest = start({.map = content_pages(16), .features = UFFD_FEATURE_EVENT_REMAP});
+  auto* const to = static_cast<std::byte*>(
+      ::mmap(nullptr, kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  ASSERT_NE(to, MAP_FAILED);
+  std::array<int, 2> pipe{};
+  ASSERT_EQ(::pipe2(pipe.data(), O_CLOEXEC), 0);
+  const UniqueFd reader(pipe[0]);
+  const UniqueFd writer(pipe[1]);
+  std::optional<GuestThread> toucher;
+  std::optional<GuestThread> mover;
+  {
+    const LoopThread::Hold hold(loop_);
+    // The kernel touches it, and finds nothing there when it is woken.
+    toucher.emplace([&] {
+      EXPECT_EQ(::write(writer.get(), guest.page(4), 1), -1);
+      EXPECT_EQ(errno, EFAULT);
+    });
+    toucher->wait_until_blocked();
+    mover.emplace([&] {
+      EXPECT_EQ(::mremap(guest.page(4), kPageBytes, kPageBytes, MREMAP_MAYMOVE | MREMAP_FIXED, to),
+                to);
+    });
+    mover->wait_until_blocked();
+  }
+  mover->join();
+  toucher->join();
+  EXPECT_EQ(guest.given_up(), "");
+
+  GuestThread vcpu([&] {
+    const PlainPage content = content_of(chunk(4));
+    EXPECT_TRUE(std::equal(content.begin(), content.end(), to));
+  });
+  server_.reply(server_.next_request());
+  vcpu.join();
+  ::munmap(to, kPageBytes);
+}
+
 TEST_P(SemanticsTest, PagesLostInMoreMovesThanAreFollowedAreGoneAllTheSame) {
   constexpr std::size_t kPages = 2 * limits::kMaxRegionPieces;
   ServedGuest& guest = start({.map = content_pages(kPages), .features = UFFD_FEATURE_EVENT_REMAP});

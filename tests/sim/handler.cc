@@ -1,0 +1,107 @@
+#include "tests/sim/handler.h"
+
+#include <poll.h>
+
+namespace thaw::sim {
+
+std::optional<PageSpan> LocalChunks::find(ChunkId chunk) const {
+  if (Random(chunk.value).below(1000) >= per_mille_) return std::nullopt;
+  return PageSpan(snapshot_.distinct[chunk.sequence() - 1]);
+}
+
+Handler::Handler(Machine& machine, const StoredSnapshot& snapshot)
+    : machine_(machine),
+      snapshot_(snapshot),
+      loop_(machine),
+      demand_(loop_, TcpAddress(), snapshot.image->origin),
+      prefetch_(loop_, TcpAddress(), snapshot.image->origin, demand_),
+      workers_(WorkerPool::create(2).value()) {
+  loop_.set_after_turn([this] { forget_ended(); });
+  loop_.poll(workers_->wakeup(), POLLIN, worker_watch_);
+}
+
+Handler::~Handler() = default;
+
+void Handler::add_session(const HandlerOptions& options, std::shared_ptr<UnixListener> listener) {
+  Served& served = sessions_.emplace_back();
+  served.local = std::make_unique<LocalChunks>(snapshot_, options.local);
+  SessionOptions session{.id = sessions_.size() - 1,
+                         .socket_path = "/nonexistent/simulated.sock",
+                         .listener = UniqueFd(machine_.open(std::move(listener))),
+                         .on_unservable = options.on_unservable,
+                         .trace_out = {},
+                         .serve = serve_options(options, *served.local)};
+  if (options.shared) {
+    if (image_ == nullptr) {
+      ServeOptions serve = serve_options(options, *served.local);
+      serve.window_use = WindowUse::kNone;
+      serve.plan.rest_zeros = ZeroPages::kNot;
+      serve.places = std::make_shared<const ChunkPlaces>(
+          snapshot_.image->map, snapshot_.image->manifest.spec.memory_pages());
+      image_ = HostImage::create(loop_, demand_, std::move(serve)).value();
+    }
+    session.shared = image_.get();
+  }
+  Session::Owner& owner = *this;  // a private base: make_unique may not convert
+  served.session = std::make_unique<Session>(loop_, demand_, std::move(session), owner);
+  served.session->start();
+}
+
+ServeOptions Handler::serve_options(const HandlerOptions& options, const ChunkSource& local) {
+  ServeOptions serve;
+  serve.image = snapshot_.image;
+  serve.local = &local;
+  serve.around = options.around;
+  serve.prefetch.emplace(prefetch_, *workers_, buffers_);
+  serve.plan = {.set = options.set, .hydrate_bytes_per_s = options.hydrate_bytes_per_s};
+  serve.window = {.idle = std::chrono::milliseconds(20), .most = std::chrono::milliseconds(200)};
+  serve.window_use = options.window_use;
+  return serve;
+}
+
+SessionReport Handler::report(std::size_t number) const {
+  const Served& served = sessions_[number];
+  return served.session != nullptr ? served.session->report() : served.last_report;
+}
+
+void Handler::watch_workers(int result) {
+  if (result < 0) return;
+  loop_.poll(workers_->wakeup(), POLLIN, worker_watch_);
+  workers_->finish_done();
+}
+
+void Handler::forget_ended() {
+  for (Served& served : sessions_) {
+    if (served.session == nullptr || !served.session->finished()) continue;
+    served.last_report = served.session->report();
+    served.session.reset();
+  }
+  end_image();
+}
+
+void Handler::kill_vm(std::size_t number) {
+  static_cast<void>(sessions_[number].session->stop(control::StopMode::kKill));
+}
+
+void Handler::close() {
+  closing_ = true;
+  if (image_ != nullptr) image_->stop();
+  end_image();
+}
+
+/// The links go after the image, which uses them.
+void Handler::end_image() {
+  if (!closing_ || (image_ != nullptr && !image_->finished())) return;
+  closing_ = false;
+  image_.reset();
+  demand_.close();
+  prefetch_.close();
+  loop_.cancel(worker_watch_);
+}
+
+bool Handler::closed() const {
+  return image_ == nullptr && demand_.idle() && prefetch_.idle() && !worker_watch_.active() &&
+         loop_.under_way() == 0;
+}
+
+}  // namespace thaw::sim

@@ -1,0 +1,109 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "base/bytes.h"
+#include "tests/sim/fiber.h"
+#include "tests/sim/schedule.h"
+
+namespace thaw::sim {
+
+/// What a descriptor refers to. It ends when nobody refers to it any more: no descriptor, no
+/// operation under way, nobody at its other end.
+class File {
+ public:
+  virtual ~File() = default;
+  /// Which of poll(2)'s events are there.
+  virtual short ready() const = 0;
+
+  // Of sockets. What the system call would return, or a negative errno; nothing: not yet.
+  virtual std::optional<int> receive(MutableByteSpan) { return std::nullopt; }
+  virtual std::optional<int> send(ByteSpan) { return std::nullopt; }
+  virtual void begin_connect() {}
+  virtual std::optional<int> connected() { return std::nullopt; }
+};
+
+/// The simulated host of the handler: its descriptors and its threads. While it lives, the system
+/// calls of the code under test come here. One at a time, one thread.
+class Machine {
+ public:
+  explicit Machine(Schedule& schedule);
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+  ~Machine();
+
+  /// After a violation: nothing of it is used any more, nor destroyed, since much of it may be in
+  /// the midst of something. Another one may be made.
+  void abandon();
+
+  /// REQUIRES: there is one.
+  static Machine& current();
+  /// nullptr outside simulations.
+  static Machine* find_current();
+
+  Schedule& schedule() { return schedule_; }
+  Random& random() { return schedule_.random(); }
+
+  // Descriptors. Numbers are used again, the lowest first, as the kernel does.
+
+  int open(std::shared_ptr<File> file);
+  /// nullptr: no such descriptor.
+  std::shared_ptr<File> file(int fd) const;
+  template <typename T>
+  std::shared_ptr<T> file_as(int fd) const {
+    return std::dynamic_pointer_cast<T>(file(fd));
+  }
+  /// Numbers from here on are descriptors of the simulation.
+  static constexpr int kFirstDescriptor = 1 << 20;
+  void close(int fd);
+  std::size_t open_descriptors() const { return files_.size(); }
+
+  /// What a TCP socket is here.
+  void set_tcp(std::function<std::shared_ptr<File>()> make_socket) {
+    make_tcp_socket_ = std::move(make_socket);
+  }
+  int open_tcp_socket() { return open(make_tcp_socket_()); }
+
+  /// What a new memory file is here.
+  void set_memory_file(std::shared_ptr<File> file) { memory_file_ = std::move(file); }
+  const std::shared_ptr<File>& memory_file() const { return memory_file_; }
+
+  /// Who is called when something changes that an operation may wait for.
+  void set_watcher(std::function<void()> watcher) { watcher_ = std::move(watcher); }
+  void notify() {
+    if (watcher_) watcher_();
+  }
+
+  // Threads.
+
+  /// Has it run on a thread of its own, in steps of which others see nothing or all.
+  void start_thread(std::function<void()> run);
+  /// The end of a step: others may go on now. Nothing happens on the loop's thread.
+  void may_switch();
+  /// The calling thread waits for what another one does. A violation when there is none.
+  void wait_for_others();
+
+ private:
+  struct Thread {
+    std::unique_ptr<Fiber> fiber;
+    std::uint64_t number;
+  };
+  void go_on(std::uint64_t thread);
+  void go_on_later(std::uint64_t thread);
+
+  Schedule& schedule_;
+  std::map<int, std::shared_ptr<File>> files_;
+  std::function<std::shared_ptr<File>()> make_tcp_socket_;
+  std::shared_ptr<File> memory_file_;
+  std::function<void()> watcher_;
+  std::vector<Thread> threads_;
+  std::uint64_t next_thread_ = 1;
+  Fiber* running_ = nullptr;  // nullptr: the loop's thread
+};
+
+}  // namespace thaw::sim

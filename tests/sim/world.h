@@ -1,0 +1,82 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/sim/handler.h"
+#include "tests/sim/network.h"
+#include "tests/sim/schedule.h"
+#include "tests/sim/sim_server.h"
+#include "tests/sim/sim_store.h"
+#include "tests/sim/snapshot.h"
+#include "tests/sim/vmm.h"
+
+namespace thaw::sim {
+
+/// What came of a run.
+struct Outcome {
+  std::string violation;  // empty: all was as it must be
+  std::uint64_t trace_hash = 0;
+  std::uint64_t steps = 0;
+};
+
+/// Runs the world of a seed from the restore of VMs to the end of their sessions and of their
+/// handler. The same seed of the same program does the same, to the last detail. Checked are: what
+/// the guest finds in each page, and with what each is filled; that whoever waits goes on within
+/// bounded time once network, server and store are well again; that sessions end as they should and
+/// nothing of them is left.
+Outcome run_seed(std::uint64_t seed, const std::vector<StoredSnapshot>& snapshots, Trace trace);
+
+/// The world of one seed. One thread.
+class World {
+ public:
+  World(std::uint64_t seed, const std::vector<StoredSnapshot>& snapshots, Trace trace);
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+  ~World() { schedule_.clear(); }
+
+  void run();
+  Outcome outcome() const;
+  void abandon() { machine_.abandon(); }
+
+ private:
+  enum class Ending { kExit, kKilledByOperator, kFarewell };
+  static NetworkFaults draw_network(Random& random);
+  static StoreFaults draw_store(Random& random);
+  static VmmOptions draw_vmm(Random& random);
+  HandlerOptions draw_handler();
+  /// A VM that is restored, and how its session serves it.
+  struct Restore {
+    HandlerOptions options;
+    std::shared_ptr<UnixListener> listener;
+    std::unique_ptr<Vmm> vmm;
+  };
+  void plan_outages();
+  void heal();
+
+  /// Lets the world go on until it is so. False when it is not by the end of `most`: a violation
+  /// that says what did not happen.
+  template <typename Predicate>
+  bool go_on_until(const char* what, Nanoseconds most, Predicate predicate);
+  bool restore();
+  bool read_everything();
+  bool end_sessions();
+  void end_session(std::size_t number);
+  /// Whether it is so of each VM that has not exited.
+  template <typename Predicate>
+  bool all_alive(Predicate predicate) const;
+  bool end_handler();
+
+  Schedule schedule_;
+  Machine machine_;
+  const StoredSnapshot& snapshot_;
+  Network network_;
+  SimStore store_;
+  SimServer server_;
+  std::vector<Restore> restores_;
+  std::unique_ptr<Handler> handler_;
+};
+
+}  // namespace thaw::sim
