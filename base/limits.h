@@ -33,8 +33,8 @@ inline constexpr std::size_t kMaxTlsSessions = 64;
 inline constexpr seconds kTlsSessionLife{3600};
 /// How long a peer may take to show who it is.
 inline constexpr seconds kHandshakeTimeout{10};
-/// How long certificates of `thaw certs` are valid at most.
-inline constexpr unsigned kMaxCertificateDays = 3650;
+/// How long one that is refused may take to read why.
+inline constexpr seconds kRefusalTimeout{1};
 
 /// How long a process that was sent SIGKILL may take to go.
 inline constexpr seconds kKilledExit{5};

@@ -25,6 +25,7 @@ Result<void> check_transport(const TcpAddress& address, const TransportFlags& fl
 
 /// A page server as its clients know it. A value.
 struct ServerAddress {
+  ServerAddress() = default;
   // NOLINTNEXTLINE(google-explicit-constructor): an address is one of a server without TLS.
   ServerAddress(TcpAddress address) : tcp(address) {}
   ServerAddress(TcpAddress address, std::string name, std::shared_ptr<TlsContext> context)

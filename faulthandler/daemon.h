@@ -42,7 +42,7 @@ class TaskQueue {
 };
 
 struct DaemonOptions {
-  TcpAddress server;
+  ServerAddress server;
   std::string name_space;
   std::uint32_t around = 1;  // largest fault-around window in pages, a power of two
   /// Of so many restores of a snapshot that has a working set, one records all the same, or of
@@ -83,7 +83,7 @@ class Daemon final : private Session::Owner {
   struct Links {
     DemandLink demand;
     PrefetchLink prefetch;
-    Links(Loop& loop, const TcpAddress& server, const Origin& origin)
+    Links(Loop& loop, const ServerAddress& server, const Origin& origin)
         : demand(loop, server, origin), prefetch(loop, server, origin, demand) {}
   };
   /// kLimitExceeded when limits::kMaxLinks are in use.

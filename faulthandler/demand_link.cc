@@ -16,9 +16,9 @@ constexpr std::size_t kSendBytes = limits::kMaxBatches * 1280;
 
 }  // namespace
 
-DemandLink::DemandLink(Loop& loop, TcpAddress server, Origin origin)
+DemandLink::DemandLink(Loop& loop, ServerAddress server, Origin origin)
     : connection_(loop, std::move(origin),
-                  {.server = server,
+                  {.server = std::move(server),
                    .role = message::Role::kDemand,
                    .send_bytes = kSendBytes,
                    .most_reply_bytes = kMostReplyBytes,

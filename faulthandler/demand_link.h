@@ -53,7 +53,7 @@ class ChunkSink {
 /// met again and again, it is an answer, and they are refused. One thread.
 class DemandLink final : private ServerConnection::User {
  public:
-  DemandLink(Loop& loop, TcpAddress server, Origin origin);
+  DemandLink(Loop& loop, ServerAddress server, Origin origin);
   DemandLink(const DemandLink&) = delete;
   DemandLink& operator=(const DemandLink&) = delete;
   ~DemandLink() = default;

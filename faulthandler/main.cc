@@ -19,6 +19,7 @@ namespace {
 struct Options {
   std::string control = "/run/thaw/control.sock";
   std::string server = "127.0.0.1:7433";
+  thaw::TransportFlags transport;
   std::string name_space = "default";
   std::string placement = "follow";
   std::string spin = "auto";
@@ -31,7 +32,7 @@ struct Options {
 
 thaw::Result<void> run(const Options& options) {
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
-  const thaw::TcpAddress server = TRY(thaw::resolve_tcp(options.server));
+  const thaw::ServerAddress server = TRY(thaw::resolve_server(options.server, options.transport));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
   placement.spin = TRY(thaw::parse_spin(options.spin));
   const auto loop = TRY(thaw::create_loop());
@@ -77,6 +78,7 @@ int main(int argc, char** argv) {
   app.add_option("--control", options.control, "Socket for `thaw prepare`, `ps` and `stop`")
       ->capture_default_str();
   app.add_option("--server", options.server, "HOST:PORT of the page server")->capture_default_str();
+  thaw::add_transport_options(app, options.transport);
   app.add_option("--namespace", options.name_space, "Namespace where `prepare` names none")
       ->capture_default_str();
   app.add_option("--placement", options.placement,

@@ -15,10 +15,11 @@ constexpr std::size_t kUsualChunkBytes = 1500;
 
 }  // namespace
 
-PrefetchLink::PrefetchLink(Loop& loop, TcpAddress server, Origin origin, const DemandLink& demand)
+PrefetchLink::PrefetchLink(Loop& loop, ServerAddress server, Origin origin,
+                           const DemandLink& demand)
     : demand_(demand),
       connection_(loop, std::move(origin),
-                  {.server = server,
+                  {.server = std::move(server),
                    .role = message::Role::kPrefetch,
                    .send_bytes = 0,
                    .most_reply_bytes = kMostReplyBytes,

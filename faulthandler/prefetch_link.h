@@ -34,7 +34,7 @@ class PrefetchLink final : private ServerConnection::User {
   };
 
   /// `demand` is the same server's, and must outlive it.
-  PrefetchLink(Loop& loop, TcpAddress server, Origin origin, const DemandLink& demand);
+  PrefetchLink(Loop& loop, ServerAddress server, Origin origin, const DemandLink& demand);
   PrefetchLink(const PrefetchLink&) = delete;
   PrefetchLink& operator=(const PrefetchLink&) = delete;
   ~PrefetchLink() = default;

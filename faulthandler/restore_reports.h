@@ -3,7 +3,7 @@
 #include <functional>
 #include <vector>
 
-#include "base/socket.h"
+#include "base/stream.h"
 #include "faulthandler/session.h"
 #include "faulthandler/uploader.h"
 #include "format/control.h"
@@ -22,8 +22,8 @@ class RestoreReports {
   /// Called on another thread when it is known what became of a session's recording.
   using OnRecording = std::function<void(std::uint64_t session, RecordingState state)>;
 
-  RestoreReports(TcpAddress server, OnRecording on_recording)
-      : server_(server), on_recording_(std::move(on_recording)) {}
+  RestoreReports(ServerAddress server, OnRecording on_recording)
+      : server_(std::move(server)), on_recording_(std::move(on_recording)) {}
 
   void on_window_end(Session& session, std::vector<Touch> touches);
 
@@ -36,7 +36,7 @@ class RestoreReports {
   void send_counters(const Session& session);
   void write_trace(const std::string& path, const Recording& trace);
 
-  const TcpAddress server_;
+  const ServerAddress server_;
   const OnRecording on_recording_;
   Uploader uploader_;  // the last member: its thread uses the others
 };

@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "base/socket.h"
+#include "base/stream.h"
 #include "faulthandler/chunk_places.h"
 #include "faulthandler/origin.h"
 #include "faulthandler/prefetch_set.h"
@@ -47,7 +47,7 @@ struct PreparedSnapshot {
 /// to the server.
 class SnapshotSource {
  public:
-  explicit SnapshotSource(TcpAddress server) : server_(server) {}
+  explicit SnapshotSource(ServerAddress server) : server_(std::move(server)) {}
 
   /// The image and its working set, and the VMM state written to `state_out` unless that is empty.
   /// kNotFound, kUnavailable and whatever the page client or the file says. A working set that
@@ -55,7 +55,7 @@ class SnapshotSource {
   Result<PreparedSnapshot> prepare(const std::string& name_space, const std::string& snapshot,
                                    MemoryUse use, const std::string& state_out,
                                    std::optional<FileOwner> owner);
-  const TcpAddress& server() const { return server_; }
+  const ServerAddress& server() const { return server_; }
 
  private:
   /// Ids are never reused inside an origin, so an image is known by them.
@@ -72,7 +72,7 @@ class SnapshotSource {
                                                         Manifest manifest);
   std::shared_ptr<const ChunkPlaces> places_of(const Key& key, const SnapshotImage& image);
 
-  const TcpAddress server_;
+  const ServerAddress server_;
   std::mutex mutex_;
   Cache<SnapshotImage> images_;  // guarded by mutex_, as what follows
   Cache<ChunkPlaces> places_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 
 #include "format/limits.h"
@@ -19,6 +20,10 @@ inline constexpr std::size_t kSweepBatch = 1024;
 inline constexpr std::size_t kMaxPinsPerPeer = 4096;
 /// Damaged chunks that a check names one by one.
 inline constexpr std::size_t kMaxNamedChunks = 100;
+
+// Who may do what.
+inline constexpr std::size_t kMaxPolicyBytes = 1u << 20;
+inline constexpr std::chrono::seconds kPolicyInterval{1};  // between looks at its file
 
 static_assert(kDefaultKeptRecordings <= kMaxRecordings);
 static_assert(kMaxPackPages <= kMaxChunksPerRequest, "a pack's chunks are read in one go");

@@ -1,0 +1,3 @@
+thaw_add_test(tls_test SOURCES tls_test.cc support/restore_fixture.cc TIMEOUT 120
+  LIBRARIES thaw_format thaw_test_authority thaw_test_programs nlohmann_json::nlohmann_json)
+add_dependencies(tls_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
