@@ -57,7 +57,8 @@ class TlsSession {
   Bytes& outbox();
 
   /// Who the peer is by its certificate: the first URI among its alternative names, else the first
-  /// DNS name. Empty when it has neither. REQUIRES: shake_hands() said true.
+  /// DNS name. Empty when it has neither, or one with other than printable characters. REQUIRES:
+  /// shake_hands() said true.
   std::string peer_identity() const;
   /// Whether an earlier session was taken up again.
   bool resumed() const;

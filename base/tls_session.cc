@@ -135,7 +135,7 @@ Result<bool> TlsSession::shake_hands() {
 
 Result<std::size_t> TlsSession::read(MutableByteSpan to) {
   CHECK(state_->shaken && !to.empty());
-  if (state_->closed) return std::size_t{0};
+  if (state_->closed || starved()) return std::size_t{0};
   SSL* const ssl = state_->ssl.get();
   ERR_clear_error();
   std::size_t n = 0;
@@ -207,8 +207,11 @@ std::string TlsSession::peer_identity() const {
       const ASN1_IA5STRING* const text =
           wanted == GEN_URI ? name->d.uniformResourceIdentifier : name->d.dNSName;
       // SAFETY: ASN.1 strings are bytes, and as many as it says.
-      return {reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)),
-              static_cast<std::size_t>(ASN1_STRING_length(text))};
+      const std::string_view identity(reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)),
+                                      static_cast<std::size_t>(ASN1_STRING_length(text)));
+      const bool printable =
+          std::ranges::all_of(identity, [](char c) { return c > ' ' && c < 0x7f; });
+      return printable ? std::string(identity) : std::string();
     }
   }
   return {};

@@ -217,12 +217,14 @@ Result<void> ServerConnection::take_replies() {
 }
 
 Result<void> ServerConnection::take_reply(Envelope reply, ByteSpan body) {
+  const auto* const refusal = std::get_if<message::ErrorReply>(&reply.message);
+  // It answers no request: the server says why it ends the connection.
+  if (refusal != nullptr && (state_ != State::kReady || reply.request_id == 0)) {
+    return std::unexpected(from_reply(*refusal));
+  }
   if (state_ == State::kReady) {
     backoff_ = limits::kReconnectFirst;  // it does more than welcome
     return user_.on_reply(std::move(reply), body);
-  }
-  if (const auto* const error = std::get_if<message::ErrorReply>(&reply.message)) {
-    return std::unexpected(from_reply(*error));
   }
   const auto* const welcome = std::get_if<message::Welcome>(&reply.message);
   if (welcome == nullptr || welcome->version != message::kVersion) {

@@ -38,7 +38,8 @@ Result<std::vector<std::string>> read_namespaces(const toml::node& node) {
     const std::string beginning =
         pattern.ends_with('*') ? pattern.substr(0, pattern.size() - 1) : pattern;
     const bool valid = pattern == "*" || check_name(beginning, "namespace").has_value();
-    if (!valid) return refuse(node, "\"" + pattern + "\" stands for no namespace");
+    if (!valid || beginning.contains('*'))
+      return refuse(node, "\"" + pattern + "\" stands for no namespace");
   }
   return patterns;
 }

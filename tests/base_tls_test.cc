@@ -10,6 +10,7 @@
 #include "base/limits.h"
 #include "base/tls.h"
 #include "tests/support/authority.h"
+#include "tests/support/test_support.h"
 
 namespace thaw {
 namespace {
@@ -295,6 +296,8 @@ TEST_F(Tls, ChangedRecordsAreRefused) {
     deliver(client, server);
 
     EXPECT_EQ(code_of(read_text(server)), ErrorCode::kTls);
+    ASSERT_TRUE(succeeded(write_text(client, "and me")));
+    deliver(client, server);
     EXPECT_EQ(code_of(read_text(server)), ErrorCode::kTls) << "nothing comes after that";
   }
 }

@@ -214,6 +214,43 @@ TEST_F(TlsTest, ReloadUnderLoadBreaksNoConnection) {
   EXPECT_TRUE(succeeded(standing->list()));
 }
 
+std::string grant(const std::string& name, const std::string& role) {
+  return "[[peer]]\nidentity = \"thaw://" + name + "\"\nnamespaces = [\"default\"]\nroles = [\"" +
+         role + "\"]\n";
+}
+
+TEST_F(TlsTest, ThePolicySaysWhoMayDoWhat) {
+  replace_file(path("policy"), grant("reader", "read") + grant("pusher", "push"));
+  Surroundings surroundings = showing(server_files_);
+  surroundings.environment.push_back({"THAW_POLICY", path("policy")});
+  PageServer server(path("ruled"), 0, surroundings);
+  write_file(path("image"), make_image(1, 100));
+  const auto code_as = [&](const std::string& name, const std::vector<std::string>& what) {
+    std::vector<std::string> arguments = tls_flags(authority_.issue(name));
+    arguments.insert(arguments.end(), what.begin(), what.end());
+    const Outcome outcome = server.thaw(arguments);
+    return outcome.exit_code == 0 ? "ok" : error_of(outcome);
+  };
+  const std::vector<std::string> push{"push", "a", "--memory", path("image")};
+  const std::vector<std::string> pull{"pull", "a", "--memory", path("pulled")};
+  EXPECT_EQ(code_as("reader", push), "unauthorized");
+  EXPECT_EQ(code_as("pusher", push), "ok");
+  EXPECT_EQ(code_as("pusher", pull), "unauthorized");
+  EXPECT_EQ(code_as("reader", pull), "ok");
+  EXPECT_EQ(code_as("reader", {"rm", "a"}), "unauthorized");
+  EXPECT_EQ(code_as("stranger", {"ls"}), "unauthorized");
+  EXPECT_EQ(code_as("reader", {"--namespace", "other", "ls"}), "unauthorized");
+}
+
+TEST(Transport, PoliciesAreOfNoUseWithoutTls) {
+  const ScratchDirectory directory;
+  replace_file(directory.path("policy"), "");
+  EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", directory.path("store"), "--listen",
+                 "127.0.0.1:0", "--policy", directory.path("policy")})
+                .exit_code,
+            1);
+}
+
 class TlsRestoreTest : public RestoreTest {
  protected:
   const Authority authority_;
@@ -229,6 +266,31 @@ TEST_P(TlsRestoreTest, GuestsAreRestoredAndOutliveTheirServer) {
   Program vmm = start_vmm("verify");
   server.kill();
   server.start();
+  EXPECT_EQ(vmm.wait().value(), 0);
+  EXPECT_GT(wait_for_state(number, "ended")["faults"]["fetched"], 0);
+}
+
+TEST_P(TlsRestoreTest, GuestsOfAHandlerThatLosesItsRightsWaitUntilItHasThemAgain) {
+  server_.kill();
+  Surroundings surroundings = showing(authority_.issue("server"));
+  surroundings.environment.push_back({"THAW_POLICY", path("policy")});
+  replace_file(path("policy"), grant("handler", "read"));
+  PageServer server(path("store"), 0, surroundings);
+  start_handler(server.address(), tls_flags(authority_.issue("handler")));
+  const std::uint64_t number = prepare({"--no-record"});
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+
+  replace_file(path("policy"), "");
+  const ServerAddress as_handler =
+      resolve_server(server.address(), {authority_.issue("handler"), false}).value();
+  const Deadline deadline = Deadline::after(kPatience);
+  while (PageClient::connect(as_handler, "default") && !deadline.passed()) {
+  }
+  vmm.tell("");
+  EXPECT_EQ(session(number)["state"], "serving");
+  replace_file(path("policy"), grant("handler", "read"));
+
   EXPECT_EQ(vmm.wait().value(), 0);
   EXPECT_GT(wait_for_state(number, "ended")["faults"]["fetched"], 0);
 }

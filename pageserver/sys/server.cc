@@ -151,8 +151,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Both sides show who they are.
   asio::awaitable<Result<void>> secure() {
     if (!tls_) co_return Result<void>();
+    idle_ = true;
     arm(limits::kHandshakeTimeout);
-    while (true) {
+    while (!stopping_) {
       const auto done = tls_->shake_hands();
       const bool sent = co_await send_outbox();  // after a failure it says why
       if (!done) co_return std::unexpected(done.error());
@@ -161,6 +162,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
       const Result<void> received = co_await receive_sealed();
       if (!received) co_return received;
     }
+    co_return fail(ErrorCode::kStopped, "the server stops");
   }
 
   /// Lets the peer read why it is refused: closed with bytes unread, the connection would be reset.

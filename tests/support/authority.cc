@@ -20,8 +20,8 @@ Validity until(std::chrono::seconds from_now) {
 
 void replace_file(const std::string& path, std::string_view text) {
   auto file = PartialFile::create(path).value();
-  EXPECT_TRUE(succeeded(write_at(file.fd(), as_bytes(text), 0)));
-  EXPECT_TRUE(succeeded(file.publish()));
+  write_at(file.fd(), as_bytes(text), 0).value();
+  file.publish().value();
 }
 
 Authority::Authority() : own_(make_authority("test", until(std::chrono::hours(1))).value()) {

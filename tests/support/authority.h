@@ -1,11 +1,14 @@
 #pragma once
 
+#include <chrono>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/certificates.h"
 #include "base/tls.h"
-#include "tests/support/test_support.h"
+#include "tests/support/scratch_directory.h"
 
 namespace thaw::test {
 
