@@ -4,3 +4,5 @@ add_dependencies(tls_test vmm without_io_uring thaw-pageserver thaw-faulthandler
 
 thaw_add_test(access_test SOURCES access_test.cc
   LIBRARIES thaw_pageserver_sys thaw_test_authority)
+thaw_add_test(server_connection_test SOURCES server_connection_test.cc
+  LIBRARIES thaw_faulthandler_sys thaw_test_authority thaw_test_programs)
