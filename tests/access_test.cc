@@ -2,7 +2,6 @@
 
 #include "pageserver/access.h"
 
-
 #include "base/limits.h"
 #include "pageserver/peer.h"
 #include "tests/support/authority.h"
