@@ -2,6 +2,7 @@
 
 #include <optional>
 
+#include "base/stream.h"
 #include <CLI/CLI.hpp>
 
 namespace thaw {
@@ -16,6 +17,9 @@ namespace thaw {
 ///
 /// Included by main files alone: CLI11 costs seconds to compile.
 void add_configuration(CLI::App& app);
+
+/// Declares --tls-cert, --tls-key, --tls-ca and --insecure.
+void add_transport_options(CLI::App& app, TransportFlags& flags);
 
 /// Parses, prints --help, --version or an error, and returns the exit code if the program is to
 /// end now: 0 after help, 2 after an error in the arguments.

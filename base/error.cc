@@ -37,6 +37,7 @@ constexpr Name kNames[] = {
     {ErrorCode::kHashMismatch, "hash_mismatch"},
     {ErrorCode::kQuotaExceeded, "quota_exceeded"},
     {ErrorCode::kWrongStore, "wrong_store"},
+    {ErrorCode::kUnauthorized, "unauthorized"},
     {ErrorCode::kUnavailable, "unavailable"},
     {ErrorCode::kTimeout, "timeout"},
     {ErrorCode::kNoSpace, "no_space"},
@@ -44,6 +45,7 @@ constexpr Name kNames[] = {
     {ErrorCode::kIo, "io"},
     {ErrorCode::kCorrupt, "corrupt"},
     {ErrorCode::kStopped, "stopped"},
+    {ErrorCode::kTls, "tls"},
 };
 
 ErrorCode code_from_errno(int error_number) {

@@ -44,6 +44,7 @@ enum class ErrorCode : std::uint16_t {
   kHashMismatch = 28,   // an uploaded page is not the page that was announced
   kQuotaExceeded = 29,  // of a namespace
   kWrongStore = 30,     // the page server keeps another store: its ids mean something else
+  kUnauthorized = 31,   // this peer may not do that; whether it is there is not told
 
   // What the world does.
   kUnavailable = 40,  // the peer cannot be reached, or went away
@@ -53,6 +54,7 @@ enum class ErrorCode : std::uint16_t {
   kIo = 44,
   kCorrupt = 45,  // the store contradicts itself
   kStopped = 46,  // the operation was ended by a stop request
+  kTls = 47,      // no secure connection: a certificate, a name, a broken record
 };
 
 /// The stable spelling of a code, such as "bad_magic".

@@ -20,6 +20,22 @@ inline constexpr std::size_t kMaxSocketPath = 107;
 /// How long one TCP connection attempt may take.
 inline constexpr seconds kConnectTimeout{5};
 
+/// How often files that may be replaced while a program runs are looked at.
+inline constexpr seconds kFileWatchInterval{1};
+
+// TLS.
+inline constexpr std::size_t kMaxPemBytes = 64u << 10;  // of a key
+inline constexpr std::size_t kTlsInboxBytes = 32u << 10;
+inline constexpr std::size_t kTlsRecordBytes = 16u << 10;  // the most plain bytes in one record
+/// Servers of which a client remembers a session.
+inline constexpr std::size_t kMaxTlsSessions = 64;
+/// After this the peers show their certificates again.
+inline constexpr seconds kTlsSessionLife{3600};
+/// How long a peer may take to show who it is.
+inline constexpr seconds kHandshakeTimeout{10};
+/// How long one that is refused may take to read why.
+inline constexpr seconds kRefusalTimeout{1};
+
 /// How long a process that was sent SIGKILL may take to go.
 inline constexpr seconds kKilledExit{5};
 

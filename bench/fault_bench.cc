@@ -59,6 +59,16 @@ class Summary {
         fmt::format("floor: {} times that of the median", kTailFactor));
   }
 
+  void add_tls() {
+    const std::string place = kPlacements.front().name;
+    const double floor = samples_.median_of("floor." + place);
+    add("fault.remote.tls.p50", "us", floor,
+        fmt::format("as fault.remote.{}, over TLS; plain: {:.1f} us; floor: the same", place,
+                    samples_.median_of("fault.remote." + place + ".p50")));
+    add("fault.remote.tls.p99", "us", kTailFactor * floor,
+        fmt::format("floor: {} times that of the median", kTailFactor));
+  }
+
   void add_default() {
     const double floor = best("floor");
     add("fault.remote.default.p50", "us", floor,
@@ -122,6 +132,7 @@ Result<std::vector<Figure>> run_fault_bench(const BenchOptions& options) {
   for (std::size_t i = 0; i < plan.repetitions; ++i) TRY(runs->repeat());
   Summary summary(plan, samples);
   for (const Placement& placement : kPlacements) summary.add_placement(placement);
+  summary.add_tls();
   summary.add_default();
   summary.add_parallel();
   summary.add_around(runs->content_pages());

@@ -79,6 +79,18 @@ Result<void> FaultRuns::start_programs() {
     placed_.push_back(TRY(Handler::start(scratch_.path(placement.name), placed_server_->address(),
                                          handler_flags(placement))));
   }
+  const TlsFiles files = authority_.issue("server");
+  test::Surroundings over_tls{
+      .cpus = {server_cpu}, .messages = scratch_.path("tls.log"), .host = "127.0.0.1"};
+  over_tls.environment = {{"THAW_TLS_CERT", files.certificate},
+                          {"THAW_TLS_KEY", files.key},
+                          {"THAW_TLS_CA", files.authority}};
+  tls_server_.emplace(scratch_.path("tls_store"), 0, over_tls);
+  const std::vector<std::string> tls = test::tls_flags(authority_.issue("client"));
+  TRY(push_image(*tls_server_, options_.image, pulled, tls));
+  std::vector<std::string> flags = handler_flags(kPlacements.front());
+  flags.insert(flags.end(), tls.begin(), tls.end());
+  tls_.emplace(TRY(Handler::start(scratch_.path("tls"), tls_server_->address(), flags)));
   plain_.emplace(
       TRY(Handler::start(scratch_.path("plain"), free_server_->address(), {"--around", "1"})));
   around_.emplace(TRY(Handler::start(scratch_.path("around"), free_server_->address(), {})));
@@ -98,6 +110,7 @@ std::vector<std::uint32_t> FaultRuns::pick(const std::vector<std::uint32_t>& pag
 Result<void> FaultRuns::repeat() {
   TRY(measure_floors());
   TRY(measure_placements());
+  TRY(measure_tls());
   TRY(measure_default());
   TRY(measure_parallel());
   TRY(measure_around());
@@ -140,6 +153,15 @@ Result<void> FaultRuns::measure_placements() {
     samples_.add(name_of("fault.remote", placement) + ".p50", median(content.us));
     samples_.add(name_of("fault.remote", placement) + ".p99", quantile(content.us, 0.99));
   }
+  return {};
+}
+
+Result<void> FaultRuns::measure_tls() {
+  Guest guest = TRY(Guest::start(*tls_, options_.image, kPlacements.front().guest_cpu));
+  const Guest::Touched content = TRY(guest.touch(pick(kinds_.content, plan_.touches)));
+  TRY(guest.verify_and_end());
+  samples_.add("fault.remote.tls.p50", median(content.us));
+  samples_.add("fault.remote.tls.p99", quantile(content.us, 0.99));
   return {};
 }
 

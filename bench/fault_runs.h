@@ -12,6 +12,7 @@
 #include "bench/fleet.h"
 #include "bench/image.h"
 #include "bench/sys/library_floors.h"
+#include "tests/support/authority.h"
 #include "tests/support/scratch_directory.h"
 
 namespace thaw::bench {
@@ -54,6 +55,7 @@ class FaultRuns {
 
   Result<void> measure_floors();
   Result<void> measure_placements();
+  Result<void> measure_tls();
   Result<void> measure_default();
   Result<void> measure_parallel();
   Result<void> measure_around();
@@ -76,7 +78,10 @@ class FaultRuns {
   test::ScratchDirectory scratch_;
   std::optional<test::PageServer> placed_server_;
   std::optional<test::PageServer> free_server_;
+  const test::Authority authority_;
+  std::optional<test::PageServer> tls_server_;
   std::vector<Handler> placed_;    // one for each of kPlacements
+  std::optional<Handler> tls_;     // the first of kPlacements, over TLS
   std::optional<Handler> plain_;   // default placement, without fault-around
   std::optional<Handler> around_;  // without any flags
   std::optional<ChunkReads> chunk_reads_;

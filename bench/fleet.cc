@@ -72,11 +72,15 @@ Result<ByteCount> proportional_bytes(pid_t process, const std::string& path_part
 }
 
 Result<void> push_image(test::PageServer& server, const std::string& image,
-                        const std::string& scratch) {
-  TRY(succeed(server.thaw({"push", kSnapshot, "--memory", image}), "thaw push"));
+                        const std::string& scratch, const std::vector<std::string>& flags) {
+  const auto thaw = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), flags.begin(), flags.end());
+    return server.thaw(std::move(arguments));
+  };
+  TRY(succeed(thaw({"push", kSnapshot, "--memory", image}), "thaw push"));
   if (TRY(server.stop()) != 0) return fail(ErrorCode::kIo, "the page server did not stop well");
   server.start();
-  TRY(succeed(server.thaw({"pull", kSnapshot, "--memory", scratch}), "thaw pull"));
+  TRY(succeed(thaw({"pull", kSnapshot, "--memory", scratch}), "thaw pull"));
   remove_file(scratch);
   return {};
 }
@@ -84,8 +88,12 @@ Result<void> push_image(test::PageServer& server, const std::string& image,
 Result<Handler> Handler::start(const std::string& base, const std::string& server,
                                const std::vector<std::string>& flags,
                                const std::vector<std::string>& prepare_flags) {
-  std::vector<std::string> command{test::program_path("thaw-faulthandler"), "--control",
-                                   base + ".control", "--server", server};
+  std::vector<std::string> command{test::program_path("thaw-faulthandler"),
+                                   "--insecure",
+                                   "--control",
+                                   base + ".control",
+                                   "--server",
+                                   server};
   command.insert(command.end(), flags.begin(), flags.end());
   Handler handler(test::Program(command, {.cpus = {}, .messages = base + ".log"}), base,
                   prepare_flags);

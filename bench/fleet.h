@@ -24,9 +24,9 @@ Result<std::vector<double>> read_touch_times(const std::string& path);
 
 /// Pushes the image to the server as the snapshot that every guest restores, reads it back so that
 /// the store's cache is warm, and restarts the server, which moves all chunks from its log into
-/// tables before.
+/// tables before. `flags` are those of `thaw`.
 Result<void> push_image(test::PageServer& server, const std::string& image,
-                        const std::string& scratch);
+                        const std::string& scratch, const std::vector<std::string>& flags = {});
 
 /// The name of what push_image() pushes.
 inline constexpr const char* kSnapshot = "bench";

@@ -47,6 +47,10 @@ Result<void> import_recordings(const Options& options);
 Result<void> drop_working_set(const Options& options);
 Result<void> plot(const Options& options);
 
+// On certificates: with files alone.
+Result<void> make_certificate_authority(const Options& options);
+Result<void> issue_certificate(const Options& options);
+
 /// With both. True when every run was recorded.
 Result<bool> record(const Options& options);
 

@@ -24,4 +24,11 @@ inline constexpr std::chrono::milliseconds kRunPoll{100};  // between looks at t
 inline constexpr std::chrono::seconds kCommandExit{5};     // from SIGTERM to SIGKILL
 inline constexpr std::chrono::seconds kSessionEnd{10};     // of a session whose VMM was killed
 
+// Certificates of `thaw certs`.
+inline constexpr unsigned kAuthorityDays = 1825;
+inline constexpr unsigned kCertificateDays = 90;
+inline constexpr unsigned kMaxCertificateDays = 3650;
+
+static_assert(kCertificateDays < kAuthorityDays && kAuthorityDays <= kMaxCertificateDays);
+
 }  // namespace thaw::limits

@@ -39,6 +39,7 @@ class Declaration {
     declare_session_commands();
     declare_working_set_commands();
     declare_record();
+    declare_certificates();
   }
 
  private:
@@ -259,6 +260,32 @@ class Declaration {
         "Exit code 1 also when a run was not recorded; the others go on.");
   }
 
+  void declare_certificates() {
+    CLI::App& certs = *app_.add_subcommand(
+        "certs", "Make a private authority, and certificates for page servers and their peers");
+    certs.fallthrough();
+    certs.require_subcommand(1);
+
+    const auto days = [this](CLI::App* sub, unsigned usual) {
+      sub->add_option("--days", options_.days,
+                      fmt::format("How long it is valid; {} unless given", usual))
+          ->check(CLI::Range(1u, limits::kMaxCertificateDays));
+    };
+    CLI::App* sub = command(certs, "init", "Make an authority in a new directory",
+                            command::make_certificate_authority);
+    sub->add_option("directory", options_.directory, "The directory")->required();
+    days(sub, limits::kAuthorityDays);
+    sub = command(certs, "issue", "Make a certificate and key, or new ones in place of old",
+                  command::issue_certificate);
+    sub->add_option("directory", options_.directory, "Directory of the authority")->required();
+    sub->add_option("name", options_.name, "Page servers will know the peer as thaw://NAME")
+        ->required();
+    sub->add_option("--host", options_.hosts,
+                    "DNS name or IP address under which peers reach it, if it is a page server; "
+                    "may be repeated");
+    days(sub, limits::kCertificateDays);
+  }
+
   CLI::App& app_;
   Options& options_;
   Command& chosen_;
@@ -288,6 +315,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--control", options.control, "Control socket of the fault handler")
       ->capture_default_str();
+  thaw::add_transport_options(app, options.transport);
   app.add_flag("--json", options.json, "Print JSON instead of tables");
   thaw::Declaration(app, options, chosen).declare_all();
   thaw::add_configuration(app);

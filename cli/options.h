@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/stream.h"
 #include "cli/report.h"
 
 namespace thaw {
@@ -14,6 +15,7 @@ struct Options {
   std::string server = "127.0.0.1:7433";
   std::string name_space = "default";
   std::string control = "/run/thaw/control.sock";
+  TransportFlags transport;
   bool json = false;
 
   std::string name;
@@ -53,6 +55,10 @@ struct Options {
   std::string trace;
   std::uint64_t session = 0;
   bool kill = false;
+
+  std::string directory;  // of certificates
+  std::vector<std::string> hosts;
+  unsigned days = 0;
 
   std::string file;  // of recordings, or the picture
   unsigned runs = 3;

@@ -66,6 +66,11 @@ std::string advice_for(ErrorCode code) {
       return "Use programs of the same version on both sides.";
     case ErrorCode::kPermission:
       return "Run it as root or as the owner of the socket or file.";
+    case ErrorCode::kTls:
+      return "--tls-cert, --tls-key and --tls-ca must be of one authority on both sides; the page "
+             "server's log says whom it refused.";
+    case ErrorCode::kUnauthorized:
+      return "The page server's --policy says what a certificate may do.";
     default:
       return {};
   }

@@ -4,13 +4,13 @@
 #include <string>
 
 #include "base/error.h"
-#include "base/socket.h"
+#include "base/stream.h"
 #include "format/manifest.h"
 
 namespace thaw {
 
 struct PullOptions {
-  TcpAddress server;
+  ServerAddress server;
   std::string name_space;
   std::string name;
   std::string memory_path;

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/socket.h"
+#include "base/stream.h"
 #include "cli/image_walk.h"
 #include "cli/page_tables.h"
 #include "format/manifest.h"
@@ -13,7 +13,7 @@
 namespace thaw {
 
 struct PushOptions {
-  TcpAddress server;
+  ServerAddress server;
   std::string name_space;
   std::string name;
   std::string parent;       // snapshot that this one came from; empty: none

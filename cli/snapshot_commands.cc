@@ -8,11 +8,12 @@
 namespace thaw::command {
 
 Result<PageClient> connect(const Options& options) {
-  return PageClient::connect(TRY(resolve_tcp(options.server)), options.name_space);
+  return PageClient::connect(TRY(resolve_server(options.server, options.transport)),
+                             options.name_space);
 }
 
 Result<void> push(const Options& options) {
-  const PushOptions push{.server = TRY(resolve_tcp(options.server)),
+  const PushOptions push{.server = TRY(resolve_server(options.server, options.transport)),
                          .name_space = options.name_space,
                          .name = options.name,
                          .parent = options.parent,
@@ -28,7 +29,7 @@ Result<void> push(const Options& options) {
 }
 
 Result<void> pull(const Options& options) {
-  const PullOptions pull{.server = TRY(resolve_tcp(options.server)),
+  const PullOptions pull{.server = TRY(resolve_server(options.server, options.transport)),
                          .name_space = options.name_space,
                          .name = options.name,
                          .memory_path = options.memory,

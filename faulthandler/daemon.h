@@ -46,7 +46,7 @@ class TaskQueue {
 };
 
 struct DaemonOptions {
-  std::vector<TcpAddress> servers;  // of pages; one to limits::kMaxServers
+  std::vector<ServerAddress> servers;  // of pages; one to limits::kMaxServers
   std::string name_space;
   std::uint32_t around = 1;  // largest fault-around window in pages, a power of two
   /// Of so many restores of a snapshot that has a working set, one records all the same, or of
@@ -94,7 +94,7 @@ class Daemon final : private Session::Owner {
   struct Links {
     DemandLink demand;
     PrefetchLink prefetch;
-    Links(Loop& loop, const std::vector<TcpAddress>& servers, const Origin& origin)
+    Links(Loop& loop, const std::vector<ServerAddress>& servers, const Origin& origin)
         : demand(loop, servers, origin), prefetch(loop, servers, origin, demand) {}
   };
   struct NewSession {
@@ -107,7 +107,9 @@ class Daemon final : private Session::Owner {
                                  WindowUse use) const;
   void set_up(SessionOptions& options, Links& server);
   Session& make_session(Links& server, NewSession added);
-  std::vector<SessionReport> list() const;
+  HandlerReport list() const;
+  /// How the server does for the origin that it does worst for.
+  ServerReport report(std::size_t server) const;
   Result<void> stop_session(const control::Stop& request);
   /// kLimitExceeded when limits::kMaxLinks are in use.
   Result<Links*> links(const Origin& origin);

@@ -7,14 +7,14 @@
 
 namespace thaw {
 
-DemandLink::DemandLink(Loop& loop, const std::vector<TcpAddress>& servers, const Origin& origin)
+DemandLink::DemandLink(Loop& loop, const std::vector<ServerAddress>& servers, const Origin& origin)
     : loop_(loop),
       choice_(servers.size()),
       wrong_stores_(servers.size()),
       requests_(servers.size()) {
   CHECK(!servers.empty() && servers.size() <= limits::kMaxServers);
   DemandServer::Owner& owner = *this;  // a private base: emplace_back may not convert
-  for (const TcpAddress& address : servers) {
+  for (const ServerAddress& address : servers) {
     servers_.emplace_back(loop, address, origin, servers_.size(), owner);
   }
   for (Batch& batch : batches_) {

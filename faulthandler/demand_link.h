@@ -31,7 +31,7 @@ namespace thaw {
 class DemandLink final : private DemandServer::Owner {
  public:
   /// REQUIRES: one to limits::kMaxServers servers.
-  DemandLink(Loop& loop, const std::vector<TcpAddress>& servers, const Origin& origin);
+  DemandLink(Loop& loop, const std::vector<ServerAddress>& servers, const Origin& origin);
   DemandLink(const DemandLink&) = delete;
   DemandLink& operator=(const DemandLink&) = delete;
   ~DemandLink() = default;

@@ -15,8 +15,8 @@ constexpr std::size_t kSendBytes = limits::kMaxBatches * 1280;
 
 }  // namespace
 
-DemandServer::DemandServer(Loop& loop, const TcpAddress& address, Origin origin, std::size_t number,
-                           Owner& owner)
+DemandServer::DemandServer(Loop& loop, const ServerAddress& address, Origin origin,
+                           std::size_t number, Owner& owner)
     : number_(number),
       owner_(owner),
       connection_(loop, std::move(origin),

@@ -39,13 +39,13 @@ class DemandServer final : private ServerConnection::User {
   };
 
   /// `number`: its place among the owner's.
-  DemandServer(Loop& loop, const TcpAddress& address, Origin origin, std::size_t number,
+  DemandServer(Loop& loop, const ServerAddress& address, Origin origin, std::size_t number,
                Owner& owner);
   DemandServer(const DemandServer&) = delete;
   DemandServer& operator=(const DemandServer&) = delete;
   ~DemandServer() = default;
 
-  const TcpAddress& address() const { return connection_.server(); }
+  const ServerAddress& address() const { return connection_.server(); }
   void open() { connection_.open(); }
   bool ready() const { return connection_.ready(); }
   bool has_room() const { return asked_.size() < limits::kMaxUnanswered; }

@@ -37,6 +37,7 @@ constexpr std::array kKeptCapabilities{thaw::Capability::kChown,    thaw::Capabi
 struct Options {
   std::string control = "/run/thaw/control.sock";
   std::vector<std::string> servers{"127.0.0.1:7433"};
+  thaw::TransportFlags transport;
   std::string name_space = "default";
   std::string placement = "follow";
   std::string spin = "auto";
@@ -51,20 +52,22 @@ struct Options {
 };
 
 /// All addresses of all names, in their order.
-thaw::Result<std::vector<thaw::TcpAddress>> resolve(const std::vector<std::string>& names) {
-  std::vector<thaw::TcpAddress> servers;
+thaw::Result<std::vector<thaw::ServerAddress>> resolve(const std::vector<std::string>& names,
+                                                       const thaw::TransportFlags& transport) {
+  std::vector<thaw::ServerAddress> servers;
   for (const std::string& name : names) {
     bool has_loopback = false;
-    for (const thaw::TcpAddress& address : TRY(thaw::resolve_tcp_all(name))) {
-      if (std::ranges::find(servers, address) != servers.end()) continue;
+    for (thaw::ServerAddress& server : TRY(thaw::resolve_servers(name, transport))) {
+      const auto same = [&](const thaw::ServerAddress& other) { return other.tcp == server.tcp; };
+      if (std::ranges::any_of(servers, same)) continue;
       // "localhost" is one server, which most often listens on one of its addresses.
-      if (address.is_loopback() && std::exchange(has_loopback, true)) continue;
+      if (server.tcp.is_loopback() && std::exchange(has_loopback, true)) continue;
       if (servers.size() == thaw::limits::kMaxServers) {
-        thaw::log_warning("page server {} of {} is one too many: {} are the limit", address.text(),
+        thaw::log_warning("page server {} of {} is one too many: {} are the limit", server.text(),
                           name, thaw::limits::kMaxServers);
         continue;
       }
-      servers.push_back(address);
+      servers.push_back(std::move(server));
     }
   }
   return servers;
@@ -99,7 +102,7 @@ class SignalWatch {
 thaw::Result<int> run_handler(const Options& options) {
   if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
-  const std::vector<thaw::TcpAddress> servers = TRY(resolve(options.servers));
+  const auto servers = TRY(resolve(options.servers, options.transport));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
   placement.spin = TRY(thaw::parse_spin(options.spin));
   const auto loop = TRY(thaw::create_loop());
@@ -184,8 +187,8 @@ thaw::Result<int> upgrade(const std::string& control) {
     std::this_thread::sleep_for(thaw::limits::kUpgradePause);
     reply = thaw::ask_fault_handler(control, thaw::control::List{});
   }
-  const auto sessions = std::get<std::vector<thaw::SessionReport>>(TRY(std::move(reply)));
-  std::printf("%zu sessions go on\n", sessions.size());
+  const auto report = std::get<thaw::HandlerReport>(TRY(std::move(reply)));
+  std::printf("%zu sessions go on\n", report.sessions.size());
   return 0;
 }
 
@@ -203,6 +206,7 @@ int main(int argc, char** argv) {
       ->take_all()
       ->delimiter(',')
       ->capture_default_str();
+  thaw::add_transport_options(app, options.transport);
   app.add_option("--namespace", options.name_space, "Namespace where `prepare` names none")
       ->capture_default_str();
   app.add_option("--placement", options.placement,

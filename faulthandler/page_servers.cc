@@ -58,7 +58,7 @@ Result<void> PageServers::ask(const std::string& name_space,
 Result<void> PageServers::tell_all(const std::string& name_space,
                                    const std::function<Result<void>(PageClient&)>& tell) const {
   Result<void> told = fail(ErrorCode::kUnavailable, "there is no page server");
-  for (const TcpAddress& address : addresses_) {
+  for (const ServerAddress& address : addresses_) {
     auto client = PageClient::connect(address, name_space);
     auto one = client ? tell(*client) : std::unexpected(client.error());
     if (!told) told = std::move(one);

@@ -17,9 +17,9 @@ namespace thaw {
 class PageServers {
  public:
   /// REQUIRES: at least one.
-  explicit PageServers(std::vector<TcpAddress> addresses) : addresses_(std::move(addresses)) {}
+  explicit PageServers(std::vector<ServerAddress> addresses) : addresses_(std::move(addresses)) {}
 
-  const std::vector<TcpAddress>& addresses() const { return addresses_; }
+  const std::vector<ServerAddress>& addresses() const { return addresses_; }
 
   /// Connects to one server after the other until `ask` has got from it what it wants. A server
   /// that is away, silent, damaged, without what is asked for, or not the one to ask is passed
@@ -32,7 +32,7 @@ class PageServers {
                         const std::function<Result<void>(PageClient&)>& tell) const;
 
  private:
-  const std::vector<TcpAddress> addresses_;
+  const std::vector<ServerAddress> addresses_;
   std::atomic<std::size_t> last_ = 0;  // that answered
 };
 

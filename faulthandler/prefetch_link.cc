@@ -15,7 +15,7 @@ constexpr std::size_t kUsualChunkBytes = 1500;
 
 }  // namespace
 
-PrefetchLink::PrefetchLink(Loop& loop, std::vector<TcpAddress> servers, Origin origin,
+PrefetchLink::PrefetchLink(Loop& loop, std::vector<ServerAddress> servers, Origin origin,
                            DemandLink& demand)
     : demand_(demand),
       servers_(std::move(servers)),

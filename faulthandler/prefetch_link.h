@@ -36,7 +36,7 @@ class PrefetchLink final : private ServerConnection::User {
   };
 
   /// `demand` has the same servers, and must outlive it.
-  PrefetchLink(Loop& loop, std::vector<TcpAddress> servers, Origin origin, DemandLink& demand);
+  PrefetchLink(Loop& loop, std::vector<ServerAddress> servers, Origin origin, DemandLink& demand);
   PrefetchLink(const PrefetchLink&) = delete;
   PrefetchLink& operator=(const PrefetchLink&) = delete;
   ~PrefetchLink() = default;
@@ -97,7 +97,7 @@ class PrefetchLink final : private ServerConnection::User {
   void offer_room();
 
   DemandLink& demand_;
-  const std::vector<TcpAddress> servers_;
+  const std::vector<ServerAddress> servers_;
   std::size_t server_ = 0;      // of servers_, the one that is connected to
   Clock::time_point next_try_;  // what is no good is looked for elsewhere, now and then
   std::vector<Sink*> sinks_;

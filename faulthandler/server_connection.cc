@@ -43,7 +43,7 @@ std::size_t ServerConnection::keep_buffer() {
 
 void ServerConnection::let_go(std::size_t buffer) {
   --kept_[buffer];
-  if (state_ == State::kReady && !receiving_.active()) receive();
+  if (state_ == State::kReady && !receiving_.active() && !unsealing_.active()) receive();
 }
 
 void ServerConnection::open() {
@@ -56,7 +56,7 @@ void ServerConnection::serve(const Origin& origin) {
   leave("it is to serve another store");
 }
 
-void ServerConnection::move_to(const TcpAddress& server) {
+void ServerConnection::move_to(const ServerAddress& server) {
   CHECK(state_ == State::kAway || state_ == State::kClosing);
   server_ = server;
   away_since_ = {};  // which was another's
@@ -72,31 +72,63 @@ std::optional<Clock::time_point> ServerConnection::away_since() const {
 }
 
 void ServerConnection::connect() {
-  auto socket = create_tcp_socket(server_);
+  auto socket = create_tcp_socket(server_.tcp);
   if (!socket) return lose(socket.error().message());
   socket_ = *std::move(socket);
+  tls_.reset();
+  unseals_later_ = false;
+  if (server_.tls != nullptr) {
+    auto session = server_.tls->begin(server_.host);
+    if (!session) return lose(session.error().message());
+    tls_ = *std::move(session);
+    tls_->outbox().reserve(options_.send_bytes);
+  }
   state_ = State::kConnecting;
   // What is kept of the lost connection's replies stays where it is.
   start_ = filled_ = kept_[current_] == 0 ? 0 : options_.buffer_bytes;
   unsent_.clear();
-  loop_.connect(socket_, server_, connecting_);
+  loop_.connect(socket_, server_.tcp, connecting_);
   arm_timer(limits::kDemandTimeout);
 }
 
 void ServerConnection::on_connected(int result) {
   if (state_ == State::kClosing) return finish_losing();
   if (result < 0) return lose(std::strerror(-result));
+  if (!tls_) return greet();
+  state_ = State::kSecuring;
+  secure();
+}
+
+void ServerConnection::secure() {
+  const auto done = tls_->shake_hands();
+  flush();  // after a failure it says why
+  if (!done) return lose(done.error().message());
+  if (!*done) return receive();
+  greet();
+}
+
+void ServerConnection::greet() {
   state_ = State::kGreeting;
   encode_message(
       message::Hello{
           .version = message::kVersion, .role = options_.role, .name_space = origin_.name_space},
       0, 0, unsent_);
   flush();
+  // Behind the handshake the server may have sent more already.
+  unseals_later_ = tls_.has_value();
   receive();
 }
 
 void ServerConnection::flush() {
-  if (sending_operation_.active() || unsent_.empty()) return;
+  if (sending_operation_.active()) return;
+  if (tls_) {
+    const ByteSpan plain = unsent_;
+    // What cannot be sealed ends the connection: nothing comes any more.
+    if (!plain.empty() && !tls_->write(std::span(&plain, 1))) shut_down(socket_);
+    unsent_.clear();
+    std::swap(unsent_, tls_->outbox());
+  }
+  if (unsent_.empty()) return;
   // Most often that is all: no operation, and no turn of the loop for its end.
   sent_bytes_ = send_at_once(socket_, unsent_);
   std::swap(sending_, unsent_);
@@ -127,7 +159,7 @@ bool ServerConnection::make_room() {
     const auto next = static_cast<std::size_t>(free - kept_.begin());
     std::memcpy(buffer(next).data(), buffer(current_).data() + start_, rest);
     current_ = next;
-  } else {
+  } else if (start_ > 0) {
     std::memmove(buffer(current_).data(), buffer(current_).data() + start_, rest);
   }
   start_ = 0;
@@ -136,17 +168,49 @@ bool ServerConnection::make_room() {
 }
 
 void ServerConnection::receive() {
-  if (make_room()) loop_.receive(socket_, buffer(current_).subspan(filled_), receiving_);
+  if (!make_room()) return;
+  if (unseals_later_) return loop_.wait(Nanoseconds(0), unsealing_);
+  loop_.receive(socket_, tls_ ? tls_->inbox() : buffer(current_).subspan(filled_), receiving_);
+}
+
+void ServerConnection::on_unsealing() {
+  if (state_ == State::kClosing) return finish_losing();
+  take_received();
 }
 
 void ServerConnection::on_received(int result) {
   if (state_ == State::kClosing) return finish_losing();
   if (result <= 0) return lose(result == 0 ? "it closed the connection" : std::strerror(-result));
-  filled_ += static_cast<std::size_t>(result);
-  if (const auto taken = take_replies(); !taken) return lose(taken.error().message());
+  const auto bytes = static_cast<std::size_t>(result);
+  if (tls_) {
+    tls_->received(bytes);
+  } else {
+    filled_ += bytes;
+  }
+  if (state_ == State::kSecuring) return secure();
+  take_received();
+}
+
+void ServerConnection::take_received() {
+  const auto taken = tls_ ? unseal_and_take_replies() : take_replies();
+  if (!taken) return lose(taken.error().message());
   receive();
   flush();
   user_.on_replies_end();
+}
+
+Result<void> ServerConnection::unseal_and_take_replies() {
+  while (true) {
+    unseals_later_ = !make_room();
+    if (unseals_later_) return {};
+    const std::size_t n = TRY(tls_->read(buffer(current_).subspan(filled_)));
+    if (n == 0 && tls_->closed()) {
+      return fail(ErrorCode::kUnavailable, "it closed the connection");
+    }
+    if (n == 0) return {};
+    filled_ += n;
+    TRY(take_replies());
+  }
 }
 
 Result<void> ServerConnection::take_replies() {
@@ -169,12 +233,14 @@ Result<void> ServerConnection::take_replies() {
 }
 
 Result<void> ServerConnection::take_reply(Envelope reply, ByteSpan body) {
+  const auto* const refusal = std::get_if<message::ErrorReply>(&reply.message);
+  // It answers no request: the server says why it ends the connection.
+  if (refusal != nullptr && (state_ != State::kReady || reply.request_id == 0)) {
+    return std::unexpected(from_reply(*refusal));
+  }
   if (state_ == State::kReady) {
     backoff_ = limits::kReconnectFirst;  // it does more than welcome
     return user_.on_reply(std::move(reply), body);
-  }
-  if (const auto* const error = std::get_if<message::ErrorReply>(&reply.message)) {
-    return std::unexpected(from_reply(*error));
   }
   const auto* const welcome = std::get_if<message::Welcome>(&reply.message);
   if (welcome == nullptr || welcome->version != message::kVersion) {
@@ -219,6 +285,7 @@ void ServerConnection::lose(const std::string& reason) {
   loop_.cancel(connecting_);
   loop_.cancel(sending_operation_);
   loop_.cancel(receiving_);
+  loop_.cancel(unsealing_);
   loop_.cancel(timer_);
   user_.on_lost();
   finish_losing();
@@ -245,6 +312,7 @@ void ServerConnection::on_timer() {
       if (!closed_ && user_.needs_connection()) connect();
       return;
     case State::kConnecting:
+    case State::kSecuring:
     case State::kGreeting:
       return lose("it does not answer");
     case State::kReady:
@@ -262,7 +330,7 @@ void ServerConnection::close() {
 
 bool ServerConnection::idle() const {
   return !connecting_.active() && !sending_operation_.active() && !receiving_.active() &&
-         !timer_.active();
+         !unsealing_.active() && !timer_.active();
 }
 
 }  // namespace thaw

@@ -8,7 +8,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/socket.h"
+#include "base/stream.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/origin.h"
 #include "format/wire.h"
@@ -18,7 +18,8 @@ namespace thaw {
 /// A connection to a page server for one origin and role, made when first needed. When the server
 /// goes away it comes back with a growing pause, for as long as its user needs it. A server that
 /// keeps another store than the origin's counts as away, and is asked for nothing. Replies are
-/// received into buffers that are made once; the user reads them where they lie. One thread.
+/// received into buffers that are made once; the user reads them where they lie. With TLS they are
+/// unsealed into these buffers, on the same thread. One thread.
 class ServerConnection {
  public:
   /// Whose requests and replies go over it.
@@ -47,7 +48,7 @@ class ServerConnection {
   };
 
   struct Options {
-    TcpAddress server;
+    ServerAddress server;
     message::Role role = message::Role::kDemand;
     std::size_t send_bytes = 0;        // room for requests, so that none of them allocates
     std::size_t most_reply_bytes = 0;  // of one reply, head and all
@@ -62,9 +63,9 @@ class ServerConnection {
 
   /// From now on it is for another origin. REQUIRES: its user does not need it.
   void serve(const Origin& origin);
-  const TcpAddress& server() const { return server_; }
+  const ServerAddress& server() const { return server_; }
   /// The next attempt to connect goes to this server. REQUIRES: it is not there, as in on_lost().
-  void move_to(const TcpAddress& server);
+  void move_to(const ServerAddress& server);
   /// Loses the connection, as if the server had gone.
   void leave(const std::string& reason);
   /// Since when the server has been away, if somebody has looked for it.
@@ -90,12 +91,16 @@ class ServerConnection {
   bool idle() const;
 
  private:
-  enum class State { kAway, kConnecting, kGreeting, kReady, kClosing };
+  enum class State { kAway, kConnecting, kSecuring, kGreeting, kReady, kClosing };
 
   void connect();
   void on_connected(int result);
   void on_sent(int result);
   void on_received(int result);
+  /// Goes on with the handshake of TLS, and says hello when it is done.
+  void secure();
+  void greet();
+  void on_unsealing();
   void on_timer();
   void receive();
   /// Tears the connection down and comes back after the backoff.
@@ -103,6 +108,9 @@ class ServerConnection {
   void finish_losing();
   void arm_timer(Nanoseconds duration);
 
+  /// Hands over the complete replies in what was received.
+  void take_received();
+  Result<void> unseal_and_take_replies();
   /// Hands over the complete replies in the buffer.
   Result<void> take_replies();
   Result<void> take_reply(Envelope reply, ByteSpan body);
@@ -113,12 +121,14 @@ class ServerConnection {
   Loop& loop_;
   Origin origin_;
   const Options options_;
-  TcpAddress server_;
+  ServerAddress server_;
   User& user_;
   State state_ = State::kAway;
   UniqueFd socket_;
-  Bytes unsent_;   // encoded, not yet given to the kernel
-  Bytes sending_;  // being sent
+  std::optional<TlsSession> tls_;
+  bool unseals_later_ = false;  // it has more than there was room for
+  Bytes unsent_;                // encoded, not yet given to the kernel
+  Bytes sending_;               // being sent
   std::size_t sent_bytes_ = 0;
 
   const std::unique_ptr<std::byte[]> memory_;
@@ -137,6 +147,8 @@ class ServerConnection {
   Operation connecting_{[this](int result) { on_connected(result); }};
   Operation sending_operation_{[this](int result) { on_sent(result); }};
   Operation receiving_{[this](int result) { on_received(result); }};
+  /// Brings what was received earlier and waited for room.
+  Operation unsealing_{[this](int) { on_unsealing(); }};
   Operation timer_{[this](int) { on_timer(); }};
 };
 

@@ -17,12 +17,16 @@ constexpr std::size_t kFetchWindow = 8;
 
 }  // namespace
 
-Result<PageClient> PageClient::connect(const TcpAddress& address, const std::string& name_space,
+Result<PageClient> PageClient::connect(const ServerAddress& server, const std::string& name_space,
                                        message::Role role) {
-  PageClient client(TRY(connect_tcp(address, Deadline::after(limits::kConnectTimeout))));
-  const auto welcome = TRY(client.ask<message::Welcome>(
+  PageClient client(TRY(Stream::connect(server, Deadline::after(limits::kConnectTimeout))));
+  const auto reply = client.ask<message::Welcome>(
       message::Hello{.version = message::kVersion, .role = role, .name_space = name_space}, {},
-      limits::kConnectTimeout));
+      limits::kConnectTimeout);
+  if (!reply && reply.error().code() == ErrorCode::kUnavailable && server.tls == nullptr) {
+    return fail(ErrorCode::kUnavailable, "{}; it may want TLS", reply.error().context());
+  }
+  const message::Welcome welcome = TRY(reply);
   if (welcome.version != message::kVersion) {
     return fail(ErrorCode::kBadVersion, "the page server speaks version {}, this build {}",
                 welcome.version, message::kVersion);
@@ -40,11 +44,11 @@ Result<void> PageClient::send(const Message& request, std::span<const ByteSpan> 
   std::vector<ByteSpan> pieces{head};
   pieces.insert(pieces.end(), body.begin(), body.end());
   outstanding_.push_back(next_request_++);
-  return send_all(socket_, pieces, deadline);
+  return stream_.send(pieces, deadline);
 }
 
 Result<void> PageClient::fill(MutableByteSpan to, Deadline deadline) {
-  const auto received = receive_all(socket_, to, deadline);
+  const auto received = stream_.receive_all(to, deadline);
   // A server that goes away within a message is away all the same.
   if (!received && received.error().code() == ErrorCode::kTruncated) {
     return fail(ErrorCode::kUnavailable, "{}", received.error().context());

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/clock.h"
-#include "base/socket.h"
+#include "base/stream.h"
 #include "format/cold_map.h"
 #include "format/limits.h"
 #include "format/page_map.h"
@@ -22,9 +22,9 @@ namespace thaw {
 /// connection is of no further use. One thread.
 class PageClient {
  public:
-  /// Connects and says hello. kUnavailable, kTimeout, kBadVersion, kWrongNamespace.
+  /// Connects and says hello. kUnavailable, kTimeout, kBadVersion, kUnauthorized, kTls.
   /// With another role than kControl only for chunks.
-  static Result<PageClient> connect(const TcpAddress& address, const std::string& name_space,
+  static Result<PageClient> connect(const ServerAddress& server, const std::string& name_space,
                                     message::Role role = message::Role::kControl);
 
   // Pushing: begin_push, then for all pages in order offer and uploads, then commit. Offers and
@@ -86,7 +86,7 @@ class PageClient {
   std::uint64_t bytes_received() const { return bytes_received_; }
 
  private:
-  explicit PageClient(UniqueFd socket) : socket_(std::move(socket)) {}
+  explicit PageClient(Stream stream) : stream_(std::move(stream)) {}
 
   Result<void> send(const Message& request, std::span<const ByteSpan> body, Deadline deadline);
   Result<void> fill(MutableByteSpan to, Deadline deadline);
@@ -99,7 +99,7 @@ class PageClient {
   Result<Reply> ask(const Message& request, ByteSpan body = {},
                     Nanoseconds timeout = limits::kRequestTimeout);
 
-  UniqueFd socket_;
+  Stream stream_;
   StoreId store_;
   std::uint64_t next_request_ = 1;
   std::deque<std::uint64_t> outstanding_;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 
 #include "format/limits.h"
@@ -25,6 +26,9 @@ inline constexpr std::size_t kMaxNamedChunks = 100;
 /// and the least time between two looks, which may go through all hashes.
 inline constexpr std::size_t kMaxSuspects = 1024;
 inline constexpr seconds kSuspectInterval{10};
+// Who may do what.
+inline constexpr std::size_t kMaxPolicyBytes = 1u << 20;
+inline constexpr std::chrono::seconds kPolicyInterval{1};  // between looks at its file
 
 static_assert(kDefaultKeptRecordings <= kMaxRecordings);
 static_assert(kMaxPackPages <= kMaxChunksPerRequest, "a pack's chunks are read in one go");

@@ -22,7 +22,8 @@ constexpr std::array kKeptCapabilities{thaw::Capability::kSysNice};
 struct Options {
   std::string store;
   std::string listen = "127.0.0.1:7433";
-  bool insecure = false;
+  thaw::TransportFlags transport;
+  std::string policy;
   bool verbose = false;
   bool no_sandbox = false;
   std::size_t max_connections = 1024;
@@ -86,11 +87,11 @@ thaw::Result<std::unique_ptr<thaw::Store>> open_store(const Options& options) {
 /// False when a check has found problems.
 thaw::Result<bool> run(const Options& options) {
   const thaw::TcpAddress listen = TRY(thaw::resolve_tcp(options.listen));
-  if (!listen.is_loopback() && !options.insecure) {
+  TRY(thaw::check_transport(listen, options.transport));
+  const auto tls = TRY(thaw::load_tls(options.transport, thaw::TlsContext::Side::kServer));
+  if (!options.policy.empty() && tls == nullptr) {
     return thaw::fail(thaw::ErrorCode::kInvalidArgument,
-                      "{} is not a loopback address, and guest memory would cross the network in "
-                      "the clear; give --insecure to allow it",
-                      options.listen);
+                      "--policy needs --tls-cert: without TLS nobody shows who he is");
   }
   if (options.check && !std::filesystem::exists(options.store + "/CURRENT")) {
     return thaw::fail(thaw::ErrorCode::kNotFound, "there is no store in {}", options.store);
@@ -105,6 +106,8 @@ thaw::Result<bool> run(const Options& options) {
                        {.listen = listen,
                         .store_id = store_id,
                         .use = options.replica ? thaw::StoreUse::kReplica : thaw::StoreUse::kOwn,
+                        .tls = tls,
+                        .policy = options.policy,
                         .max_connections = options.max_connections,
                         .kept_recordings = options.keep_recordings,
                         .upkeep = upkeep_of(options),
@@ -125,7 +128,10 @@ int main(int argc, char** argv) {
       ->required();
   app.add_option("--listen", options.listen, "Address to listen on; port 0 picks a free one")
       ->capture_default_str();
-  app.add_flag("--insecure", options.insecure, "Allow plain TCP on other than loopback addresses");
+  thaw::add_transport_options(app, options.transport);
+  app.add_option("--policy", options.policy,
+                 "TOML file of which certificate may do what in which namespaces, read again when "
+                 "it has changed; without it every certificate of the authority may do everything");
   app.add_option("--max-connections", options.max_connections, "Peers at one time")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();

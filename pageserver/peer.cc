@@ -42,7 +42,28 @@ Result<Reply> Peer::hello(const Message& message) {
   TRY(check_name(hello->name_space, "namespace"));
   role_ = hello->role;
   name_space_name_ = hello->name_space;
+  TRY(look_up_rights());
   return with_body(message::Welcome{.store = server_.store});
+}
+
+Result<void> Peer::look_up_rights() {
+  if (server_.access == nullptr) return {};
+  rights_generation_ = server_.access->generation();
+  const auto policy = server_.access->policy();
+  rights_ = policy->rights(identity_, name_space_name_);
+  rights_in_all_ = policy->rights_in_all(identity_);
+  if (!rights_.none()) return {};
+  return fail(ErrorCode::kUnauthorized, "\"{}\" may do nothing in namespace \"{}\"", identity_,
+              name_space_name_);
+}
+
+Result<void> Peer::authorise(const Message& message) {
+  if (server_.access == nullptr) return {};
+  if (server_.access->generation() != rights_generation_) TRY(look_up_rights());
+  const Rights held = concerns_all_namespaces(message) ? rights_in_all_ : rights_;
+  if (held.has_one_of(rights_for(message))) return {};
+  return fail(ErrorCode::kUnauthorized, "\"{}\" may not do that in namespace \"{}\"", identity_,
+              name_space_name_);
 }
 
 Result<NamespaceId> Peer::name_space() {
@@ -69,6 +90,7 @@ Result<Push*> Peer::push() {
 }
 
 Result<Reply> Peer::pages(const Message& message) {
+  TRY(authorise(message));
   if (const auto* get = std::get_if<message::GetChunks>(&message)) return chunks(*get);
   if (const auto* request = std::get_if<message::Pin>(&message)) return pin(*request);
   if (const auto* request = std::get_if<message::Unpin>(&message)) return unpin(*request);
@@ -78,6 +100,7 @@ Result<Reply> Peer::pages(const Message& message) {
 }
 
 Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
+  TRY(authorise(message));
   if (const auto* get = std::get_if<message::GetWorkingSet>(&message)) return working_set(*get);
   if (!writes(message)) return TRY(read(message, body));
   if (server_.use == StoreUse::kReplica) {

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "format/store_id.h"
 #include "format/wire.h"
+#include "pageserver/access.h"
 #include "pageserver/jobs.h"
 #include "pageserver/limits.h"
 #include "pageserver/live_pushes.h"
@@ -49,6 +50,8 @@ struct ServerState {
   LivePushes pushes;
   std::mutex usage;      // held while one peer's usage is counted, which takes long
   Jobs* jobs = nullptr;  // set before the first peer; nullptr: none are done
+  // Set before the first peer; nullptr: everybody may do everything.
+  const Access* access = nullptr;
 
   /// Stays where it is as long as this object lives.
   Traffic& traffic(NamespaceId in) {
@@ -87,7 +90,10 @@ class Peer {
     server.connections.fetch_add(1, std::memory_order_relaxed);
   }
 
-  /// The first request. kProtocol when it is none, kBadVersion, kInvalidArgument.
+  /// Who it is, as it has shown. REQUIRES: before hello().
+  void identify(std::string identity) { identity_ = std::move(identity); }
+  /// The first request. kProtocol when it is none, kBadVersion, kInvalidArgument, kUnauthorized
+  /// when this peer may do nothing in the namespace, be it there or not.
   Result<Reply> hello(const Message& message);
   message::Role role() const { return role_; }
 
@@ -106,6 +112,9 @@ class Peer {
   Result<Reply> finish_write(const Message& message);
 
  private:
+  /// kUnauthorized when the peer may not ask for this.
+  Result<void> authorise(const Message& message);
+  Result<void> look_up_rights();
   Result<Reply> read(const Message& message, ByteSpan body);
   // What looks after the store, in peer_upkeep.cc: nothing when the message is of another kind.
   Result<std::optional<Reply>> read_upkeep(const Message& message);
@@ -153,7 +162,11 @@ class Peer {
   const std::size_t kept_recordings_;
   std::unique_ptr<std::atomic<std::uint64_t>, Uncount> counted_;  // one connection, as it lives
   message::Role role_ = message::Role::kControl;
+  std::string identity_;
   std::string name_space_name_;
+  Rights rights_;         // in this namespace
+  Rights rights_in_all_;  // in every namespace
+  std::uint64_t rights_generation_ = 0;
   std::optional<NamespaceId> name_space_;
   Traffic* traffic_ = nullptr;  // of that namespace
   std::unique_ptr<std::atomic<std::uint64_t>, Uncount> counted_there_;

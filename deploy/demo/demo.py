@@ -134,8 +134,8 @@ class Demo:
             f"{restore.first_line_seconds:.2f} s after the command; {restore.report}")
 
     def _thaw(self, host: Host, *arguments: str) -> Any:
-        return json.loads(run([*host.prefix, str(self._programs / "thaw"), "--json", "--server",
-                               self._server, "--control", self._control, *arguments]))
+        return json.loads(run([*host.prefix, str(self._programs / "thaw"), "--json", "--insecure",
+                               "--server", self._server, "--control", self._control, *arguments]))
 
     @property
     def _control(self) -> str:
@@ -183,8 +183,8 @@ class Demo:
             path.unlink()
 
     def _handler(self, name: str) -> contextlib.AbstractContextManager[str]:
-        command = [*self._network.b.prefix, str(self._programs / "thaw-faulthandler"), "--server",
-                   self._server, "--control", self._control]
+        command = [*self._network.b.prefix, str(self._programs / "thaw-faulthandler"),
+                   "--insecure", "--server", self._server, "--control", self._control]
         return daemon(command, "ready on", self._work / f"{name}.faulthandler.log")
 
     def _restore_shared(self, saved: Saved, name: str) -> tuple[Qemu, dict[str, Any]]:

@@ -5,7 +5,6 @@
 
 #include "base/cpu.h"
 #include "base/log.h"
-#include "base/socket.h"
 #include "format/limits.h"
 
 namespace thaw {
@@ -18,11 +17,11 @@ constexpr std::size_t kMaxRequestBytes = kWireHeadBytes + limits::kMaxChunksPerR
 /// The requests of one connection as they arrive, and the replies as they go.
 class PagePeer {
  public:
-  PagePeer(const UniqueFd& socket, Peer& peer, BulkWork& bulk)
-      : socket_(socket), peer_(peer), bulk_(bulk), buffer_(2 * kMaxRequestBytes) {
+  PagePeer(Stream& stream, Peer& peer, BulkWork& bulk)
+      : stream_(stream), peer_(peer), bulk_(bulk), buffer_(2 * kMaxRequestBytes) {
     if (peer.role() == message::Role::kDemand) {
-      follower_.emplace(is_to_this_host(socket) ? CoreFollower::WorkFrom::kThisHost
-                                                : CoreFollower::WorkFrom::kElsewhere,
+      follower_.emplace(is_to_this_host(stream.socket()) ? CoreFollower::WorkFrom::kThisHost
+                                                         : CoreFollower::WorkFrom::kElsewhere,
                         bulk);
       take_precedence();
     } else {
@@ -33,13 +32,13 @@ class PagePeer {
 
   /// Waits for requests and answers them; nothing to do any more when it returns false.
   Result<bool> serve_next() {
-    const std::size_t n = filled_ == 0
-                              ? TRY(receive_resting(socket_, buffer_))
-                              : TRY(receive_some(socket_, MutableByteSpan(buffer_).subspan(filled_),
-                                                 Deadline::after(limits::kPartialMessageTimeout)));
+    const std::size_t n =
+        filled_ == 0 ? TRY(stream_.receive_resting(buffer_))
+                     : TRY(stream_.receive_some(MutableByteSpan(buffer_).subspan(filled_),
+                                                Deadline::after(limits::kPartialMessageTimeout)));
     if (n == 0) return false;
     if (follower_) {
-      follower_->on_wakeup([this] { return incoming_cpu(socket_); });
+      follower_->on_wakeup([this] { return incoming_cpu(stream_.socket()); });
     } else {
       bulk_.note();
     }
@@ -58,7 +57,8 @@ class PagePeer {
     head_.clear();
     encode_message(to_reply(error), 0, 0, head_);
     // It is left anyway.
-    static_cast<void>(send_all(socket_, head_, Deadline::after(limits::kRequestTimeout)));
+    const ByteSpan piece = head_;
+    static_cast<void>(stream_.send(std::span(&piece, 1), Deadline::after(limits::kRequestTimeout)));
   }
 
  private:
@@ -75,7 +75,12 @@ class PagePeer {
     if (received.size() < size) return std::size_t{0};
     const Envelope request =
         TRY(decode_message(received.subspan(kWireHeadBytes, head.header_bytes)));
-    TRY(send(request.request_id, peer_.pages(request.message)));
+    const auto reply = peer_.pages(request.message);
+    // A peer that may not ask is left, not answered: its guests are to wait for who may.
+    if (!reply && reply.error().code() == ErrorCode::kUnauthorized) {
+      return std::unexpected(reply.error());
+    }
+    TRY(send(request.request_id, reply));
     return size;
   }
 
@@ -89,10 +94,10 @@ class PagePeer {
     head_.clear();
     encode_message(reply ? reply->message : to_reply(reply.error()), request_id, body_bytes, head_);
     pieces_.front() = head_;
-    return send_all(socket_, pieces_, Deadline::after(limits::kRequestTimeout));
+    return stream_.send(pieces_, Deadline::after(limits::kRequestTimeout));
   }
 
-  const UniqueFd& socket_;
+  Stream& stream_;
   Peer& peer_;
   BulkWork& bulk_;
   std::optional<CoreFollower> follower_;
@@ -109,24 +114,24 @@ void PageThreads::forget_ended() {
   connections_.remove_if([](const Connection& connection) { return connection.ended.load(); });
 }
 
-void PageThreads::serve(UniqueFd socket, Peer peer, std::string remote) {
+void PageThreads::serve(Stream stream, Peer peer, std::string remote) {
   const std::lock_guard lock(mutex_);
   if (stopped_) return;
   Connection& connection =
-      connections_.emplace_back(std::move(socket), std::move(peer), std::move(remote));
+      connections_.emplace_back(std::move(stream), std::move(peer), std::move(remote));
   connection.thread = std::jthread([this, &connection] {
     if (const auto served = run(connection, bulk_); !served) {
       log_warning("left {}: {}", connection.remote, served.error().message());
     }
-    shut_down(connection.socket);
+    shut_down(connection.stream.socket());
     connection.peer.reset();
     connection.ended = true;
   });
 }
 
 Result<void> PageThreads::run(Connection& connection, BulkWork& bulk) {
-  TRY(make_blocking(connection.socket));
-  PagePeer peer(connection.socket, *connection.peer, bulk);
+  TRY(make_blocking(connection.stream.socket()));
+  PagePeer peer(connection.stream, *connection.peer, bulk);
   while (true) {
     const auto more = peer.serve_next();
     if (!more) {
@@ -144,7 +149,7 @@ void PageThreads::stop() {
     stopped_ = true;
     ending.swap(connections_);
   }
-  for (const Connection& connection : ending) shut_down_receiving(connection.socket);
+  for (const Connection& connection : ending) shut_down_receiving(connection.stream.socket());
 }
 
 }  // namespace thaw

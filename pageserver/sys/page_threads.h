@@ -7,7 +7,7 @@
 #include <string>
 #include <thread>
 
-#include "base/unique_fd.h"
+#include "base/stream.h"
 #include "pageserver/peer.h"
 #include "pageserver/sys/core_follower.h"
 
@@ -29,13 +29,13 @@ class PageThreads {
   /// Drops connections that have ended: until then they count as connections.
   void forget_ended();
   /// Takes over a connection whose hello has been answered.
-  void serve(UniqueFd socket, Peer peer, std::string remote);
+  void serve(Stream stream, Peer peer, std::string remote);
   /// Connections end, after the reply to what was received, and no others are taken any more.
   void stop();
 
  private:
   struct Connection {
-    UniqueFd socket;
+    Stream stream;
     std::optional<Peer> peer;  // as long as it is served: its pins go with it
     std::string remote;
     std::atomic<bool> ended = false;

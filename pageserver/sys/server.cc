@@ -7,6 +7,7 @@
 
 #include <boost/asio.hpp>
 
+#include "base/limits.h"
 #include "base/log.h"
 #include "format/limits.h"
 #include "pageserver/limits.h"
@@ -41,8 +42,10 @@ struct Executors {
 /// requests that serve() takes to the bulk threads, during which nothing else touches them.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(Socket socket, std::string remote, Peer peer, Executors& executors)
+  Connection(Socket socket, std::optional<TlsSession> tls, std::string remote, Peer peer,
+             Executors& executors)
       : socket_(std::move(socket)),
+        tls_(std::move(tls)),
         remote_(std::move(remote)),
         watchdog_(socket_.get_executor()),
         peer_(std::move(peer)),
@@ -70,7 +73,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   asio::awaitable<void> serve([[maybe_unused]] std::shared_ptr<Connection> self) {
     bool greeted = false;
-    while (!stopping_) {
+    const auto secured = co_await secure();
+    if (!secured) {
+      log_warning("refused {}: {}", remote_, secured.error().message());
+      co_await linger();
+    }
+    if (tls_ && secured) peer_.identify(tls_->peer_identity());
+    while (secured && !stopping_) {
       Result<Request> request = co_await receive(greeted ? kFullMessages : kGreeting);
       if (!request) {
         // A peer that has gone needs no answer; one that speaks badly gets it and is left.
@@ -90,7 +99,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
       if (peer_.role() != message::Role::kControl) {
         watchdog_.cancel();
         UniqueFd released(socket_.release());
-        executors_.pages.serve(std::move(released), std::move(peer_), remote_);
+        executors_.pages.serve(Stream(std::move(released), std::move(tls_)), std::move(peer_),
+                               remote_);
         co_return;
       }
     }
@@ -130,6 +140,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     arm(patience.silence);
     Result<void> first = co_await fill(asio::buffer(prefix.data(), 1));
     idle_ = false;
+    if (!first && first.error().code() == ErrorCode::kTls) co_return std::unexpected(first.error());
     if (!first) co_return fail(ErrorCode::kUnavailable, "the peer has gone");
     arm(limits::kPartialMessageTimeout);
     Result<void> filled = co_await fill(asio::buffer(prefix) + 1);
@@ -164,7 +175,73 @@ class Connection : public std::enable_shared_from_this<Connection> {
     co_return Result<void>();
   }
 
+  /// Both sides show who they are.
+  asio::awaitable<Result<void>> secure() {
+    if (!tls_) co_return Result<void>();
+    idle_ = true;
+    arm(limits::kHandshakeTimeout);
+    while (!stopping_) {
+      const auto done = tls_->shake_hands();
+      const bool sent = co_await send_outbox();  // after a failure it says why
+      if (!done) co_return std::unexpected(done.error());
+      if (*done) co_return Result<void>();
+      if (!sent) co_return fail(ErrorCode::kUnavailable, "the peer has gone");
+      const Result<void> received = co_await receive_sealed();
+      if (!received) co_return received;
+    }
+    co_return fail(ErrorCode::kStopped, "the server stops");
+  }
+
+  /// Lets the peer read why it is refused: closed with bytes unread, the connection would be reset.
+  asio::awaitable<void> linger() {
+    error_code ignored;
+    socket_.shutdown(tcp::socket::shutdown_send, ignored);
+    arm(limits::kRefusalTimeout);
+    std::array<std::byte, 4096> rest;
+    for (std::size_t bytes = 0; bytes < limits::kTlsInboxBytes;) {
+      const auto [error, n] = co_await socket_.async_read_some(asio::buffer(rest), kUseAwaitable);
+      if (error) break;
+      bytes += n;
+    }
+  }
+
+  asio::awaitable<bool> send_outbox() {
+    if (tls_->outbox().empty()) co_return true;
+    const auto [error, n] =
+        co_await asio::async_write(socket_, asio::buffer(tls_->outbox()), kUseAwaitable);
+    tls_->outbox().clear();
+    co_return !error;
+  }
+
+  asio::awaitable<Result<void>> receive_sealed() {
+    const MutableByteSpan inbox = tls_->inbox();
+    const auto [error, n] =
+        co_await socket_.async_read_some(asio::buffer(inbox.data(), inbox.size()), kUseAwaitable);
+    if (timed_out_) co_return fail(ErrorCode::kTimeout, "the peer stopped in the middle");
+    if (error) co_return fail(ErrorCode::kTruncated, "the peer went away: {}", error.message());
+    tls_->received(n);
+    co_return Result<void>();
+  }
+
+  asio::awaitable<Result<void>> fill_unsealed(MutableByteSpan to) {
+    while (!to.empty()) {
+      const auto plain = tls_->read(to);
+      const bool sent = co_await send_outbox();
+      if (!plain) co_return std::unexpected(plain.error());
+      if (*plain == 0) {
+        if (!sent || tls_->closed()) co_return fail(ErrorCode::kTruncated, "the peer has ended");
+        const Result<void> received = co_await receive_sealed();
+        if (!received) co_return received;
+      }
+      to = to.subspan(*plain);
+    }
+    co_return Result<void>();
+  }
+
   asio::awaitable<Result<void>> fill(asio::mutable_buffer buffer) {
+    if (tls_) {
+      co_return co_await fill_unsealed({static_cast<std::byte*>(buffer.data()), buffer.size()});
+    }
     const auto [error, n] = co_await asio::async_read(socket_, buffer, kUseAwaitable);
     if (!error) co_return Result<void>();
     if (timed_out_) co_return fail(ErrorCode::kTimeout, "a message stopped after {} bytes", n);
@@ -178,11 +255,21 @@ class Connection : public std::enable_shared_from_this<Connection> {
     for (const ByteSpan piece : reply.pieces) body_bytes += piece.size();
     Bytes head;
     encode_message(reply.message, request_id, body_bytes, head);
-    std::vector<asio::const_buffer> buffers{asio::buffer(head)};
-    for (const ByteSpan piece : reply.pieces) buffers.emplace_back(piece.data(), piece.size());
+    reply.pieces.insert(reply.pieces.begin(), head);
     arm(limits::kRequestTimeout);
-    const auto [error, n] = co_await asio::async_write(socket_, buffers, kUseAwaitable);
+    const bool sent = co_await send_pieces(reply.pieces);
     arm(Nanoseconds::max());
+    co_return sent;
+  }
+
+  asio::awaitable<bool> send_pieces(const std::vector<ByteSpan>& pieces) {
+    if (tls_) {
+      if (!tls_->write(pieces)) co_return false;
+      co_return co_await send_outbox();
+    }
+    std::vector<asio::const_buffer> buffers;
+    for (const ByteSpan piece : pieces) buffers.emplace_back(piece.data(), piece.size());
+    const auto [error, n] = co_await asio::async_write(socket_, buffers, kUseAwaitable);
     co_return !error;
   }
 
@@ -216,6 +303,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
 
   Socket socket_;
+  std::optional<TlsSession> tls_;
   const std::string remote_;
   asio::steady_timer watchdog_;
   Clock::time_point deadline_ = Clock::time_point::max();
@@ -229,14 +317,18 @@ class Connection : public std::enable_shared_from_this<Connection> {
 /// Accepts connections and remembers them weakly, for the stop. On one strand.
 class Acceptor {
  public:
-  Acceptor(asio::io_context& context, Store& store, const ServerOptions& options)
+  /// `access` must outlive it; nullptr: every peer may do everything.
+  Acceptor(asio::io_context& context, Store& store, const ServerOptions& options, Access* access)
       : strand_(asio::make_strand(context)),
         acceptor_(strand_),
+        policy_timer_(strand_),
         context_(context),
         store_(store),
         options_(options),
-        server_(options.store_id, options.pin_grace) {
+        server_(options.store_id, options.pin_grace),
+        access_(access) {
     server_.use = options_.use;
+    server_.access = access;
     if (options_.use == StoreUse::kReplica) return;
     jobs_.emplace(store_, server_.pins, server_.pushes, options_.upkeep,
                   [this](auto work) { asio::post(executors_.writer, std::move(work)); });
@@ -263,12 +355,16 @@ class Acceptor {
     return bound.text();
   }
 
-  void start() { asio::co_spawn(strand_, accept(), asio::detached); }
+  void start() {
+    asio::co_spawn(strand_, accept(), asio::detached);
+    if (access_ != nullptr) asio::co_spawn(strand_, follow_policy(), asio::detached);
+  }
 
   void stop() {
     asio::post(strand_, [this] {
       error_code ignored;
       acceptor_.close(ignored);
+      policy_timer_.cancel();
       for (const auto& weak : connections_) {
         if (const auto connection = weak.lock()) connection->stop();
       }
@@ -284,6 +380,14 @@ class Acceptor {
   }
 
  private:
+  asio::awaitable<void> follow_policy() {
+    while (acceptor_.is_open()) {
+      policy_timer_.expires_after(limits::kPolicyInterval);
+      co_await policy_timer_.async_wait(kUseAwaitable);
+      access_->refresh();
+    }
+  }
+
   asio::awaitable<void> accept() {
     while (acceptor_.is_open()) {
       auto [error, socket] =
@@ -302,12 +406,22 @@ class Acceptor {
         log_warning("refused a peer: {} connections are the limit", options_.max_connections);
         continue;
       }
+      std::optional<TlsSession> tls;
+      if (options_.tls != nullptr) {
+        auto session = options_.tls->begin();
+        if (!session) {
+          log_warning("refused a peer: {}", session.error().message());
+          continue;
+        }
+        tls = *std::move(session);
+      }
       error_code ignored;
       socket.set_option(tcp::no_delay(true), ignored);
       socket.set_option(asio::socket_base::keep_alive(true), ignored);
       const tcp::endpoint remote = socket.remote_endpoint(ignored);
       auto connection = std::make_shared<Connection>(
-          std::move(socket), fmt::format("{}:{}", remote.address().to_string(), remote.port()),
+          std::move(socket), std::move(tls),
+          fmt::format("{}:{}", remote.address().to_string(), remote.port()),
           Peer(store_, server_, options_.kept_recordings), executors_);
       connections_.push_back(connection);
       connection->start();
@@ -316,10 +430,12 @@ class Acceptor {
 
   Strand strand_;
   asio::basic_socket_acceptor<tcp, Strand> acceptor_;
+  asio::steady_timer policy_timer_;
   asio::io_context& context_;
   Store& store_;
   const ServerOptions options_;
   ServerState server_;
+  Access* const access_;
   Executors executors_;
   std::optional<Jobs> jobs_;
   std::list<std::weak_ptr<Connection>> connections_;
@@ -329,8 +445,10 @@ class Acceptor {
 
 Result<void> run_server(Store& store, const ServerOptions& options,
                         const std::function<void(const std::string& address)>& ready) {
+  std::unique_ptr<Access> access;
+  if (!options.policy.empty()) access = TRY(Access::load(options.policy));
   asio::io_context context;
-  Acceptor acceptor(context, store, options);
+  Acceptor acceptor(context, store, options, access.get());
   const std::string address = TRY(acceptor.listen());
   asio::signal_set signals(context, SIGTERM, SIGINT);
   signals.async_wait([&](const error_code& error, int signal) {

@@ -3,10 +3,11 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "base/error.h"
-#include "base/socket.h"
+#include "base/stream.h"
 #include "format/store_id.h"
 #include "pageserver/jobs.h"
 #include "pageserver/limits.h"
@@ -19,6 +20,8 @@ struct ServerOptions {
   TcpAddress listen;
   StoreId store_id;
   StoreUse use = StoreUse::kOwn;
+  std::shared_ptr<TlsContext> tls;  // nullptr: plain TCP
+  std::string policy;               // file; empty: every peer may do everything
   std::size_t max_connections = 1024;
   std::size_t kept_recordings = limits::kDefaultKeptRecordings;  // of a snapshot
   UpkeepOptions upkeep;

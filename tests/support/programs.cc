@@ -259,7 +259,8 @@ Result<int> PageServer::stop() {
 }
 
 Outcome PageServer::thaw(std::vector<std::string> arguments) const {
-  arguments.insert(arguments.begin(), {program_path("thaw"), "--json", "--server", address_});
+  arguments.insert(arguments.begin(),
+                   {program_path("thaw"), "--json", "--insecure", "--server", address_});
   return run(arguments);
 }
 

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace thaw {
+
+/// A private authority and certificates of it, in PEM, with keys on the curve P-256. For trying
+/// TLS out, and for fleets that have no authority of their own. Failures are kTls.
+
+/// When a certificate is valid, as time since 1970.
+struct Validity {
+  std::chrono::seconds from;
+  std::chrono::seconds until;
+};
+
+struct CertificateAndKey {
+  std::string certificate;
+  std::string key;
+};
+
+Result<CertificateAndKey> make_authority(const std::string& name, const Validity& validity);
+
+/// For a peer that is known as "thaw://NAME" and, if it serves, under the DNS names or IP addresses
+/// `hosts`. kInvalidArgument for a name or host that is none.
+Result<CertificateAndKey> issue_certificate(const CertificateAndKey& authority,
+                                            const std::string& name,
+                                            const std::vector<std::string>& hosts,
+                                            const Validity& validity);
+
+}  // namespace thaw

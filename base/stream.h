@@ -1,0 +1,77 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/socket.h"
+#include "base/tls.h"
+
+namespace thaw {
+
+/// What a program is told of TLS by its flags.
+struct TransportFlags {
+  TlsFiles tls;           // all empty: without TLS
+  bool insecure = false;  // plain TCP may leave the host
+};
+
+/// nullptr without TLS. kInvalidArgument when some of the files are named and others are not;
+/// otherwise as TlsContext::load().
+Result<std::shared_ptr<TlsContext>> load_tls(const TransportFlags& flags, TlsContext::Side side);
+/// kInvalidArgument unless what is sent to or from `address` is sealed, stays on this host, or may
+/// be read by anybody on the way.
+Result<void> check_transport(const TcpAddress& address, const TransportFlags& flags);
+
+/// A page server as its clients know it. A value.
+struct ServerAddress {
+  ServerAddress() = default;
+  // NOLINTNEXTLINE(google-explicit-constructor): an address is one of a server without TLS.
+  ServerAddress(TcpAddress address) : tcp(address) {}
+  ServerAddress(TcpAddress address, std::string name, std::shared_ptr<TlsContext> context)
+      : tcp(address), host(std::move(name)), tls(std::move(context)) {}
+
+  std::string text() const { return tcp.text(); }
+
+  TcpAddress tcp;
+  std::string host;                 // that its certificate must be for
+  std::shared_ptr<TlsContext> tls;  // nullptr: plain TCP
+};
+
+/// Resolves HOST:PORT, loads what the flags name, and checks that they allow it.
+Result<std::vector<ServerAddress>> resolve_servers(const std::string& host_and_port,
+                                                   const TransportFlags& flags);
+/// The first of them.
+Result<ServerAddress> resolve_server(const std::string& host_and_port, const TransportFlags& flags);
+
+/// A TCP connection, with TLS or without, for blocking work with deadlines; its failures are those
+/// of base/socket.h, and kTls. One thread at a time.
+class Stream {
+ public:
+  explicit Stream(UniqueFd socket) : socket_(std::move(socket)) {}
+  /// Goes on with a session whose handshake is done, and whose outbox is empty.
+  Stream(UniqueFd socket, std::optional<TlsSession> tls)
+      : socket_(std::move(socket)), tls_(std::move(tls)) {}
+  static Result<Stream> connect(const ServerAddress& server, Deadline deadline);
+
+  const UniqueFd& socket() const { return socket_; }
+
+  Result<void> send(std::span<const ByteSpan> pieces, Deadline deadline);
+  Result<std::size_t> receive_some(MutableByteSpan to, Deadline deadline);
+  Result<void> receive_all(MutableByteSpan to, Deadline deadline);
+  /// As receive_resting() of a socket. REQUIRES: make_blocking() of the socket.
+  Result<std::size_t> receive_resting(MutableByteSpan to);
+
+ private:
+  Result<void> shake_hands(Deadline deadline);
+  Result<void> send_outbox(Deadline deadline);
+  /// Receives ciphertext by `receive` until there are plain bytes; 0 when the peer has closed.
+  template <typename Receive>
+  Result<std::size_t> receive_sealed(MutableByteSpan to, const Receive& receive);
+
+  UniqueFd socket_;
+  std::optional<TlsSession> tls_;
+};
+
+}  // namespace thaw

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/bytes.h"
+#include "base/error.h"
+
+namespace thaw {
+
+/// TLS 1.3 between peers that both show certificates of one private authority, with OpenSSL behind
+/// it and without sockets: bytes in, bytes out. Every failure of it is kTls.
+
+/// PEM files: the own certificate with those between it and the authority, its key, and the
+/// authority that the peers' certificates must be of.
+struct TlsFiles {
+  std::string certificate;
+  std::string key;  // readable by its owner, and at most by its group
+  std::string authority;
+};
+
+/// One connection's TLS. What is received goes into inbox(), what is to be sent comes out of
+/// outbox(); in between are the handshake and plain bytes. Once the handshake is done, a record
+/// costs four allocations of 40 bytes inside OpenSSL, and no others but those of outbox(). After an
+/// error nothing more can be done with it than to send its outbox(), which says why. One thread at
+/// a time.
+class TlsSession {
+ public:
+  struct State;
+  explicit TlsSession(std::unique_ptr<State> state);
+  TlsSession(TlsSession&&) noexcept;
+  TlsSession& operator=(TlsSession&&) noexcept;
+  ~TlsSession();
+
+  /// Where to receive to; never empty. Stays where it is. REQUIRES: starved().
+  MutableByteSpan inbox();
+  /// So many bytes have come into the inbox.
+  void received(std::size_t bytes);
+  /// Whether all that was received has been used.
+  bool starved() const;
+
+  /// Goes on with the handshake; false while it needs more from the peer.
+  Result<bool> shake_hands();
+  /// The next plain bytes, in the order in which they came; 0 when there are none yet, or no more.
+  /// REQUIRES: shake_hands() said true, and `to` is not empty.
+  Result<std::size_t> read(MutableByteSpan to);
+  /// Seals all of it. REQUIRES: shake_hands() said true.
+  Result<void> write(std::span<const ByteSpan> pieces);
+  /// Whether the peer has said that nothing more comes.
+  bool closed() const;
+  /// Says that nothing more comes.
+  void close();
+
+  /// What has to be sent, for the caller to take away.
+  Bytes& outbox();
+
+  /// Who the peer is by its certificate: the first URI among its alternative names, else the first
+  /// DNS name. Empty when it has neither, or one with other than printable characters. REQUIRES:
+  /// shake_hands() said true.
+  std::string peer_identity() const;
+  /// Whether an earlier session was taken up again.
+  bool resumed() const;
+
+ private:
+  std::unique_ptr<State> state_;
+};
+
+/// A program's side of TLS: its certificate and whom it trusts, read from files that are looked at
+/// again when a session begins, at most once a second. Files that have become bad are told of, and
+/// what was read before stays in force. Sessions that have begun keep what they began with. A
+/// client's contexts remember a session for each server, to be taken up again; a changed file ends
+/// that. Locks itself.
+class TlsContext {
+ public:
+  enum class Side { kClient, kServer };
+
+  /// kPermission when others can read the key, kTls when the files are not what they should be.
+  static Result<std::shared_ptr<TlsContext>> load(TlsFiles files, Side side);
+  TlsContext(const TlsContext&) = delete;
+  TlsContext& operator=(const TlsContext&) = delete;
+  ~TlsContext();
+
+  /// A client names the server, as it was told to connect to it: the server's certificate must have
+  /// that DNS name or IP address.
+  Result<TlsSession> begin(const std::string& server_name = {});
+
+ private:
+  struct Keys;
+  struct State;
+  explicit TlsContext(std::unique_ptr<State> state);
+
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace thaw

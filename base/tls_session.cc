@@ -1,0 +1,222 @@
+#include <algorithm>
+#include <cstring>
+
+#include <openssl/x509v3.h>
+
+#include "base/check.h"
+#include "base/limits.h"
+#include "base/tls.h"
+#include "base/tls_openssl.h"
+
+namespace thaw {
+
+namespace {
+
+TlsSession::State& state_of(BIO* bio) {
+  // SAFETY: create() gave the BIO its state, which owns it.
+  return *static_cast<TlsSession::State*>(BIO_get_data(bio));
+}
+
+int read_inbox(BIO* bio, char* to, int most) {
+  TlsSession::State& state = state_of(bio);
+  BIO_clear_retry_flags(bio);
+  const std::size_t n =
+      std::min(static_cast<std::size_t>(std::max(most, 0)), state.filled - state.start);
+  if (n == 0) {
+    BIO_set_retry_read(bio);
+    return -1;
+  }
+  std::memcpy(to, state.inbox.data() + state.start, n);
+  state.start += n;
+  return static_cast<int>(n);
+}
+
+int write_outbox(BIO* bio, const char* from, int size) {
+  BIO_clear_retry_flags(bio);
+  const ByteSpan bytes = as_bytes({from, static_cast<std::size_t>(std::max(size, 0))});
+  Bytes& outbox = state_of(bio).outbox;
+  outbox.insert(outbox.end(), bytes.begin(), bytes.end());
+  return size;
+}
+
+long control(BIO*, int command, long, void*) { return command == BIO_CTRL_FLUSH ? 1 : 0; }
+
+int create_bio(BIO* bio) {
+  BIO_set_init(bio, 1);
+  return 1;
+}
+
+const BIO_METHOD* bio_method() {
+  static const std::unique_ptr<BIO_METHOD, FreeWith<BIO_meth_free>> method = [] {
+    std::unique_ptr<BIO_METHOD, FreeWith<BIO_meth_free>> made(
+        BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "thaw"));
+    CHECK(made != nullptr && BIO_meth_set_read(made.get(), read_inbox) == 1 &&
+          BIO_meth_set_write(made.get(), write_outbox) == 1 &&
+          BIO_meth_set_ctrl(made.get(), control) == 1 &&
+          BIO_meth_set_create(made.get(), create_bio) == 1);
+    return made;
+  }();
+  return method.get();
+}
+
+/// What went wrong in the session's last call.
+std::unexpected<Error> fail_session(SSL* ssl) {
+  const unsigned long last = ERR_peek_last_error();
+  const int reason = ERR_GET_LIB(last) == ERR_LIB_SSL ? ERR_GET_REASON(last) : 0;
+  if (reason == SSL_R_CERTIFICATE_VERIFY_FAILED) {
+    ERR_clear_error();
+    return fail(ErrorCode::kTls, "the peer's certificate is refused: {}",
+                X509_verify_cert_error_string(SSL_get_verify_result(ssl)));
+  }
+  if (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST) {
+    ERR_clear_error();
+    return fail(ErrorCode::kTls, "the peer does not speak TLS");
+  }
+  return fail_openssl("TLS");
+}
+
+/// A session that is taken up again shows no certificate, and the one of the first time may have
+/// run out since.
+Result<void> check_still_valid(SSL* ssl) {
+  X509* const peer = SSL_get0_peer_certificate(ssl);
+  if (peer != nullptr && X509_cmp_current_time(X509_get0_notAfter(peer)) > 0) return {};
+  return fail(ErrorCode::kTls, "the peer's certificate has run out");
+}
+
+}  // namespace
+
+Result<std::unique_ptr<TlsSession::State>> TlsSession::State::create(SSL_CTX* context) {
+  auto state = std::make_unique<State>();
+  state->ssl.reset(SSL_new(context));
+  OwnedBio bio(BIO_new(bio_method()));
+  if (state->ssl == nullptr || bio == nullptr) return fail_openssl("a session");
+  BIO_set_data(bio.get(), state.get());
+  BIO* const both = bio.release();
+  SSL_set_bio(state->ssl.get(), both, both);  // which takes it over
+  SSL_set_app_data(state->ssl.get(), state.get());
+  state->inbox.resize(limits::kTlsInboxBytes);
+  state->staged.reserve(limits::kTlsRecordBytes);
+  return state;
+}
+
+TlsSession::TlsSession(std::unique_ptr<State> state) : state_(std::move(state)) {}
+TlsSession::TlsSession(TlsSession&&) noexcept = default;
+TlsSession& TlsSession::operator=(TlsSession&&) noexcept = default;
+TlsSession::~TlsSession() = default;
+
+MutableByteSpan TlsSession::inbox() {
+  CHECK(starved());
+  state_->start = state_->filled = 0;
+  return state_->inbox;
+}
+
+void TlsSession::received(std::size_t bytes) {
+  CHECK(bytes <= state_->inbox.size() - state_->filled);
+  state_->filled += bytes;
+}
+
+bool TlsSession::starved() const {
+  return state_->start == state_->filled && SSL_pending(state_->ssl.get()) == 0;
+}
+
+Result<bool> TlsSession::shake_hands() {
+  if (state_->shaken) return true;
+  SSL* const ssl = state_->ssl.get();
+  ERR_clear_error();
+  const int result = SSL_do_handshake(ssl);
+  if (result != 1) {
+    if (SSL_get_error(ssl, result) == SSL_ERROR_WANT_READ) return false;
+    return fail_session(ssl);
+  }
+  if (resumed()) TRY(check_still_valid(ssl));
+  state_->shaken = true;
+  return true;
+}
+
+Result<std::size_t> TlsSession::read(MutableByteSpan to) {
+  CHECK(state_->shaken && !to.empty());
+  if (state_->closed || starved()) return std::size_t{0};
+  SSL* const ssl = state_->ssl.get();
+  ERR_clear_error();
+  std::size_t n = 0;
+  const int result = SSL_read_ex(ssl, to.data(), to.size(), &n);
+  if (result == 1) return n;
+  switch (SSL_get_error(ssl, result)) {
+    case SSL_ERROR_WANT_READ:
+      return std::size_t{0};
+    case SSL_ERROR_ZERO_RETURN:
+      state_->closed = true;
+      state_->start = state_->filled;  // what comes behind it means nothing
+      return std::size_t{0};
+    default:
+      return fail_session(ssl);
+  }
+}
+
+Result<void> TlsSession::write(std::span<const ByteSpan> pieces) {
+  CHECK(state_->shaken);
+  ERR_clear_error();
+  Bytes& staged = state_->staged;
+  staged.clear();
+  const auto seal = [this](ByteSpan plain) -> Result<void> {
+    std::size_t n = 0;
+    if (SSL_write_ex(state_->ssl.get(), plain.data(), plain.size(), &n) == 1) return {};
+    return fail_session(state_->ssl.get());
+  };
+  // Small pieces share records: each record costs 22 bytes and a call of the cipher.
+  for (ByteSpan piece : pieces) {
+    while (!piece.empty()) {
+      const std::size_t n = std::min(piece.size(), limits::kTlsRecordBytes - staged.size());
+      if (n == limits::kTlsRecordBytes) {
+        TRY(seal(piece.first(n)));
+      } else {
+        staged.insert(staged.end(), piece.begin(), piece.begin() + static_cast<std::ptrdiff_t>(n));
+      }
+      piece = piece.subspan(n);
+      if (staged.size() < limits::kTlsRecordBytes) continue;
+      TRY(seal(staged));
+      staged.clear();
+    }
+  }
+  if (!staged.empty()) TRY(seal(staged));
+  return {};
+}
+
+bool TlsSession::closed() const { return state_->closed; }
+
+void TlsSession::close() {
+  ERR_clear_error();
+  if (state_->shaken) static_cast<void>(SSL_shutdown(state_->ssl.get()));
+  ERR_clear_error();
+}
+
+Bytes& TlsSession::outbox() { return state_->outbox; }
+
+std::string TlsSession::peer_identity() const {
+  using Names = std::unique_ptr<GENERAL_NAMES, FreeWith<GENERAL_NAMES_free>>;
+  X509* const peer = SSL_get0_peer_certificate(state_->ssl.get());
+  if (peer == nullptr) return {};
+  // SAFETY: this extension decodes to GENERAL_NAMES.
+  const Names names(
+      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(peer, NID_subject_alt_name, nullptr, nullptr)));
+  if (names == nullptr) return {};
+  for (const int wanted : {GEN_URI, GEN_DNS}) {
+    for (int i = 0; i < sk_GENERAL_NAME_num(names.get()); ++i) {
+      const GENERAL_NAME* const name = sk_GENERAL_NAME_value(names.get(), i);
+      if (name->type != wanted) continue;
+      const ASN1_IA5STRING* const text =
+          wanted == GEN_URI ? name->d.uniformResourceIdentifier : name->d.dNSName;
+      // SAFETY: ASN.1 strings are bytes, and as many as it says.
+      const std::string_view identity(reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)),
+                                      static_cast<std::size_t>(ASN1_STRING_length(text)));
+      const bool printable =
+          std::ranges::all_of(identity, [](char c) { return c > ' ' && c < 0x7f; });
+      return printable ? std::string(identity) : std::string();
+    }
+  }
+  return {};
+}
+
+bool TlsSession::resumed() const { return SSL_session_reused(state_->ssl.get()) == 1; }
+
+}  // namespace thaw

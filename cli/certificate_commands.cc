@@ -1,0 +1,113 @@
+#include <filesystem>
+
+#include <nlohmann/json.hpp>
+
+#include "base/certificates.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/limits.h"
+#include "cli/commands.h"
+#include "cli/limits.h"
+
+namespace thaw::command {
+
+namespace {
+
+/// Where the parts of a certificate's pair stand; "ca" is the authority's.
+struct Files {
+  Files(const std::string& directory, const std::string& name)
+      : certificate(directory + "/" + name + ".pem"), key(directory + "/" + name + "-key.pem") {}
+
+  std::string certificate;
+  std::string key;
+};
+
+/// From a little ago, for hosts whose clocks differ.
+Validity validity_of(unsigned days) {
+  const std::chrono::milliseconds now(unix_milliseconds());
+  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now);
+  return {seconds - std::chrono::minutes(5), seconds + std::chrono::hours(24) * days};
+}
+
+/// The files are for their owner alone.
+Result<void> write_text(const std::string& path, const std::string& text) {
+  PartialFile file = TRY(PartialFile::create(path));
+  TRY(write_at(file.fd(), as_bytes(text), 0));
+  return file.publish();
+}
+
+Result<void> write_pair(const Files& files, const CertificateAndKey& pair) {
+  TRY(write_text(files.key, pair.key));
+  return write_text(files.certificate, pair.certificate);
+}
+
+void print_pair(const Files& files, const std::string& next, OutputForm form) {
+  if (form == OutputForm::kJson) {
+    const nlohmann::ordered_json json{{"certificate", files.certificate}, {"key", files.key}};
+    fmt::print("{}\n", json.dump(2));
+  } else {
+    fmt::print("certificate  {}\nkey          {}\n{}\n", files.certificate, files.key, next);
+  }
+}
+
+/// As it stands before a port.
+std::string bracketed(const std::string& host) {
+  return host.contains(':') ? "[" + host + "]" : host;
+}
+
+std::string flags_of(const std::string& directory, const Files& files) {
+  return fmt::format("--tls-cert {} --tls-key {} --tls-ca {}", files.certificate, files.key,
+                     Files(directory, "ca").certificate);
+}
+
+}  // namespace
+
+Result<void> make_certificate_authority(const Options& options) {
+  const std::string& directory = options.directory;
+  const Files files(directory, "ca");
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) return fail_errno("create " + directory, error.value());
+  if (std::filesystem::exists(files.key) || std::filesystem::exists(files.certificate)) {
+    return fail(ErrorCode::kAlreadyExists, "there is an authority in {}", directory);
+  }
+  const unsigned days = options.days == 0 ? limits::kAuthorityDays : options.days;
+  TRY(write_pair(files, TRY(make_authority("Thaw authority", validity_of(days)))));
+  print_pair(files,
+             fmt::format("The key stays here; whoever has it can be any peer. Next, for a page "
+                         "server:\n  thaw certs issue {} pageserver --host ADDRESS",
+                         directory),
+             options.form());
+  return {};
+}
+
+Result<void> issue_certificate(const Options& options) {
+  const std::string& directory = options.directory;
+  if (options.name == "ca" || options.name.ends_with("-key")) {
+    return fail(ErrorCode::kInvalidArgument, "\"{}\" would stand where other files do",
+                options.name);
+  }
+  const Files authority(directory, "ca");
+  CertificateAndKey issuer;
+  issuer.certificate = TRY(read_text_file(authority.certificate, limits::kMaxPemBytes));
+  issuer.key = TRY(read_text_file(authority.key, limits::kMaxPemBytes));
+  const unsigned days = options.days == 0 ? limits::kCertificateDays : options.days;
+  const Files files(directory, options.name);
+  TRY(write_pair(
+      files, TRY(thaw::issue_certificate(issuer, options.name, options.hosts, validity_of(days)))));
+  const std::string flags = flags_of(directory, files);
+  const std::string next =
+      options.hosts.empty()
+          ? fmt::format(
+                "Next, on a host that has these files and {}:\n  thaw --server HOST:PORT "
+                "{} ls",
+                authority.certificate, flags)
+          : fmt::format(
+                "Next, on that host, with these files and {}:\n  thaw-pageserver --store "
+                "DIRECTORY --listen {}:7433 {}",
+                authority.certificate, bracketed(options.hosts.front()), flags);
+  print_pair(files, next, options.form());
+  return {};
+}
+
+}  // namespace thaw::command

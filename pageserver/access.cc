@@ -1,0 +1,114 @@
+#include "pageserver/access.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "pageserver/limits.h"
+
+namespace thaw {
+
+namespace {
+
+template <typename T, typename... Kinds>
+constexpr bool kIsOneOf = (std::is_same_v<T, Kinds> || ...);
+
+/// The table. What is not in it is no request, and nobody may send it.
+template <typename T>
+constexpr Rights rights_for_kind() {
+  using namespace message;
+  // What says that snapshots are there, and nothing of what is in them.
+  if (kIsOneOf<T, Hello, ListSnapshots, ShowSnapshot, ListTags, GetUsage, GetNamespace,
+               GetStatistics>) {
+    return Rights::all();
+  }
+  // What a restore brings back, recordings and reports, can cost others time and nothing else.
+  if (kIsOneOf<T, GetPageMap, GetColdMap, GetChunks, GetPack, Pin, Unpin, GetRecording,
+               GetWorkingSet, ShowWorkingSet, PutRecording, PutPrefetchReport>) {
+    return {Right::kRead, Right::kAdmin};
+  }
+  if (kIsOneOf<T, BeginPush, Offer, Upload, Commit, ChangeLabels, MoveTag, RemoveTag>) {
+    return {Right::kPush, Right::kAdmin};
+  }
+  if (kIsOneOf<T, DeleteSnapshot, DropWorkingSet, SetNamespace, StartJob, GetJob, StopJob>) {
+    return {Right::kAdmin};
+  }
+  return {};
+}
+
+bool matches(std::string_view pattern, std::string_view name_space) {
+  if (pattern.ends_with('*')) return name_space.starts_with(pattern.substr(0, pattern.size() - 1));
+  return pattern == name_space;
+}
+
+}  // namespace
+
+Rights rights_for(const Message& request) {
+  return std::visit(
+      [](const auto& kind) { return rights_for_kind<std::decay_t<decltype(kind)>>(); }, request);
+}
+
+bool concerns_all_namespaces(const Message& request) {
+  const auto* const start = std::get_if<message::StartJob>(&request);
+  return start != nullptr &&
+         (start->kind == message::JobKind::kBackup || start->kind == message::JobKind::kCompact);
+}
+
+Rights Policy::rights(std::string_view identity, std::string_view name_space) const {
+  Rights rights;
+  for (const Grant& grant : grants_) {
+    if (grant.identity != identity) continue;
+    const bool covered = std::ranges::any_of(
+        grant.namespaces, [&](const std::string& pattern) { return matches(pattern, name_space); });
+    if (covered) rights.add(grant.rights);
+  }
+  return rights;
+}
+
+Rights Policy::rights_in_all(std::string_view identity) const {
+  Rights rights;
+  for (const Grant& grant : grants_) {
+    const bool all = std::ranges::find(grant.namespaces, "*") != grant.namespaces.end();
+    if (all && grant.identity == identity) rights.add(grant.rights);
+  }
+  return rights;
+}
+
+Result<std::shared_ptr<const Policy>> Access::read(const std::string& path) {
+  const std::string text = TRY(read_text_file(path, limits::kMaxPolicyBytes));
+  auto policy = Policy::parse(text);
+  if (!policy) {
+    return fail(policy.error().code(), "the policy {}: {}", path, policy.error().context());
+  }
+  return std::make_shared<const Policy>(*std::move(policy));
+}
+
+Result<std::unique_ptr<Access>> Access::load(const std::string& path) {
+  std::unique_ptr<Access> access(new Access(path));
+  access->policy_ = TRY(read(path));
+  return access;
+}
+
+std::shared_ptr<const Policy> Access::policy() const {
+  const std::lock_guard lock(mutex_);
+  return policy_;
+}
+
+void Access::refresh() {
+  if (!watch_.changed()) return;
+  auto policy = read(path_);
+  if (!policy) {
+    log_error("the changed policy is no good, what was read before stays in force: {}",
+              policy.error().message());
+    return;
+  }
+  {
+    const std::lock_guard lock(mutex_);
+    policy_ = *std::move(policy);
+  }
+  generation_.fetch_add(1, std::memory_order_release);
+  log_info("read the policy {} again", path_);
+}
+
+}  // namespace thaw

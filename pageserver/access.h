@@ -1,0 +1,87 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file_watch.h"
+#include "format/wire.h"
+
+namespace thaw {
+
+/// What a peer may do in a namespace: see everything and report what its guests touched, store
+/// snapshots and name them, or all that there is.
+enum class Right : std::uint8_t { kRead = 1, kPush = 2, kAdmin = 4 };
+
+/// Some of the rights. A value.
+class Rights {
+ public:
+  constexpr Rights() = default;
+  constexpr Rights(std::initializer_list<Right> rights) {
+    for (const Right right : rights) bits_ |= static_cast<std::uint8_t>(right);
+  }
+  static constexpr Rights all() { return {Right::kRead, Right::kPush, Right::kAdmin}; }
+
+  constexpr bool none() const { return bits_ == 0; }
+  constexpr bool has_one_of(Rights others) const { return (bits_ & others.bits_) != 0; }
+  constexpr void add(Rights others) { bits_ |= others.bits_; }
+  friend constexpr bool operator==(const Rights&, const Rights&) = default;
+
+ private:
+  std::uint8_t bits_ = 0;
+};
+
+/// What a request takes: one of these rights.
+Rights rights_for(const Message& request);
+/// Whether it concerns the store of all namespaces, so that the right is needed in all of them.
+bool concerns_all_namespaces(const Message& request);
+
+/// Who may do what, as a file says it (see ARCHITECTURE.md). Immutable.
+class Policy {
+ public:
+  /// kInvalidArgument for text that is no policy, with the place; what it does not know it refuses.
+  static Result<Policy> parse(std::string_view toml);
+
+  /// None for a peer that is not named.
+  Rights rights(std::string_view identity, std::string_view name_space) const;
+  Rights rights_in_all(std::string_view identity) const;
+
+ private:
+  struct Grant {
+    std::string identity;
+    std::vector<std::string> namespaces;  // with a "*" at the end: all that begin so
+    Rights rights;
+  };
+  std::vector<Grant> grants_;
+};
+
+/// The policy in force. Its file is read again when it has changed; one that has become bad is told
+/// of, and what was read before stays in force. Locks itself.
+class Access {
+ public:
+  static Result<std::unique_ptr<Access>> load(const std::string& path);
+
+  /// Looks at the file.
+  void refresh();
+  /// Grows with each change, after which rights are to be asked for again.
+  std::uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
+  std::shared_ptr<const Policy> policy() const;
+
+ private:
+  explicit Access(std::string path) : path_(std::move(path)), watch_({path_}) {}
+  static Result<std::shared_ptr<const Policy>> read(const std::string& path);
+
+  const std::string path_;
+  FileWatch watch_;
+  std::atomic<std::uint64_t> generation_ = 0;
+  mutable std::mutex mutex_;
+  std::shared_ptr<const Policy> policy_;  // guarded by mutex_
+};
+
+}  // namespace thaw

@@ -1,0 +1,263 @@
+// Who may do what: the policy's text, and each request in each role at a real store.
+
+#include "pageserver/access.h"
+
+#include "base/limits.h"
+#include "pageserver/peer.h"
+#include "tests/support/authority.h"
+#include "tests/support/store_fixture.h"
+
+namespace thaw::test {
+namespace {
+
+constexpr std::string_view kPolicy = R"(
+[[peer]]
+identity = "thaw://reader"
+namespaces = ["default", "ci-*"]
+roles = ["read"]
+
+[[peer]]
+identity = "thaw://pusher"
+namespaces = ["default"]
+roles = ["push"]
+
+[[peer]]
+identity = "thaw://admin"
+namespaces = ["default"]
+roles = ["admin"]
+
+[[peer]]
+identity = "thaw://root"
+namespaces = ["*"]
+roles = ["admin"]
+)";
+
+TEST(Policy, GrantsWhatItSaysAndNothingElse) {
+  const Policy policy = Policy::parse(kPolicy).value();
+  struct Case {
+    std::string_view identity, name_space;
+    Rights rights;
+  };
+  const Case cases[] = {
+      {"thaw://reader", "default", {Right::kRead}},
+      {"thaw://reader", "ci-", {Right::kRead}},
+      {"thaw://reader", "ci-1", {Right::kRead}},
+      {"thaw://reader", "ci", {}},
+      {"thaw://reader", "default2", {}},
+      {"thaw://pusher", "default", {Right::kPush}},
+      {"thaw://admin", "other", {}},
+      {"thaw://root", "other", {Right::kAdmin}},
+      {"thaw://", "default", {}},
+      {"", "default", {}},
+      {"thaw://reader2", "default", {}},
+  };
+  for (const Case& test : cases) {
+    EXPECT_EQ(policy.rights(test.identity, test.name_space), test.rights)
+        << test.identity << " in " << test.name_space;
+  }
+  EXPECT_TRUE(policy.rights_in_all("thaw://admin").none());
+  EXPECT_EQ(policy.rights_in_all("thaw://root"), Rights{Right::kAdmin});
+}
+
+TEST(Policy, RolesOfSeveralEntriesAddUp) {
+  const Policy policy = Policy::parse(R"(
+[[peer]]
+identity = "a"
+namespaces = ["x", "y"]
+roles = ["read"]
+[[peer]]
+identity = "a"
+namespaces = ["y"]
+roles = ["push"]
+)")
+                            .value();
+  EXPECT_EQ(policy.rights("a", "x"), Rights{Right::kRead});
+  EXPECT_EQ(policy.rights("a", "y"), (Rights{Right::kRead, Right::kPush}));
+}
+
+TEST(Policy, WhatItDoesNotKnowIsRefused) {
+  for (const std::string_view text : {
+           "not toml",
+           "peer = 1",
+           "[peer]\nidentity = \"a\"",
+           "peer = [1]",
+           "[[peers]]\nidentity = \"a\"",
+           "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]",
+           "[[peer]]\nidentity = \"a\"\nroles = [\"read\"]",
+           "[[peer]]\nnamespaces = [\"x\"]\nroles = [\"read\"]",
+           "[[peer]]\nidentity = \"\"\nnamespaces = [\"x\"]\nroles = [\"read\"]",
+           "[[peer]]\nidentity = 1\nnamespaces = [\"x\"]\nroles = [\"read\"]",
+           "[[peer]]\nidentity = \"a\"\nnamespaces = []\nroles = [\"read\"]",
+           "[[peer]]\nidentity = \"a\"\nnamespaces = \"x\"\nroles = [\"read\"]",
+           "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x*y\"]\nroles = [\"read\"]",
+           "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]\nroles = [\"write\"]",
+           "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]\nroles = [\"read\", 1]",
+           "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]\nroles = [\"read\"]\nadmin = true",
+       }) {
+    EXPECT_EQ(code_of(Policy::parse(text)), ErrorCode::kInvalidArgument) << text;
+  }
+  EXPECT_TRUE(succeeded(Policy::parse(""))) << "nobody may do anything";
+}
+
+struct Request {
+  const char* name;
+  Message message;
+  bool read, push;  // whether the role suffices; admin always does
+};
+
+std::vector<Request> all_requests() {
+  using namespace message;
+  return {
+      {"BeginPush", BeginPush{}, false, true},
+      {"Offer", Offer{{0}, {1}, Bytes(1)}, false, true},
+      {"Upload", Upload{}, false, true},
+      {"Commit", Commit{}, false, true},
+      {"ListSnapshots", ListSnapshots{}, true, true},
+      {"ShowSnapshot", ShowSnapshot{"a"}, true, true},
+      {"DeleteSnapshot", DeleteSnapshot{"a"}, false, false},
+      {"GetPageMap", GetPageMap{}, true, false},
+      {"GetColdMap", GetColdMap{}, true, false},
+      {"GetChunks", GetChunks{}, true, false},
+      {"GetStatistics", GetStatistics{}, true, true},
+      {"PutRecording", PutRecording{}, true, false},
+      {"GetRecording", GetRecording{}, true, false},
+      {"GetWorkingSet", GetWorkingSet{}, true, false},
+      {"ShowWorkingSet", ShowWorkingSet{}, true, false},
+      {"DropWorkingSet", DropWorkingSet{}, false, false},
+      {"GetPack", GetPack{}, true, false},
+      {"PutPrefetchReport", PutPrefetchReport{}, true, false},
+      {"MoveTag", MoveTag{{"a:b", "a"}}, false, true},
+      {"RemoveTag", RemoveTag{"a:b"}, false, true},
+      {"ListTags", ListTags{}, true, true},
+      {"ChangeLabels", ChangeLabels{"a", {}, {}}, false, true},
+      {"GetUsage", GetUsage{}, true, true},
+      {"GetNamespace", GetNamespace{}, true, true},
+      {"SetNamespace", SetNamespace{}, false, false},
+      {"StartJob", StartJob{}, false, false},
+      {"GetJob", GetJob{}, false, false},
+      {"StopJob", StopJob{}, false, false},
+      {"Pin", Pin{}, true, false},
+      {"Unpin", Unpin{}, true, false},
+  };
+}
+
+class AccessTest : public StoreTest {
+ protected:
+  AccessTest() {
+    replace_file(directory_.path("policy"), kPolicy);
+    access_ = Access::load(directory_.path("policy")).value();
+    server_.access = access_.get();
+  }
+
+  Result<Reply> greet(Peer& peer, const std::string& identity,
+                      const std::string& name_space = "default",
+                      message::Role role = message::Role::kControl) {
+    peer.identify(identity);
+    return peer.hello(message::Hello{.role = role, .name_space = name_space});
+  }
+  /// Whether the peer may send this, however it is answered.
+  static bool may(Peer& peer, const Message& request) {
+    return code_of(peer.handle(request, {})) != ErrorCode::kUnauthorized;
+  }
+
+  ServerState server_{StoreId{}};
+  std::unique_ptr<Access> access_;
+};
+
+TEST_F(AccessTest, EachRequestTakesItsRole) {
+  struct Role {
+    const char* identity;
+    bool read, push, admin;
+  };
+  for (const Role& role :
+       {Role{"thaw://reader", true, false, false}, Role{"thaw://pusher", false, true, false},
+        Role{"thaw://admin", true, true, true}}) {
+    for (const Request& request : all_requests()) {
+      Peer peer(*store_, server_);
+      ASSERT_TRUE(succeeded(greet(peer, role.identity)));
+      const bool allowed = role.admin || (role.read && request.read) || (role.push && request.push);
+      EXPECT_EQ(may(peer, request.message), allowed) << role.identity << " " << request.name;
+    }
+  }
+}
+
+TEST_F(AccessTest, EveryRequestIsInTheTable) {
+  std::size_t requests = 0;
+  const auto count = [&]<std::size_t... kKind>(std::index_sequence<kKind...>) {
+    ((requests += rights_for(std::variant_alternative_t<kKind, Message>{}).none() ? 0 : 1), ...);
+  };
+  count(std::make_index_sequence<std::variant_size_v<Message>>());
+  EXPECT_EQ(requests, all_requests().size() + 1) << "and the hello";
+}
+
+TEST_F(AccessTest, RepliesAreNoRequestsForAnybody) {
+  Peer peer(*store_, server_);
+  ASSERT_TRUE(succeeded(greet(peer, "thaw://root")));
+  EXPECT_FALSE(may(peer, message::Done{}));
+}
+
+TEST_F(AccessTest, ConnectionsForPagesTakeTheRoleToo) {
+  Peer reader(*store_, server_);
+  ASSERT_TRUE(succeeded(greet(reader, "thaw://reader", "default", message::Role::kDemand)));
+  EXPECT_NE(code_of(reader.pages(message::GetChunks{})), ErrorCode::kUnauthorized);
+  Peer pusher(*store_, server_);
+  ASSERT_TRUE(succeeded(greet(pusher, "thaw://pusher", "default", message::Role::kDemand)));
+  EXPECT_EQ(code_of(pusher.pages(message::GetChunks{})), ErrorCode::kUnauthorized);
+}
+
+TEST_F(AccessTest, WhatConcernsAllNamespacesTakesAllOfThem) {
+  for (const auto kind : {message::JobKind::kBackup, message::JobKind::kCompact}) {
+    Peer admin(*store_, server_);
+    ASSERT_TRUE(succeeded(greet(admin, "thaw://admin")));
+    EXPECT_FALSE(may(admin, message::StartJob{kind, false, "b"}));
+    Peer root(*store_, server_);
+    ASSERT_TRUE(succeeded(greet(root, "thaw://root")));
+    EXPECT_TRUE(may(root, message::StartJob{kind, false, "b"}));
+  }
+}
+
+/// "default" is there, "nothing" is not.
+TEST_F(AccessTest, RefusalsDoNotTellWhichNamespacesThereAre) {
+  const auto refusal = [&](const std::string& identity, const std::string& name_space) {
+    Peer peer(*store_, server_);
+    const auto greeted = greet(peer, identity, name_space);
+    EXPECT_EQ(code_of(greeted), ErrorCode::kUnauthorized);
+    return greeted ? std::string() : greeted.error().message();
+  };
+  const std::string there = refusal("thaw://stranger", "default");
+  const std::string missing = refusal("thaw://stranger", "nothing");
+  EXPECT_EQ(there, "unauthorized: \"thaw://stranger\" may do nothing in namespace \"default\"");
+  EXPECT_EQ(missing, "unauthorized: \"thaw://stranger\" may do nothing in namespace \"nothing\"");
+}
+
+TEST_F(AccessTest, RightsThatWereTakenEndWithTheNextRequestAndComeBack) {
+  Peer peer(*store_, server_);
+  ASSERT_TRUE(succeeded(greet(peer, "thaw://reader")));
+  ASSERT_TRUE(may(peer, message::ListSnapshots{}));
+  const auto follow = [&](std::string_view policy) {
+    const std::uint64_t before = access_->generation();
+    replace_file(directory_.path("policy"), policy);
+    const auto deadline = Clock::now() + std::chrono::seconds(20);
+    while (access_->generation() == before && Clock::now() < deadline) access_->refresh();
+  };
+
+  follow("");
+  EXPECT_FALSE(may(peer, message::ListSnapshots{}));
+  EXPECT_FALSE(may(peer, message::ListSnapshots{}));
+  follow(kPolicy);
+  EXPECT_TRUE(may(peer, message::ListSnapshots{}));
+}
+
+TEST_F(AccessTest, ABrokenPolicyLeavesTheOldInForce) {
+  replace_file(directory_.path("policy"), "broken");
+  const auto deadline = Clock::now() + 2 * limits::kFileWatchInterval;
+  while (Clock::now() < deadline) access_->refresh();
+
+  Peer peer(*store_, server_);
+  EXPECT_TRUE(succeeded(greet(peer, "thaw://reader")));
+  EXPECT_EQ(code_of(Access::load(directory_.path("policy"))), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code_of(Access::load(directory_.path("nothing"))), ErrorCode::kNotFound);
+}
+
+}  // namespace
+}  // namespace thaw::test

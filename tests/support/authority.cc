@@ -1,0 +1,49 @@
+#include "tests/support/authority.h"
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "base/file.h"
+
+namespace thaw::test {
+
+namespace {
+
+Validity until(std::chrono::seconds from_now) {
+  const auto now = std::chrono::duration_cast<std::chrono::seconds>(
+      std::chrono::milliseconds(unix_milliseconds()));
+  const std::chrono::seconds end = now + from_now;
+  return {std::min(now, end) - std::chrono::hours(1), end};
+}
+
+}  // namespace
+
+void replace_file(const std::string& path, std::string_view text) {
+  auto file = PartialFile::create(path).value();
+  write_at(file.fd(), as_bytes(text), 0).value();
+  file.publish().value();
+}
+
+Authority::Authority() : own_(make_authority("test", until(std::chrono::hours(1))).value()) {
+  replace_file(path("ca.pem"), own_.certificate);
+}
+
+TlsFiles Authority::issue(const std::string& name, const std::vector<std::string>& hosts,
+                          std::chrono::seconds from_now) const {
+  const auto issued = issue_certificate(own_, name, hosts, until(from_now)).value();
+  TlsFiles files{path(name + ".pem"), path(name + "-key.pem"), path("ca.pem")};
+  replace_file(files.key, issued.key);
+  replace_file(files.certificate, issued.certificate);
+  return files;
+}
+
+std::shared_ptr<TlsContext> Authority::context(TlsContext::Side side,
+                                               const std::string& name) const {
+  return TlsContext::load(issue(name), side).value();
+}
+
+std::vector<std::string> tls_flags(const TlsFiles& files) {
+  return {"--tls-cert", files.certificate, "--tls-key", files.key, "--tls-ca", files.authority};
+}
+
+}  // namespace thaw::test
