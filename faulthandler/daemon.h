@@ -107,7 +107,8 @@ class Daemon final : private Session::Owner {
                                  WindowUse use) const;
   void set_up(SessionOptions& options, Links& server);
   Session& make_session(Links& server, NewSession added);
-  std::vector<SessionReport> list() const;
+  HandlerReport list() const;
+  ServerReport report(std::size_t server) const;
   Result<void> stop_session(const control::Stop& request);
   /// kLimitExceeded when limits::kMaxLinks are in use.
   Result<Links*> links(const Origin& origin);

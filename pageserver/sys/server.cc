@@ -319,7 +319,7 @@ class Acceptor {
   asio::io_context& context_;
   Store& store_;
   const ServerOptions options_;
-  ServerState server_;
+  ServerCommon server_;
   Executors executors_;
   std::optional<Jobs> jobs_;
   std::list<std::weak_ptr<Connection>> connections_;
