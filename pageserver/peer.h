@@ -37,8 +37,8 @@ struct Traffic {
 
 /// What the server's peers have in common: how many there are, whose turn it is, and what they keep
 /// from being deleted. Any thread.
-struct ServerState {
-  explicit ServerState(const StoreId& store_id, Nanoseconds pin_grace = {})
+struct ServerCommon {
+  explicit ServerCommon(const StoreId& store_id, Nanoseconds pin_grace = {})
       : store(store_id), pins(pin_grace) {}
 
   const StoreId store;
@@ -80,7 +80,7 @@ Reply done();
 class Peer {
  public:
   /// `kept_recordings` is how many a snapshot has at most.
-  Peer(Store& store, ServerState& server,
+  Peer(Store& store, ServerCommon& server,
        std::size_t kept_recordings = limits::kDefaultKeptRecordings)
       : store_(store),
         server_(server),
@@ -153,12 +153,12 @@ class Peer {
 
   /// A push that goes, committed or not.
   struct EndPush {
-    ServerState* server;
+    ServerCommon* server;
     void operator()(Push* push) const;
   };
 
   Store& store_;
-  ServerState& server_;
+  ServerCommon& server_;
   const std::size_t kept_recordings_;
   std::unique_ptr<std::atomic<std::uint64_t>, Uncount> counted_;  // one connection, as it lives
   message::Role role_ = message::Role::kControl;

@@ -160,7 +160,7 @@ class AccessTest : public StoreTest {
     return code_of(peer.handle(request, {})) != ErrorCode::kUnauthorized;
   }
 
-  ServerState server_{StoreId{}};
+  ServerCommon server_{StoreId{}};
   std::unique_ptr<Access> access_;
 };
 

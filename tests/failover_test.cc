@@ -12,7 +12,7 @@ class FailoverTest : public testing::TestWithParam<LoopKind> {
   FailoverTest() {
     loop_.run([this] {
       link_ = std::make_unique<DemandLink>(
-          loop_.loop(), std::vector{first_.address(), second_.address()}, origin_);
+          loop_.loop(), std::vector<ServerAddress>{first_.address(), second_.address()}, origin_);
     });
   }
   ~FailoverTest() override {

@@ -115,8 +115,8 @@ TEST_P(FaultPathTest, SecondPageServerCostsNoAllocationAndNoLock) {
   loop_.run([this] { link_->close(); });
   for (bool idle = false; !idle;) loop_.run([&] { idle = link_->idle(); });
   loop_.run([&] {
-    link_ = std::make_unique<DemandLink>(loop_.loop(),
-                                         std::vector{server_.address(), spare.address()}, origin_);
+    link_ = std::make_unique<DemandLink>(
+        loop_.loop(), std::vector<ServerAddress>{server_.address(), spare.address()}, origin_);
   });
   start(512);
   spare.accept();

@@ -122,6 +122,12 @@ Attempts attempts(Of<message::GetChunks>, const Secret& secret) {
 Attempts attempts(Of<message::GetStatistics>, const Secret&) {
   return {{message::GetStatistics{}}};
 }
+Attempts attempts(Of<message::ReportDamage>, const Secret& secret) {
+  return each_snapshot(secret, [&](SnapshotId id) {
+    return message::ReportDamage{.chunks = {secret.chunks.begin(), secret.chunks.end()},
+                                 .snapshot = id};
+  });
+}
 Attempts attempts(Of<message::PutRecording>, const Secret& secret) {
   return each_snapshot(
       secret, [](SnapshotId id) { return message::PutRecording{id}; }, secret.recording);

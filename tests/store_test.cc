@@ -121,7 +121,7 @@ TEST_F(StoreTest, NamespacesShareNothing) {
   EXPECT_EQ(theirs.statistics.new_pages, ours.statistics.new_pages);
   EXPECT_EQ(load(theirs, other), image);
 
-  ServerState server(StoreId{});
+  ServerCommon server(StoreId{});
   Peer peer(*store_, server);
   ASSERT_TRUE(succeeded(peer.hello(message::Hello{.name_space = "default"})));
   const Message request = message::GetChunks{{ChunkId::of(other.value, 0, 1)}};

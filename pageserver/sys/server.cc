@@ -434,7 +434,7 @@ class Acceptor {
   asio::io_context& context_;
   Store& store_;
   const ServerOptions options_;
-  ServerState server_;
+  ServerCommon server_;
   Access* const access_;
   Executors executors_;
   std::optional<Jobs> jobs_;

@@ -73,7 +73,7 @@ TcpAddress some_address() {
 std::string told(ByteSpan replies, std::size_t piece_bytes) {
   const StoreId store = test::store_of(1);
   test::ScriptedLoop loop;
-  DemandLink link(loop, some_address(), {store, "default"});
+  DemandLink link(loop, {some_address()}, {store, "default"});
   Sink sink(link);
   link.add(sink, {5});
   sink.ask();

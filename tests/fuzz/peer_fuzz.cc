@@ -22,7 +22,7 @@ class Surroundings {
   }
 
   test::MemoryStore& store() { return store_; }
-  ServerState& server() { return server_; }
+  ServerCommon& server() { return server_; }
 
  private:
   void push(NamespaceId in, const char* name) {
@@ -43,7 +43,7 @@ class Surroundings {
   }
 
   test::MemoryStore store_;
-  ServerState server_{test::store_of(1)};
+  ServerCommon server_{test::store_of(1)};
 };
 
 Result<Reply> answer(Peer& peer, const Message& message, ByteSpan body) {

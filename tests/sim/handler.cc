@@ -2,6 +2,8 @@
 
 #include <poll.h>
 
+#include "base/file.h"
+
 namespace thaw::sim {
 
 std::optional<PageSpan> LocalChunks::find(ChunkId chunk) const {
@@ -9,42 +11,76 @@ std::optional<PageSpan> LocalChunks::find(ChunkId chunk) const {
   return PageSpan(snapshot_.distinct[chunk.sequence() - 1]);
 }
 
-Handler::Handler(Machine& machine, const StoredSnapshot& snapshot)
+Handler::Handler(Machine& machine, const StoredSnapshot& snapshot, Keeper& keeper)
     : machine_(machine),
       snapshot_(snapshot),
+      keeper_(keeper),
       loop_(machine),
-      demand_(loop_, TcpAddress(), snapshot.image->origin),
-      prefetch_(loop_, TcpAddress(), snapshot.image->origin, demand_),
+      demand_(loop_, {TcpAddress()}, snapshot.image->origin),
+      prefetch_(loop_, {TcpAddress()}, snapshot.image->origin, demand_),
       workers_(WorkerPool::create(2).value()) {
   loop_.set_after_turn([this] { forget_ended(); });
   loop_.poll(workers_->wakeup(), POLLIN, worker_watch_);
+  keeper_.serve(
+      [this](std::size_t number, KeptSession arrived) { on_arrival(number, std::move(arrived)); });
 }
 
-Handler::~Handler() = default;
+Handler::~Handler() { keeper_.leave(); }
 
 void Handler::add_session(const HandlerOptions& options, std::shared_ptr<UnixListener> listener) {
-  Served& served = sessions_.emplace_back();
-  served.local = std::make_unique<LocalChunks>(snapshot_, options.local);
-  SessionOptions session{.id = sessions_.size() - 1,
-                         .socket_path = "/nonexistent/simulated.sock",
-                         .listener = UniqueFd(machine_.open(std::move(listener))),
-                         .on_unservable = options.on_unservable,
-                         .trace_out = {},
-                         .serve = serve_options(options, *served.local)};
+  SessionOptions session = session_options(options);
+  const PageCount pages = snapshot_.image->manifest.spec.memory_pages();
+  MemoryRecord record = MemoryRecord::create("", pages).value();
+  KeptSession kept;
+  kept[KeptRole::kListener] = UniqueFd(machine_.open(std::move(listener)));
+  kept[KeptRole::kRecord] = duplicate(record.file()).value();
   if (options.shared) {
     if (image_ == nullptr) {
-      ServeOptions serve = serve_options(options, *served.local);
-      serve.window_use = WindowUse::kNone;
-      serve.plan.rest_zeros = ZeroPages::kNot;
-      serve.places = std::make_shared<const ChunkPlaces>(
-          snapshot_.image->map, snapshot_.image->manifest.spec.memory_pages());
-      image_ = HostImage::create(loop_, demand_, std::move(serve)).value();
+      image_ =
+          HostImage::create(loop_, demand_, image_options(options, *session.serve.local)).value();
     }
     session.shared = image_.get();
+    kept[KeptRole::kImageFile] = duplicate(image_->file()).value();
+    kept[KeptRole::kImageView] = duplicate(image_->view()).value();
+    kept[KeptRole::kImageRecord] = duplicate(image_->record().file()).value();
   }
+  begin(std::move(session), std::move(record));
+  keeper_.keep(std::move(kept));
+}
+
+SessionOptions Handler::session_options(const HandlerOptions& options) {
+  Served& served = sessions_.emplace_back();
+  served.local = std::make_unique<LocalChunks>(snapshot_, options.local);
+  return {.id = sessions_.size() - 1,
+          .socket_path = "/nonexistent/simulated.sock",
+          .on_unservable = options.on_unservable,
+          .trace_out = {},
+          .serve = serve_options(options, *served.local)};
+}
+
+void Handler::begin(SessionOptions options, MemoryRecord record) {
   Session::Owner& owner = *this;  // a private base: make_unique may not convert
-  served.session = std::make_unique<Session>(loop_, demand_, std::move(session), owner);
+  Served& served = sessions_[options.id];
+  served.session =
+      std::make_unique<Session>(loop_, demand_, std::move(options), std::move(record), owner);
   served.session->start();
+}
+
+void Handler::on_arrival(std::size_t number, KeptSession arrived) {
+  Arrival arrival = Arrival::read(arrived[KeptRole::kArrival]).value();
+  arrival.connection = std::move(arrived[KeptRole::kConnection]);
+  arrival.vmm.pidfd = std::move(arrived[KeptRole::kPidfd]);
+  arrival.userfaultfd = std::move(arrived[KeptRole::kUserfaultfd]);
+  if (has_session(number)) sessions_[number].session->on_arrival(std::move(arrival));
+}
+
+ServeOptions Handler::image_options(const HandlerOptions& options, const ChunkSource& local) {
+  ServeOptions serve = serve_options(options, local);
+  serve.window_use = WindowUse::kNone;
+  serve.plan.rest_zeros = ZeroPages::kNot;
+  serve.places = std::make_shared<const ChunkPlaces>(snapshot_.image->map,
+                                                     snapshot_.image->manifest.spec.memory_pages());
+  return serve;
 }
 
 ServeOptions Handler::serve_options(const HandlerOptions& options, const ChunkSource& local) {
@@ -74,6 +110,7 @@ void Handler::forget_ended() {
   for (Served& served : sessions_) {
     if (served.session == nullptr || !served.session->finished()) continue;
     served.last_report = served.session->report();
+    keeper_.drop(served.session->options().id);
     served.session.reset();
   }
   end_image();

@@ -5,6 +5,7 @@
 
 #include "faulthandler/session.h"
 #include "faulthandler/worker_pool.h"
+#include "tests/sim/keeper.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/sim_loop.h"
 #include "tests/sim/snapshot.h"
@@ -40,12 +41,12 @@ class LocalChunks final : public ChunkSource {
 /// nowhere else in the simulation, are the handler's objects made. One thread.
 class Handler final : private Session::Owner {
  public:
-  Handler(Machine& machine, const StoredSnapshot& snapshot);
+  Handler(Machine& machine, const StoredSnapshot& snapshot, Keeper& keeper);
   Handler(const Handler&) = delete;
   Handler& operator=(const Handler&) = delete;
   ~Handler();
 
-  /// Prepares a session, whose VMM will connect to the listener. Sessions count from 0.
+  /// Prepares the next session, whose VMM will connect to the listener.
   void add_session(const HandlerOptions& options, std::shared_ptr<UnixListener> listener);
   /// Gone once it has ended and been forgotten.
   bool has_session(std::size_t number) const { return sessions_[number].session != nullptr; }
@@ -68,6 +69,10 @@ class Handler final : private Session::Owner {
   void on_faults(pid_t) override {}
   void on_window_end(Session&, std::vector<Touch>) override {}
   void on_ended() override {}
+  SessionOptions session_options(const HandlerOptions& options);
+  void begin(SessionOptions options, MemoryRecord record);
+  void on_arrival(std::size_t number, KeptSession arrived);
+  ServeOptions image_options(const HandlerOptions& options, const ChunkSource& local);
   void watch_workers(int result);
   void forget_ended();
   void end_image();
@@ -75,6 +80,7 @@ class Handler final : private Session::Owner {
 
   Machine& machine_;
   const StoredSnapshot& snapshot_;
+  Keeper& keeper_;
   SimLoop loop_;
   DemandLink demand_;
   PrefetchLink prefetch_;

@@ -25,7 +25,7 @@ Machine::Machine(Schedule& schedule) : schedule_(schedule) {
 }
 
 Machine::~Machine() {
-  watcher_ = nullptr;
+  watchers_.clear();
   files_.clear();
   current_machine() = nullptr;
 }

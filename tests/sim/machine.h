@@ -74,9 +74,13 @@ class Machine {
   const std::shared_ptr<File>& memory_file() const { return memory_file_; }
 
   /// Who is called when something changes that an operation may wait for.
-  void set_watcher(std::function<void()> watcher) { watcher_ = std::move(watcher); }
+  std::size_t add_watcher(std::function<void()> watcher) {
+    watchers_.emplace(next_watcher_, std::move(watcher));
+    return next_watcher_++;
+  }
+  void remove_watcher(std::size_t number) { watchers_.erase(number); }
   void notify() {
-    if (watcher_) watcher_();
+    for (const auto& [number, watcher] : watchers_) watcher();
   }
 
   // Threads.
@@ -100,7 +104,8 @@ class Machine {
   std::map<int, std::shared_ptr<File>> files_;
   std::function<std::shared_ptr<File>()> make_tcp_socket_;
   std::shared_ptr<File> memory_file_;
-  std::function<void()> watcher_;
+  std::map<std::size_t, std::function<void()>> watchers_;
+  std::size_t next_watcher_ = 0;
   std::vector<Thread> threads_;
   std::uint64_t next_thread_ = 1;
   Fiber* running_ = nullptr;  // nullptr: the loop's thread

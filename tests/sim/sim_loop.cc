@@ -13,13 +13,12 @@ constexpr std::chrono::milliseconds kLateTurnDelay{100};
 
 }  // namespace
 
-SimLoop::SimLoop(Machine& machine) : machine_(machine) {
-  machine_.set_watcher([this] { look_soon(); });
-}
+SimLoop::SimLoop(Machine& machine)
+    : machine_(machine), watcher_(machine.add_watcher([this] { look_soon(); })) {}
 
 SimLoop::~SimLoop() {
   *alive_ = false;
-  machine_.set_watcher(nullptr);
+  machine_.remove_watcher(watcher_);
 }
 
 void SimLoop::look_soon() {

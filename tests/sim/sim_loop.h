@@ -48,6 +48,7 @@ class SimLoop final : public Loop {
   void turn();
 
   Machine& machine_;
+  const std::size_t watcher_;
   std::function<void()> after_turn_;
   std::vector<Pending> pending_;
   bool turn_is_due_ = false;

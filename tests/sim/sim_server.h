@@ -39,7 +39,7 @@ class SimServer final : private Network::Listener {
 
   Network& network_;
   SimStore& store_;
-  ServerState state_;
+  ServerCommon state_;
   Nanoseconds service_time_{1'000'000};
   bool away_ = false;
   unsigned lies_ = 0;

@@ -13,6 +13,7 @@
 
 #include <fcntl.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -104,6 +105,10 @@ Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
   return std::optional(std::move(received));
 }
 
+Result<std::optional<std::size_t>> peek(const UniqueFd& socket, MutableByteSpan to) {
+  return Machine::current().file_as<sim::UnixSocket>(socket.get())->peek(to);
+}
+
 Result<void> send_with_descriptors(const UniqueFd& socket, ByteSpan,
                                    std::span<const int> descriptors, Deadline) {
   Machine& machine = Machine::current();
@@ -118,8 +123,14 @@ Result<void> kill_process(const UniqueFd& pidfd) {
 
 // base/memory_file.h
 
-Result<UniqueFd> create_memory_file(const std::string&, ByteCount) {
-  return UniqueFd(Machine::current().open(Machine::current().memory_file()));
+/// A host image's is of the simulation; records, which processes leave to one another, are real.
+Result<UniqueFd> create_memory_file(const std::string& what, ByteCount size) {
+  if (what.starts_with("thaw:")) {
+    return UniqueFd(Machine::current().open(Machine::current().memory_file()));
+  }
+  UniqueFd file(::memfd_create(what.c_str(), MFD_CLOEXEC));
+  CHECK(file.valid() && ::ftruncate(file.get(), static_cast<off_t>(size.value)) == 0);
+  return file;
 }
 
 Result<UniqueFd> seal_memory_file(const UniqueFd& file) {
@@ -177,6 +188,7 @@ int __wrap_fcntl(int fd, int command, ...) {
   void* const argument = va_arg(arguments, void*);
   va_end(arguments);
   if (fd < Machine::kFirstDescriptor) return __real_fcntl(fd, command, argument);
+  if (command == F_DUPFD_CLOEXEC) return Machine::current().open(Machine::current().file(fd));
   return O_NONBLOCK;  // the flags, which nobody changes here
 }
 
@@ -190,10 +202,15 @@ thaw::Result<thaw::UniqueFd> __wrap__ZN4thaw18create_userfaultfdENS_13WriteTrack
 }
 
 // thaw::Mapping::shared(const UniqueFd&, ByteCount), whose bytes the handler reads.
+thaw::Result<thaw::Mapping> __real__ZN4thaw7Mapping6sharedERKNS_8UniqueFdENS_5CountINS_7ByteTagEEE(
+    const thaw::UniqueFd& file, thaw::ByteCount size);
 thaw::Result<thaw::Mapping> __wrap__ZN4thaw7Mapping6sharedERKNS_8UniqueFdENS_5CountINS_7ByteTagEEE(
     const thaw::UniqueFd& file, thaw::ByteCount size);
 thaw::Result<thaw::Mapping> __wrap__ZN4thaw7Mapping6sharedERKNS_8UniqueFdENS_5CountINS_7ByteTagEEE(
     const thaw::UniqueFd& file, thaw::ByteCount size) {
+  if (file.get() < Machine::kFirstDescriptor) {
+    return __real__ZN4thaw7Mapping6sharedERKNS_8UniqueFdENS_5CountINS_7ByteTagEEE(file, size);
+  }
   auto mapping = thaw::Mapping::anonymous(size);
   Machine::current().file_as<thaw::sim::MemoryFile>(file.get())->map(mapping->address());
   return mapping;

@@ -1,5 +1,7 @@
 #include "tests/sim/unix_socket.h"
 
+#include <algorithm>
+
 #include <poll.h>
 
 namespace thaw::sim {
@@ -15,6 +17,14 @@ std::optional<UnixSocket::Message> UnixSocket::take(std::size_t most) {
   next.bytes.erase(next.bytes.begin(), end);
   if (next.bytes.empty()) messages_.pop_front();
   return taken;
+}
+
+std::optional<std::size_t> UnixSocket::peek(MutableByteSpan to) const {
+  if (messages_.empty()) return closed_ ? std::optional(std::size_t{0}) : std::nullopt;
+  const Bytes& next = messages_.front().bytes;
+  const std::size_t count = std::min(to.size(), next.size());
+  std::copy_n(next.begin(), count, to.begin());
+  return count;
 }
 
 void UnixSocket::send(Message message) {

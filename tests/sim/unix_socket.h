@@ -25,6 +25,8 @@ class UnixSocket final : public File {
   short ready() const override;
   /// What was sent next, at most so many bytes; nothing: nothing yet. No bytes: it has ended.
   std::optional<Message> take(std::size_t most);
+  /// How much of what was sent next was copied to `to`, and is still there; nothing: nothing yet.
+  std::optional<std::size_t> peek(MutableByteSpan to) const;
   const std::shared_ptr<File>& process() const { return process_; }
 
   /// The handler gives a file.

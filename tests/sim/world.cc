@@ -140,7 +140,8 @@ void World::heal() {
 }
 
 bool World::restore() {
-  handler_ = std::make_unique<Handler>(machine_, snapshot_);
+  keeper_ = std::make_unique<Keeper>(machine_);
+  handler_ = std::make_unique<Handler>(machine_, snapshot_, *keeper_);
   for (const Restore& restore : restores_) {
     handler_->add_session(restore.options, restore.listener);
     schedule_.after(schedule_.random().duration(kMostPreparation),
@@ -217,6 +218,10 @@ bool World::end_handler() {
     return false;
   }
   handler_.reset();
+  if (!go_on_until("the end of what was kept", kMostEnd, [this] { return keeper_->idle(); })) {
+    return false;
+  }
+  keeper_.reset();
   if (!go_on_until("the end of all connections", kMostEnd,
                    [this] { return server_.connections() == 0; })) {
     return false;

@@ -76,6 +76,7 @@ class World {
   SimStore store_;
   SimServer server_;
   std::vector<Restore> restores_;
+  std::unique_ptr<Keeper> keeper_;
   std::unique_ptr<Handler> handler_;
 };
 

@@ -18,8 +18,8 @@ class PrefetchingTest : public SemanticsTest {
 
   PrefetchingTest() {
     loop_.run([this] {
-      prefetch_link_ = std::make_unique<PrefetchLink>(loop_.loop(), std::vector{packs_.address()},
-                                                      origin_, *link_);
+      prefetch_link_ = std::make_unique<PrefetchLink>(
+          loop_.loop(), std::vector<ServerAddress>{packs_.address()}, origin_, *link_);
       watch_.emplace([this](int result) {
         if (result < 0) return;
         workers_->finish_done();

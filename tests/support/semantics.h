@@ -29,7 +29,8 @@ class SemanticsTest : public testing::TestWithParam<LoopKind> {
  protected:
   SemanticsTest() {
     loop_.run([this] {
-      link_ = std::make_unique<DemandLink>(loop_.loop(), std::vector{server_.address()}, origin_);
+      link_ = std::make_unique<DemandLink>(loop_.loop(),
+                                           std::vector<ServerAddress>{server_.address()}, origin_);
     });
   }
   ~SemanticsTest() override {
