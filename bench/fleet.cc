@@ -122,7 +122,7 @@ Result<std::string> Handler::prepare(GuestKind kind, const std::string& snapshot
 
 Result<SessionReport> Handler::last_session() {
   const ControlReply reply = TRY(ask_fault_handler(base_ + ".control", control::List{}));
-  for (const SessionReport& report : std::get<std::vector<SessionReport>>(reply)) {
+  for (const SessionReport& report : std::get<HandlerReport>(reply).sessions) {
     if (report.session == sessions_) return report;
   }
   return fail(ErrorCode::kNotFound, "the fault handler has no session {}", sessions_);

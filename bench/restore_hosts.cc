@@ -197,7 +197,7 @@ Result<Replayed> RestoreHosts::replay_session(const SavedGuest& guest,
   replay.tell("go");
   Replayed replayed = TRY(finish_replay(replay, start, before));
   const ControlReply reply = TRY(ask_fault_handler(handler(around).control, control::List{}));
-  for (const SessionReport& report : std::get<std::vector<SessionReport>>(reply)) {
+  for (const SessionReport& report : std::get<HandlerReport>(reply).sessions) {
     if (report.session == prepared.session) replayed.session = report;
   }
   return replayed;

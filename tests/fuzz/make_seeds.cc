@@ -217,7 +217,9 @@ void add_control(const Corpus& corpus) {
                                                              .regions = {{{4096}, {0}, {4096}}},
                                                              .generation = 9,
                                                              .warnings = {"old"}})));
-  corpus.add("control", "sessions", as_bytes(encode_control_reply(std::vector<SessionReport>(1))));
+  corpus.add("control", "sessions",
+             as_bytes(encode_control_reply(
+                 HandlerReport{.servers = {}, .sessions = std::vector<SessionReport>(1)})));
   corpus.add("control", "stopped", as_bytes(encode_control_reply(Stopped{})));
 }
 
