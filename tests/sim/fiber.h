@@ -14,7 +14,7 @@ class Fiber {
   explicit Fiber(std::function<void()> run);
   Fiber(const Fiber&) = delete;
   Fiber& operator=(const Fiber&) = delete;
-  /// Goes on until it yields or ends. REQUIRES: not done(), and not from a fiber.
+  /// Goes on until it yields or ends. REQUIRES: not done(), and not from itself.
   void resume();
   /// Stands still until it is resumed. REQUIRES: called by the fiber itself.
   void yield();

@@ -2,9 +2,20 @@
 
 #include <poll.h>
 
+#include "base/check.h"
 #include "base/file.h"
 
 namespace thaw::sim {
+
+namespace {
+
+KeptSession copy_of(const KeptSession& kept) {
+  auto copy = kept.duplicate();
+  CHECK(copy.has_value());
+  return *std::move(copy);
+}
+
+}  // namespace
 
 std::optional<PageSpan> LocalChunks::find(ChunkId chunk) const {
   if (Random(chunk.value).below(1000) >= per_mille_) return std::nullopt;
@@ -15,14 +26,21 @@ Handler::Handler(Machine& machine, const StoredSnapshot& snapshot, Keeper& keepe
     : machine_(machine),
       snapshot_(snapshot),
       keeper_(keeper),
+      process_(machine.process()),
       loop_(machine),
       demand_(loop_, {TcpAddress()}, snapshot.image->origin),
       prefetch_(loop_, {TcpAddress()}, snapshot.image->origin, demand_),
       workers_(WorkerPool::create(2).value()) {
   loop_.set_after_turn([this] { forget_ended(); });
   loop_.poll(workers_->wakeup(), POLLIN, worker_watch_);
-  keeper_.serve(
-      [this](std::size_t number, KeptSession arrived) { on_arrival(number, std::move(arrived)); });
+  keeper_.serve([this](std::size_t number, const KeptSession& arrived) {
+    machine_.run_in(process_, [&] { on_arrival(number, copy_of(arrived)); });
+  });
+}
+
+void Handler::abandon() {
+  keeper_.leave();
+  loop_.abandon();
 }
 
 Handler::~Handler() { keeper_.leave(); }
@@ -45,7 +63,7 @@ void Handler::add_session(const HandlerOptions& options, std::shared_ptr<UnixLis
     kept[KeptRole::kImageRecord] = duplicate(image_->record().file()).value();
   }
   begin(std::move(session), std::move(record));
-  keeper_.keep(std::move(kept));
+  keeper_.keep(kept);
 }
 
 SessionOptions Handler::session_options(const HandlerOptions& options) {
@@ -72,6 +90,31 @@ void Handler::on_arrival(std::size_t number, KeptSession arrived) {
   arrival.vmm.pidfd = std::move(arrived[KeptRole::kPidfd]);
   arrival.userfaultfd = std::move(arrived[KeptRole::kUserfaultfd]);
   if (has_session(number)) sessions_[number].session->on_arrival(std::move(arrival));
+}
+
+void Handler::adopt_session(const HandlerOptions& options, KeptSession kept) {
+  SessionOptions session = session_options(options);
+  const std::size_t number = session.id;
+  if (!kept.has(KeptRole::kRecord)) return;
+  session.serve.window = {};
+  session.serve.window_use = WindowUse::kNone;
+  MemoryRecord record = MemoryRecord::open(std::move(kept[KeptRole::kRecord])).value();
+  if (options.shared) session.shared = &adopt_image(options, *session.serve.local, kept);
+  begin(std::move(session), std::move(record));
+  if (kept.has(KeptRole::kArrival)) on_arrival(number, std::move(kept));
+}
+
+HostImage& Handler::adopt_image(const HandlerOptions& options, const ChunkSource& local,
+                                const KeptSession& kept) {
+  if (image_ == nullptr) {
+    MemoryRecord record =
+        MemoryRecord::open(duplicate(kept[KeptRole::kImageRecord]).value()).value();
+    image_ = HostImage::adopt(loop_, demand_, image_options(options, local),
+                              {duplicate(kept[KeptRole::kImageFile]).value(),
+                               duplicate(kept[KeptRole::kImageView]).value(), std::move(record)})
+                 .value();
+  }
+  return *image_;
 }
 
 ServeOptions Handler::image_options(const HandlerOptions& options, const ChunkSource& local) {

@@ -36,9 +36,10 @@ class LocalChunks final : public ChunkSource {
   const unsigned per_mille_;
 };
 
-/// A fault handler process: the real objects, as the daemon puts them together, on a simulated
-/// machine. Its sessions share the links to the page server, the workers and the buffers. Here, and
-/// nowhere else in the simulation, are the handler's objects made. One thread.
+/// A fault handler process, of the number that its machine runs when it is made: the real objects,
+/// as the daemon puts them together, on a simulated machine. Its sessions share the links to the
+/// page server, the workers and the buffers. Here, and nowhere else in the simulation, are the
+/// handler's objects made. One thread.
 class Handler final : private Session::Owner {
  public:
   Handler(Machine& machine, const StoredSnapshot& snapshot, Keeper& keeper);
@@ -48,6 +49,11 @@ class Handler final : private Session::Owner {
 
   /// Prepares the next session, whose VMM will connect to the listener.
   void add_session(const HandlerOptions& options, std::shared_ptr<UnixListener> listener);
+  /// Goes on with a session of the process before, or remembers that there was one.
+  void adopt_session(const HandlerOptions& options, KeptSession kept);
+  /// It has died, as it stands. It must not be destroyed.
+  void abandon();
+  unsigned process() const { return process_; }
   /// Gone once it has ended and been forgotten.
   bool has_session(std::size_t number) const { return sessions_[number].session != nullptr; }
   /// Of one that is gone: the last one.
@@ -72,6 +78,8 @@ class Handler final : private Session::Owner {
   SessionOptions session_options(const HandlerOptions& options);
   void begin(SessionOptions options, MemoryRecord record);
   void on_arrival(std::size_t number, KeptSession arrived);
+  HostImage& adopt_image(const HandlerOptions& options, const ChunkSource& local,
+                         const KeptSession& kept);
   ServeOptions image_options(const HandlerOptions& options, const ChunkSource& local);
   void watch_workers(int result);
   void forget_ended();
@@ -81,6 +89,7 @@ class Handler final : private Session::Owner {
   Machine& machine_;
   const StoredSnapshot& snapshot_;
   Keeper& keeper_;
+  const unsigned process_;
   SimLoop loop_;
   DemandLink demand_;
   PrefetchLink prefetch_;

@@ -25,7 +25,11 @@ void Keeper::leave() {
   ++handlers_;
 }
 
-void Keeper::keep(KeptSession kept) {
+void Keeper::keep(const KeptSession& left) {
+  const Machine::In own(machine_, 0);
+  auto copied = left.duplicate();
+  CHECK(copied.has_value());
+  KeptSession kept = *std::move(copied);
   const std::size_t number = sessions_.size();
   UniqueFd listener = duplicate(kept[KeptRole::kListener]).value();
   UniqueFd image;
@@ -50,7 +54,7 @@ void Keeper::on_arrival(std::size_t session, Arrival arrival) {
   sessions_[session].kept.add(std::move(arrived));
   machine_.schedule().after(machine_.random().duration(kMostMessage),
                             [this, session, copy, handler = handlers_] {
-                              if (handler == handlers_ && tell_) tell_(session, std::move(*copy));
+                              if (handler == handlers_ && tell_) tell_(session, *copy);
                             });
 }
 

@@ -20,14 +20,14 @@ class Keeper {
   Keeper(const Keeper&) = delete;
   Keeper& operator=(const Keeper&) = delete;
 
-  /// Who is told, after a while, when a VMM has come, with copies of what came with it. Whoever was
+  /// Who is told, after a while, when a VMM has come, with what came with it. Whoever was
   /// told before is told no more.
-  using Tell = std::function<void(std::size_t session, KeptSession arrived)>;
+  using Tell = std::function<void(std::size_t session, const KeptSession& arrived)>;
   void serve(Tell tell);
   /// From now on nobody is told.
   void leave();
-  /// Keeps what the next session leaves, and lets its VMM in.
-  void keep(KeptSession kept);
+  /// Keeps copies of what the next session leaves, and lets its VMM in.
+  void keep(const KeptSession& left);
   /// Copies of all that is kept of a session; nothing is when it is over.
   KeptSession kept(std::size_t session) const;
   /// The session is over, the handler says; heard after a while.

@@ -42,25 +42,25 @@ Machine* Machine::find_current() { return current_machine(); }
 int Machine::open(std::shared_ptr<File> file) {
   int fd = kFirstDescriptor;
   while (files_.contains(fd)) ++fd;
-  files_.emplace(fd, std::move(file));
+  files_.emplace(fd, Descriptor{std::move(file), process_});
   return fd;
 }
 
 std::shared_ptr<File> Machine::file(int fd) const {
   const auto found = files_.find(fd);
-  return found != files_.end() ? found->second : nullptr;
+  return found != files_.end() ? found->second.file : nullptr;
 }
 
 void Machine::close(int fd) {
   const auto found = files_.find(fd);
   if (found == files_.end()) return schedule_.violate("a descriptor was closed twice");
-  const std::shared_ptr<File> last = std::move(found->second);
+  const std::shared_ptr<File> last = std::move(found->second.file);
   files_.erase(found);
 }
 
 void Machine::start_thread(std::function<void()> run) {
   const std::uint64_t number = next_thread_++;
-  threads_.push_back({std::make_unique<Fiber>(std::move(run)), number});
+  threads_.push_back({std::make_unique<Fiber>(std::move(run)), number, process_});
   go_on_later(number);
 }
 
@@ -71,10 +71,15 @@ void Machine::go_on_later(std::uint64_t thread) {
 void Machine::go_on(std::uint64_t thread) {
   const auto found = std::ranges::find(threads_, thread, &Thread::number);
   if (found == threads_.end()) return;  // somebody has waited for its end meanwhile
+  const In process(*this, found->process);
   running_ = found->fiber.get();
   running_->resume();
   const bool done = running_->done();
   running_ = nullptr;
+  if (dying_) {
+    if (turn_ == nullptr) tell_of_death();
+    return;
+  }
   // The list may have grown meanwhile.
   if (done) std::erase_if(threads_, [thread](const Thread& one) { return one.number == thread; });
 }
@@ -99,6 +104,45 @@ void Machine::wait_for_others() {
     CHECK(!"the loop waits for ever");
   }
   go_on(threads_[random().below(threads_.size())].number);
+  if (dying_) turn_->yield();
+}
+
+void Machine::run_in(unsigned process, const std::function<void()>& run) {
+  const In in(*this, process);
+  auto fiber = std::make_unique<Fiber>(run);
+  turn_ = fiber.get();
+  turn_->resume();
+  turn_ = nullptr;
+  if (!dying_) return;
+  static_cast<void>(fiber.release());
+  tell_of_death();
+}
+
+void Machine::may_die() {
+  Fiber* const here = running_ != nullptr ? running_ : turn_;
+  if (process_ == 0 || here == nullptr || !calls_until_death_) return;
+  if ((*calls_until_death_)-- > 0) return;
+  calls_until_death_.reset();
+  dying_ = true;
+  here->yield();
+}
+
+void Machine::tell_of_death() {
+  dying_ = false;
+  on_death_();
+}
+
+void Machine::end_process(unsigned process) {
+  for (Thread& thread : threads_) {
+    if (thread.process == process) static_cast<void>(thread.fiber.release());
+  }
+  std::erase_if(threads_, [](const Thread& thread) { return thread.fiber == nullptr; });
+  std::vector<std::shared_ptr<File>> files;
+  for (const auto& [fd, descriptor] : files_) {
+    if (descriptor.process == process) files.push_back(descriptor.file);
+  }
+  std::erase_if(files_, [&](const auto& each) { return each.second.process == process; });
+  for (const auto& file : files) file->on_death();
 }
 
 }  // namespace thaw::sim

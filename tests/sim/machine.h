@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/bytes.h"
@@ -18,6 +19,8 @@ namespace thaw::sim {
 class File {
  public:
   virtual ~File() = default;
+  /// A process that had it has died.
+  virtual void on_death() {}
   /// Which of poll(2)'s events are there.
   virtual short ready() const = 0;
 
@@ -83,6 +86,34 @@ class Machine {
     for (const auto& [number, watcher] : watchers_) watcher();
   }
 
+  // Processes, each with descriptors and threads of its own. Number 0 is all that does not die.
+
+  /// Has `run` do what the process does, without a stop. If it dies meanwhile, `run` ends nowhere:
+  /// whatever it has in hand stays as it is for ever.
+  void run_in(unsigned process, const std::function<void()>& run);
+  unsigned process() const { return process_; }
+  /// While this lives, descriptors are opened for the process.
+  class In {
+   public:
+    In(Machine& machine, unsigned process)
+        : machine_(machine), before_(std::exchange(machine.process_, process)) {}
+    In(const In&) = delete;
+    In& operator=(const In&) = delete;
+    ~In() { machine_.process_ = before_; }
+
+   private:
+    Machine& machine_;
+    const unsigned before_;
+  };
+  /// Who is told that the process which was to die has died.
+  void set_on_death(std::function<void()> on_death) { on_death_ = std::move(on_death); }
+  /// The process that makes this system call from now on dies before or after it; nothing: none.
+  void set_calls_until_death(std::optional<unsigned> calls) { calls_until_death_ = calls; }
+  /// Before and after each system call: where a process may die.
+  void may_die();
+  /// Its threads stop, and its descriptors are closed. What it has in memory is lost.
+  void end_process(unsigned process);
+
   // Threads.
 
   /// Has it run on a thread of its own, in steps of which others see nothing or all.
@@ -96,12 +127,18 @@ class Machine {
   struct Thread {
     std::unique_ptr<Fiber> fiber;
     std::uint64_t number;
+    unsigned process;
   };
+  struct Descriptor {
+    std::shared_ptr<File> file;
+    unsigned process;
+  };
+  void tell_of_death();
   void go_on(std::uint64_t thread);
   void go_on_later(std::uint64_t thread);
 
   Schedule& schedule_;
-  std::map<int, std::shared_ptr<File>> files_;
+  std::map<int, Descriptor> files_;
   std::function<std::shared_ptr<File>()> make_tcp_socket_;
   std::shared_ptr<File> memory_file_;
   std::map<std::size_t, std::function<void()>> watchers_;
@@ -109,6 +146,11 @@ class Machine {
   std::vector<Thread> threads_;
   std::uint64_t next_thread_ = 1;
   Fiber* running_ = nullptr;  // nullptr: the loop's thread
+  Fiber* turn_ = nullptr;     // what run_in() runs; nullptr: nothing
+  unsigned process_ = 0;      // on behalf of which all happens now
+  bool dying_ = false;
+  std::optional<unsigned> calls_until_death_;
+  std::function<void()> on_death_;
 };
 
 }  // namespace thaw::sim

@@ -65,6 +65,7 @@ class Connection final : public File, public std::enable_shared_from_this<Connec
 
   // The handler's end.
   short ready() const override;
+  void on_death() override { shut_down(); }
   void begin_connect() override;
   std::optional<int> connected() override;
   std::optional<int> receive(MutableByteSpan to) override;

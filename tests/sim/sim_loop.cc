@@ -14,7 +14,9 @@ constexpr std::chrono::milliseconds kLateTurnDelay{100};
 }  // namespace
 
 SimLoop::SimLoop(Machine& machine)
-    : machine_(machine), watcher_(machine.add_watcher([this] { look_soon(); })) {}
+    : machine_(machine),
+      process_(machine.process()),
+      watcher_(machine.add_watcher([this] { look_soon(); })) {}
 
 SimLoop::~SimLoop() {
   *alive_ = false;
@@ -30,8 +32,18 @@ void SimLoop::look_soon() {
   });
 }
 
+void SimLoop::abandon() {
+  *alive_ = false;
+  machine_.remove_watcher(watcher_);
+  pending_.clear();
+}
+
 void SimLoop::turn() {
   turn_is_due_ = false;
+  machine_.run_in(process_, [this] { complete_all(); });
+}
+
+void SimLoop::complete_all() {
   struct Completion {
     Operation* operation;
     int result;

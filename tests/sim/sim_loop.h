@@ -22,6 +22,8 @@ class SimLoop final : public Loop {
   /// Called at the end of each turn.
   void set_after_turn(std::function<void()> after) { after_turn_ = std::move(after); }
   std::size_t under_way() const { return pending_.size(); }
+  /// Its process has died: nothing completes any more, and nobody is called.
+  void abandon();
 
   void poll(const UniqueFd& fd, short events, Operation& operation) override;
   void keep_at_hand(MutableByteSpan) override {}
@@ -46,8 +48,10 @@ class SimLoop final : public Loop {
              std::function<std::optional<int>(File&)> attempt);
   void look_soon();
   void turn();
+  void complete_all();
 
   Machine& machine_;
+  const unsigned process_;  // whose it is
   const std::size_t watcher_;
   std::function<void()> after_turn_;
   std::vector<Pending> pending_;

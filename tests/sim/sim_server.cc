@@ -21,11 +21,11 @@ SimServer::SimServer(Network& network, SimStore& store, const StoreId& id)
 void SimServer::go_away() {
   network_.machine().schedule().note("the server goes away");
   away_ = true;
-  for (const auto& connection : std::set(connections_)) connection->cut(ECONNRESET);
+  for (const auto& connection : std::vector(connections_)) connection->cut(ECONNRESET);
 }
 
 void SimServer::on_connection(const std::shared_ptr<Connection>& connection) {
-  connections_.insert(connection);
+  connections_.push_back(connection);
   const auto served = std::make_shared<Served>();
   served->connection = connection;
   served->peer.emplace(store_, state_);
@@ -37,7 +37,7 @@ void SimServer::on_connection(const std::shared_ptr<Connection>& connection) {
                          },
                      .on_end =
                          [this, served] {
-                           connections_.erase(served->connection);
+                           std::erase(connections_, served->connection);
                            served->peer.reset();
                          }});
 }

@@ -1,7 +1,7 @@
 #pragma once
 
 #include <memory>
-#include <set>
+#include <vector>
 
 #include "pageserver/peer.h"
 #include "tests/sim/network.h"
@@ -44,7 +44,7 @@ class SimServer final : private Network::Listener {
   bool away_ = false;
   unsigned lies_ = 0;
   bool has_lied_ = false;
-  std::set<std::shared_ptr<Connection>> connections_;
+  std::vector<std::shared_ptr<Connection>> connections_;  // in the order in which they came
 };
 
 }  // namespace thaw::sim

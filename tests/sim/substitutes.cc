@@ -165,9 +165,16 @@ int __wrap_ioctl(int fd, unsigned long request, ...) {
   va_end(arguments);
   if (fd < Machine::kFirstDescriptor) return __real_ioctl(fd, request, argument);
   const auto userfaultfd = Machine::current().file_as<thaw::sim::Userfaultfd>(fd);
-  if (userfaultfd != nullptr) return userfaultfd->control(request, argument);
-  errno = EBADF;
-  return -1;
+  if (userfaultfd == nullptr) {
+    errno = EBADF;
+    return -1;
+  }
+  Machine::current().may_die();
+  const int status = userfaultfd->control(request, argument);
+  const int error = errno;
+  Machine::current().may_die();
+  errno = error;
+  return status;
 }
 
 ssize_t __real_preadv2(int fd, const iovec* to, int count, off_t offset, int flags);
@@ -177,7 +184,12 @@ ssize_t __wrap_preadv2(int fd, const iovec* to, int count, off_t offset, int fla
   const auto userfaultfd = Machine::current().file_as<thaw::sim::Userfaultfd>(fd);
   CHECK(userfaultfd != nullptr && count == 1);
   // SAFETY: the one caller reads messages of a userfaultfd.
-  return userfaultfd->read({static_cast<uffd_msg*>(to->iov_base), to->iov_len / sizeof(uffd_msg)});
+  const auto done =
+      userfaultfd->read({static_cast<uffd_msg*>(to->iov_base), to->iov_len / sizeof(uffd_msg)});
+  const int error = errno;
+  Machine::current().may_die();
+  errno = error;
+  return done;
 }
 
 int __real_fcntl(int fd, int command, ...);
@@ -214,6 +226,35 @@ thaw::Result<thaw::Mapping> __wrap__ZN4thaw7Mapping6sharedERKNS_8UniqueFdENS_5Co
   auto mapping = thaw::Mapping::anonymous(size);
   Machine::current().file_as<thaw::sim::MemoryFile>(file.get())->map(mapping->address());
   return mapping;
+}
+
+// thaw::Mapping::private_file(const UniqueFd&, ByteCount), in which a handler looks at the image of
+// one that has died.
+thaw::Result<thaw::Mapping>
+__real__ZN4thaw7Mapping12private_fileERKNS_8UniqueFdENS_5CountINS_7ByteTagEEE(
+    const thaw::UniqueFd& file, thaw::ByteCount size);
+thaw::Result<thaw::Mapping>
+__wrap__ZN4thaw7Mapping12private_fileERKNS_8UniqueFdENS_5CountINS_7ByteTagEEE(
+    const thaw::UniqueFd& file, thaw::ByteCount size);
+thaw::Result<thaw::Mapping>
+__wrap__ZN4thaw7Mapping12private_fileERKNS_8UniqueFdENS_5CountINS_7ByteTagEEE(
+    const thaw::UniqueFd& file, thaw::ByteCount size) {
+  if (file.get() < Machine::kFirstDescriptor) {
+    return __real__ZN4thaw7Mapping12private_fileERKNS_8UniqueFdENS_5CountINS_7ByteTagEEE(file,
+                                                                                         size);
+  }
+  auto mapping = thaw::Mapping::anonymous(size);
+  Machine::current().file_as<thaw::sim::MemoryFile>(file.get())->copy_to(mapping->bytes());
+  return mapping;
+}
+
+off_t __real_lseek(int fd, off_t offset, int whence);
+off_t __wrap_lseek(int fd, off_t offset, int whence);
+off_t __wrap_lseek(int fd, off_t offset, int whence) {
+  if (fd < Machine::kFirstDescriptor) return __real_lseek(fd, offset, whence);
+  const auto next = Machine::current().file_as<thaw::sim::MemoryFile>(fd)->seek(offset, whence);
+  if (!next) errno = ENXIO;
+  return next.value_or(-1);
 }
 
 // thaw::check_userfaultfd(const UniqueFd&), which reads /proc.

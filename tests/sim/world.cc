@@ -1,5 +1,6 @@
 #include "tests/sim/world.h"
 
+#include "tests/sim/apart.h"
 #include "tests/support/store_of.h"
 
 namespace thaw::sim {
@@ -17,6 +18,10 @@ constexpr seconds kMostRecovery{40};
 /// The same for memory that nobody waits for: a recording goes before it.
 const Nanoseconds kMostCompletion = kMostRecovery + limits::kFirstTouchPatience;
 constexpr seconds kMostEnd{15};
+constexpr milliseconds kMostEarlyDeath{500};  // in which VMs change their memory
+/// From a death to the next handler, which begins after what the dead one has said was heard.
+constexpr std::chrono::microseconds kLeastRestart{200};
+constexpr milliseconds kMostRestart{300};
 /// Of a run that goes on and on in no time.
 constexpr std::uint64_t kMostSteps = 2'000'000;
 
@@ -97,6 +102,8 @@ World::World(std::uint64_t seed, const std::vector<StoredSnapshot>& snapshots, T
     restores_.push_back({handler, std::make_shared<UnixListener>(machine_),
                          std::make_unique<Vmm>(machine_, snapshot_, vmm, file)});
   }
+  deaths_ = random.chance(300) ? random.from_to(1, 6) : 0;
+  machine_.set_on_death([this] { on_death(); });
 }
 
 template <typename Predicate>
@@ -131,6 +138,43 @@ void World::plan_outages() {
   }
 }
 
+/// Some die between two turns, the others before or after a system call, soon after they began.
+void World::plan_deaths() {
+  Random& random = schedule_.random();
+  for (std::uint64_t left = deaths_; left > 0; --left) {
+    const Nanoseconds when =
+        random.duration(random.chance(700) ? kMostEarlyDeath : kMostTrouble / 2);
+    const auto calls = static_cast<unsigned>(random.below(60));
+    if (random.chance(300)) {
+      schedule_.after(when, [this] {
+        if (handler_ != nullptr) on_death();
+      });
+    } else {
+      schedule_.after(when, [this, calls] { machine_.set_calls_until_death(calls); });
+    }
+  }
+  schedule_.after(kMostTrouble / 2, [this] { machine_.set_calls_until_death({}); });
+}
+
+void World::on_death() {
+  schedule_.note("the handler dies");
+  Handler& dead = *handler_.release();
+  dead.abandon();
+  machine_.end_process(dead.process());
+  schedule_.after(kLeastRestart + schedule_.random().duration(kMostRestart),
+                  [this] { start_next_handler(); });
+}
+
+void World::start_next_handler() {
+  const Machine::In process(machine_, ++handlers_);
+  handler_ = std::make_unique<Handler>(machine_, snapshot_, *keeper_);
+  machine_.run_in(handlers_, [this] {
+    for (std::size_t i = 0; i < restores_.size(); ++i) {
+      handler_->adopt_session(restores_[i].options, keeper_->kept(i));
+    }
+  });
+}
+
 void World::heal() {
   schedule_.note("all is well again");
   network_.heal();
@@ -141,13 +185,19 @@ void World::heal() {
 
 bool World::restore() {
   keeper_ = std::make_unique<Keeper>(machine_);
-  handler_ = std::make_unique<Handler>(machine_, snapshot_, *keeper_);
+  {
+    const Machine::In process(machine_, ++handlers_);
+    handler_ = std::make_unique<Handler>(machine_, snapshot_, *keeper_);
+    for (const Restore& restore : restores_) {
+      handler_->add_session(restore.options, restore.listener);
+    }
+  }
   for (const Restore& restore : restores_) {
-    handler_->add_session(restore.options, restore.listener);
     schedule_.after(schedule_.random().duration(kMostPreparation),
                     [&restore] { restore.vmm->start(*restore.listener); });
   }
   plan_outages();
+  plan_deaths();
   schedule_.after(schedule_.random().duration(kMostTrouble), [this] { heal(); });
   const auto end = schedule_.now() + kMostTrouble;
   return go_on_until("the end of the trouble", kMostTrouble + milliseconds(1),
@@ -242,8 +292,11 @@ Outcome World::outcome() const {
 
 Outcome run_seed(std::uint64_t seed, const std::vector<StoredSnapshot>& snapshots, Trace trace) {
   auto world = std::make_unique<World>(seed, snapshots, trace);
-  world->run();
-  const Outcome outcome = world->outcome();
+  const auto run = [&] {
+    world->run();
+    return world->outcome();
+  };
+  const Outcome outcome = world->has_deaths() ? run_apart(run) : run();
   if (!outcome.violation.empty()) world.release()->abandon();
   return outcome;
 }

@@ -7,6 +7,7 @@
 
 #include "tests/sim/handler.h"
 #include "tests/sim/network.h"
+#include "tests/sim/outcome.h"
 #include "tests/sim/schedule.h"
 #include "tests/sim/sim_server.h"
 #include "tests/sim/sim_store.h"
@@ -15,18 +16,11 @@
 
 namespace thaw::sim {
 
-/// What came of a run.
-struct Outcome {
-  std::string violation;  // empty: all was as it must be
-  std::uint64_t trace_hash = 0;
-  std::uint64_t steps = 0;
-};
-
 /// Runs the world of a seed from the restore of VMs to the end of their sessions and of their
-/// handler. The same seed of the same program does the same, to the last detail. Checked are: what
-/// the guest finds in each page, and with what each is filled; that whoever waits goes on within
-/// bounded time once network, server and store are well again; that sessions end as they should and
-/// nothing of them is left.
+/// handler, and of those that took over from one that had died. The same seed of the same program
+/// does the same, to the last detail. Checked are: what the guest finds in each page, and with what
+/// each is filled; that whoever waits goes on within bounded time once network, server and store
+/// are well again; that sessions end as they should and nothing of them is left.
 Outcome run_seed(std::uint64_t seed, const std::vector<StoredSnapshot>& snapshots, Trace trace);
 
 /// The world of one seed. One thread.
@@ -40,6 +34,8 @@ class World {
   void run();
   Outcome outcome() const;
   void abandon() { machine_.abandon(); }
+  /// Whether its handlers die, which then leave all they have behind.
+  bool has_deaths() const { return deaths_ > 0; }
 
  private:
   enum class Ending { kExit, kKilledByOperator, kFarewell };
@@ -54,6 +50,9 @@ class World {
     std::unique_ptr<Vmm> vmm;
   };
   void plan_outages();
+  void plan_deaths();
+  void on_death();
+  void start_next_handler();
   void heal();
 
   /// Lets the world go on until it is so. False when it is not by the end of `most`: a violation
@@ -76,6 +75,8 @@ class World {
   SimStore store_;
   SimServer server_;
   std::vector<Restore> restores_;
+  std::uint64_t deaths_ = 0;  // of handlers, at most
+  unsigned handlers_ = 0;     // that there have been
   std::unique_ptr<Keeper> keeper_;
   std::unique_ptr<Handler> handler_;
 };
