@@ -179,13 +179,13 @@ TEST_F(MemoryFile, RangeWithNothingOrSomethingElseInItCannotBeRegistered) {
   EXPECT_FALSE(succeeded(register_missing_and_minor(faults_, in_vm(0), kSize)));
 }
 
-TEST_F(MemoryFile, SealedFileIsWrittenByNobodyElse) {
+TEST_F(MemoryFile, SealedFileKeepsItsSizeAndIsNotWrittenThroughWhatIsGivenAway) {
   bring(1);
+  const int given = read_only_.get();
   EXPECT_EQ(code_of(write_at(read_only_, page_, 0)), ErrorCode::kIo);
-  EXPECT_NE(::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kPageBytes), 0);
+  EXPECT_NE(::fallocate(given, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, kPageBytes), 0);
+  EXPECT_EQ(::mmap(nullptr, kSize.value, PROT_READ | PROT_WRITE, MAP_SHARED, given, 0), MAP_FAILED);
   EXPECT_NE(::ftruncate(file_.get(), 0), 0);
-  EXPECT_EQ(::mmap(nullptr, kSize.value, PROT_READ | PROT_WRITE, MAP_SHARED, file_.get(), 0),
-            MAP_FAILED);
   EXPECT_TRUE(keeps_its_size(read_only_));
   EXPECT_FALSE(keeps_its_size(create_memory_file("open", kSize).value()));
 }
