@@ -78,10 +78,16 @@ Result<void> PrefetchLink::on_reply(Envelope reply, ByteSpan body) {
     return fail(ErrorCode::kProtocol, "a reply to request {}, which is not outstanding",
                 reply.request_id);
   }
+  const auto* const error = std::get_if<message::ErrorReply>(&reply.message);
+  if (error == nullptr && !std::holds_alternative<message::PackReply>(reply.message) &&
+      !std::holds_alternative<message::Chunks>(reply.message)) {
+    // It is lost with the connection, like all that were not answered.
+    return fail(ErrorCode::kProtocol, "a reply that is neither a pack nor chunks");
+  }
   const Request request = *found;
   requests_.erase(found);
   bytes_ahead_ -= request.bytes;
-  if (const auto* const error = std::get_if<message::ErrorReply>(&reply.message)) {
+  if (error != nullptr) {
     const Error refused = from_reply(*error);
     if (may_try_elsewhere()) {
       if (request.sink != nullptr) request.sink->on_lost(*request.job);
@@ -89,10 +95,6 @@ Result<void> PrefetchLink::on_reply(Envelope reply, ByteSpan body) {
     }
     if (request.sink != nullptr) request.sink->on_refused(*request.job, refused);
     return {};
-  }
-  if (!std::holds_alternative<message::PackReply>(reply.message) &&
-      !std::holds_alternative<message::Chunks>(reply.message)) {
-    return fail(ErrorCode::kProtocol, "a reply that is neither a pack nor chunks");
   }
   if (request.sink != nullptr) request.sink->on_prefetched(*request.job, body);
   return {};

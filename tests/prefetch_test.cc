@@ -230,6 +230,16 @@ TEST_P(PrefetchingTest, EmptyReplyBringsNothing) {
   for (std::size_t page = 0; page < 8; ++page) EXPECT_FALSE(guest.is_present(page)) << page;
 }
 
+TEST_P(PrefetchingTest, PackAnsweredWithAnotherKindOfMessageIsAskedForAgain) {
+  ServedGuest& guest = start_with({0, 1, 2, 3}, {.map = content_pages(64)});
+  packs_.reply_with_another_kind(packs_.next_pack_request());
+  packs_.accept(message::Role::kPrefetch);
+  EXPECT_EQ(serve_pack(), 0u);
+  wait_for_present({0, 1, 2, 3});
+  wait_for_state(PrefetchState::kDone);
+  EXPECT_EQ(guest.given_up(), "");
+}
+
 TEST_P(PrefetchingTest, SetThatIsNotThereAnyMoreIsLeftToDemand) {
   ServedGuest& guest = start_with({0, 1, 2, 3, 4, 5, 6, 7}, {.map = content_pages(64)});
   const auto request = packs_.next_pack_request();

@@ -53,6 +53,10 @@ class ScriptedServer {
   void reply(const PackRequest& request, std::span<const PackPage> pages);
   /// With nothing in it.
   void reply_empty(const PackRequest& request) { send(message::PackReply{}, request.id, {}); }
+  /// Answers with what is no pack.
+  void reply_with_another_kind(const PackRequest& request) {
+    send(message::Done{}, request.id, {});
+  }
   void refuse(const PackRequest& request, ErrorCode code) { refuse(request.id, code); }
   /// Sends bytes as they are.
   void send(ByteSpan bytes);
