@@ -18,6 +18,7 @@ struct BenchOptions {
   std::uint64_t seed = 0;
   Effort effort = Effort::kFull;
   std::size_t repetitions = 0;  // 0: as many as the effort says
+  unsigned minutes = 5;         // of what goes on for a time
 };
 
 /// Measures faults of guests that restore from real programs: their times in each placement, their

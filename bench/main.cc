@@ -12,6 +12,7 @@
 #include "bench/fault_bench.h"
 #include "bench/restore_bench.h"
 #include "bench/shared_bench.h"
+#include "bench/soak.h"
 #include "bench/store_bench.h"
 
 namespace thaw::bench {
@@ -28,6 +29,7 @@ constexpr std::array kBenches{
     Bench{"restore", "restores with a working set, beside other ways to restore",
           run_restore_bench},
     Bench{"shared", "restores that share one copy of their snapshot on a host", run_shared_bench},
+    Bench{"soak", "restores without end while handlers, page servers and VMMs die", run_soak_bench},
     Bench{"store", "pushes, pulls, sizes and reads of a large store, beside backup tools",
           run_store_bench},
 };
@@ -96,6 +98,9 @@ int main(int argc, char** argv) {
   app.add_option("--seed", options.bench.seed, "Seed of the random choices");
   app.add_option("--repetitions", options.bench.repetitions,
                  "How often everything is measured; 0: as often as makes comparisons worth it");
+  app.add_option("--minutes", options.bench.minutes, "How long the soak lasts")
+      ->check(CLI::Range(1u, 10'000u))
+      ->capture_default_str();
   app.add_flag("--quick", options.quick, "Less of everything: for tests, not for comparisons");
   thaw::add_configuration(app);
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;

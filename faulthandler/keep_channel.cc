@@ -126,6 +126,13 @@ void KeepChannel::receive_all() {
   }
 }
 
+void KeepChannel::drain() {
+  while (!closed_) {
+    const auto more = receive_one();
+    if (!more || !*more) return;
+  }
+}
+
 void KeepChannel::close() {
   closed_ = true;
   waiting_.clear();

@@ -45,6 +45,8 @@ class KeepChannel {
 
   /// Nothing once it is closed. Dropped, loudly, when limits::kMaxKeepMessages wait.
   void send(KeepMessage message);
+  /// Takes what the other end has said before it died.
+  void drain();
   void close();
   bool closed() const { return closed_; }
   /// Whether it may be destroyed.

@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/socket.h"
 #include "faulthandler/memory_record.h"
@@ -100,6 +101,8 @@ void Supervisor::on_handler_exit(int result) {
   if (!status) return loop_.poll(handler_->pidfd(), POLLIN, exiting_);
   died_at_ = serving_ ? Clock::now() : died_at_;
   handler_.reset();
+  // A session that was prepared in its last moment has been promised.
+  channel_->drain();
   channel_->close();
   closing_channels_.push_back(std::move(channel_));
   const bool ended = status->signal == 0 && status->code == 0;
@@ -249,6 +252,12 @@ void Supervisor::upgrade() {
   };
   if (std::ranges::any_of(sessions_, busy)) return loop_.wait(limits::kUpgradePause, upgrading_);
   log_info("becoming {}", commands_.supervisor.front());
+  // Whoever comes next goes on where this one is killed.
+  if (handler_) {
+    kill_loudly(handler_->pidfd());
+    static_cast<void>(wait_for_exit(handler_->pidfd(), Deadline::after(limits::kKilledExit)));
+    channel_->drain();
+  }
   std::vector<NamedDescriptor> kept;
   const auto pass = [&](std::uint64_t id, KeptRole role, const UniqueFd& descriptor) {
     auto copy = duplicate(descriptor);
@@ -263,7 +272,7 @@ void Supervisor::upgrade() {
   }
   if (!all) return log_error("not upgraded: there are not enough descriptors");
   for (const KeptSession& lingering : lingering_) kill_loudly(lingering[KeptRole::kPidfd]);
-  handler_.reset();  // kills it; whoever comes next goes on where it was
+  handler_.reset();
   const auto failed = become_with(commands_.supervisor, std::move(kept));
   log_error("{}", failed.error().message());
   // Nothing is as it was, but all descriptors are in place for the program that this one is.
