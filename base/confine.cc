@@ -20,6 +20,12 @@ namespace thaw {
 
 namespace {
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
 /// What both servers call, with their libraries: RocksDB, liburing, Asio, spdlog, the resolver and
 /// the C library. Of the same kind as a call that was seen, its siblings are here too, since
 /// another version of a library may choose them. A kernel or an architecture may lack some.
@@ -262,13 +268,11 @@ Result<void> keep_memory_out_of_core_dumps() {
 
 }  // namespace
 
-Result<void> confine(std::span<const Capability> kept, [[maybe_unused]] SystemCalls left) {
+Result<void> confine(std::span<const Capability> kept, SystemCalls left) {
   TRY(keep_memory_out_of_core_dumps());
   TRY(keep_capabilities(kept));
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail_errno("no_new_privs");
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-  TRY(filter_system_calls(left));
-#endif
+  if (!kSanitized) TRY(filter_system_calls(left));
   return {};
 }
 
