@@ -33,11 +33,15 @@ class Sink final : public ChunkSink {
     }
   }
 
-  void on_chunk(const WantedPage& wanted, ByteSpan chunk) override {
+  Result<void> on_chunk(const WantedPage& wanted, ByteSpan chunk) override {
     take("chunk", wanted.page, chunk);
+    return {};
   }
-  void on_rider(const Rider& rider, ByteSpan chunk) override { take("rider", rider.page, chunk); }
-  void on_refused(const WantedPage& wanted, const Error& error) override {
+  Result<void> on_rider(const Rider& rider, ByteSpan chunk) override {
+    take("rider", rider.page, chunk);
+    return {};
+  }
+  void on_refused(const WantedPage& wanted, const Error& error, Refusal) override {
     take("refused", wanted.page, {});
     told_ += error_name(error.code());
   }
