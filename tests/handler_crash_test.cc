@@ -129,8 +129,9 @@ TEST_P(HandlerCrashTest, ManyVmsGoOn) {
         {program_path("vmm"), path(socket), path("image"), i % 3 == 0 ? "remove" : "verify"}));
   }
   std::jthread killing([&](const std::stop_token& stop) {
-    while (!stop.stop_requested()) {
-      pause_for(std::chrono::milliseconds(30));
+    // Where programs start slowly one comes to serve at last, too.
+    for (unsigned i = 1; !stop.stop_requested(); ++i) {
+      pause_for(std::chrono::milliseconds(20 + 10 * i));
       kill_worker();
     }
   });
