@@ -4,7 +4,7 @@
 
 #include "tests/sim/schedule.h"
 #include "tests/sim/snapshot.h"
-#include "tests/sim/unsupported_store.h"
+#include "tests/support/unsupported_store.h"
 
 namespace thaw::sim {
 
@@ -16,7 +16,7 @@ struct StoreFaults {
 };
 
 /// The page server's store, as far as restores read it: one snapshot. One thread.
-class SimStore final : public UnsupportedStore {
+class SimStore final : public test::UnsupportedStore {
  public:
   SimStore(Schedule& schedule, const StoredSnapshot& snapshot, StoreFaults faults)
       : schedule_(schedule), snapshot_(snapshot), faults_(faults) {}

@@ -4,13 +4,13 @@
 #include <set>
 
 #include "format/hash.h"
-#include "pageserver/store.h"
+#include "tests/support/unsupported_store.h"
 
 namespace thaw::test {
 
 /// A store in memory, for what a peer does with one; what only jobs need is kUnsupported. Nothing
 /// is ever full. One thread.
-class MemoryStore final : public Store, private ChunkUpkeep, private WorkingSetStore {
+class MemoryStore final : public UnsupportedStore {
  public:
   Result<std::optional<NamespaceId>> find_namespace(const std::string& name) override;
   Result<std::vector<NamedNamespace>> namespaces() override;
@@ -28,8 +28,6 @@ class MemoryStore final : public Store, private ChunkUpkeep, private WorkingSetS
   Result<std::uint64_t> named_snapshots(NamespaceId in) override { return of(in).names.size(); }
   Result<std::vector<message::Tag>> tags(NamespaceId in, const std::string& after,
                                          std::size_t most) override;
-  Result<std::vector<std::string>> strays(NamespaceId) override { return unsupported(); }
-  Result<bool> is_tagged(NamespaceId, SnapshotId) override { return unsupported(); }
   Result<Bytes> page_map_segment(NamespaceId in, SnapshotId snapshot,
                                  std::uint32_t segment) override;
   Result<Bytes> cold_map(NamespaceId in, SnapshotId snapshot) override;
@@ -46,14 +44,6 @@ class MemoryStore final : public Store, private ChunkUpkeep, private WorkingSetS
   Result<void> remove_tag(NamespaceId in, const std::string& tag) override;
   Result<void> retire(NamespaceId in, const std::string& name) override;
   Result<void> remove(NamespaceId in, SnapshotId snapshot) override;
-  Result<void> compact() override { return unsupported(); }
-  void stop_compacting() override {}
-  Result<void> compact_chunks(ChunkId, ChunkId) override { return unsupported(); }
-  Result<void> compact_hashes(NamespaceId) override { return unsupported(); }
-  Result<void> back_up(const std::string&) override { return unsupported(); }
-  Result<void> verify_files() override { return unsupported(); }
-  ChunkUpkeep& chunk_upkeep() override { return *this; }
-  WorkingSetStore& working_sets() override { return *this; }
 
  private:
   struct WorkingSets {
@@ -80,31 +70,11 @@ class MemoryStore final : public Store, private ChunkUpkeep, private WorkingSetS
     std::uint64_t last_chunk = 0;
   };
 
-  static std::unexpected<Error> unsupported() {
-    return fail(ErrorCode::kUnsupported, "no peer asks a store for this");
-  }
   Namespace& of(NamespaceId in) { return namespaces_[in]; }
   Result<Snapshot*> find(NamespaceId in, SnapshotId snapshot);
   static void remove_names(Namespace& in, SnapshotId snapshot);
 
-  Result<void> for_each_page(NamespaceId, const VisitPage&) override { return unsupported(); }
   EachChunkRead read_each(std::span<const ChunkId> ids) override;
-  Result<NamespaceTotals> count(NamespaceId) override { return unsupported(); }
-  Result<ChunkSet> condemned(NamespaceId) override { return unsupported(); }
-  Result<std::vector<KnownPage>> quarantined(NamespaceId) override { return unsupported(); }
-  Result<ChunkId> checked_up_to(NamespaceId) override { return unsupported(); }
-  Result<ChunkId> next_chunk(NamespaceId) override { return unsupported(); }
-  Result<void> condemn(NamespaceId, const ChunkSet&) override { return unsupported(); }
-  Result<void> forget(NamespaceId, std::span<const KnownPage>) override { return unsupported(); }
-  Result<ByteCount> sweep(NamespaceId, std::span<const ChunkId>) override { return unsupported(); }
-  Result<void> quarantine(NamespaceId, std::span<const KnownPage>) override {
-    return unsupported();
-  }
-  Result<void> make_known(NamespaceId, std::span<const KnownPage>) override {
-    return unsupported();
-  }
-  Result<void> set_totals(NamespaceId, const NamespaceTotals&) override { return unsupported(); }
-  Result<void> set_checked_up_to(NamespaceId, ChunkId) override { return unsupported(); }
 
   Result<WorkingSetState> state(NamespaceId in, SnapshotId snapshot) override;
   Result<Bytes> recording(NamespaceId in, SnapshotId snapshot, std::uint64_t number) override;

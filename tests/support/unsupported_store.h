@@ -2,7 +2,7 @@
 
 #include "pageserver/store.h"
 
-namespace thaw::sim {
+namespace thaw::test {
 
 /// A store that does nothing: all of it is kUnsupported. For stores that do a part.
 class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkeep {
@@ -87,8 +87,8 @@ class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkee
 
  private:
   static std::unexpected<Error> no() {
-    return fail(ErrorCode::kUnsupported, "the simulated store does not do that");
+    return fail(ErrorCode::kUnsupported, "this store does not do that");
   }
 };
 
-}  // namespace thaw::sim
+}  // namespace thaw::test
