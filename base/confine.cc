@@ -168,11 +168,13 @@ Result<void> checked(int outcome, const char* what) {
   return {};
 }
 
-Result<void> allow(const Filter& filter, std::span<const char* const> names) {
+/// What becomes of these calls.
+Result<void> add_rules(const Filter& filter, std::uint32_t action,
+                       std::span<const char* const> names) {
   for (const char* const name : names) {
     const int number = seccomp_syscall_resolve_name(name);
     if (number == __NR_SCMP_ERROR) continue;  // newer than the library
-    TRY(checked(seccomp_rule_add(filter.get(), SCMP_ACT_ALLOW, number, 0), name));
+    TRY(checked(seccomp_rule_add(filter.get(), action, number, 0), name));
   }
   return {};
 }
@@ -187,15 +189,6 @@ Result<void> allow_threads(const Filter& filter) {
                  "clone3");
 }
 
-Result<void> deny_all_of(const Filter& filter, std::span<const char* const> names) {
-  for (const char* const name : names) {
-    const int number = seccomp_syscall_resolve_name(name);
-    if (number == __NR_SCMP_ERROR) continue;  // newer than the library
-    TRY(checked(seccomp_rule_add(filter.get(), SCMP_ACT_ERRNO(EPERM), number, 0), name));
-  }
-  return {};
-}
-
 Result<void> filter_system_calls(SystemCalls left) {
   const bool all = left == SystemCalls::kOfAll;
   const Filter filter(seccomp_init(all ? SCMP_ACT_ALLOW : SCMP_ACT_ERRNO(EPERM)));
@@ -206,14 +199,14 @@ Result<void> filter_system_calls(SystemCalls left) {
   TRY(checked(seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_LOG, 1), "log"));
   TRY(checked(seccomp_attr_set(filter.get(), SCMP_FLTATR_CTL_OPTIMIZE, 2), "order"));
   if (all) {
-    TRY(deny_all_of(filter, kDeniedToAll));
+    TRY(add_rules(filter, SCMP_ACT_ERRNO(EPERM), kDeniedToAll));
     return checked(seccomp_load(filter.get()), "load");
   }
   for (const std::span<const char* const> names :
        {std::span<const char* const>(kMemoryCalls), std::span<const char* const>(kFileCalls),
         std::span<const char* const>(kSocketCalls), std::span<const char* const>(kWaitingCalls),
         std::span<const char* const>(kProcessCalls)}) {
-    TRY(allow(filter, names));
+    TRY(add_rules(filter, SCMP_ACT_ALLOW, names));
   }
   TRY(allow_threads(filter));
   return checked(seccomp_load(filter.get()), "load");
