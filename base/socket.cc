@@ -73,15 +73,18 @@ Result<TcpAddress> resolve_tcp(const std::string& host_and_port) {
   return TRY(resolve_tcp_all(host_and_port)).front();
 }
 
-Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port) {
+Result<HostAndPort> split_host_and_port(const std::string& host_and_port) {
   const std::size_t colon = host_and_port.rfind(':');
   if (colon == std::string::npos || colon == 0 || colon + 1 == host_and_port.size()) {
     return fail(ErrorCode::kInvalidArgument, "\"{}\" is not HOST:PORT", host_and_port);
   }
   std::string host = host_and_port.substr(0, colon);
   if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  const std::string port = host_and_port.substr(colon + 1);
+  return HostAndPort{std::move(host), host_and_port.substr(colon + 1)};
+}
 
+Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port) {
+  const auto [host, port] = TRY(split_host_and_port(host_and_port));
   const addrinfo hints{.ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG,
                        .ai_family = AF_UNSPEC,
                        .ai_socktype = SOCK_STREAM,

@@ -31,6 +31,14 @@ struct TcpAddress {
   std::string text() const;
 };
 
+/// The parts of "HOST:PORT" or "[IPV6]:PORT", without the brackets. kInvalidArgument for text of
+/// another form.
+struct HostAndPort {
+  std::string host;
+  std::string port;
+};
+Result<HostAndPort> split_host_and_port(const std::string& host_and_port);
+
 /// Resolves "HOST:PORT" or "[IPV6]:PORT"; the first address of a name wins. kInvalidArgument for
 /// text of another form, kUnavailable when the name does not resolve.
 Result<TcpAddress> resolve_tcp(const std::string& host_and_port);

@@ -24,13 +24,11 @@ Result<void> check_transport(const TcpAddress& address, const TransportFlags& fl
 }
 
 Result<std::vector<ServerAddress>> resolve_servers(const std::string& host_and_port,
-                                                   const TransportFlags& flags) {
-  const std::vector<TcpAddress> addresses = TRY(resolve_tcp_all(host_and_port));
-  const std::shared_ptr<TlsContext> tls = TRY(load_tls(flags, TlsContext::Side::kClient));
-  std::string host = host_and_port.substr(0, host_and_port.rfind(':'));
-  if (host.starts_with('[') && host.ends_with(']')) host = host.substr(1, host.size() - 2);
+                                                   const TransportFlags& flags,
+                                                   const std::shared_ptr<TlsContext>& tls) {
+  const std::string host = TRY(split_host_and_port(host_and_port)).host;
   std::vector<ServerAddress> servers;
-  for (const TcpAddress& address : addresses) {
+  for (const TcpAddress& address : TRY(resolve_tcp_all(host_and_port))) {
     TRY(check_transport(address, flags));
     servers.emplace_back(address, host, tls);
   }
@@ -39,7 +37,8 @@ Result<std::vector<ServerAddress>> resolve_servers(const std::string& host_and_p
 
 Result<ServerAddress> resolve_server(const std::string& host_and_port,
                                      const TransportFlags& flags) {
-  std::vector<ServerAddress> servers = TRY(resolve_servers(host_and_port, flags));
+  const auto tls = TRY(load_tls(flags, TlsContext::Side::kClient));
+  std::vector<ServerAddress> servers = TRY(resolve_servers(host_and_port, flags, tls));
   return std::move(servers.front());
 }
 

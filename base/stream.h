@@ -39,10 +39,12 @@ struct ServerAddress {
   std::shared_ptr<TlsContext> tls;  // nullptr: plain TCP
 };
 
-/// Resolves HOST:PORT, loads what the flags name, and checks that they allow it.
+/// All addresses of HOST:PORT, for connections with this context. kInvalidArgument where the flags
+/// do not allow one.
 Result<std::vector<ServerAddress>> resolve_servers(const std::string& host_and_port,
-                                                   const TransportFlags& flags);
-/// The first of them.
+                                                   const TransportFlags& flags,
+                                                   const std::shared_ptr<TlsContext>& tls);
+/// The first of them, with a context of its own of what the flags name.
 Result<ServerAddress> resolve_server(const std::string& host_and_port, const TransportFlags& flags);
 
 /// A TCP connection, with TLS or without, for blocking work with deadlines; its failures are those

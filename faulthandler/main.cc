@@ -54,10 +54,11 @@ struct Options {
 /// All addresses of all names, in their order.
 thaw::Result<std::vector<thaw::ServerAddress>> resolve(const std::vector<std::string>& names,
                                                        const thaw::TransportFlags& transport) {
+  const auto tls = TRY(thaw::load_tls(transport, thaw::TlsContext::Side::kClient));
   std::vector<thaw::ServerAddress> servers;
   for (const std::string& name : names) {
     bool has_loopback = false;
-    for (thaw::ServerAddress& server : TRY(thaw::resolve_servers(name, transport))) {
+    for (thaw::ServerAddress& server : TRY(thaw::resolve_servers(name, transport, tls))) {
       const auto same = [&](const thaw::ServerAddress& other) { return other.tcp == server.tcp; };
       if (std::ranges::any_of(servers, same)) continue;
       // "localhost" is one server, which most often listens on one of its addresses.

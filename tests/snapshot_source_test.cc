@@ -29,7 +29,7 @@ class SnapshotSourceTest : public testing::Test {
 
   ScratchDirectory directory_;
   PageServer server_{path("store")};
-  PageServers servers_{resolve_servers(server_.address(), {}).value()};
+  PageServers servers_{resolve_servers(server_.address(), {}, nullptr).value()};
   SnapshotSource source_{servers_};
 };
 
