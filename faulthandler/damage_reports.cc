@@ -56,10 +56,7 @@ Result<void> DamageReports::tell() {
 
 Result<void> DamageReports::tell(const Origin& origin, const std::set<ChunkId>& chunks) {
   const std::vector<ChunkId> all(chunks.begin(), chunks.end());
-  return servers_.tell_all(origin.name_space, [&](PageClient& client) -> Result<void> {
-    if (client.store() != origin.store) {
-      return fail(ErrorCode::kWrongStore, "it keeps the store {}", client.store().text());
-    }
+  return servers_.tell_all(origin, [&](PageClient& client) -> Result<void> {
     for (std::size_t i = 0; i < all.size(); i += limits::kMaxChunksPerRequest) {
       const std::size_t count = std::min(all.size() - i, limits::kMaxChunksPerRequest);
       const auto part = std::span(all).subspan(i, count);

@@ -55,12 +55,16 @@ Result<void> PageServers::ask(const std::string& name_space,
   return std::unexpected(*failure);
 }
 
-Result<void> PageServers::tell_all(const std::string& name_space,
+Result<void> PageServers::tell_all(const Origin& origin,
                                    const std::function<Result<void>(PageClient&)>& tell) const {
+  const auto tell_one = [&](const ServerAddress& address) -> Result<void> {
+    PageClient client = TRY(PageClient::connect(address, origin.name_space));
+    if (client.store() == origin.store) return tell(client);
+    return fail(ErrorCode::kWrongStore, "it keeps the store {}", client.store().text());
+  };
   Result<void> told = fail(ErrorCode::kUnavailable, "there is no page server");
   for (const ServerAddress& address : addresses_) {
-    auto client = PageClient::connect(address, name_space);
-    auto one = client ? tell(*client) : std::unexpected(client.error());
+    auto one = tell_one(address);
     if (!told) told = std::move(one);
   }
   return told;

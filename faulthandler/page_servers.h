@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/socket.h"
+#include "faulthandler/origin.h"
 #include "format/page_client.h"
 
 namespace thaw {
@@ -27,8 +28,9 @@ class PageServers {
   /// has it.
   Result<void> ask(const std::string& name_space,
                    const std::function<Result<void>(PageClient&)>& ask);
-  /// Tells all of them. It is enough that one of them takes it; else what the last of them said.
-  Result<void> tell_all(const std::string& name_space,
+  /// Tells all of them that keep the origin's store. It is enough that one of them takes it; else
+  /// what the last of them said, kWrongStore of one that keeps another.
+  Result<void> tell_all(const Origin& origin,
                         const std::function<Result<void>(PageClient&)>& tell) const;
 
  private:

@@ -68,11 +68,8 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
 }
 
 void SnapshotSource::report(const Key& key) const {
-  const auto& [origin, snapshot] = key;
-  const auto told = servers_.tell_all(origin.name_space, [&](PageClient& client) -> Result<void> {
-    if (client.store() == origin.store) return client.report_damage({{}, snapshot});
-    return fail(ErrorCode::kWrongStore, "it keeps the store {}", client.store().text());
-  });
+  const auto told = servers_.tell_all(
+      key.first, [&](PageClient& client) { return client.report_damage({{}, key.second}); });
   if (!told) log_warning("nobody was told of a damaged page map: {}", told.error().message());
 }
 
