@@ -63,7 +63,6 @@ class Soak {
     return test::run(arguments);
   }
   Result<void> set_up();
-  void start_replica();
   void start_vms();
   void start_vm();
   void reap();
@@ -77,8 +76,7 @@ class Soak {
   std::mt19937_64 random_;
   const std::size_t most_vms_;
   test::PageServer owner_;
-  std::unique_ptr<test::Program> replica_;
-  std::string replica_address_ = "127.0.0.1:0";
+  std::optional<test::PageServer> replica_;
   std::unique_ptr<test::Program> handler_;
   std::list<Vm> vms_;
   std::size_t next_socket_ = 0;
@@ -90,23 +88,18 @@ class Soak {
 Result<void> Soak::set_up() {
   const auto pushed = owner_.thaw({"push", "snapshot", "--memory", path("image")});
   if (pushed.exit_code != 0) return fail(ErrorCode::kIo, "push: {}", pushed.output);
-  start_replica();
+  replica_.emplace(
+      path("store"), 0,
+      test::Surroundings{
+          .cpus = {}, .messages = path("replica.log"), .environment = {{"THAW_REPLICA", "1"}}});
   handler_ = std::make_unique<test::Program>(
       std::vector<std::string>{test::program_path("thaw-faulthandler"), "--control",
                                path("control"), "--server", owner_.address(), "--server",
-                               replica_address_, "--record-every", "8"},
+                               replica_->address(), "--record-every", "8"},
       test::Surroundings{.cpus = {}, .messages = path("handler.log")});
   TRY(handler_->wait_for_line("ready on "));
   descriptors_before_ = test::open_descriptors(handler_->pid()).size();
   return {};
-}
-
-void Soak::start_replica() {
-  replica_ = std::make_unique<test::Program>(
-      std::vector<std::string>{test::program_path("thaw-pageserver"), "--replica", "--store",
-                               path("store"), "--listen", replica_address_},
-      test::Surroundings{.cpus = {}, .messages = path("replica.log")});
-  if (auto address = replica_->wait_for_line("listening on ")) replica_address_ = *address;
 }
 
 void Soak::start_vm() {
@@ -175,8 +168,8 @@ void Soak::disturb() {
       ++tally_.server_deaths;
       return;
     case 3:
-      replica_.reset();
-      start_replica();
+      replica_->kill();
+      replica_->start();
       ++tally_.server_deaths;
       return;
     case 4:

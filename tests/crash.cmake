@@ -16,8 +16,8 @@ target_link_libraries(thaw_test_lossy_server PUBLIC
   thaw_format thaw_test_programs thaw_test_support GTest::gtest)
 
 thaw_add_test(crash_test LABELS heavy TIMEOUT 300
-  SOURCES crash_test.cc support/ledger.cc support/page_connection.cc support/store_load.cc
-  LIBRARIES thaw_test_lossy_server)
+  SOURCES crash_test.cc support/ledger.cc support/store_load.cc
+  LIBRARIES thaw_test_wire thaw_test_lossy_server)
 add_dependencies(crash_test lossy_disk thaw-pageserver)
 
 thaw_add_test(collection_crash_test LABELS heavy TIMEOUT 180 SOURCES collection_crash_test.cc
@@ -25,5 +25,5 @@ thaw_add_test(collection_crash_test LABELS heavy TIMEOUT 180 SOURCES collection_
 add_dependencies(collection_crash_test lossy_disk thaw-pageserver)
 
 thaw_add_test(store_model_test TIMEOUT 180
-  SOURCES store_model_test.cc support/drawn_image.cc support/raw_store.cc support/stepped_push.cc
-  LIBRARIES thaw_pageserver_sys PkgConfig::rocksdb)
+  SOURCES store_model_test.cc support/drawn_image.cc support/stepped_push.cc
+  LIBRARIES thaw_pageserver_sys thaw_test_raw_store)

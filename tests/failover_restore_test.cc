@@ -155,13 +155,7 @@ TEST_P(FailoverRestoreTest, PoisonedPageIsAnErrorForWhoeverTouchesIt) {
 
 TEST_P(FailoverRestoreTest, DamagedChunksComeFromTheOtherServer) {
   ASSERT_EQ(server_.stop().value(), 0);
-  {
-    RawStore raw(path("store"));
-    const std::vector<std::string> chunks = raw.keys("chunk");
-    for (std::size_t i = 1; i < chunks.size(); i += 2) {
-      raw.put("chunk", chunks[i], raw.get("chunk", chunks[i - 1]));
-    }
-  }
+  RawStore(path("store")).mix_up_chunks();
   server_.start();
   const std::uint64_t number = prepare();
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);

@@ -72,27 +72,26 @@ class HandlerCrashTest : public RestoreTest {
     killing.join();
     return *status;
   }
+  /// For each time between two deaths a VM that does `what`, to its good end.
+  void restore_among_crashes(const std::string& what, std::initializer_list<unsigned> apart_us,
+                             const std::vector<std::string>& options = {}) {
+    for (const unsigned apart : apart_us) {
+      SCOPED_TRACE(apart);
+      prepare(options);
+      Program vmm({program_path("vmm"), path("vm"), path("image"), what});
+      EXPECT_EQ(run_among_crashes(vmm, std::chrono::microseconds(apart)), 0);
+      replace_worker();
+    }
+  }
   static constexpr unsigned kMostCrashes = 40;
 };
 
 TEST_P(HandlerCrashTest, GuestGoesOnWhereverItsHandlerDies) {
-  for (const unsigned apart_us : {1'000u, 3'000u, 7'000u, 20'000u}) {
-    SCOPED_TRACE(apart_us);
-    prepare();
-    Program vmm({program_path("vmm"), path("vm"), path("image"), "verify"});
-    EXPECT_EQ(run_among_crashes(vmm, std::chrono::microseconds(apart_us)), 0);
-    replace_worker();
-  }
+  restore_among_crashes("verify", {1'000, 3'000, 7'000, 20'000});
 }
 
 TEST_P(HandlerCrashTest, PagesThatWereGivenBackStayZero) {
-  for (const unsigned apart_us : {1'000u, 5'000u, 15'000u}) {
-    SCOPED_TRACE(apart_us);
-    prepare();
-    Program vmm({program_path("vmm"), path("vm"), path("image"), "remove"});
-    EXPECT_EQ(run_among_crashes(vmm, std::chrono::microseconds(apart_us)), 0);
-    replace_worker();
-  }
+  restore_among_crashes("remove", {1'000, 5'000, 15'000});
 }
 
 TEST_P(HandlerCrashTest, VmThatComesWhileNobodyServesIsTakenIn) {
@@ -155,13 +154,7 @@ TEST_P(HandlerCrashTest, RestoreWithPrefetchGoesOn) {
   prepare();  // records
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);
   wait_for(1, [](const Json& report) { return report["recording"] == "stored"; });
-  for (const unsigned apart_us : {500u, 2'000u, 6'000u}) {
-    SCOPED_TRACE(apart_us);
-    prepare({"--hydrate-mib-s", "100"});
-    Program vmm({program_path("vmm"), path("vm"), path("image"), "verify"});
-    EXPECT_EQ(run_among_crashes(vmm, std::chrono::microseconds(apart_us)), 0);
-    replace_worker();
-  }
+  restore_among_crashes("verify", {500, 2'000, 6'000}, {"--hydrate-mib-s", "100"});
 }
 
 TEST_P(HandlerCrashTest, VmThatNeedsNobodyStaysSo) {

@@ -13,15 +13,12 @@
 #include "tests/support/page_connection.h"
 #include "tests/support/programs.h"
 #include "tests/support/test_support.h"
+#include "tests/support/wire_message.h"
 
 namespace thaw::test {
 namespace {
 
-#ifdef __SANITIZE_ADDRESS__
-constexpr std::size_t kTolerableGrowth = 512u << 20;  // it keeps what is freed for a while
-#else
-constexpr std::size_t kTolerableGrowth = 64u << 20;
-#endif
+constexpr std::size_t kTolerableGrowth = grown_memory(64u << 20);
 
 constexpr std::array kRoles{message::Role::kControl, message::Role::kDemand,
                             message::Role::kPrefetch};
@@ -135,12 +132,9 @@ TEST_F(HostileClientTest, GreetingIsSmallOrNone) {
     const UniqueFd socket = connect();
     const Deadline deadline = Deadline::after(kPatience);
     ASSERT_TRUE(succeeded(send_all(socket, bytes, deadline)));
-    std::array<std::byte, kWireHeadBytes> head;
-    ASSERT_TRUE(succeeded(receive_all(socket, head, deadline)));
-    Bytes header(decode_wire_head(head)->header_bytes);
-    ASSERT_TRUE(succeeded(receive_all(socket, header, deadline)));
-    const Envelope reply = *decode_message(header);
-    EXPECT_EQ(std::get<message::ErrorReply>(reply.message).code, ErrorCode::kTooLarge);
+    const auto reply = receive_message(socket, deadline);
+    ASSERT_TRUE(succeeded(reply));
+    EXPECT_EQ(std::get<message::ErrorReply>(reply->envelope.message).code, ErrorCode::kTooLarge);
   }
   expect_unharmed();
 }

@@ -1,7 +1,7 @@
 if(NOT THAW_SANITIZE)  # a sanitizer's library does not load into a program built without
   thaw_add_test(installed_library_test
-    SOURCES installed_library_test.cc support/restore_fixture.cc TIMEOUT 120
-    LIBRARIES thaw_test_programs nlohmann_json::nlohmann_json)
+    SOURCES installed_library_test.cc TIMEOUT 120
+    LIBRARIES thaw_test_restore)
   add_dependencies(installed_library_test
     thaw thaw_qemu thaw-pageserver thaw-faulthandler thaw-cli)
   target_compile_definitions(installed_library_test PRIVATE

@@ -5,22 +5,21 @@ thaw_add_test(pageserver_core_test
 thaw_add_test(store_test
   SOURCES collection_test.cc kept_pages_test.cc pending_offers_test.cc store_test.cc store_names_test.cc
           verification_test.cc working_set_build_test.cc working_set_store_test.cc
-          support/raw_store.cc
-  LIBRARIES thaw_pageserver_sys thaw_test_programs PkgConfig::rocksdb)
+  LIBRARIES thaw_pageserver_sys thaw_test_programs thaw_test_raw_store)
 
-thaw_add_test(pageserver_test SOURCES pageserver_test.cc support/page_connection.cc TIMEOUT 180
-  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+thaw_add_test(pageserver_test SOURCES pageserver_test.cc TIMEOUT 180
+  LIBRARIES thaw_test_wire nlohmann_json::nlohmann_json)
 add_dependencies(pageserver_test thaw-pageserver thaw-cli)
 
 thaw_add_test(push_test SOURCES push_test.cc TIMEOUT 120
   LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
 add_dependencies(push_test thaw-pageserver thaw-cli without_io_uring)
 
-thaw_add_test(working_sets_test SOURCES working_sets_test.cc support/page_connection.cc TIMEOUT 120
-  LIBRARIES thaw_pageserver_core thaw_test_programs)
+thaw_add_test(working_sets_test SOURCES working_sets_test.cc TIMEOUT 120
+  LIBRARIES thaw_pageserver_core thaw_test_wire)
 add_dependencies(working_sets_test thaw-pageserver)
 
-thaw_add_test(upkeep_test SOURCES upkeep_test.cc support/page_connection.cc support/raw_store.cc
+thaw_add_test(upkeep_test SOURCES upkeep_test.cc
   TIMEOUT 120
-  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
+  LIBRARIES thaw_test_wire nlohmann_json::nlohmann_json thaw_test_raw_store)
 add_dependencies(upkeep_test thaw-pageserver thaw-cli)

@@ -16,6 +16,7 @@
 #include "tests/support/page_connection.h"
 #include "tests/support/programs.h"
 #include "tests/support/test_support.h"
+#include "tests/support/wire_message.h"
 
 namespace thaw::test {
 namespace {
@@ -120,13 +121,10 @@ TEST_F(PageServerTest, GarbageIsAnsweredByNameAndHarmsNobody) {
   const UniqueFd socket = connect();
   const Deadline deadline = Deadline::after(kPatience);
   ASSERT_TRUE(send_all(socket, as_bytes(std::string(64, 'x')), deadline));
-  std::array<std::byte, kWireHeadBytes> prefix;
-  ASSERT_TRUE(succeeded(receive_all(socket, prefix, deadline)));
-  Bytes header(decode_wire_head(prefix)->header_bytes);
-  ASSERT_TRUE(succeeded(receive_all(socket, header, deadline)));
-  const Envelope reply = *decode_message(header);
-  EXPECT_EQ(std::get<message::ErrorReply>(reply.message).code, ErrorCode::kBadMagic);
-  EXPECT_EQ(code_of(receive_all(socket, prefix, deadline)), ErrorCode::kUnavailable);
+  const auto reply = receive_message(socket, deadline);
+  ASSERT_TRUE(succeeded(reply));
+  EXPECT_EQ(std::get<message::ErrorReply>(reply->envelope.message).code, ErrorCode::kBadMagic);
+  EXPECT_EQ(code_of(receive_message(socket, deadline)), ErrorCode::kUnavailable);
   EXPECT_EQ(push("a", image).exit_code, 0);
 }
 

@@ -1,6 +1,5 @@
 // A page server that serves a store which another one owns and writes to.
 
-#include <csignal>
 #include <filesystem>
 
 #include <gtest/gtest.h>
@@ -14,24 +13,13 @@ namespace {
 
 class ReplicaTest : public RestoreTest {
  protected:
-  ReplicaTest() {
-    const auto address = replica_.wait_for_line("listening on ");
-    EXPECT_TRUE(succeeded(address));
-    address_ = *address;
-  }
-  Outcome ask_replica(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), {program_path("thaw"), "--json", "--server", address_});
-    return run(arguments);
-  }
   /// Waits until the replica knows of it.
   void wait_for_snapshot(const std::string& name) {
     const Deadline deadline = Deadline::after(kPatience);
-    while (ask_replica({"show", name}).exit_code != 0) ASSERT_FALSE(deadline.passed());
+    while (replica_.thaw({"show", name}).exit_code != 0) ASSERT_FALSE(deadline.passed());
   }
 
-  Program replica_{{program_path("thaw-pageserver"), "--store", path("store"), "--replica",
-                    "--listen", "127.0.0.1:0"}};
-  std::string address_;
+  PageServer replica_{path("store"), 0, Surroundings::with({{"THAW_REPLICA", "1"}})};
 };
 
 INSTANTIATE_TEST_SUITE_P(Loops, ReplicaTest, both_loops(), loop_name);
@@ -43,13 +31,12 @@ TEST_P(ReplicaTest, ServesWhatItsOwnerWritesAndCollects) {
   ASSERT_EQ(server_.thaw({"rm", "snapshot"}).exit_code, 0);
   ASSERT_EQ(server_.thaw({"gc"}).exit_code, 0);
   ASSERT_EQ(server_.thaw({"compact"}).exit_code, 0);
-  ASSERT_EQ(ask_replica({"pull", "newer", "--memory", path("pulled")}).exit_code, 0);
+  ASSERT_EQ(replica_.thaw({"pull", "newer", "--memory", path("pulled")}).exit_code, 0);
   EXPECT_EQ(read_file(path("pulled")), read_file(path("other")));
   server_.kill();
-  ASSERT_EQ(ask_replica({"pull", "newer", "--memory", path("again")}).exit_code, 0);
+  ASSERT_EQ(replica_.thaw({"pull", "newer", "--memory", path("again")}).exit_code, 0);
   EXPECT_EQ(read_file(path("again")), read_file(path("other")));
-  replica_.signal(SIGTERM);
-  EXPECT_EQ(replica_.wait().value(), 0);
+  EXPECT_EQ(replica_.stop().value(), 0);
 }
 
 TEST_P(ReplicaTest, RefusesWhatWouldWrite) {
@@ -62,7 +49,7 @@ TEST_P(ReplicaTest, RefusesWhatWouldWrite) {
         {"label", "snapshot", "key=value"},
         {"namespace", "--quota", "1G"},
         {"ws", "drop", "snapshot"}}) {
-    const Outcome outcome = ask_replica(command);
+    const Outcome outcome = replica_.thaw(command);
     EXPECT_NE(outcome.exit_code, 0) << command[0];
     EXPECT_EQ(Json::parse(outcome.output)["error"]["code"], "unsupported")
         << command[0] << ": " << outcome.output;
@@ -81,7 +68,7 @@ TEST_P(ReplicaTest, StoreWithoutAnIdOrWithoutAnythingIsRefused) {
 }
 
 TEST_P(ReplicaTest, RestoreGoesOnFromItWhenTheOwnerIsKilled) {
-  start_handler(server_.address(), {"--server", address_});
+  start_handler(server_.address(), {"--server", replica_.address()});
   prepare();
   Program vmm = start_vmm("halves");
   ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
@@ -91,7 +78,7 @@ TEST_P(ReplicaTest, RestoreGoesOnFromItWhenTheOwnerIsKilled) {
 }
 
 TEST_P(ReplicaTest, RecordingGoesToTheOwner) {
-  start_handler(address_, {"--server", server_.address()});
+  start_handler(replica_.address(), {"--server", server_.address()});
   const std::uint64_t number = prepare();
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);
   const Json report = wait_for(number, [](const Json& session) {

@@ -1,16 +1,16 @@
-thaw_add_test(restore_test SOURCES restore_test.cc support/raw_store.cc support/restore_fixture.cc TIMEOUT 120
-  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
+thaw_add_test(restore_test SOURCES restore_test.cc TIMEOUT 120
+  LIBRARIES thaw_test_restore thaw_test_raw_store)
 add_dependencies(restore_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
 # A sanitizer takes the signal of a poisoned page for its own.
 thaw_add_test(failover_restore_test
-  SOURCES failover_restore_test.cc support/raw_store.cc support/restore_fixture.cc TIMEOUT 120
+  SOURCES failover_restore_test.cc TIMEOUT 120
   NOT_SANITIZED *PoisonedPageIsAnErrorForWhoeverTouchesIt*
-  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
+  LIBRARIES thaw_test_restore thaw_test_raw_store)
 add_dependencies(failover_restore_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
-thaw_add_test(replica_test SOURCES replica_test.cc support/restore_fixture.cc TIMEOUT 120
-  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+thaw_add_test(replica_test SOURCES replica_test.cc TIMEOUT 120
+  LIBRARIES thaw_test_restore)
 add_dependencies(replica_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
 thaw_add_test(session_test
@@ -22,7 +22,7 @@ thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc
 add_dependencies(snapshot_source_test thaw-pageserver thaw-cli)
 
 add_library(thaw_test_guest STATIC support/scripted_server.cc support/served_guest.cc)
-target_link_libraries(thaw_test_guest PUBLIC thaw_faulthandler_sys thaw_test_programs)
+target_link_libraries(thaw_test_guest PUBLIC thaw_faulthandler_sys thaw_test_wire)
 # A sanitizer maps memory of its own where a page was moved away from.
 thaw_add_test(semantics_test SOURCES semantics_test.cc TIMEOUT 120
   NOT_SANITIZED *FaultThatIsReadBesideTheMoveOfItsPageEndsNobody*
@@ -35,11 +35,11 @@ if(NOT THAW_SANITIZE)  # a sanitizer has its own malloc
   thaw_add_test(fault_path_test SOURCES fault_path_test.cc LIBRARIES thaw_test_guest)
 endif()
 # QEMU has no sanitizer for the object that is loaded into it.
-thaw_add_test(shared_restore_test SOURCES shared_restore_test.cc support/restore_fixture.cc TIMEOUT 120
+thaw_add_test(shared_restore_test SOURCES shared_restore_test.cc TIMEOUT 120
   NOT_SANITIZED *QemuMapsTheImage*
-  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+  LIBRARIES thaw_test_restore)
 add_dependencies(shared_restore_test vmm thaw_qemu without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
-thaw_add_test(handler_crash_test SOURCES handler_crash_test.cc support/restore_fixture.cc TIMEOUT 120
-  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+thaw_add_test(handler_crash_test SOURCES handler_crash_test.cc TIMEOUT 120
+  LIBRARIES thaw_test_restore)
 add_dependencies(handler_crash_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)

@@ -25,11 +25,7 @@
 namespace thaw::test {
 namespace {
 
-#ifdef __SANITIZE_ADDRESS__
-constexpr std::size_t kTolerableGrowth = 512u << 20;  // it keeps what is freed for a while
-#else
-constexpr std::size_t kTolerableGrowth = 16u << 20;
-#endif
+constexpr std::size_t kTolerableGrowth = grown_memory(16u << 20);
 
 INSTANTIATE_TEST_SUITE_P(Loops, RestoreTest, both_loops(), loop_name);
 
@@ -227,14 +223,7 @@ TEST_P(RestoreTest, VmmOfAnotherSizeIsLeftAloneWhereThePolicyIsToWait) {
 
 TEST_P(RestoreTest, DamagedChunkStopsTheVmAndNeverEntersIt) {
   ASSERT_EQ(server_.stop().value(), 0);
-  {
-    // Every second chunk is given the stored form of the one before it.
-    RawStore raw(path("store"));
-    const std::vector<std::string> chunks = raw.keys("chunk");
-    for (std::size_t i = 1; i < chunks.size(); i += 2) {
-      raw.put("chunk", chunks[i], raw.get("chunk", chunks[i - 1]));
-    }
-  }
+  RawStore(path("store")).mix_up_chunks();
   server_.start();
   const std::uint64_t number = prepare();
   Program vmm = start_vmm("verify");

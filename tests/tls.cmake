@@ -1,5 +1,5 @@
-thaw_add_test(tls_test SOURCES tls_test.cc support/restore_fixture.cc TIMEOUT 120
-  LIBRARIES thaw_format thaw_test_authority thaw_test_programs nlohmann_json::nlohmann_json)
+thaw_add_test(tls_test SOURCES tls_test.cc TIMEOUT 120
+  LIBRARIES thaw_test_restore thaw_test_authority)
 add_dependencies(tls_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
 thaw_add_test(access_test SOURCES access_test.cc

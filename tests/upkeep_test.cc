@@ -17,17 +17,12 @@ namespace {
 
 using Json = nlohmann::json;
 
-Surroundings with_options(const std::vector<EnvironmentVariable>& options) {
-  Surroundings surroundings;
-  surroundings.environment = options;
-  return surroundings;
-}
-
 class UpkeepTest : public testing::Test {
  protected:
   UpkeepTest()
-      : server_(path("store"), 0,
-                with_options({{"THAW_BACKUPS", path("backups")}, {"THAW_PIN_GRACE_S", "0"}})) {
+      : server_(
+            path("store"), 0,
+            Surroundings::with({{"THAW_BACKUPS", path("backups")}, {"THAW_PIN_GRACE_S", "0"}})) {
     std::filesystem::create_directory(path("backups"));
   }
 
@@ -200,8 +195,9 @@ TEST_F(UpkeepTest, OutdatedSnapshotsAreDeleted) {
 
 TEST_F(UpkeepTest, UpkeepIsDoneByItself) {
   EXPECT_EQ(server_.stop().value(), 0);
-  PageServer server(path("store2"), 0,
-                    with_options({{"THAW_UPKEEP_INTERVAL_S", "1"}, {"THAW_GC_PERCENT", "1"}}));
+  PageServer server(
+      path("store2"), 0,
+      Surroundings::with({{"THAW_UPKEEP_INTERVAL_S", "1"}, {"THAW_GC_PERCENT", "1"}}));
   std::mt19937_64 generator(1);
   for (const std::string name : {"a", "b"}) {
     write_file(path(name), random_bytes(generator, 100 * kPageBytes));
@@ -222,8 +218,9 @@ TEST_F(UpkeepTest, GarbageFromBeforeTheStartIsCollected) {
   push("b", 2);
   thaw({"rm", "b"});
   EXPECT_EQ(server_.stop().value(), 0);
-  PageServer server(path("store"), 0,
-                    with_options({{"THAW_UPKEEP_INTERVAL_S", "1"}, {"THAW_GC_PERCENT", "0"}}));
+  PageServer server(
+      path("store"), 0,
+      Surroundings::with({{"THAW_UPKEEP_INTERVAL_S", "1"}, {"THAW_GC_PERCENT", "0"}}));
   const Deadline deadline = Deadline::after(kPatience);
   Json stats;
   do {
@@ -357,7 +354,8 @@ TEST_F(UpkeepTest, BackupsAreWholeStores) {
   EXPECT_EQ(refusal({"backup", "../two"}), "invalid_argument");
 
   const auto restored = [&](const std::string& store) {
-    return PageServer(path(store), 0, with_options({{"THAW_FROM_BACKUP", path("backups/one")}}));
+    return PageServer(path(store), 0,
+                      Surroundings::with({{"THAW_FROM_BACKUP", path("backups/one")}}));
   };
   PageServer other = restored("other");
   EXPECT_EQ(other.thaw({"pull", "a", "--memory", path("out")}).exit_code, 0);
@@ -383,8 +381,8 @@ TEST_F(UpkeepTest, CheckOfABackupGivesItNoIdOfItsOwn) {
   thaw({"backup", "one"});
   EXPECT_EQ(run({program_path("thaw"), "fsck", path("backups/one")}).exit_code, 0);
   const auto restored = [&](const std::string& store) {
-    return store_id_of(
-        PageServer(path(store), 0, with_options({{"THAW_FROM_BACKUP", path("backups/one")}})));
+    return store_id_of(PageServer(path(store), 0,
+                                  Surroundings::with({{"THAW_FROM_BACKUP", path("backups/one")}})));
   };
   EXPECT_NE(restored("two"), restored("three"));
   ASSERT_EQ(server_.stop().value(), 0);
@@ -415,7 +413,7 @@ TEST_F(UpkeepTest, JobsRunOneAtATime) {
 TEST_F(UpkeepTest, SignalStopsTheJobOfACommand) {
   ASSERT_EQ(server_.stop().value(), 0);
   // At this rate a scrub of what follows takes minutes.
-  PageServer slow(path("store"), 0, with_options({{"THAW_UPKEEP_MIB_S", "1"}}));
+  PageServer slow(path("store"), 0, Surroundings::with({{"THAW_UPKEEP_MIB_S", "1"}}));
   std::mt19937_64 generator(1);
   write_file(path("a"), random_bytes(generator, 64u << 20));
   ASSERT_EQ(slow.thaw({"push", "a", "--memory", path("a")}).exit_code, 0);

@@ -16,4 +16,23 @@ TcpListener::TcpListener(const std::string& host)
   CHECK(::getsockname(socket.get(), raw, &address.length) == 0);
 }
 
+LoopbackServer::LoopbackServer(Serve serve)
+    : serve_(std::move(serve)), address_(listener_.address.text()) {
+  acceptor_ = std::jthread([this] { accept_all(); });
+}
+
+LoopbackServer::~LoopbackServer() {
+  stopping_ = true;
+  shut_down(listener_.socket);
+  acceptor_.join();
+}
+
+void LoopbackServer::accept_all() {
+  while (true) {
+    UniqueFd client(::accept4(listener_.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!client.valid()) return;
+    connections_.emplace_back([this, fd = client.release()] { serve_(UniqueFd(fd)); });
+  }
+}
+
 }  // namespace thaw::test

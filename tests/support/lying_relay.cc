@@ -21,15 +21,9 @@ constexpr int kTrickleMs = 20;
 }  // namespace
 
 LyingRelay::LyingRelay(std::string server, Tell tell)
-    : server_(std::move(server)), tell_(std::move(tell)), address_(listener_.address.text()) {
-  acceptor_ = std::jthread([this] { serve(); });
-}
-
-LyingRelay::~LyingRelay() {
-  stopping_ = true;
-  shut_down(listener_.socket);
-  acceptor_.join();
-}
+    : server_(std::move(server)),
+      tell_(std::move(tell)),
+      clients_([this](UniqueFd client) { connect(std::move(client)); }) {}
 
 LyingRelay::Lie LyingRelay::truth(const Envelope& reply, const Bytes& body) {
   Lie truth;
@@ -38,20 +32,12 @@ LyingRelay::Lie LyingRelay::truth(const Envelope& reply, const Bytes& body) {
   return truth;
 }
 
-void LyingRelay::serve() {
-  while (true) {
-    UniqueFd client(::accept4(listener_.socket.get(), nullptr, nullptr, SOCK_CLOEXEC));
-    if (!client.valid()) return;
-    connections_.emplace_back([this, fd = client.release()] { connect(UniqueFd(fd)); });
-  }
-}
-
 void LyingRelay::connect(UniqueFd client) {
   const auto server = connect_tcp(*resolve_tcp(server_), Deadline::after(kPatience));
   if (!server) return;
-  const auto hello = receive(client, stopping_);
+  const auto hello = receive(client);
   if (!hello || !send_all(*server, hello->head, Deadline::after(kPatience))) return;
-  const auto welcome = receive(*server, stopping_);
+  const auto welcome = receive(*server);
   if (!welcome || !send_all(client, welcome->head, Deadline::after(kPatience))) return;
   const auto& greeting = std::get<message::Hello>(hello->envelope.message);
   const std::jthread requests([&] { pass_requests(client, *server); });
@@ -63,7 +49,7 @@ void LyingRelay::connect(UniqueFd client) {
 
 void LyingRelay::pass_requests(const UniqueFd& client, const UniqueFd& server) {
   std::array<std::byte, 8192> piece;
-  while (!stopping_) {
+  while (!clients_.stopping()) {
     const auto n = receive_some(client, piece, Deadline::after(kStopInterval));
     if (!n && n.error().code() == ErrorCode::kTimeout) continue;
     if (!n || *n == 0) break;
@@ -72,29 +58,17 @@ void LyingRelay::pass_requests(const UniqueFd& client, const UniqueFd& server) {
   shut_down(server);
 }
 
-Result<LyingRelay::Message> LyingRelay::receive(const UniqueFd& from,
-                                                const std::atomic<bool>& stopping) {
+Result<WireMessage> LyingRelay::receive(const UniqueFd& from) const {
   while (!wait_until_readable(from, Deadline::after(kStopInterval))) {
-    if (stopping) return fail(ErrorCode::kStopped, "the test is over");
+    if (clients_.stopping()) return fail(ErrorCode::kStopped, "the test is over");
   }
-  const Deadline deadline = Deadline::after(kPatience);
-  Message message{.head = Bytes(kWireHeadBytes), .envelope = {}, .body = {}};
-  TRY(receive_all(from, message.head, deadline));
-  const WireHead sizes = TRY(decode_wire_head(
-      std::span<const std::byte, kWireHeadBytes>(message.head.data(), kWireHeadBytes)));
-  Bytes header(sizes.header_bytes);
-  TRY(receive_all(from, header, deadline));
-  message.head.insert(message.head.end(), header.begin(), header.end());
-  message.body.resize(sizes.body_bytes);
-  TRY(receive_all(from, message.body, deadline));
-  message.envelope = TRY(decode_message(header));
-  return message;
+  return receive_message(from, Deadline::after(kPatience));
 }
 
 Result<void> LyingRelay::pass_replies(const Peer& peer, const UniqueFd& server,
                                       const UniqueFd& client) {
   while (true) {
-    const Message reply = TRY(receive(server, stopping_));
+    const WireMessage reply = TRY(receive(server));
     TRY(tell(tell_(peer, reply.envelope, reply.body), client));
   }
 }
@@ -114,13 +88,14 @@ Result<void> LyingRelay::tell(const Lie& lie, const UniqueFd& client) {
       for (const std::byte& byte : lie.bytes) {
         TRY(send_all(client, ByteSpan(&byte, 1), deadline));
         ::poll(nullptr, 0, kTrickleMs);
-        if (stopping_) break;
+        if (clients_.stopping()) break;
       }
       return {};
   }
   // Until the peer has had enough.
   pollfd gone{.fd = client.get(), .events = POLLRDHUP, .revents = 0};
-  while (!stopping_ && ::poll(&gone, 1, static_cast<int>(kStopInterval.count())) == 0) continue;
+  while (!clients_.stopping() && ::poll(&gone, 1, static_cast<int>(kStopInterval.count())) == 0)
+    continue;
   return fail(ErrorCode::kStopped, "the peer has gone");
 }
 

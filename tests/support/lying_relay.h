@@ -1,14 +1,11 @@
 #pragma once
 
-#include <atomic>
 #include <functional>
-#include <mutex>
 #include <string>
-#include <thread>
-#include <vector>
 
 #include "format/wire.h"
 #include "tests/support/loopback.h"
+#include "tests/support/wire_message.h"
 
 namespace thaw::test {
 
@@ -30,34 +27,22 @@ class LyingRelay {
   using Tell = std::function<Lie(const Peer& peer, const Envelope& reply, const Bytes& body)>;
 
   LyingRelay(std::string server, Tell tell);
-  ~LyingRelay();
 
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return clients_.address(); }
   /// As it came.
   static Lie truth(const Envelope& reply, const Bytes& body);
 
  private:
-  struct Message {
-    Bytes head;  // with the Cap'n Proto part
-    Envelope envelope;
-    Bytes body;
-  };
-
-  void serve();
   void connect(UniqueFd client);
   /// Requests, all but the hello.
   void pass_requests(const UniqueFd& client, const UniqueFd& server);
   Result<void> pass_replies(const Peer& peer, const UniqueFd& server, const UniqueFd& client);
   Result<void> tell(const Lie& lie, const UniqueFd& client);
-  static Result<Message> receive(const UniqueFd& from, const std::atomic<bool>& stopping);
+  Result<WireMessage> receive(const UniqueFd& from) const;
 
   const std::string server_;
   const Tell tell_;
-  TcpListener listener_;
-  std::atomic<bool> stopping_ = false;
-  const std::string address_;
-  std::vector<std::jthread> connections_;
-  std::jthread acceptor_;
+  LoopbackServer clients_;  // the last member: its threads use the others
 };
 
 }  // namespace thaw::test

@@ -5,6 +5,7 @@
 #include "base/socket.h"
 #include "tests/support/programs.h"
 #include "tests/support/test_support.h"
+#include "tests/support/wire_message.h"
 
 namespace thaw::test {
 
@@ -30,15 +31,8 @@ Result<void> PageConnection::try_send(const Message& message, ByteSpan body) {
 }
 
 Result<PageConnection::Received> PageConnection::try_receive() {
-  std::array<std::byte, kWireHeadBytes> prefix;
-  TRY(receive_all(socket_, prefix, deadline_));
-  const WireHead head = TRY(decode_wire_head(prefix));
-  Bytes header(head.header_bytes);
-  TRY(receive_all(socket_, header, deadline_));
-  Bytes body(head.body_bytes);
-  TRY(receive_all(socket_, body, deadline_));
-  auto envelope = TRY(decode_message(header));
-  return Received{std::move(envelope.message), std::move(body)};
+  WireMessage received = TRY(receive_message(socket_, deadline_));
+  return Received{std::move(received.envelope.message), std::move(received.body)};
 }
 
 Result<PageConnection::Received> PageConnection::try_ask(const Message& message, ByteSpan body) {

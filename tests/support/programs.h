@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -28,6 +29,12 @@ struct Surroundings {
   std::string messages;                               // file for its stderr; empty: ours
   std::string host = "127.0.0.1";                     // where a server listens
   std::vector<EnvironmentVariable> environment = {};  // beside ours
+
+  static Surroundings with(std::vector<EnvironmentVariable> environment) {
+    Surroundings surroundings;
+    surroundings.environment = std::move(environment);
+    return surroundings;
+  }
 };
 
 /// A child process with pipes to its stdin and from its stdout. Killed and reaped on destruction,
@@ -75,6 +82,16 @@ std::chrono::milliseconds cpu_time(pid_t pid);
 std::size_t resident_bytes(pid_t pid);
 /// The most that was ever present of it; nothing once it has ended.
 std::optional<std::size_t> peak_resident_bytes(pid_t pid);
+
+/// `bytes` as a bound on what a process may grow by; more where it has a sanitizer in it, which
+/// keeps what is freed for a while.
+constexpr std::size_t grown_memory(std::size_t bytes) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return std::max<std::size_t>(bytes, 512u << 20);
+#else
+  return bytes;
+#endif
+}
 
 struct Outcome {
   int exit_code;

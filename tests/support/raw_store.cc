@@ -52,6 +52,12 @@ void RawStore::drop_family(const std::string& family) {
   CHECK(db_->DropColumnFamily(families_.at(family)).ok());
 }
 
+void RawStore::mix_up_chunks() {
+  const std::vector<std::string> chunks = keys("chunk");
+  for (std::size_t i = 1; i < chunks.size(); i += 2)
+    put("chunk", chunks[i], get("chunk", chunks[i - 1]));
+}
+
 std::string big_endian(std::uint64_t value) {
   std::string text;
   for (int shift = 56; shift >= 0; shift -= 8) text.push_back(static_cast<char>(value >> shift));

@@ -1,11 +1,8 @@
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <functional>
 #include <string>
-#include <thread>
-#include <vector>
 
 #include "base/bytes.h"
 #include "base/unique_fd.h"
@@ -13,8 +10,7 @@
 
 namespace thaw::test {
 
-/// A TCP relay in front of a server that sees, changes or cuts what passes. Serves one connection
-/// after the other on a thread of its own until it is destroyed.
+/// A TCP relay in front of a server that sees, changes or cuts what passes.
 class Relay {
  public:
   enum class Way { kToServer, kToClient };
@@ -24,22 +20,16 @@ class Relay {
   using Tamper = std::function<bool(Way way, std::size_t before, MutableByteSpan piece)>;
 
   Relay(std::string server, Tamper tamper);
-  ~Relay();
 
-  const std::string& address() const { return address_; }
+  const std::string& address() const { return clients_.address(); }
 
  private:
-  void serve();
   void connect(UniqueFd client);
   void pass(Way way, const UniqueFd& from, const UniqueFd& to);
 
   const std::string server_;
   const Tamper tamper_;
-  TcpListener listener_;
-  std::atomic<bool> stopping_ = false;
-  const std::string address_;
-  std::vector<std::jthread> connections_;
-  std::jthread acceptor_;
+  LoopbackServer clients_;  // the last member: its threads use the others
 };
 
 }  // namespace thaw::test

@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/event_fd.h"
 #include "tests/support/programs.h"
+#include "tests/support/wire_message.h"
 
 namespace thaw::test {
 
@@ -49,13 +50,7 @@ void ScriptedServer::accept(message::Role role) {
 }
 
 Envelope ScriptedServer::receive() {
-  const Deadline deadline = Deadline::after(kPatience);
-  Bytes head(kWireHeadBytes);
-  CHECK(receive_all(socket_, head, deadline).has_value());
-  const WireHead sizes = decode_wire_head(std::span<const std::byte, kWireHeadBytes>(head)).value();
-  Bytes header(sizes.header_bytes);
-  CHECK(receive_all(socket_, header, deadline).has_value());
-  return decode_message(header).value();
+  return receive_message(socket_, Deadline::after(kPatience)).value().envelope;
 }
 
 bool ScriptedServer::has_request() const {
