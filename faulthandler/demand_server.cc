@@ -8,7 +8,7 @@ namespace thaw {
 
 namespace {
 
-constexpr std::size_t kMostReplyBytes =
+constexpr std::size_t kMostBatchReplyBytes =
     kWireHeadBytes + limits::kMaxReplyHeaderBytes +
     (limits::kMaxBatchPages + limits::kMaxBatchRiders) * kMaxChunkBytes;
 constexpr std::size_t kSendBytes = limits::kMaxBatches * 1280;
@@ -23,9 +23,9 @@ DemandServer::DemandServer(Loop& loop, const ServerAddress& address, Origin orig
                   {.server = address,
                    .role = message::Role::kDemand,
                    .send_bytes = kSendBytes,
-                   .most_reply_bytes = kMostReplyBytes,
+                   .most_reply_bytes = kMostBatchReplyBytes,
                    .buffers = 1,
-                   .buffer_bytes = kMostReplyBytes},
+                   .buffer_bytes = kMostBatchReplyBytes},
                   *this) {
   asked_.reserve(limits::kMaxUnanswered);
 }

@@ -18,26 +18,25 @@ namespace {
 constexpr std::array<char, 8> kMagic{'T', 'H', 'A', 'W', 'M', 'R', 'E', 'C'};
 constexpr std::uint32_t kVersion = 1;
 
-struct KeptRegion {
-  std::uint64_t base;
-  std::uint64_t size;
-  std::uint64_t offset;
-  std::uint32_t page_size;
-  std::uint32_t tracks_writes;
-};
-
-struct KeptRegions {
-  std::uint64_t batch;  // of the journal, after which they were these
-  std::uint64_t count;
-  std::array<KeptRegion, limits::kMaxRegionPieces> regions;
-};
-
 bool is_known(PageState state) { return state <= PageState::kRemoved; }
 
 }  // namespace
 
 /// The file begins with this; the request follows, and from the next page on the states.
 struct MemoryRecord::Head {
+  struct KeptRegion {
+    std::uint64_t base;
+    std::uint64_t size;
+    std::uint64_t offset;
+    std::uint32_t page_size;
+    std::uint32_t tracks_writes;
+  };
+  struct KeptRegions {
+    std::uint64_t batch;  // of the journal, after which they were these
+    std::uint64_t count;
+    std::array<KeptRegion, limits::kMaxRegionPieces> regions;
+  };
+
   std::array<char, 8> magic;
   std::uint32_t version;
   std::uint32_t request_bytes;
@@ -114,13 +113,13 @@ void MemoryRecord::keep(std::span<const HandoffRegion> regions) {
   CHECK(regions.size() <= limits::kMaxRegionPieces);
   Head& kept = head();
   const std::uint32_t next = 1 - kept.current;
-  KeptRegions& room = kept.regions[next];
+  Head::KeptRegions& room = kept.regions[next];
   room.batch = kept.journal.batch;
   room.count = regions.size();
   std::ranges::transform(regions, room.regions.begin(), [](const HandoffRegion& region) {
-    return KeptRegion{region.base.value, region.size.value, region.offset.value,
-                      static_cast<std::uint32_t>(region.page_size.value),
-                      region.tracking == WriteTracking::kOn ? 1u : 0u};
+    return Head::KeptRegion{region.base.value, region.size.value, region.offset.value,
+                            static_cast<std::uint32_t>(region.page_size.value),
+                            region.tracking == WriteTracking::kOn ? 1u : 0u};
   });
   // They count from here on, all at once.
   std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -128,9 +127,9 @@ void MemoryRecord::keep(std::span<const HandoffRegion> regions) {
 }
 
 std::vector<HandoffRegion> MemoryRecord::regions() const {
-  const KeptRegions& kept = head().regions[head().current];
+  const Head::KeptRegions& kept = head().regions[head().current];
   std::vector<HandoffRegion> regions;
-  for (const KeptRegion& region : std::span(kept.regions).first(kept.count)) {
+  for (const Head::KeptRegion& region : std::span(kept.regions).first(kept.count)) {
     regions.push_back({{region.base},
                        {region.size},
                        {region.offset},

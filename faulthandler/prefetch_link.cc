@@ -8,7 +8,7 @@ namespace thaw {
 
 namespace {
 
-constexpr std::size_t kMostReplyBytes =
+constexpr std::size_t kMostPieceReplyBytes =
     kWireHeadBytes + limits::kMaxReplyHeaderBytes + limits::kMaxPackBytes;
 /// About what a chunk takes, for batches whose size nobody knows before.
 constexpr std::size_t kUsualChunkBytes = 1500;
@@ -23,11 +23,11 @@ PrefetchLink::PrefetchLink(Loop& loop, std::vector<ServerAddress> servers, Origi
                   {.server = servers_.front(),
                    .role = message::Role::kPrefetch,
                    .send_bytes = 0,
-                   .most_reply_bytes = kMostReplyBytes,
+                   .most_reply_bytes = kMostPieceReplyBytes,
                    .buffers = limits::kPrefetchBuffers,
                    .buffer_bytes = limits::kPrefetchBufferBytes},
                   *this) {
-  static_assert(limits::kPrefetchBufferBytes >= kMostReplyBytes);
+  static_assert(limits::kPrefetchBufferBytes >= kMostPieceReplyBytes);
   loop.keep_at_hand(connection_.memory());
 }
 

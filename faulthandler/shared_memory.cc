@@ -14,7 +14,7 @@ namespace {
 constexpr std::uint64_t kShownBlock = 16;
 
 /// Attempts to register what is mapped by then, of a VMM that goes on to unmap.
-constexpr unsigned kMostLooks = 3;
+constexpr unsigned kMostAttempts = 3;
 
 }  // namespace
 
@@ -136,7 +136,7 @@ Result<void> SharedMemory::register_minor_faults(const HandoffRegion& region) {
   auto registered = register_missing_and_minor(userfaultfd_, region.base, region.size);
   // Where nothing is mapped any more, or something else is, that fails. What is left of the image
   // there can be registered, and all else is not guest memory.
-  for (unsigned look = 0; !registered && look < kMostLooks; ++look) {
+  for (unsigned look = 0; !registered && look < kMostAttempts; ++look) {
     const auto parts = TRY(mapped_parts(owner_.vmm(), image_.file(), region.base, region.size));
     registered = {};
     for (const AddressRange& part : parts) {
