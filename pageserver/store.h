@@ -107,6 +107,9 @@ class WorkingSetStore {
   /// REQUIRES: a generation above that of the set that is there.
   virtual Result<void> publish(NamespaceId name_space, const WorkingSet& set,
                                const std::optional<NewRecording>& recording) = 0;
+  /// Deletes set and packs, which are no good; recordings and counters stay, so that the set can be
+  /// made again of them. What is not there is fine.
+  virtual Result<void> withdraw(NamespaceId name_space, SnapshotId snapshot) = 0;
   /// Deletes set, packs, recordings and counters; what is not there is fine.
   virtual Result<void> drop(NamespaceId name_space, SnapshotId snapshot) = 0;
   /// Adds to the counters. Not synced.
