@@ -267,9 +267,12 @@ Result<void> Jobs::scrub(NamespaceId in, Control& control) {
   control.count("unindexed", report.unindexed);
   control.count("snapshots", report.snapshots);
   control.count("affected_snapshots", report.affected);
+  control.count("packs", report.packs);
+  control.count("damaged_sets", report.damaged_sets);
   if (report.clean()) return {};
-  return fail(ErrorCode::kCorrupt, "{} chunks are damaged, {} snapshots affected", report.damaged,
-              report.affected);
+  return fail(ErrorCode::kCorrupt,
+              "{} chunks and {} working sets are damaged, {} snapshots affected", report.damaged,
+              report.damaged_sets, report.affected);
 }
 
 Result<void> Jobs::retain(NamespaceId in, bool dry_run, Control& control) {

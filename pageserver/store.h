@@ -11,6 +11,7 @@
 #include "format/chunk.h"
 #include "format/cold_map.h"
 #include "format/manifest.h"
+#include "format/pack.h"
 #include "format/page_map.h"
 #include "format/wire.h"
 #include "format/working_set.h"
@@ -51,12 +52,6 @@ struct NamespaceTotals {
   std::uint64_t chunks = 0;
   std::uint64_t chunk_bytes = 0;
   std::uint64_t pack_bytes = 0;  // of working sets that were published, replaced ones included
-};
-
-struct PackId {
-  SnapshotId snapshot;
-  std::uint64_t generation = 0;
-  std::uint32_t number = 0;
 };
 
 /// A pack read; the span is valid as long as this object lives.

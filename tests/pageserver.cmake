@@ -3,7 +3,7 @@ thaw_add_test(pageserver_core_test
   LIBRARIES thaw_pageserver_core thaw_test_programs)
 
 thaw_add_test(store_test
-  SOURCES collection_test.cc kept_pages_test.cc pending_offers_test.cc store_test.cc store_names_test.cc
+  SOURCES collection_test.cc kept_pages_test.cc pack_check_test.cc pending_offers_test.cc store_test.cc store_names_test.cc
           verification_test.cc working_set_build_test.cc working_set_store_test.cc
           support/raw_store.cc
   LIBRARIES thaw_pageserver_sys thaw_test_programs PkgConfig::rocksdb)
