@@ -20,7 +20,7 @@ thaw_add_test(working_sets_test SOURCES working_sets_test.cc support/page_connec
   LIBRARIES thaw_pageserver_core thaw_test_programs)
 add_dependencies(working_sets_test thaw-pageserver)
 
-thaw_add_test(upkeep_test SOURCES upkeep_test.cc support/page_connection.cc support/raw_store.cc
-  TIMEOUT 120
+thaw_add_test(upkeep_test
+  SOURCES reported_packs_test.cc upkeep_test.cc support/page_connection.cc support/raw_store.cc TIMEOUT 120
   LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
 add_dependencies(upkeep_test thaw-pageserver thaw-cli)

@@ -4,7 +4,7 @@ add_dependencies(restore_test vmm without_io_uring thaw-pageserver thaw-faulthan
 
 # A sanitizer takes the signal of a poisoned page for its own.
 thaw_add_test(failover_restore_test
-  SOURCES failover_restore_test.cc support/raw_store.cc support/restore_fixture.cc TIMEOUT 120
+  SOURCES failover_restore_test.cc support/page_connection.cc support/raw_store.cc support/restore_fixture.cc TIMEOUT 120
   NOT_SANITIZED *PoisonedPageIsAnErrorForWhoeverTouchesIt*
   LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json PkgConfig::rocksdb)
 add_dependencies(failover_restore_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
@@ -17,8 +17,8 @@ thaw_add_test(session_test
   SOURCES chunk_places_test.cc fault_core_test.cc prefetch_core_test.cc server_choice_test.cc session_test.cc
   LIBRARIES thaw_faulthandler_core)
 
-thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc
-  LIBRARIES thaw_faulthandler_core thaw_test_programs)
+thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc support/raw_store.cc
+  LIBRARIES thaw_faulthandler_core thaw_test_programs PkgConfig::rocksdb)
 add_dependencies(snapshot_source_test thaw-pageserver thaw-cli)
 
 add_library(thaw_test_guest STATIC support/scripted_server.cc support/served_guest.cc)
