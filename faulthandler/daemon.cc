@@ -279,8 +279,7 @@ Result<Daemon::Links*> Daemon::links(const Origin& origin) {
 }
 
 void Daemon::report_damage(Links& links, const Origin& origin) {
-  links.demand.on_damage(
-      [this, origin](std::span<const ChunkId> chunks) { damage_.note(origin, chunks); });
+  links.demand.on_damage([this, origin](const Damage& damage) { damage_.note(origin, damage); });
 }
 
 void Daemon::note_recording(std::uint64_t session, RecordingState state) {

@@ -1,27 +1,33 @@
 #include "faulthandler/damage_reports.h"
 
-#include <algorithm>
 #include <utility>
-#include <vector>
 
 #include "faulthandler/limits.h"
 
 namespace thaw {
 
-void DamageReports::note(const Origin& origin, std::span<const ChunkId> chunks) {
+void DamageReports::note(const Origin& origin, const Damage& damage) {
   {
     const std::lock_guard lock(mutex_);
-    for (const ChunkId chunk : chunks) {
-      if (waiting_ >= limits::kMaxDamageReports) break;
-      if (chunks_[origin].insert(chunk).second) ++waiting_;
+    Pieces& pieces = waiting_[origin];
+    const std::size_t before = pieces.size();
+    const auto has_room = [&] {
+      return count_ + pieces.size() - before < limits::kMaxDamageReports;
+    };
+    for (const ChunkId chunk : damage.chunks) {
+      if (has_room()) pieces.chunks.insert(chunk);
     }
+    for (const PackId& pack : damage.packs) {
+      if (has_room()) pieces.packs.insert(pack);
+    }
+    count_ += pieces.size() - before;
     if (std::exchange(under_way_, true)) return;
   }
   send();
 }
 
 void DamageReports::send() {
-  uploader_.add({.what = "the report of damaged chunks",
+  uploader_.add({.what = "the report of what came damaged",
                  .attempt = [this] { return tell(); },
                  .done = [this](bool told) { on_told(told); }});
 }
@@ -30,37 +36,45 @@ void DamageReports::on_told(bool told) {
   {
     const std::lock_guard lock(mutex_);
     if (!told) {
-      chunks_.clear();  // who meets them again reports them again
-      waiting_ = 0;
+      waiting_.clear();  // who meets them again reports them again
+      count_ = 0;
     }
-    under_way_ = !chunks_.empty();
+    under_way_ = !waiting_.empty();
     if (!under_way_) return;
   }
   send();
 }
 
 Result<void> DamageReports::tell() {
-  Chunks due;
+  std::map<Origin, Pieces> due;
   {
     const std::lock_guard lock(mutex_);
-    due = chunks_;
+    due = waiting_;
   }
-  for (const auto& [origin, chunks] : due) {
-    TRY(tell(origin, chunks));
+  for (const auto& [origin, told] : due) {
+    TRY(tell(origin, told));
     const std::lock_guard lock(mutex_);
-    for (const ChunkId chunk : chunks) waiting_ -= chunks_[origin].erase(chunk);
-    if (chunks_[origin].empty()) chunks_.erase(origin);
+    Pieces& pieces = waiting_[origin];
+    for (const ChunkId chunk : told.chunks) count_ -= pieces.chunks.erase(chunk);
+    for (const PackId& pack : told.packs) count_ -= pieces.packs.erase(pack);
+    if (pieces.size() == 0) waiting_.erase(origin);
   }
   return {};
 }
 
-Result<void> DamageReports::tell(const Origin& origin, const std::set<ChunkId>& chunks) {
-  const std::vector<ChunkId> all(chunks.begin(), chunks.end());
+Result<void> DamageReports::tell(const Origin& origin, const Pieces& pieces) {
   return servers_.tell_all(origin, [&](PageClient& client) -> Result<void> {
-    for (std::size_t i = 0; i < all.size(); i += limits::kMaxChunksPerRequest) {
-      const std::size_t count = std::min(all.size() - i, limits::kMaxChunksPerRequest);
-      const auto part = std::span(all).subspan(i, count);
-      TRY(client.report_damage({.chunks = {part.begin(), part.end()}, .snapshot = {}}));
+    auto chunk = pieces.chunks.begin();
+    auto pack = pieces.packs.begin();
+    while (chunk != pieces.chunks.end() || pack != pieces.packs.end()) {
+      message::ReportDamage report;
+      while (chunk != pieces.chunks.end() && report.chunks.size() < limits::kMaxChunksPerRequest) {
+        report.chunks.push_back(*chunk++);
+      }
+      while (pack != pieces.packs.end() && report.packs.size() < limits::kMaxPacksPerReport) {
+        report.packs.push_back(*pack++);
+      }
+      TRY(client.report_damage(report));
     }
     return {};
   });

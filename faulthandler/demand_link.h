@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "faulthandler/chunk_sink.h"
+#include "faulthandler/damage.h"
 #include "faulthandler/demand_server.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
@@ -62,11 +63,11 @@ class DemandLink final : private DemandServer::Owner {
     }
   }
 
-  /// Has `tell` called with each chunk that a server has brought damaged.
-  using Damage = std::function<void(std::span<const ChunkId> chunks)>;
-  void on_damage(Damage tell) { damage_ = std::move(tell); }
-  void note_damage(std::span<const ChunkId> chunks) const {
-    if (damage_) damage_(chunks);
+  /// Has `tell` called with what a server has brought damaged.
+  using TellDamage = std::function<void(const Damage& damage)>;
+  void on_damage(TellDamage tell) { tell_damage_ = std::move(tell); }
+  void note_damage(const Damage& damage) const {
+    if (tell_damage_) tell_damage_(damage);
   }
 
   /// Which server would be asked now; nothing: none is there.
@@ -136,7 +137,7 @@ class DemandLink final : private DemandServer::Owner {
   Batch* free_batch();
 
   Loop& loop_;
-  Damage damage_;
+  TellDamage tell_damage_;
   std::vector<Entry> sinks_;
   std::array<Batch, limits::kMaxBatches> batches_;
   std::uint64_t next_request_ = 1;

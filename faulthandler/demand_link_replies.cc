@@ -62,13 +62,13 @@ Result<void> DemandLink::take_chunks(std::size_t server, Batch& batch,
 void DemandLink::tell_chunk(std::size_t server, Batch& batch, std::size_t number, ByteSpan chunk) {
   if (number >= batch.pages.size()) {
     const Rider& rider = batch.riders[number - batch.pages.size()];
-    if (!batch.sink->on_rider(rider, chunk)) note_damage({&rider.chunk, 1});
+    if (!batch.sink->on_rider(rider, chunk)) note_damage({.chunks = {&rider.chunk, 1}});
     return;
   }
   const auto good = batch.sink->on_chunk(batch.pages[number], chunk);
   if (good || batch.sink == nullptr) return;
   WantedPage wanted = batch.pages[number];
-  note_damage({&wanted.chunk, 1});
+  note_damage({.chunks = {&wanted.chunk, 1}});
   ++wanted.attempts;
   wanted.refused_by.set(server);
   batch.sink->on_refused(wanted, good.error(), judge(wanted));

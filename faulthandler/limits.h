@@ -65,7 +65,7 @@ inline constexpr std::size_t kMaxCopyPages = 16;       // between two looks at w
 inline constexpr std::size_t kMaxZeroPages = 256;      // the same
 inline constexpr unsigned kMaxPrefetchAttempts = 8;    // to put a piece in beside REMOVEs
 inline constexpr std::size_t kMaxCountedSnapshots = 4096;  // whose restores are counted
-inline constexpr std::size_t kMaxDamageReports = 1024;     // damaged chunks to be told of
+inline constexpr std::size_t kMaxDamageReports = 1024;     // damaged chunks and packs to be told of
 inline constexpr std::size_t kMaxUploads = 64;             // recordings and reports that wait
 
 /// Until a page that somebody waits for is fetched on demand although it is on its way.

@@ -132,11 +132,11 @@ bool Prefetch::ask_for_pack() {
     }
   }
   PrefetchJob& job = add_job(PrefetchJob::Content::kPack, order);
-  job.pack = *number;
+  job.pack =
+      PackId{plan_.set->snapshot(), plan_.set->generation(), static_cast<std::uint32_t>(*number)};
   job.pages = pack.pages;
   claim(job);
-  service_.link.request_pack(*this, job, plan_.set->snapshot(), plan_.set->generation(),
-                             static_cast<std::uint32_t>(*number), pack.bytes);
+  service_.link.request_pack(*this, job, pack.bytes);
   return true;
 }
 
@@ -174,7 +174,7 @@ void Prefetch::on_refused(PrefetchJob& job, const Error& error) {
 
 void Prefetch::on_lost(PrefetchJob& job) {
   if (job.pack) {
-    packs_[*job.pack] = PackTurn::kSooner;
+    packs_[job.pack->number] = PackTurn::kSooner;
     ++sooner_;
   }
   drop(job);

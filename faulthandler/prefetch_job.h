@@ -11,6 +11,7 @@
 #include "base/userfaultfd.h"
 #include "faulthandler/copy_gate.h"
 #include "faulthandler/worker_pool.h"
+#include "format/pack.h"
 #include "format/working_set.h"
 
 namespace thaw {
@@ -52,7 +53,7 @@ class PrefetchJob final : public WorkerPool::Job {
   // For the loop, while no worker has it.
 
   std::size_t order = 0;                   // among its owner's
-  std::optional<std::size_t> pack;         // its number, if it is one
+  std::optional<PackId> pack;              // which, if it is one
   bool is_rest = false;                    // not of the working set
   std::vector<PackPage> pages;             // ascending; none for zeros
   std::vector<PageRange> zeros;            // ascending

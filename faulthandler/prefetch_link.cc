@@ -53,9 +53,8 @@ bool PrefetchLink::has_room() const {
   return bytes_ahead_ < limits::kPrefetchWindowBytes;
 }
 
-void PrefetchLink::request_pack(Sink& sink, PrefetchJob& job, SnapshotId snapshot,
-                                std::uint64_t generation, std::uint32_t number,
-                                std::uint32_t bytes) {
+void PrefetchLink::request_pack(Sink& sink, PrefetchJob& job, std::uint32_t bytes) {
+  const auto& [snapshot, generation, number] = *job.pack;
   send(sink, job, message::GetPack{snapshot, generation, number}, bytes);
 }
 
@@ -126,11 +125,13 @@ bool PrefetchLink::may_try_elsewhere() {
 }
 
 bool PrefetchLink::note_damage(const PrefetchJob& job) {
-  if (job.content() == PrefetchJob::Content::kChunks) {
+  if (job.pack) {
+    demand_.note_damage({.packs = {&*job.pack, 1}});
+  } else {
     // One of them is; which one the server finds out.
     std::vector<ChunkId> chunks;
     for (const PackPage& page : job.pages) chunks.push_back(page.chunk);
-    demand_.note_damage(chunks);
+    demand_.note_damage({.chunks = chunks});
   }
   if (!may_try_elsewhere()) return false;
   connection_.leave("it brings what is no good");

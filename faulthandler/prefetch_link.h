@@ -48,9 +48,8 @@ class PrefetchLink final : private ServerConnection::User {
 
   /// Whether something may be asked for now.
   bool has_room() const;
-  /// REQUIRES: has_room().
-  void request_pack(Sink& sink, PrefetchJob& job, SnapshotId snapshot, std::uint64_t generation,
-                    std::uint32_t number, std::uint32_t bytes);
+  /// Asks for the job's pack, of about so many bytes. REQUIRES: has_room().
+  void request_pack(Sink& sink, PrefetchJob& job, std::uint32_t bytes);
   /// Asks for the chunks of the job's pages. REQUIRES: has_room().
   void request_chunks(Sink& sink, PrefetchJob& job);
 

@@ -70,7 +70,8 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
 void SnapshotSource::report(const Key& key) const {
   const auto told = servers_.tell_all(
       key.first, [&](PageClient& client) { return client.report_damage({{}, key.second}); });
-  if (!told) log_warning("nobody was told of a damaged page map: {}", told.error().message());
+  if (!told)
+    log_warning("nobody was told of a damaged page map or working set: {}", told.error().message());
 }
 
 std::shared_ptr<const ChunkPlaces> SnapshotSource::places_of(const Key& key,
@@ -122,11 +123,13 @@ Result<PreparedSnapshot> SnapshotSource::prepare_from(PageClient& client, const 
     if (ready) {
       set = std::make_shared<const PrefetchSet>(*std::move(ready));
     } else {
+      report(key);
       log_warning("{}: {}", wanted.snapshot, ready.error().message());
     }
   } else if (working_set.error().code() == ErrorCode::kNotFound) {
     has_no_set = true;
   } else {
+    if (is_damage(working_set.error())) report(key);
     log_warning("{} without its working set: {}", wanted.snapshot, working_set.error().message());
   }
   auto places = wanted.use == MemoryUse::kShared ? places_of(key, *image) : nullptr;

@@ -70,7 +70,7 @@ class SnapshotSource {
   void keep(Cache<T>& cache, const Key& key, const std::shared_ptr<const T>& value);
   Result<std::shared_ptr<const SnapshotImage>> image_of(PageClient& client, const Key& key,
                                                         Manifest manifest);
-  /// Tells the page servers that its page map came damaged.
+  /// Tells the page servers that its page map or working set came damaged.
   void report(const Key& key) const;
   Result<PreparedSnapshot> prepare_from(PageClient& client, const Wanted& wanted);
   std::shared_ptr<const ChunkPlaces> places_of(const Key& key, const SnapshotImage& image);

@@ -47,7 +47,8 @@ inline constexpr std::size_t kMaxPackBytes = 4096 + kMaxPackPages * (kPageBytes 
 inline constexpr std::size_t kMaxHeaderBytes = 256u << 10;  // Cap'n Proto part of a message
 inline constexpr std::size_t kMaxBodyBytes = 2u << 20;      // raw part of a message
 inline constexpr std::size_t kMaxChunksPerRequest = 256;
-inline constexpr std::size_t kMaxOfferPages = 4096;   // 16 MiB of image
+inline constexpr std::size_t kMaxPacksPerReport = 256;  // that came damaged
+inline constexpr std::size_t kMaxOfferPages = 4096;     // 16 MiB of image
 inline constexpr std::size_t kMaxPendingOffers = 16;  // of one push, each until its pages are there
 inline constexpr std::size_t kMaxErrorTextBytes = 512;
 inline constexpr std::size_t kMaxJobCounters = 32;
@@ -72,6 +73,6 @@ static_assert(kMaxOfferPages * 32 <= kMaxBodyBytes, "an offer's hashes fit one b
 static_assert(kMaxChunksPerRequest * (kPageBytes + 16) <= kMaxBodyBytes, "so do raw chunks");
 static_assert(kMaxTagsPerListing * 2 * (kMaxNameBytes + 32) <= kMaxHeaderBytes);
 static_assert(kMaxJobFindings * (kMaxFindingBytes + 32) <= kMaxHeaderBytes * 3 / 4);
-static_assert(kMaxChunksPerRequest * 8 <= kMaxHeaderBytes / 2);
+static_assert(kMaxChunksPerRequest * 8 + kMaxPacksPerReport * 24 <= kMaxHeaderBytes / 2);
 
 }  // namespace thaw::limits

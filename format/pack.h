@@ -12,6 +12,14 @@ namespace thaw {
 
 struct ZstdContexts;
 
+/// Which pack it is of which working set.
+struct PackId {
+  SnapshotId snapshot;
+  std::uint64_t generation = 0;
+  std::uint32_t number = 0;
+  friend constexpr auto operator<=>(const PackId&, const PackId&) = default;
+};
+
 /// Turns pages of a working set into a pack and back. Each page has the checksum that its chunk
 /// has, seeded with the chunk's id: a pack of another snapshot, or of other pages, fails as a
 /// damaged one does. Holds reusable zstd contexts; one thread at a time.

@@ -80,6 +80,12 @@ void write(const message::ReportDamage& from, MessageBuilder to) {
   report.setSnapshot(from.snapshot.value);
   auto chunks = report.initChunks(static_cast<unsigned>(from.chunks.size()));
   for (unsigned i = 0; i < chunks.size(); ++i) chunks.set(i, from.chunks[i].value);
+  auto packs = report.initPacks(static_cast<unsigned>(from.packs.size()));
+  for (unsigned i = 0; i < packs.size(); ++i) {
+    packs[i].setSnapshot(from.packs[i].snapshot.value);
+    packs[i].setGeneration(from.packs[i].generation);
+    packs[i].setNumber(from.packs[i].number);
+  }
 }
 
 void write(const message::Tags& from, MessageBuilder to) {
@@ -171,9 +177,17 @@ Result<message::ReportDamage> read_damage(schema::DamageReport::Reader from) {
   if (ids.size() > limits::kMaxChunksPerRequest) {
     return fail(ErrorCode::kTooLarge, "a report of {} damaged chunks", ids.size());
   }
+  const auto packs = from.getPacks();
+  if (packs.size() > limits::kMaxPacksPerReport) {
+    return fail(ErrorCode::kTooLarge, "a report of {} damaged packs", packs.size());
+  }
   message::ReportDamage report{.chunks = {}, .snapshot = {from.getSnapshot()}};
   report.chunks.reserve(ids.size());
   for (const std::uint64_t id : ids) report.chunks.push_back({id});
+  report.packs.reserve(packs.size());
+  for (const auto pack : packs) {
+    report.packs.push_back({{pack.getSnapshot()}, pack.getGeneration(), pack.getNumber()});
+  }
   return report;
 }
 

@@ -280,7 +280,8 @@ struct JobReport {
 
 struct DamageReport {
   chunks @0 :List(UInt64);
-  snapshot @1 :UInt64;  # whose page map came damaged; 0: none
+  snapshot @1 :UInt64;  # whose page map or working set came damaged; 0: none
+  packs @2 :List(PackKey);
 }
 
 struct Manifest {

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "format/chunk.h"
 #include "format/manifest.h"
+#include "format/pack.h"
 #include "format/store_id.h"
 
 namespace thaw {
@@ -197,12 +198,14 @@ struct GetColdMap {
   SnapshotId snapshot;
 };
 
-/// Chunks, at most limits::kMaxChunksPerRequest, and a snapshot's page map that came damaged. The
-/// server believes nothing of it: some time later it reads them itself, and what is damaged there
-/// is treated as a scrub would. -> Done
+/// What came damaged: chunks, at most limits::kMaxChunksPerRequest, a snapshot's page map or
+/// working set, and packs, at most limits::kMaxPacksPerReport. The server believes nothing of it:
+/// some time later it reads them itself, and what is damaged there is treated as a scrub would. ->
+/// Done
 struct ReportDamage {
   std::vector<ChunkId> chunks;
   SnapshotId snapshot;  // 0: none
+  std::vector<PackId> packs{};
 };
 
 // Replies.

@@ -23,9 +23,10 @@ constexpr Rights rights_for_kind() {
                GetStatistics>) {
     return Rights::all();
   }
-  // What a restore brings back, recordings and reports, can cost others time and nothing else.
+  // What a restore brings back, recordings and reports, can cost others time and nothing else:
+  // what is said to be damaged is looked at and not believed.
   if (kIsOneOf<T, GetPageMap, GetColdMap, GetChunks, GetPack, Pin, Unpin, GetRecording,
-               GetWorkingSet, ShowWorkingSet, PutRecording, PutPrefetchReport>) {
+               GetWorkingSet, ShowWorkingSet, PutRecording, PutPrefetchReport, ReportDamage>) {
     return {Right::kRead, Right::kAdmin};
   }
   if (kIsOneOf<T, BeginPush, Offer, Upload, Commit, ChangeLabels, MoveTag, RemoveTag>) {

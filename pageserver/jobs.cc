@@ -166,6 +166,9 @@ void Jobs::note_suspects(NamespaceId in, const message::ReportDamage& report) {
   if (report.snapshot != SnapshotId{} && suspects.snapshots.size() < limits::kMaxSuspects) {
     suspects.snapshots.insert(report.snapshot);
   }
+  for (const PackId& id : report.packs) {
+    if (suspects.packs.size() < limits::kMaxSuspects) suspects.packs.insert(id);
+  }
   suspects_due_ = next_suspects_;
   changed_.notify_all();
 }
@@ -267,9 +270,12 @@ Result<void> Jobs::scrub(NamespaceId in, Control& control) {
   control.count("unindexed", report.unindexed);
   control.count("snapshots", report.snapshots);
   control.count("affected_snapshots", report.affected);
+  control.count("packs", report.packs);
+  control.count("damaged_sets", report.damaged_sets);
   if (report.clean()) return {};
-  return fail(ErrorCode::kCorrupt, "{} chunks are damaged, {} snapshots affected", report.damaged,
-              report.affected);
+  return fail(ErrorCode::kCorrupt,
+              "{} chunks and {} working sets are damaged, {} snapshots affected", report.damaged,
+              report.damaged_sets, report.affected);
 }
 
 Result<void> Jobs::retain(NamespaceId in, bool dry_run, Control& control) {
@@ -320,9 +326,15 @@ void Jobs::check_suspects() {
     const auto report = Verification(store_, in, control).run_on(suspects);
     if (!report) {
       log_warning("what was reported as damaged was not looked at: {}", report.error().message());
-    } else if (!suspects.chunks.empty()) {
+      continue;
+    }
+    if (!suspects.chunks.empty()) {
       log_warning("{} chunks were reported as damaged, of which {} are", suspects.chunks.size(),
                   report->damaged);
+    }
+    if (!suspects.packs.empty()) {
+      log_warning("{} packs were reported as damaged, and {} working sets are",
+                  suspects.packs.size(), report->damaged_sets);
     }
   }
 }

@@ -22,7 +22,7 @@ inline constexpr std::size_t kMaxPinsPerPeer = 4096;
 /// Damaged chunks that a check names one by one.
 inline constexpr std::size_t kMaxNamedChunks = 100;
 
-/// Chunks and snapshots of a namespace that peers have reported and that were not looked at yet;
+/// Chunks, packs and snapshots of a namespace that peers have reported and that were not looked at;
 /// and the least time between two looks, which may go through all hashes.
 inline constexpr std::size_t kMaxSuspects = 1024;
 inline constexpr seconds kSuspectInterval{10};

@@ -238,7 +238,7 @@ Result<Peer::Step> Peer::working_set(const message::GetWorkingSet& request) {
   if (server_.use == StoreUse::kReplica) {
     return fail(ErrorCode::kNotFound, "a replica makes no working set");
   }
-  TRY(begin_build(WorkingSetBuild::of_parent(store_, in, request.snapshot)));
+  TRY(begin_build(WorkingSetBuild::of_what_is_there(store_, in, request.snapshot)));
   return NeedsWriter{};
 }
 

@@ -11,6 +11,7 @@
 #include "format/chunk.h"
 #include "format/cold_map.h"
 #include "format/manifest.h"
+#include "format/pack.h"
 #include "format/page_map.h"
 #include "format/wire.h"
 #include "format/working_set.h"
@@ -51,12 +52,6 @@ struct NamespaceTotals {
   std::uint64_t chunks = 0;
   std::uint64_t chunk_bytes = 0;
   std::uint64_t pack_bytes = 0;  // of working sets that were published, replaced ones included
-};
-
-struct PackId {
-  SnapshotId snapshot;
-  std::uint64_t generation = 0;
-  std::uint32_t number = 0;
 };
 
 /// A pack read; the span is valid as long as this object lives.
@@ -107,6 +102,9 @@ class WorkingSetStore {
   /// REQUIRES: a generation above that of the set that is there.
   virtual Result<void> publish(NamespaceId name_space, const WorkingSet& set,
                                const std::optional<NewRecording>& recording) = 0;
+  /// Deletes set and packs, which are no good; recordings and counters stay, so that the set can be
+  /// made again of them. What is not there is fine.
+  virtual Result<void> withdraw(NamespaceId name_space, SnapshotId snapshot) = 0;
   /// Deletes set, packs, recordings and counters; what is not there is fine.
   virtual Result<void> drop(NamespaceId name_space, SnapshotId snapshot) = 0;
   /// Adds to the counters. Not synced.

@@ -28,8 +28,9 @@ Result<VerificationReport> Verification::run_from(ChunkId first) {
   // What one that is stopped has found is not forgotten.
   TRY(quarantine_bad());
   if (!checked) return std::unexpected(checked.error());
-  TRY(control_.write([&] { return chunks().set_checked_up_to(name_space_, kNoChunk); }));
   TRY(name_bad());
+  TRY(check_sets());
+  TRY(control_.write([&] { return chunks().set_checked_up_to(name_space_, kNoChunk); }));
   return report_;
 }
 
@@ -43,9 +44,9 @@ Result<VerificationReport> Verification::run_on(const Suspects& suspects) {
   // Only a scrub knows which of the condemned ones are in use.
   condemned_ = TRY(chunks().condemned(name_space_));
   if (!batch.empty()) TRY(control_.pace(TRY(check(batch))));
-  if (bad_.empty()) return report_;
   TRY(quarantine_bad());
   TRY(name_bad());
+  TRY(check_sets(suspects));
   return report_;
 }
 
@@ -79,6 +80,24 @@ Result<void> Verification::check_chunks(ChunkId next) {
     control_.set_progress(report_.chunks, chunks_.size());
     TRY(control_.pace(bytes));
   }
+}
+
+Result<void> Verification::check_sets() {
+  for (const SnapshotId snapshot : TRY(store_.snapshots(name_space_, {}))) {
+    TRY(packs_.check(snapshot));
+  }
+  report_.packs = packs_.packs();
+  report_.damaged_sets = packs_.damaged();
+  return {};
+}
+
+Result<void> Verification::check_sets(const Suspects& suspects) {
+  std::set<SnapshotId> snapshots = suspects.snapshots;
+  for (const PackId& pack : suspects.packs) snapshots.insert(pack.snapshot);
+  for (const SnapshotId snapshot : snapshots) TRY(packs_.check(snapshot, suspects.packs));
+  report_.packs = packs_.packs();
+  report_.damaged_sets = packs_.damaged();
+  return {};
 }
 
 Result<ByteCount> Verification::check(std::span<const ChunkId> batch) {

@@ -10,29 +10,32 @@
 #include "format/hash.h"
 #include "pageserver/chunk_set.h"
 #include "pageserver/job.h"
+#include "pageserver/pack_check.h"
 #include "pageserver/store.h"
 
 namespace thaw {
 
 struct VerificationReport {
-  std::uint64_t chunks = 0;     // read and verified
-  std::uint64_t bytes = 0;      // of them
-  std::uint64_t damaged = 0;    // chunks that are not what was stored, or are not there at all
-  std::uint64_t unindexed = 0;  // intact chunks that no hash led to; one does again
-  std::uint64_t snapshots = 0;  // whose manifest and page map were read
-  std::uint64_t affected = 0;   // snapshots that have damaged chunks, or are damaged themselves
-  bool clean() const { return damaged + affected == 0; }
+  std::uint64_t chunks = 0;        // read and verified
+  std::uint64_t bytes = 0;         // of them
+  std::uint64_t damaged = 0;       // chunks that are not what was stored, or are not there at all
+  std::uint64_t unindexed = 0;     // intact chunks that no hash led to; one does again
+  std::uint64_t snapshots = 0;     // whose manifest and page map were read
+  std::uint64_t affected = 0;      // snapshots that have damaged chunks, or are damaged themselves
+  std::uint64_t packs = 0;         // read and verified
+  std::uint64_t damaged_sets = 0;  // working sets that were no good
+  bool clean() const { return damaged + affected + damaged_sets == 0; }
 };
 
 /// A check of everything that a namespace has: each page map is read, and each chunk that a
 /// snapshot or a hash names is read, decompressed, compared with its checksum, hashed, and looked
 /// up by that hash. What is damaged or missing is put into quarantine and named with the snapshots
-/// that it affects. One that was stopped is taken up where it was. One at a time for a store, and
-/// none beside a collection.
+/// that it affects. Then come the working sets, as PackCheck says. One that was stopped is taken up
+/// where it was. One at a time for a store, and none beside a collection.
 class Verification {
  public:
   Verification(Store& store, NamespaceId in, JobControl& control)
-      : store_(store), name_space_(in), control_(control) {}
+      : store_(store), name_space_(in), control_(control), packs_(store, in, control) {}
 
   /// Takes up the one that was stopped.
   Result<VerificationReport> run();
@@ -40,7 +43,8 @@ class Verification {
   /// What somebody says is damaged, and nothing else: most often that was on the way.
   struct Suspects {
     std::set<ChunkId> chunks;
-    std::set<SnapshotId> snapshots;  // for their page maps
+    std::set<SnapshotId> snapshots;  // for their page maps and working sets
+    std::set<PackId> packs{};
   };
   Result<VerificationReport> run_on(const Suspects& suspects);
 
@@ -50,6 +54,8 @@ class Verification {
   /// Nothing where it is not there any more.
   Result<void> read_snapshot(SnapshotId snapshot);
   Result<void> check_chunks(ChunkId next);
+  Result<void> check_sets();
+  Result<void> check_sets(const Suspects& suspects);
   bool is_intact(ChunkId id, const Result<ByteSpan>& chunk, Sha256& hash);
   /// Returns how many bytes were read.
   Result<ByteCount> check(std::span<const ChunkId> batch);
@@ -72,6 +78,7 @@ class Verification {
   ChunkSet new_bad_;                        // of them, not in quarantine yet
   std::map<ChunkId, std::string> reasons_;  // of the first bad ones
   VerificationReport report_;
+  PackCheck packs_;
   ChunkCodec codec_;
   Hasher hasher_;
 };

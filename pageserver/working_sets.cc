@@ -35,8 +35,8 @@ Result<WorkingSetBuild> WorkingSetBuild::of_recording(Store& store, NamespaceId 
   return build;
 }
 
-Result<WorkingSetBuild> WorkingSetBuild::of_parent(Store& store, NamespaceId in,
-                                                   SnapshotId snapshot) {
+Result<WorkingSetBuild> WorkingSetBuild::of_what_is_there(Store& store, NamespaceId in,
+                                                          SnapshotId snapshot) {
   const Bytes manifest = TRY(store.manifest(in, snapshot));
   return WorkingSetBuild(store, in, TRY(decode_manifest(manifest)));
 }
@@ -51,7 +51,7 @@ Result<void> WorkingSetBuild::prepare() {
   state_ = TRY(sets().state(name_space_, manifest_.snapshot));
   if (!recording_ && state_.generation) return {};
   PageMap map;
-  if (recording_) {
+  if (recording_ || !state_.recordings.empty()) {
     if (!TRY(rank_recordings()) || is_known_) return {};
     map = TRY(read_page_map(store_, name_space_, manifest_.snapshot));
   } else {
@@ -96,24 +96,35 @@ Result<Bytes> WorkingSetBuild::publish() {
 }
 
 Result<bool> WorkingSetBuild::rank_recordings() {
-  // As many of the older ones as may stay beside the new one.
-  const std::size_t stay = std::min(state_.recordings.size(), kept_ - 1);
+  // As many of the older ones as may stay beside a new one.
+  const std::size_t most = recording_ ? kept_ - 1 : state_.recordings.size();
+  const std::size_t stay = std::min(state_.recordings.size(), most);
   const auto older = std::span<const message::RecordingSummary>(state_.recordings).last(stay);
-  set_.generation = state_.last_recording + 1;
-  oldest_kept_ = older.empty() ? set_.generation : older.front().number;
+  const std::uint64_t next = state_.last_recording + 1;
+  oldest_kept_ = older.empty() ? next : older.front().number;
   std::vector<Recording> recordings;
   for (const message::RecordingSummary& summary : state_.recordings) {
     const auto sealed =
         TRY(if_found(sets().recording(name_space_, manifest_.snapshot, summary.number)));
     if (!sealed) return false;
     Recording recording = TRY(decode_recording(*sealed));
-    is_known_ = recording == *recording_;
-    if (is_known_) return true;
+    if (recording_ && recording == *recording_) {
+      is_known_ = state_.generation.has_value();
+      if (is_known_) return true;
+      // The set was withdrawn, and is made of what is there.
+      recording_.reset();
+      return rank_recordings();
+    }
     if (summary.number >= oldest_kept_) recordings.push_back(std::move(recording));
   }
-  recordings.push_back(*recording_);
+  if (recording_) recordings.push_back(*recording_);
+  set_.generation = recording_ ? next : older.back().number;
   set_.pages = rank(recordings);
   set_.recordings = static_cast<std::uint8_t>(recordings.size());
+  return !recording_ || TRY(judge_recording());
+}
+
+Result<bool> WorkingSetBuild::judge_recording() {
   summary_ = {.number = set_.generation,
               .created_unix_ms = recording_->created_unix_ms,
               .pages = static_cast<std::uint32_t>(recording_->touches.size())};

@@ -47,10 +47,10 @@ class BuildTurns {
   std::set<Turn::Key> taken_;  // guarded by mutex_
 };
 
-/// A snapshot's working set being made anew: of its recordings and one more, or of the set of the
-/// snapshot that it came from. prepare() does the work where it may take its time, publish() writes
-/// where the store's writes are serialised, and does the work over if the recordings are others by
-/// then. What is made depends on the recordings alone.
+/// A snapshot's working set being made anew: of its recordings and one more, of its recordings
+/// alone, or of the set of the snapshot that it came from. prepare() does the work where it may
+/// take its time, publish() writes where the store's writes are serialised, and does the work over
+/// if the recordings are others by then. What is made depends on the recordings alone.
 ///
 /// Packs that are made and not written yet are kept in memory up to a limit; those beyond it are
 /// made in publish(), each written before the next. One thread at a time.
@@ -61,10 +61,12 @@ class WorkingSetBuild {
   /// one, and what decode_recording() says. REQUIRES: kept is 1 to limits::kMaxRecordings.
   static Result<WorkingSetBuild> of_recording(Store& store, NamespaceId in, SnapshotId snapshot,
                                               ByteSpan sealed, std::size_t kept);
-  /// Inherits the set of the nearest snapshot that it came from which has one.
-  static Result<WorkingSetBuild> of_parent(Store& store, NamespaceId in, SnapshotId snapshot);
+  /// For a snapshot without a set: it is made of the recordings, if there are any, since then it
+  /// was withdrawn, or else inherited from the nearest snapshot that it came from which has one.
+  static Result<WorkingSetBuild> of_what_is_there(Store& store, NamespaceId in,
+                                                  SnapshotId snapshot);
 
-  /// kNotFound when there is nothing to inherit.
+  /// kNotFound when there is nothing to make it of.
   Result<void> prepare();
   /// [writer] Stores the set with its recording. Returns the sealed set of the snapshot, which is
   /// another one if nothing was to be stored: it has got one, or it has the recording. kNotFound
@@ -78,6 +80,8 @@ class WorkingSetBuild {
   WorkingSetStore& sets() const { return store_.working_sets(); }
   /// Fills set_ but for its packs. False when the store has changed in between.
   Result<bool> rank_recordings();
+  /// Compares the new recording with the set that is there. False as above.
+  Result<bool> judge_recording();
   struct Ancestor {
     Manifest manifest;
     WorkingSet set;
@@ -90,7 +94,7 @@ class WorkingSetBuild {
   Store& store_;
   const NamespaceId name_space_;
   const Manifest manifest_;
-  std::optional<Recording> recording_;  // nothing: the set is inherited
+  std::optional<Recording> recording_;  // nothing: none that is not there already
   std::size_t kept_ = 0;
 
   // What prepare() made; all of it is set anew by the next.

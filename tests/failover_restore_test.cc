@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/userfaultfd.h"
+#include "tests/support/page_connection.h"
 #include "tests/support/raw_store.h"
 #include "tests/support/restore_fixture.h"
 #include "tests/support/test_support.h"
@@ -34,6 +35,25 @@ class FailoverRestoreTest : public RestoreTest {
   void wait_for_server(std::size_t number, const std::string& state) {
     const Deadline deadline = Deadline::after(kPatience);
     while (servers()[number]["state"] != state) ASSERT_FALSE(deadline.passed()) << servers();
+  }
+  /// Damages each pack in the first server's store; returns what the first was like.
+  std::string damage_packs() {
+    RawStore raw(path("store"));
+    const std::vector<std::string> keys = raw.keys("pack");
+    const std::string first = raw.get("pack", keys.at(0));
+    for (const std::string& key : keys) {
+      std::string pack = raw.get("pack", key);
+      pack.back() = static_cast<char>(pack.back() ^ 1);
+      raw.put("pack", key, pack);
+    }
+    return first;
+  }
+  /// What the first server has as the first pack of the snapshot's set.
+  std::string first_pack() {
+    const Outcome shown = server_.thaw({"show", "snapshot"});
+    PageConnection prefetch(server_.address(), message::Role::kPrefetch);
+    const SnapshotId snapshot{Json::parse(shown.output)["snapshot"].get<std::uint64_t>()};
+    return std::string(as_text(prefetch.ask(message::GetPack{snapshot, 1, 0}).body));
   }
   Program start_half() {
     Program vmm = start_vmm("halves");
@@ -181,6 +201,39 @@ TEST_P(FailoverRestoreTest, DamagedPageMapComesFromTheOtherServer) {
   server_.start();
   prepare();
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+}
+
+TEST_P(FailoverRestoreTest, DamagedPacksComeFromTheOtherServerAndAreMadeAgain) {
+  prepare();  // records
+  ASSERT_EQ(start_vmm("verify").wait().value(), 0);
+  wait_for(1, [](const Json& report) { return report["recording"] == "stored"; });
+  ASSERT_EQ(server_.stop().value(), 0);
+  ASSERT_EQ(copy_->stop().value(), 0);
+  std::filesystem::remove_all(path("copy"));
+  std::filesystem::copy(path("store"), path("copy"), std::filesystem::copy_options::recursive);
+  const std::string whole = damage_packs();
+  server_.start();
+  copy_->start();
+
+  const std::uint64_t number = prepare();
+  wait_for(number, [](const Json& report) { return report["damaged_chunks"] > 0; });
+  Program vmm = start_half();
+  wait_for(number, [](const Json& report) { return report["prefetch"]["state"] == "done"; });
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+
+  // The first server was told, has looked, and makes the set again for whoever asks for it.
+  const Deadline deadline = Deadline::after(kPatience);
+  do {
+    ASSERT_FALSE(deadline.passed());
+    ASSERT_EQ(server_.thaw({"ws", "show", "snapshot"}).exit_code, 0);
+  } while (first_pack() != whole);
+  copy_->kill();
+  const std::uint64_t next = prepare();
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+  const Json report = wait_for_state(next, "ended");
+  EXPECT_EQ(report["damaged_chunks"], 0);
+  EXPECT_GT(report["prefetch"]["packs"], 0);
 }
 
 TEST_P(FailoverRestoreTest, PageThatOneServerLacksComesFromTheOther) {

@@ -71,7 +71,7 @@ std::vector<Message> all_messages() {
       message::Pin{{16}},
       message::Unpin{{17}},
       message::GetColdMap{{18}},
-      message::ReportDamage{{{1}, {~std::uint64_t{0}}}, {19}},
+      message::ReportDamage{{{1}, {~std::uint64_t{0}}}, {19}, {{{20}, 21, 22}, {{23}, 24, ~0u}}},
       message::ErrorReply{ErrorCode::kBusy, "no"},
       message::Welcome{3, store_of(7)},
       message::Done{},
@@ -170,6 +170,12 @@ TEST(Wire, ListsBeyondTheirLimitAreTooLarge) {
   auto more = ids;
   more.push_back({1});
   EXPECT_EQ(decoding(message::GetChunks{more}), ErrorCode::kTooLarge);
+  const std::vector<PackId> packs(limits::kMaxPacksPerReport, PackId{{1}, 2, 3});
+  EXPECT_EQ(decoding(message::ReportDamage{ids, {1}, packs}), std::nullopt);
+  EXPECT_EQ(decoding(message::ReportDamage{more, {1}, packs}), ErrorCode::kTooLarge);
+  auto more_packs = packs;
+  more_packs.push_back({});
+  EXPECT_EQ(decoding(message::ReportDamage{{}, {1}, more_packs}), ErrorCode::kTooLarge);
   EXPECT_EQ(decoding(message::Snapshots{
                 std::vector<std::uint32_t>(limits::kMaxSnapshotsPerListing + 1), false}),
             ErrorCode::kTooLarge);

@@ -125,7 +125,8 @@ Attempts attempts(Of<message::GetStatistics>, const Secret&) {
 Attempts attempts(Of<message::ReportDamage>, const Secret& secret) {
   return each_snapshot(secret, [&](SnapshotId id) {
     return message::ReportDamage{.chunks = {secret.chunks.begin(), secret.chunks.end()},
-                                 .snapshot = id};
+                                 .snapshot = id,
+                                 .packs = {{id, secret.generation, 0}}};
   });
 }
 Attempts attempts(Of<message::PutRecording>, const Secret& secret) {

@@ -3,7 +3,7 @@ thaw_add_test(pageserver_core_test
   LIBRARIES thaw_pageserver_core thaw_test_programs)
 
 thaw_add_test(store_test
-  SOURCES collection_test.cc kept_pages_test.cc pending_offers_test.cc store_test.cc store_names_test.cc
+  SOURCES collection_test.cc kept_pages_test.cc pack_check_test.cc pending_offers_test.cc store_test.cc store_names_test.cc
           verification_test.cc working_set_build_test.cc working_set_store_test.cc
   LIBRARIES thaw_pageserver_sys thaw_test_programs thaw_test_raw_store)
 
@@ -19,7 +19,6 @@ thaw_add_test(working_sets_test SOURCES working_sets_test.cc TIMEOUT 120
   LIBRARIES thaw_pageserver_core thaw_test_wire)
 add_dependencies(working_sets_test thaw-pageserver)
 
-thaw_add_test(upkeep_test SOURCES upkeep_test.cc
-  TIMEOUT 120
+thaw_add_test(upkeep_test SOURCES reported_packs_test.cc upkeep_test.cc TIMEOUT 120
   LIBRARIES thaw_test_wire nlohmann_json::nlohmann_json thaw_test_raw_store)
 add_dependencies(upkeep_test thaw-pageserver thaw-cli)

@@ -191,6 +191,13 @@ TEST_P(PrefetchingTest, PagesGivenBackBesideCopiesAreZeroAfterwards) {
 
 TEST_P(PrefetchingTest, DamagedPackIsLeftToDemand) {
   ServedGuest& guest = start_with({0, 1, 2, 3, 4, 5, 6, 7}, {.map = content_pages(64)});
+  std::vector<PackId> told;
+  loop_.run([&] {
+    link_->on_damage([&](const Damage& damage) {
+      EXPECT_TRUE(damage.chunks.empty());
+      told.insert(told.end(), damage.packs.begin(), damage.packs.end());
+    });
+  });
   packs_.set_tamper([](ChunkId first, MutableByteSpan pack) {
     if (first == test::chunk(0)) pack.back() ^= std::byte{1};
   });
@@ -206,6 +213,10 @@ TEST_P(PrefetchingTest, DamagedPackIsLeftToDemand) {
   wait_for_present({4, 5, 6, 7});
   EXPECT_FALSE(guest.is_present(0));
   EXPECT_EQ(guest.report().damaged_chunks, 1u);
+  loop_.run([&] {
+    EXPECT_EQ(told, (std::vector{PackId{set_->snapshot(), set_->generation(), 0}}));
+    link_->on_damage({});
+  });
 }
 
 TEST_P(PrefetchingTest, PackOfOtherPagesIsRefused) {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "format/page_client.h"
 #include "tests/support/restore_fixture.h"
 #include "tests/support/test_support.h"
 
@@ -54,6 +55,14 @@ TEST_P(ReplicaTest, RefusesWhatWouldWrite) {
     EXPECT_EQ(Json::parse(outcome.output)["error"]["code"], "unsupported")
         << command[0] << ": " << outcome.output;
   }
+}
+
+TEST_P(ReplicaTest, LeavesDamageToItsOwner) {
+  PageClient client = PageClient::connect(*resolve_tcp(address_), "default").value();
+  EXPECT_EQ(code_of(client.report_damage({.chunks = {ChunkId::of(1, 0, 1)}, .snapshot = {}})),
+            ErrorCode::kUnsupported);
+  EXPECT_EQ(code_of(client.report_damage({.chunks = {}, .snapshot = {}, .packs = {{{1}, 1, 0}}})),
+            ErrorCode::kUnsupported);
 }
 
 TEST_P(ReplicaTest, StoreWithoutAnIdOrWithoutAnythingIsRefused) {

@@ -6,7 +6,7 @@ add_dependencies(restore_test vmm without_io_uring thaw-pageserver thaw-faulthan
 thaw_add_test(failover_restore_test
   SOURCES failover_restore_test.cc TIMEOUT 120
   NOT_SANITIZED *PoisonedPageIsAnErrorForWhoeverTouchesIt*
-  LIBRARIES thaw_test_restore thaw_test_raw_store)
+  LIBRARIES thaw_test_restore thaw_test_raw_store thaw_test_wire)
 add_dependencies(failover_restore_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
 thaw_add_test(replica_test SOURCES replica_test.cc TIMEOUT 120
@@ -17,8 +17,8 @@ thaw_add_test(session_test
   SOURCES chunk_places_test.cc fault_core_test.cc prefetch_core_test.cc server_choice_test.cc session_test.cc
   LIBRARIES thaw_faulthandler_core)
 
-thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc
-  LIBRARIES thaw_faulthandler_core thaw_test_programs)
+thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc support/raw_store.cc
+  LIBRARIES thaw_faulthandler_core thaw_test_programs PkgConfig::rocksdb)
 add_dependencies(snapshot_source_test thaw-pageserver thaw-cli)
 
 add_library(thaw_test_guest STATIC support/scripted_server.cc support/served_guest.cc)

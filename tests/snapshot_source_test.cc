@@ -6,7 +6,9 @@
 
 #include <gtest/gtest.h>
 
+#include "format/page_client.h"
 #include "tests/support/programs.h"
+#include "tests/support/raw_store.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -64,6 +66,29 @@ TEST_F(SnapshotSourceTest, SameNumbersOfAnotherStoreAreAnotherSnapshot) {
   EXPECT_NE(second.image->origin.store, first.image->origin.store);
   EXPECT_NE(second.image, first.image);
   EXPECT_NE(second.places, first.places);
+}
+
+TEST_F(SnapshotSourceTest, DamagedWorkingSetIsReportedAndMadeAgain) {
+  PageClient client = PageClient::connect(*resolve_tcp(server_.address()), "default").value();
+  const Manifest manifest = client.show("snapshot").value();
+  ASSERT_TRUE(succeeded(
+      client.put_recording(manifest.snapshot, {.content_hash = manifest.content_hash,
+                                               .created_unix_ms = 1,
+                                               .regions = {},
+                                               .touches = {{.page = {1}}, {.page = {2}}}})));
+  ASSERT_EQ(prepare(MemoryUse::kOwn).set->page_count(), 2u);
+  ASSERT_EQ(server_.stop().value(), 0);
+  {
+    RawStore raw(path("store"));
+    for (const std::string& key : raw.keys("snapshot")) {
+      if (key[0] == 'w') raw.put("snapshot", key, "nonsense");
+    }
+  }
+  server_.start();
+  EXPECT_EQ(prepare(MemoryUse::kOwn).set, nullptr);
+  const Deadline deadline = Deadline::after(kPatience);
+  while (prepare(MemoryUse::kOwn).set == nullptr) ASSERT_FALSE(deadline.passed());
+  EXPECT_EQ(prepare(MemoryUse::kOwn).set->page_count(), 2u);
 }
 
 }  // namespace

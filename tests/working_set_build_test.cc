@@ -43,9 +43,10 @@ class WorkingSetBuildTest : public StoreTest {
     const Bytes sealed = TRY(build.publish());
     return decode_working_set(sealed);
   }
-  Result<WorkingSet> inherit_set(const Manifest& manifest) {
+  /// What whoever asks for the set gets when there is none.
+  Result<WorkingSet> make_set(const Manifest& manifest) {
     WorkingSetBuild build =
-        TRY(WorkingSetBuild::of_parent(*store_, name_space_, manifest.snapshot));
+        TRY(WorkingSetBuild::of_what_is_there(*store_, name_space_, manifest.snapshot));
     TRY(build.prepare());
     const Bytes sealed = TRY(build.publish());
     return decode_working_set(sealed);
@@ -155,10 +156,10 @@ TEST_F(WorkingSetBuildTest, NearestAncestorWithASetIsInheritedFrom) {
   for (std::size_t i = 30; i < 40; ++i) store_le(changed.data() + i * kPageBytes, 12345 + i);
   const Manifest child = *store("child", changed, name_space_, manifest_.snapshot);
   const Manifest grandchild = *store("grandchild", changed, name_space_, child.snapshot);
-  EXPECT_EQ(code_of(inherit_set(grandchild)), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(make_set(grandchild)), ErrorCode::kNotFound);
   const WorkingSet original = put(manifest_, touching(manifest_, 20, 120)).value();
 
-  const WorkingSet inherited = inherit_set(grandchild).value();
+  const WorkingSet inherited = make_set(grandchild).value();
 
   EXPECT_EQ(inherited.snapshot, grandchild.snapshot);
   EXPECT_EQ(inherited.generation, 0u);
@@ -170,17 +171,51 @@ TEST_F(WorkingSetBuildTest, NearestAncestorWithASetIsInheritedFrom) {
   expect_packs_hold(inherited, grandchild, changed);
   EXPECT_EQ(code_of(sets().working_set(name_space_, child.snapshot)), ErrorCode::kNotFound);
   const Manifest last = *store("last", changed, name_space_, grandchild.snapshot);
-  EXPECT_EQ(inherit_set(last)->pages, unchanged) << "also from a set that was inherited";
+  EXPECT_EQ(make_set(last)->pages, unchanged) << "also from a set that was inherited";
 }
 
 TEST_F(WorkingSetBuildTest, SetThatCameInBetweenIsNotInheritedOver) {
   const Manifest child = *store("child", image_, name_space_, manifest_.snapshot);
   ASSERT_TRUE(succeeded(put(manifest_, touching(manifest_, 0, 100))));
-  WorkingSetBuild slow = WorkingSetBuild::of_parent(*store_, name_space_, child.snapshot).value();
+  WorkingSetBuild slow =
+      WorkingSetBuild::of_what_is_there(*store_, name_space_, child.snapshot).value();
   ASSERT_TRUE(succeeded(slow.prepare()));
   const WorkingSet own = put(child, touching(child, 0, 10)).value();
   EXPECT_EQ(decode_working_set(*slow.publish()).value(), own);
   EXPECT_EQ(stored_set(child), own);
+}
+
+TEST_F(WorkingSetBuildTest, WithdrawnSetIsMadeAgainOfItsRecordings) {
+  const Manifest child = *store("child", image_, name_space_, manifest_.snapshot);
+  ASSERT_TRUE(succeeded(put(manifest_, touching(manifest_, 0, 200))));
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    ASSERT_TRUE(succeeded(put(child, touching(child, i, 50 + i), 3)));
+  }
+  const WorkingSet before = stored_set(child);
+  const WorkingSetState state = sets().state(name_space_, child.snapshot).value();
+  ASSERT_TRUE(succeeded(sets().withdraw(name_space_, child.snapshot)));
+  EXPECT_EQ(make_set(child).value(), before) << "and nothing is inherited";
+  EXPECT_EQ(sets().state(name_space_, child.snapshot).value(), state);
+  expect_packs_hold(before, child, image_);
+
+  ASSERT_TRUE(succeeded(sets().withdraw(name_space_, child.snapshot)));
+  EXPECT_EQ(put(child, touching(child, 3, 53)).value(), before) << "one that is there already";
+  ASSERT_TRUE(succeeded(sets().withdraw(name_space_, child.snapshot)));
+  const WorkingSet next = put(child, touching(child, 9, 60), 3).value();
+  EXPECT_EQ(next.generation, before.generation + 1);
+  EXPECT_EQ(next.recordings, 3u);
+}
+
+TEST_F(WorkingSetBuildTest, SetWithdrawnInBetweenDoesNotLoseTheRecording) {
+  const Recording first = touching(manifest_, 0, 100);
+  const Recording second = touching(manifest_, 20, 120);
+  ASSERT_TRUE(succeeded(put(manifest_, first)));
+  WorkingSetBuild slow = begin(manifest_, second).value();
+  ASSERT_TRUE(succeeded(slow.prepare()));
+  ASSERT_TRUE(succeeded(sets().withdraw(name_space_, manifest_.snapshot)));
+  const WorkingSet set = decode_working_set(*slow.publish()).value();
+  EXPECT_EQ(set.pages, rank(std::array{first, second}));
+  expect_packs_hold(set, manifest_, image_);
 }
 
 TEST_F(WorkingSetBuildTest, TooDistantAncestorIsNotFound) {
@@ -190,10 +225,10 @@ TEST_F(WorkingSetBuildTest, TooDistantAncestorIsNotFound) {
     const std::string name = "descendant" + std::to_string(i);
     descendant = *store(name, image_, name_space_, descendant.snapshot);
   }
-  EXPECT_EQ(code_of(inherit_set(descendant)), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(make_set(descendant)), ErrorCode::kNotFound);
   remove("descendant0");
   const Manifest orphan = *decode_manifest(*store_->manifest(name_space_, "descendant1"));
-  EXPECT_EQ(code_of(inherit_set(orphan)), ErrorCode::kNotFound) << "its parent is gone";
+  EXPECT_EQ(code_of(make_set(orphan)), ErrorCode::kNotFound) << "its parent is gone";
 }
 
 TEST_F(WorkingSetBuildTest, SetBeyondWhatIsHeldIsWrittenPackByPack) {

@@ -152,6 +152,30 @@ TEST_F(WorkingSetStoreTest, NumbersAreNotUsedAgainAfterADrop) {
   EXPECT_EQ(pack_bytes(), 0u);
 }
 
+TEST_F(WorkingSetStoreTest, WithdrawnSetLeavesItsRecordings) {
+  const SnapshotId b = snapshot("b");
+  ASSERT_TRUE(succeeded(publish(b, 1, 2)));
+  for (std::uint64_t number = 1; number <= 3; ++number) {
+    ASSERT_TRUE(succeeded(publish(a_, number, 2)));
+  }
+  ASSERT_TRUE(succeeded(sets().add(name_space_, a_, {.sessions = 1})));
+  ASSERT_TRUE(succeeded(sets().withdraw(name_space_, a_)));
+  reopen();
+  EXPECT_EQ(code_of(sets().working_set(name_space_, a_)), ErrorCode::kNotFound);
+  for (const std::uint64_t generation : {2, 3}) EXPECT_FALSE(has_pack({a_, generation, 0}));
+  const WorkingSetState state = sets().state(name_space_, a_).value();
+  EXPECT_EQ(state.generation, std::nullopt);
+  EXPECT_EQ(state.last_recording, 3u);
+  EXPECT_EQ(recordings(a_), (Numbers{1, 2, 3}));
+  EXPECT_EQ(sets().counters(name_space_, a_)->sessions, 1u);
+  EXPECT_TRUE(has_pack({b, 1, 1})) << "another snapshot's";
+  EXPECT_EQ(pack_bytes(), set_of(b, 1, 2).pack_bytes());
+  ASSERT_TRUE(succeeded(put_packs(a_, 3, 2)));
+  ASSERT_TRUE(succeeded(sets().publish(name_space_, set_of(a_, 3, 2), std::nullopt)));
+  EXPECT_TRUE(has_pack({a_, 3, 1}));
+  EXPECT_EQ(pack_bytes(), set_of(b, 1, 2).pack_bytes() + set_of(a_, 3, 2).pack_bytes());
+}
+
 TEST_F(WorkingSetStoreTest, InheritedSetHasNoRecording) {
   ASSERT_TRUE(succeeded(put_packs(a_, 0, 2)));
   ASSERT_TRUE(succeeded(sets().publish(name_space_, set_of(a_, 0, 2), std::nullopt)));

@@ -163,6 +163,12 @@ Result<void> RocksWorkingSets::publish(NamespaceId in, const WorkingSet& set,
   return database_.write(batch, Durability::kSynced);
 }
 
+Result<void> RocksWorkingSets::withdraw(NamespaceId in, SnapshotId snapshot) {
+  Batch batch(database_);
+  TRY(remove_set(batch, in, snapshot));
+  return database_.write(batch, Durability::kSynced);
+}
+
 Result<void> RocksWorkingSets::drop(NamespaceId in, SnapshotId snapshot) {
   Batch batch(database_);
   TRY(remove_all_but_the_last_number(batch, in, snapshot));
@@ -204,16 +210,24 @@ Result<RocksWorkingSets::Generations> RocksWorkingSets::generations(NamespaceId 
   return found;
 }
 
-Result<void> RocksWorkingSets::remove_all_but_the_last_number(Batch& batch, NamespaceId in,
-                                                              SnapshotId snapshot) {
+Result<void> RocksWorkingSets::remove_set(Batch& batch, NamespaceId in, SnapshotId snapshot) {
   std::uint64_t total = TRY(pack_bytes(in));
   const Generations all = TRY(generations(in, snapshot));
   for (const auto& [generation, bytes] : all) total -= bytes;
   batch.put_number(Family::kMeta, prefixed(kPackBytes, in), total);
-  for (const char kind : {kRecordings, kSummaries, kSet, kGenerations, kCounters}) {
+  for (const char kind : {kSet, kGenerations}) {
     batch.remove_prefix(Family::kSnapshot, snapshot_key(kind, in, snapshot));
   }
   batch.remove_prefix(Family::kPack, packs_prefix(in, snapshot));
+  return {};
+}
+
+Result<void> RocksWorkingSets::remove_all_but_the_last_number(Batch& batch, NamespaceId in,
+                                                              SnapshotId snapshot) {
+  TRY(remove_set(batch, in, snapshot));
+  for (const char kind : {kRecordings, kSummaries, kCounters}) {
+    batch.remove_prefix(Family::kSnapshot, snapshot_key(kind, in, snapshot));
+  }
   return {};
 }
 

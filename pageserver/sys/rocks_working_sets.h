@@ -22,6 +22,7 @@ class RocksWorkingSets final : public WorkingSetStore {
   Result<void> put_pack(NamespaceId in, const PackId& id, ByteSpan pack) override;
   Result<void> publish(NamespaceId in, const WorkingSet& set,
                        const std::optional<NewRecording>& recording) override;
+  Result<void> withdraw(NamespaceId in, SnapshotId snapshot) override;
   Result<void> drop(NamespaceId in, SnapshotId snapshot) override;
   Result<void> add(NamespaceId in, SnapshotId snapshot,
                    const message::PrefetchCounters& report) override;
@@ -35,6 +36,7 @@ class RocksWorkingSets final : public WorkingSetStore {
   /// The generations that have packs, and the bytes of those.
   using Generations = std::map<std::uint64_t, std::uint64_t>;
   Result<Generations> generations(NamespaceId in, SnapshotId snapshot);
+  Result<void> remove_set(RocksDatabase::Batch& batch, NamespaceId in, SnapshotId snapshot);
   Result<void> remove_all_but_the_last_number(RocksDatabase::Batch& batch, NamespaceId in,
                                               SnapshotId snapshot);
 

@@ -162,7 +162,7 @@ void add_messages(const Corpus& corpus) {
       message::DropWorkingSet{{9}},
       message::GetPack{{10}, 11, 12},
       message::PutPrefetchReport{{13}, {1, 2, 3, 4, 5, 6}},
-      message::ReportDamage{{{1}, {2}}, {14}},
+      message::ReportDamage{{{1}, {2}}, {14}, {{{15}, 16, 17}}},
       message::ErrorReply{ErrorCode::kBusy, "busy"},
       message::Welcome{message::kVersion, test::store_of(9)},
       message::Done{},

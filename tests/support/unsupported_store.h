@@ -66,6 +66,7 @@ class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkee
                        const std::optional<NewRecording>&) override {
     return no();
   }
+  Result<void> withdraw(NamespaceId, SnapshotId) override { return no(); }
   Result<void> drop(NamespaceId, SnapshotId) override { return no(); }
   Result<void> add(NamespaceId, SnapshotId, const message::PrefetchCounters&) override {
     return no();
