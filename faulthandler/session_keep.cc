@@ -72,13 +72,14 @@ Result<void> SessionKeep::begin_handler(UniqueFd connection) {
 }
 
 bool SessionKeep::end_handler() {
-  died_at_ = serving_ ? Clock::now() : died_at_;
   channel_->drain();
   channel_->close();
   closing_channels_.push_back(std::move(channel_));
   if (!serving_) return false;
   serving_ = false;
-  loop_.wait(limits::kNobodyServes, nobody_serves_);
+  died_at_ = Clock::now();
+  // The timer of an outage that ended may run still: it looks at the time.
+  if (!nobody_serves_.active()) loop_.wait(limits::kNobodyServes, nobody_serves_);
   return true;
 }
 
@@ -99,7 +100,6 @@ void SessionKeep::on_message(KeepMessage message) {
 
 void SessionKeep::on_serving() {
   serving_ = true;
-  loop_.cancel(nobody_serves_);
   owner_.on_serving();
   if (!std::exchange(has_served_, true)) return;
   const Nanoseconds outage = Clock::now() - died_at_;
@@ -192,6 +192,13 @@ void SessionKeep::look_at_lingering() {
 
 void SessionKeep::kill_lingering() {
   for (const KeptSession& kept : lingering_) kill_loudly(kept[KeptRole::kPidfd]);
+}
+
+void SessionKeep::look_whether_served() {
+  if (serving_) return;
+  const Nanoseconds left = died_at_ + limits::kNobodyServes - Clock::now();
+  if (left > Nanoseconds(0)) return loop_.wait(left, nobody_serves_);
+  on_nobody_serves();
 }
 
 void SessionKeep::on_nobody_serves() {

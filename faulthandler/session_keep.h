@@ -79,6 +79,7 @@ class SessionKeep {
   void look_at_lingering();
   void kill_lingering();
   void on_serving();
+  void look_whether_served();
   void on_nobody_serves();
   void remember(std::uint64_t id, const KeptSession& kept);
 
@@ -100,7 +101,7 @@ class SessionKeep {
     if (result == -ETIME) look_at_lingering();
   }};
   Operation nobody_serves_{[this](int result) {
-    if (result == -ETIME) on_nobody_serves();
+    if (result == -ETIME) look_whether_served();
   }};
 };
 
