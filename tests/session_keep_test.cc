@@ -60,5 +60,14 @@ TEST_F(SessionKeepTest, HandlersMayDieAsSoonAsTheyServe) {
   }
 }
 
+TEST_F(SessionKeepTest, LastWordsOfAHandlerThatHasNotHeardAllAreHeard) {
+  begin_handler({Kind::kServing});
+  handlers_.back()->close();
+  run();
+  handlers_.clear();  // and what it was told lies unread in its socket
+
+  EXPECT_TRUE(keep_.end_handler());
+}
+
 }  // namespace
 }  // namespace thaw::test
