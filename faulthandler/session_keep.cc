@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/socket.h"
 #include "faulthandler/memory_record.h"
@@ -192,6 +193,10 @@ void SessionKeep::look_at_lingering() {
 
 void SessionKeep::kill_lingering() {
   for (const KeptSession& kept : lingering_) kill_loudly(kept[KeptRole::kPidfd]);
+  for (const KeptSession& kept : lingering_) {
+    const auto exited = wait_for_exit(kept[KeptRole::kPidfd], Deadline::after(limits::kKilledExit));
+    if (!exited) log_error("a VMM that was killed: {}", exited.error().message());
+  }
 }
 
 void SessionKeep::look_whether_served() {

@@ -77,6 +77,7 @@ class SessionKeep {
   /// exited, for without its userfaultfd it could read zeros.
   void let_linger(KeptSession kept);
   void look_at_lingering();
+  /// They are dead when it returns.
   void kill_lingering();
   void on_serving();
   void look_whether_served();

@@ -8,8 +8,13 @@
 
 #include <gtest/gtest.h>
 
+#include "base/event_fd.h"
+#include "base/file.h"
+#include "base/process.h"
 #include "base/socket.h"
+#include "faulthandler/memory_record.h"
 #include "faulthandler/sys/epoll_loop.h"
+#include "format/control.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -25,12 +30,17 @@ class SessionKeepTest : public testing::Test, private SessionKeep::Owner {
     run();
   }
   /// Starts a handler that says this before it has heard anything.
-  void begin_handler(const std::vector<Kind>& words) {
+  void begin_handler(std::vector<KeepMessage> words) {
     MessagePair ends = create_message_pair().value();
     ASSERT_TRUE(succeeded(keep_.begin_handler(std::move(ends.ours))));
     handlers_.push_back(std::make_unique<KeepChannel>(
         *loop_, std::move(ends.theirs), [](const KeepMessage&) {}, [] {}));
-    for (const Kind kind : words) handlers_.back()->send({.kind = kind});
+    for (KeepMessage& word : words) handlers_.back()->send(std::move(word));
+  }
+  void begin_serving_handler() {
+    std::vector<KeepMessage> words;
+    words.push_back({.kind = Kind::kServing});
+    begin_handler(std::move(words));
   }
   /// Lets all that is under way come to its end.
   void run() {
@@ -52,7 +62,7 @@ class SessionKeepTest : public testing::Test, private SessionKeep::Owner {
 
 TEST_F(SessionKeepTest, HandlersMayDieAsSoonAsTheyServe) {
   for (unsigned deaths = 1; deaths <= 3; ++deaths) {
-    begin_handler({Kind::kServing});
+    begin_serving_handler();
 
     EXPECT_TRUE(keep_.end_handler());
 
@@ -60,8 +70,38 @@ TEST_F(SessionKeepTest, HandlersMayDieAsSoonAsTheyServe) {
   }
 }
 
+/// A session whose VMM is this process, and has handed something over.
+KeptSession arrived_session(UnservablePolicy policy, const UniqueFd& vmm) {
+  control::Prepare request;
+  request.on_unservable = policy;
+  const MemoryRecord record =
+      MemoryRecord::create(encode_control_request(request), PageCount{1}).value();
+  KeptSession kept;
+  kept[KeptRole::kListener] = create_event_fd().value();
+  kept[KeptRole::kRecord] = duplicate(record.file()).value();
+  kept[KeptRole::kPidfd] = duplicate(vmm).value();
+  kept[KeptRole::kUserfaultfd] = create_event_fd().value();
+  return kept;
+}
+
+TEST_F(SessionKeepTest, NoVmmWithoutASessionOutlivesWhatHoldsItsMemory) {
+  const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
+  std::vector<KeepMessage> words;
+  words.push_back({.kind = Kind::kKeep,
+                   .session = 7,
+                   .descriptors = arrived_session(UnservablePolicy::kWait, vmm.pidfd())});
+  words.push_back({.kind = Kind::kDrop, .session = 7});
+  begin_handler(std::move(words));
+  keep_.end_handler();
+  EXPECT_EQ(vmm.status(), std::nullopt);
+
+  keep_.stop();
+
+  EXPECT_TRUE(vmm.status().has_value());
+}
+
 TEST_F(SessionKeepTest, LastWordsOfAHandlerThatHasNotHeardAllAreHeard) {
-  begin_handler({Kind::kServing});
+  begin_serving_handler();
   handlers_.back()->close();
   run();
   handlers_.clear();  // and what it was told lies unread in its socket
