@@ -49,6 +49,7 @@ void SessionKeep::take_over(std::vector<NamedDescriptor> kept) {
   }
   has_served_ = !sessions_.empty();
   died_at_ = Clock::now();
+  if (has_served_) loop_.wait(limits::kNobodyServes, nobody_serves_);
   for (auto& [id, entry] : sessions_) {
     if (!entry.kept.has(KeptRole::kArrival)) open_door(id, entry);
   }
