@@ -18,7 +18,7 @@ namespace {
 UnservablePolicy policy_of(const KeptSession& kept) {
   auto file = duplicate(kept[KeptRole::kRecord]);
   if (!file) return UnservablePolicy::kKill;
-  const auto record = MemoryRecord::open(*std::move(file));
+  const auto record = MemoryRecord::look_at(*std::move(file));
   if (!record) return UnservablePolicy::kKill;
   const auto line = decode_control_request(record->request());
   const auto* const request = line ? std::get_if<control::Prepare>(&*line) : nullptr;

@@ -70,12 +70,14 @@ TEST_F(SessionKeepTest, HandlersMayDieAsSoonAsTheyServe) {
   }
 }
 
-/// A session whose VMM is this process, and has handed something over.
-KeptSession arrived_session(UnservablePolicy policy, const UniqueFd& vmm) {
+MemoryRecord record_with(UnservablePolicy policy) {
   control::Prepare request;
   request.on_unservable = policy;
-  const MemoryRecord record =
-      MemoryRecord::create(encode_control_request(request), PageCount{1}).value();
+  return MemoryRecord::create(encode_control_request(request), PageCount{1}).value();
+}
+
+/// A session whose VMM is this process, and has handed something over.
+KeptSession arrived_session(const MemoryRecord& record, const UniqueFd& vmm) {
   KeptSession kept;
   kept[KeptRole::kListener] = create_event_fd().value();
   kept[KeptRole::kRecord] = duplicate(record.file()).value();
@@ -84,14 +86,30 @@ KeptSession arrived_session(UnservablePolicy policy, const UniqueFd& vmm) {
   return kept;
 }
 
+/// What a handler says of a session of which it has not heard that its VMM came.
+std::vector<KeepMessage> words_of_a_session(KeptSession arrived) {
+  std::vector<KeepMessage> words;
+  words.push_back({.kind = Kind::kKeep, .session = 7, .descriptors = std::move(arrived)});
+  words.push_back({.kind = Kind::kDrop, .session = 7});
+  return words;
+}
+
+TEST_F(SessionKeepTest, LookingForAPolicyChangesNothingUnderWhoeverServes) {
+  const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
+  const MemoryRecord record = record_with(UnservablePolicy::kKill);
+  record.states()[0] = PageState::kComing;
+
+  begin_handler(words_of_a_session(arrived_session(record, vmm.pidfd())));
+  keep_.end_handler();
+
+  EXPECT_EQ(record.states()[0], PageState::kComing);
+  EXPECT_TRUE(succeeded(wait_for_exit(vmm.pidfd(), Deadline::after(std::chrono::seconds(30)))));
+}
+
 TEST_F(SessionKeepTest, NoVmmWithoutASessionOutlivesWhatHoldsItsMemory) {
   const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
-  std::vector<KeepMessage> words;
-  words.push_back({.kind = Kind::kKeep,
-                   .session = 7,
-                   .descriptors = arrived_session(UnservablePolicy::kWait, vmm.pidfd())});
-  words.push_back({.kind = Kind::kDrop, .session = 7});
-  begin_handler(std::move(words));
+  const MemoryRecord record = record_with(UnservablePolicy::kWait);
+  begin_handler(words_of_a_session(arrived_session(record, vmm.pidfd())));
   keep_.end_handler();
   EXPECT_EQ(vmm.status(), std::nullopt);
 
