@@ -14,11 +14,18 @@ namespace thaw {
 
 namespace {
 
+Result<MemoryRecord> record_of(const KeptSession& kept) {
+  return MemoryRecord::look_at(TRY(duplicate(kept[KeptRole::kRecord])));
+}
+
+bool needs_nobody(const KeptSession& kept) {
+  const auto record = record_of(kept);
+  return record && record->detached();
+}
+
 /// What is to become of a VM that nobody can serve. One whose record says nothing is stopped.
 UnservablePolicy policy_of(const KeptSession& kept) {
-  auto file = duplicate(kept[KeptRole::kRecord]);
-  if (!file) return UnservablePolicy::kKill;
-  const auto record = MemoryRecord::look_at(*std::move(file));
+  const auto record = record_of(kept);
   if (!record) return UnservablePolicy::kKill;
   const auto line = decode_control_request(record->request());
   const auto* const request = line ? std::get_if<control::Prepare>(&*line) : nullptr;
@@ -209,7 +216,7 @@ void SessionKeep::look_whether_served() {
 
 void SessionKeep::on_nobody_serves() {
   for (const auto& [id, entry] : sessions_) {
-    if (!entry.kept.has(KeptRole::kUserfaultfd)) continue;
+    if (!entry.kept.has(KeptRole::kUserfaultfd) || needs_nobody(entry.kept)) continue;
     const bool kills = policy_of(entry.kept) == UnservablePolicy::kKill;
     log_error("session {}: no fault handler can be had; its VM {}", id,
               kills ? "is killed" : "waits");
