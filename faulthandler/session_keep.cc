@@ -109,6 +109,7 @@ void SessionKeep::on_message(KeepMessage message) {
 
 void SessionKeep::on_serving() {
   serving_ = true;
+  nobody_serves_for_long_ = false;
   owner_.on_serving();
   if (!std::exchange(has_served_, true)) return;
   const Nanoseconds outage = Clock::now() - died_at_;
@@ -161,7 +162,9 @@ Result<void> SessionKeep::try_to_keep(std::uint64_t id, Arrival& arrival) {
   arrived[KeptRole::kUserfaultfd] = std::move(arrival.userfaultfd);
   remember(id, arrived);
   auto copy = arrived.duplicate();
-  sessions_[id].kept.add(std::move(arrived));
+  KeptSession& kept = sessions_[id].kept;
+  kept.add(std::move(arrived));
+  if (nobody_serves_for_long_) deal_with_unserved(id, kept);
   // Without a handler the next one will be told.
   if (channel_ == nullptr) return {};
   channel_->send(
@@ -211,17 +214,16 @@ void SessionKeep::look_whether_served() {
   if (serving_) return;
   const Nanoseconds left = died_at_ + limits::kNobodyServes - Clock::now();
   if (left > Nanoseconds(0)) return loop_.wait(left, nobody_serves_);
-  on_nobody_serves();
+  nobody_serves_for_long_ = true;
+  for (const auto& [id, entry] : sessions_) deal_with_unserved(id, entry.kept);
 }
 
-void SessionKeep::on_nobody_serves() {
-  for (const auto& [id, entry] : sessions_) {
-    if (!entry.kept.has(KeptRole::kUserfaultfd) || needs_nobody(entry.kept)) continue;
-    const bool kills = policy_of(entry.kept) == UnservablePolicy::kKill;
-    log_error("session {}: no fault handler can be had; its VM {}", id,
-              kills ? "is killed" : "waits");
-    if (kills) kill_loudly(entry.kept[KeptRole::kPidfd]);
-  }
+void SessionKeep::deal_with_unserved(std::uint64_t id, const KeptSession& kept) {
+  if (!kept.has(KeptRole::kUserfaultfd) || needs_nobody(kept)) return;
+  const bool kills = policy_of(kept) == UnservablePolicy::kKill;
+  log_error("session {}: no fault handler can be had; its VM {}", id,
+            kills ? "is killed" : "waits");
+  if (kills) kill_loudly(kept[KeptRole::kPidfd]);
 }
 
 bool SessionKeep::busy() const {

@@ -81,7 +81,8 @@ class SessionKeep {
   void kill_lingering();
   void on_serving();
   void look_whether_served();
-  void on_nobody_serves();
+  /// As the policy of its VM says, which has come and has nobody.
+  static void deal_with_unserved(std::uint64_t id, const KeptSession& kept);
   void remember(std::uint64_t id, const KeptSession& kept);
 
   Loop& loop_;
@@ -96,6 +97,7 @@ class SessionKeep {
   std::vector<std::unique_ptr<KeepChannel>> closing_channels_;
   bool has_served_ = false;
   bool serving_ = false;
+  bool nobody_serves_for_long_ = false;
   Clock::time_point died_at_;
 
   Operation lingering_timer_{[this](int result) {
