@@ -37,9 +37,12 @@ void Supervisor::start_handler() {
 
 Result<void> Supervisor::try_to_start() {
   MessagePair ends = TRY(create_message_pair());
-  handler_.emplace(TRY(ChildProcess::start(commands_.handler, {}, ends.theirs)));
+  ChildProcess handler = TRY(ChildProcess::start(commands_.handler, {}, ends.theirs));
+  // One that cannot be told what there is goes at once.
+  TRY(keep_.begin_handler(std::move(ends.ours)));
+  handler_.emplace(std::move(handler));
   loop_.poll(handler_->pidfd(), POLLIN, exiting_);
-  return keep_.begin_handler(std::move(ends.ours));
+  return {};
 }
 
 void Supervisor::start_again_later() {

@@ -18,6 +18,7 @@ thaw_add_test(session_test
   LIBRARIES thaw_faulthandler_core)
 
 thaw_add_test(session_keep_test SOURCES session_keep_test.cc LIBRARIES thaw_faulthandler_sys)
+thaw_add_test(supervisor_test SOURCES supervisor_test.cc LIBRARIES thaw_faulthandler_sys)
 
 thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc
   LIBRARIES thaw_faulthandler_core thaw_test_programs)
