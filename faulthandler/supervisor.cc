@@ -54,8 +54,9 @@ void Supervisor::on_handler_exit(int result) {
   if (result < 0) return;
   const auto status = handler_->status();
   if (!status) return loop_.poll(handler_->pidfd(), POLLIN, exiting_);
-  handler_.reset();
+  // What it says last may be that it serves: it must be there to be told of a signal.
   const bool served = keep_.end_handler();
+  handler_.reset();
   const bool ended = status->signal == 0 && status->code == 0;
   if (ended || !keep_.has_served()) {
     return stop(status->signal != 0 ? 128 + status->signal : status->code);
