@@ -84,10 +84,7 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised sup
       images_(options_.image_budget),
       on_serving_(std::move(supervised.on_serving)),
       on_alone_(std::move(supervised.on_alone)),
-      supervisor_(
-          loop, std::move(supervised.supervisor),
-          [this](KeepMessage message) { on_message(std::move(message)); },
-          [this] { on_supervisor_gone(); }),
+      sessions_(loop, std::move(supervised.supervisor), *this),
       task_watch_([this](int result) { watch_tasks(result); }),
       worker_watch_([this](int result) { watch_workers(result); }),
       reports_(servers_, uploader_,
@@ -120,7 +117,7 @@ ControlReply Daemon::handle(const ControlRequest& request) {
   }
   if (std::holds_alternative<control::Upgrade>(request)) {
     const auto asked = on_loop<void>([this] {
-      supervisor_.send({.kind = KeepMessage::Kind::kUpgrade});
+      sessions_.ask_for_upgrade();
       return Result<void>();
     });
     if (!asked) return asked.error();
@@ -218,7 +215,7 @@ WindowUse Daemon::window_use(const control::Prepare& request, const PreparedSnap
 
 Result<Daemon::Added> Daemon::add_session(NewSession added, MemoryUse use) {
   if (draining_) return fail(ErrorCode::kStopped, "the fault handler is stopping");
-  if (sessions_.size() >= limits::kMaxSessions) {
+  if (sessions_.all().size() >= limits::kMaxSessions) {
     return fail(ErrorCode::kLimitExceeded, "{} sessions are the limit", limits::kMaxSessions);
   }
   SessionOptions& options = added.options;
@@ -230,11 +227,8 @@ Result<Daemon::Added> Daemon::add_session(NewSession added, MemoryUse use) {
     added.kept[KeptRole::kImageView] = TRY(duplicate(options.shared->view()));
     added.kept[KeptRole::kImageRecord] = TRY(duplicate(options.shared->record().file()));
   }
-  const std::uint64_t id = options.id = next_session_++;
-  KeptSession kept = std::move(added.kept);
-  make_session(server, std::move(added)).start();
-  supervisor_.send(
-      {.kind = KeepMessage::Kind::kKeep, .session = id, .descriptors = std::move(kept)});
+  const std::uint64_t id = sessions_.add({server.demand, std::move(options)},
+                                         std::move(added.record), std::move(added.kept));
   last_generation_ = std::max(last_generation_ + 1, unix_milliseconds());
   return Added{id, last_generation_};
 }
@@ -242,14 +236,6 @@ Result<Daemon::Added> Daemon::add_session(NewSession added, MemoryUse use) {
 void Daemon::set_up(SessionOptions& options, Links& server) {
   options.serve.prefetch.emplace(server.prefetch, workers_, buffers_);
   options.serve.local = &images_.chunks(options.serve.image->origin);
-}
-
-Session& Daemon::make_session(Links& server, NewSession added) {
-  Session::Owner& owner = *this;  // a private base: make_unique may not convert
-  const std::uint64_t id = added.options.id;
-  auto session = std::make_unique<Session>(loop_, server.demand, std::move(added.options),
-                                           std::move(added.record), owner);
-  return *sessions_.emplace(id, std::move(session)).first->second;
 }
 
 Result<Daemon::Links*> Daemon::links(const Origin& origin) {
@@ -283,19 +269,17 @@ void Daemon::report_damage(Links& links, const Origin& origin) {
 }
 
 void Daemon::note_recording(std::uint64_t session, RecordingState state) {
-  if (const auto found = sessions_.find(session); found != sessions_.end()) {
-    return found->second->set_recording(state);
-  }
-  const auto ended = std::ranges::find(ended_, session, &SessionReport::session);
-  if (ended != ended_.end()) ended->recording = state;
+  if (Session* const found = sessions_.find(session)) return found->set_recording(state);
+  const auto ended = std::ranges::find(sessions_.ended(), session, &SessionReport::session);
+  if (ended != sessions_.ended().end()) ended->recording = state;
 }
 
 HandlerReport Daemon::list() const {
   HandlerReport handler;
   for (std::size_t i = 0; i < options_.servers.size(); ++i) handler.servers.push_back(report(i));
   for (const auto& [origin, links] : links_) handler.hedges += links->demand.hedges();
-  handler.sessions.assign(ended_.begin(), ended_.end());
-  for (const auto& [id, session] : sessions_) handler.sessions.push_back(session->report());
+  handler.sessions.assign(sessions_.ended().begin(), sessions_.ended().end());
+  for (const auto& [id, session] : sessions_.all()) handler.sessions.push_back(session->report());
   return handler;
 }
 
@@ -314,11 +298,9 @@ ServerReport Daemon::report(std::size_t server) const {
 }
 
 Result<void> Daemon::stop_session(const control::Stop& request) {
-  const auto found = sessions_.find(request.session);
-  if (found == sessions_.end()) {
-    return fail(ErrorCode::kNotFound, "there is no session {}", request.session);
-  }
-  return found->second->stop(request.mode);
+  Session* const session = sessions_.find(request.session);
+  if (session != nullptr) return session->stop(request.mode);
+  return fail(ErrorCode::kNotFound, "there is no session {}", request.session);
 }
 
 void Daemon::run() {
@@ -349,22 +331,14 @@ void Daemon::after_turn() {
 }
 
 void Daemon::forget_ended() {
-  any_ended_ = false;
-  for (auto it = sessions_.begin(); it != sessions_.end();) {
-    if (draining_ && it->second->state() == SessionState::kDetached) {
-      static_cast<void>(it->second->stop(control::StopMode::kRefuseIfAlive));  // which it does not
+  if (draining_) {
+    for (const auto& [id, session] : sessions_.all()) {
+      if (session->state() != SessionState::kDetached) continue;
+      static_cast<void>(session->stop(control::StopMode::kRefuseIfAlive));  // which it does not
     }
-    if (!it->second->finished()) {
-      if (it->second->state() == SessionState::kEnded) any_ended_ = true;
-      ++it;
-      continue;
-    }
-    drop(*it->second);
-    ended_.push_back(it->second->report());
-    if (ended_.size() > limits::kMaxEndedReports) ended_.pop_front();
-    it = sessions_.erase(it);
   }
-  if (!draining_ || !sessions_.empty()) return;
+  any_ended_ = !sessions_.forget_ended();
+  if (!draining_ || !sessions_.all().empty()) return;
   images_.stop();
   if (!images_.finished()) return;
   for (const auto& [origin, links] : links_) {
@@ -381,7 +355,7 @@ void Daemon::request_stop() {
 
 void Daemon::drain(control::StopMode mode) {
   draining_ = true;
-  for (const auto& [id, session] : sessions_) {
+  for (const auto& [id, session] : sessions_.all()) {
     const bool needs_nobody = session->state() == SessionState::kDetached;
     const auto stopped = session->stop(needs_nobody ? control::StopMode::kRefuseIfAlive : mode);
     if (!stopped) {

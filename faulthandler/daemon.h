@@ -11,13 +11,12 @@
 #include "faulthandler/damage_reports.h"
 #include "faulthandler/demand_link.h"
 #include "faulthandler/host_images.h"
-#include "faulthandler/keep_channel.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/page_servers.h"
 #include "faulthandler/placement.h"
 #include "faulthandler/prefetch_link.h"
 #include "faulthandler/restore_reports.h"
-#include "faulthandler/session.h"
+#include "faulthandler/session_table.h"
 #include "faulthandler/snapshot_source.h"
 #include "faulthandler/uploader.h"
 #include "faulthandler/worker_pool.h"
@@ -59,7 +58,7 @@ struct DaemonOptions {
 /// The fault handler: its sessions, its links to the page servers, and what control commands do
 /// with them. handle() may be called from any thread and does its network and file work there;
 /// everything else happens on the loop's thread.
-class Daemon final : private Session::Owner {
+class Daemon final : private SessionTable::Owner {
  public:
   /// `supervisor` is this end of the connection to it. `on_serving` gets the control socket's
   /// listener once what other handlers have left is served again, `on_alone` is called when the
@@ -106,7 +105,6 @@ class Daemon final : private Session::Owner {
   SessionOptions session_options(const control::Prepare& request, const PreparedSnapshot& snapshot,
                                  WindowUse use) const;
   void set_up(SessionOptions& options, Links& server);
-  Session& make_session(Links& server, NewSession added);
   HandlerReport list() const;
   /// How the server does for the origin that it does worst for.
   ServerReport report(std::size_t server) const;
@@ -122,16 +120,11 @@ class Daemon final : private Session::Owner {
     reports_.on_window_end(session, std::move(touches));
   }
   void on_ended() override { any_ended_ = true; }
-  // What outlives this process.
-  void on_message(KeepMessage message);
-  void on_supervisor_gone();
-  /// Goes on with a session of the handler before. One that nobody can go on with is stopped.
-  void adopt(std::uint64_t id, KeptSession kept);
-  Result<void> try_to_adopt(std::uint64_t id, KeptSession& kept);
+  Result<SessionTable::Service> adopt(const MemoryRecord& record, const KeptSession& kept) override;
   Result<HostImage*> adopt_image(Links& server, const ServeOptions& options,
                                  const KeptSession& kept);
-  void on_arrival(std::uint64_t id, KeptSession arrived);
-  void drop(const Session& session);
+  void on_serving(UniqueFd control) override { on_serving_(std::move(control)); }
+  void on_alone() override;
 
   void note_recording(std::uint64_t session, RecordingState state);
   void after_turn();
@@ -154,17 +147,13 @@ class Daemon final : private Session::Owner {
   Placement placement_;
   std::map<Origin, std::unique_ptr<Links>> links_;
   HostImages images_;
-  std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
-  std::deque<SessionReport> ended_;
-  std::uint64_t next_session_ = 1;
   std::uint64_t last_generation_ = 0;
   bool any_ended_ = false;  // and was not forgotten yet
   bool draining_ = false;   // no new sessions, and an end with the last one
   bool asked_to_stop_ = false;
   const std::function<void(UniqueFd)> on_serving_;
   const std::function<void()> on_alone_;
-  UniqueFd control_;  // until on_serving_
-  KeepChannel supervisor_;
+  SessionTable sessions_;
   Operation task_watch_;
   Operation worker_watch_;
 

@@ -74,7 +74,13 @@ void KeepChannel::on_writable(int result) {
 
 Result<bool> KeepChannel::receive_one() {
   std::array<Frame, 1> frame{};
-  auto received = TRY(receive_with_descriptors(socket_, std::as_writable_bytes(std::span(frame))));
+  const auto receive = [&] {
+    return receive_with_descriptors(socket_, std::as_writable_bytes(std::span(frame)));
+  };
+  auto attempt = receive();
+  // An end that is closed with something unread is told of first, and once: what it said is there.
+  if (!attempt && attempt.error().error_number() == ECONNRESET) attempt = receive();
+  auto received = TRY(std::move(attempt));
   if (!received) return false;
   if (received->bytes == 0) return fail(ErrorCode::kUnavailable, "it is gone");
   const auto [kind, roles, session, value] = frame.front();

@@ -73,7 +73,7 @@ Result<MemoryRecord> MemoryRecord::create(std::string_view request, PageCount pa
   return record;
 }
 
-Result<MemoryRecord> MemoryRecord::open(UniqueFd file) {
+Result<MemoryRecord> MemoryRecord::look_at(UniqueFd file) {
   const ByteCount size = TRY(file_size(file));
   if (size.value < sizeof(Head)) return fail(ErrorCode::kTruncated, "no record of served memory");
   Mapping mapping = TRY(Mapping::shared(file, size));
@@ -88,6 +88,11 @@ Result<MemoryRecord> MemoryRecord::open(UniqueFd file) {
       head.regions[head.current].count > limits::kMaxRegionPieces) {
     return fail(ErrorCode::kMalformed, "a record of served memory that contradicts itself");
   }
+  return record;
+}
+
+Result<MemoryRecord> MemoryRecord::open(UniqueFd file) {
+  MemoryRecord record = TRY(look_at(std::move(file)));
   for (PageState& state : record.states()) {
     if (!is_known(state)) return fail(ErrorCode::kMalformed, "a page in no known state");
     // Who brought it is dead; if it is there already, bringing it again does no harm.

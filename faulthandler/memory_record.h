@@ -27,6 +27,8 @@ class MemoryRecord {
   /// That of another process, which is dead. Pages that were on their way are missing. kBadVersion,
   /// kMalformed.
   static Result<MemoryRecord> open(UniqueFd file);
+  /// The same of one that lives, perhaps: what it says is looked at, and nothing changes.
+  static Result<MemoryRecord> look_at(UniqueFd file);
 
   const UniqueFd& file() const { return file_; }
   std::string_view request() const;

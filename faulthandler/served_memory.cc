@@ -45,7 +45,7 @@ void ServedMemory::adopt(UniqueFd userfaultfd) {
   if (const auto taken = events_.take_over(userfaultfd_, regions_, *this); !taken) {
     return give_up(taken.error().message());
   }
-  begin_prefetch();
+  if (!record_.detached()) begin_prefetch();
 }
 
 bool ServedMemory::begin(UniqueFd userfaultfd, RegionTable regions) {

@@ -42,7 +42,11 @@ void Session::on_arrival(Arrival arrival) {
   has_arrived_ = true;
   connection_ = std::move(arrival.connection);
   vmm_ = std::move(arrival.vmm);
-  if (state_ == SessionState::kDetached) return watch_vmm();
+  if (state_ == SessionState::kDetached) {
+    // A change of memory that began before it was let go waits until it was read.
+    memory_->adopt(std::move(arrival.userfaultfd));
+    return watch_vmm();
+  }
   if (arrival.refusal) {
     refused_userfaultfd_ = std::move(arrival.userfaultfd);
     return refuse_handoff(*arrival.refusal);

@@ -17,8 +17,11 @@ thaw_add_test(session_test
   SOURCES chunk_places_test.cc fault_core_test.cc prefetch_core_test.cc server_choice_test.cc session_test.cc
   LIBRARIES thaw_faulthandler_core)
 
-thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc support/raw_store.cc
-  LIBRARIES thaw_faulthandler_core thaw_test_programs PkgConfig::rocksdb)
+thaw_add_test(session_keep_test SOURCES session_keep_test.cc LIBRARIES thaw_faulthandler_sys)
+thaw_add_test(supervisor_test SOURCES supervisor_test.cc LIBRARIES thaw_faulthandler_sys)
+
+thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc
+  LIBRARIES thaw_faulthandler_core thaw_test_programs thaw_test_raw_store)
 add_dependencies(snapshot_source_test thaw-pageserver thaw-cli)
 
 add_library(thaw_test_guest STATIC support/scripted_server.cc support/served_guest.cc)

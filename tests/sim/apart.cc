@@ -20,8 +20,15 @@ struct Numbers {
   std::uint64_t steps;
 };
 
-void run_and_tell(const std::function<Outcome()>& run, int to) {
+/// A broken invariant: what was printed so far is of use. It is raised by this thread itself.
+void on_abort(int) {
+  std::fflush(stdout);
   std::signal(SIGABRT, SIG_DFL);
+  std::raise(SIGABRT);
+}
+
+void run_and_tell(const std::function<Outcome()>& run, int to) {
+  std::signal(SIGABRT, on_abort);
   const Outcome outcome = run();
   const Numbers numbers{outcome.trace_hash, outcome.steps};
   const std::string& text = outcome.violation;

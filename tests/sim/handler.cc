@@ -1,54 +1,47 @@
 #include "tests/sim/handler.h"
 
+#include <algorithm>
+#include <string>
+
 #include <poll.h>
 
-#include "base/check.h"
 #include "base/file.h"
 
 namespace thaw::sim {
-
-namespace {
-
-KeptSession copy_of(const KeptSession& kept) {
-  auto copy = kept.duplicate();
-  CHECK(copy.has_value());
-  return *std::move(copy);
-}
-
-}  // namespace
 
 std::optional<PageSpan> LocalChunks::find(ChunkId chunk) const {
   if (Random(chunk.value).below(1000) >= per_mille_) return std::nullopt;
   return PageSpan(snapshot_.distinct[chunk.sequence() - 1]);
 }
 
-Handler::Handler(Machine& machine, const StoredSnapshot& snapshot, Keeper& keeper)
+Handler::Handler(Machine& machine, const StoredSnapshot& snapshot,
+                 const std::vector<HandlerOptions>& restores, UniqueFd supervisor)
     : machine_(machine),
       snapshot_(snapshot),
-      keeper_(keeper),
+      restores_(restores),
       process_(machine.process()),
       loop_(machine),
       demand_(loop_, {TcpAddress()}, snapshot.image->origin),
       prefetch_(loop_, {TcpAddress()}, snapshot.image->origin, demand_),
-      workers_(WorkerPool::create(2).value()) {
-  loop_.set_after_turn([this] { forget_ended(); });
+      workers_(WorkerPool::create(2).value()),
+      sessions_(loop_, std::move(supervisor), *this) {
+  loop_.set_after_turn([this] { after_turn(); });
   loop_.poll(workers_->wakeup(), POLLIN, worker_watch_);
-  keeper_.serve([this](std::size_t number, const KeptSession& arrived) {
-    machine_.run_in(process_, [&] { on_arrival(number, copy_of(arrived)); });
-  });
 }
 
-void Handler::abandon() {
-  keeper_.leave();
-  loop_.abandon();
-}
+Handler::~Handler() { loop_.finish(); }
 
-Handler::~Handler() { keeper_.leave(); }
+void Handler::on_alone() { machine_.schedule().violate("a handler is alone"); }
 
-void Handler::add_session(const HandlerOptions& options, std::shared_ptr<UnixListener> listener) {
+std::uint64_t Handler::prepare(std::size_t restore, std::shared_ptr<UnixListener> listener) {
+  const HandlerOptions& options = restores_[restore];
   SessionOptions session = session_options(options);
-  const PageCount pages = snapshot_.image->manifest.spec.memory_pages();
-  MemoryRecord record = MemoryRecord::create("", pages).value();
+  control::Prepare request;
+  request.socket = std::to_string(restore);
+  request.on_unservable = options.on_unservable;
+  MemoryRecord record = MemoryRecord::create(encode_control_request(request),
+                                             snapshot_.image->manifest.spec.memory_pages())
+                            .value();
   KeptSession kept;
   kept[KeptRole::kListener] = UniqueFd(machine_.open(std::move(listener)));
   kept[KeptRole::kRecord] = duplicate(record.file()).value();
@@ -62,46 +55,25 @@ void Handler::add_session(const HandlerOptions& options, std::shared_ptr<UnixLis
     kept[KeptRole::kImageView] = duplicate(image_->view()).value();
     kept[KeptRole::kImageRecord] = duplicate(image_->record().file()).value();
   }
-  begin(std::move(session), std::move(record));
-  keeper_.keep(kept);
+  return sessions_.add({demand_, std::move(session)}, std::move(record), std::move(kept));
 }
 
 SessionOptions Handler::session_options(const HandlerOptions& options) {
-  Served& served = sessions_.emplace_back();
-  served.local = std::make_unique<LocalChunks>(snapshot_, options.local);
-  return {.id = sessions_.size() - 1,
-          .socket_path = "/nonexistent/simulated.sock",
+  const LocalChunks& local = local_.emplace_back(snapshot_, options.local);
+  return {.socket_path = "/nonexistent/simulated.sock",
           .on_unservable = options.on_unservable,
           .trace_out = {},
-          .serve = serve_options(options, *served.local)};
+          .serve = serve_options(options, local)};
 }
 
-void Handler::begin(SessionOptions options, MemoryRecord record) {
-  Session::Owner& owner = *this;  // a private base: make_unique may not convert
-  Served& served = sessions_[options.id];
-  served.session =
-      std::make_unique<Session>(loop_, demand_, std::move(options), std::move(record), owner);
-  served.session->start();
-}
-
-void Handler::on_arrival(std::size_t number, KeptSession arrived) {
-  Arrival arrival = Arrival::read(arrived[KeptRole::kArrival]).value();
-  arrival.connection = std::move(arrived[KeptRole::kConnection]);
-  arrival.vmm.pidfd = std::move(arrived[KeptRole::kPidfd]);
-  arrival.userfaultfd = std::move(arrived[KeptRole::kUserfaultfd]);
-  if (has_session(number)) sessions_[number].session->on_arrival(std::move(arrival));
-}
-
-void Handler::adopt_session(const HandlerOptions& options, KeptSession kept) {
+Result<SessionTable::Service> Handler::adopt(const MemoryRecord& record, const KeptSession& kept) {
+  const ControlRequest line = TRY(decode_control_request(record.request()));
+  const std::string& name = std::get<control::Prepare>(line).socket;
+  const HandlerOptions& options = restores_[std::stoul(name)];
   SessionOptions session = session_options(options);
-  const std::size_t number = session.id;
-  if (!kept.has(KeptRole::kRecord)) return;
-  session.serve.window = {};
   session.serve.window_use = WindowUse::kNone;
-  MemoryRecord record = MemoryRecord::open(std::move(kept[KeptRole::kRecord])).value();
   if (options.shared) session.shared = &adopt_image(options, *session.serve.local, kept);
-  begin(std::move(session), std::move(record));
-  if (kept.has(KeptRole::kArrival)) on_arrival(number, std::move(kept));
+  return SessionTable::Service{demand_, std::move(session)};
 }
 
 HostImage& Handler::adopt_image(const HandlerOptions& options, const ChunkSource& local,
@@ -138,9 +110,27 @@ ServeOptions Handler::serve_options(const HandlerOptions& options, const ChunkSo
   return serve;
 }
 
-SessionReport Handler::report(std::size_t number) const {
-  const Served& served = sessions_[number];
-  return served.session != nullptr ? served.session->report() : served.last_report;
+bool Handler::stop(std::uint64_t session) {
+  Session* const found = sessions_.find(session);
+  return found == nullptr || found->stop(control::StopMode::kRefuseIfAlive).has_value();
+}
+
+void Handler::stop_prepared() {
+  for (const auto& [id, session] : sessions_.all()) {
+    if (session->state() == SessionState::kPrepared) stop(id);
+  }
+}
+
+void Handler::kill_vm(std::uint64_t session) {
+  if (Session* const found = sessions_.find(session)) {
+    static_cast<void>(found->stop(control::StopMode::kKill));
+  }
+}
+
+SessionReport Handler::report(std::uint64_t session) const {
+  if (const Session* const found = sessions_.find(session)) return found->report();
+  const auto ended = std::ranges::find(sessions_.ended(), session, &SessionReport::session);
+  return ended != sessions_.ended().end() ? *ended : SessionReport();
 }
 
 void Handler::watch_workers(int result) {
@@ -149,18 +139,9 @@ void Handler::watch_workers(int result) {
   workers_->finish_done();
 }
 
-void Handler::forget_ended() {
-  for (Served& served : sessions_) {
-    if (served.session == nullptr || !served.session->finished()) continue;
-    served.last_report = served.session->report();
-    keeper_.drop(served.session->options().id);
-    served.session.reset();
-  }
+void Handler::after_turn() {
+  static_cast<void>(sessions_.forget_ended());
   end_image();
-}
-
-void Handler::kill_vm(std::size_t number) {
-  static_cast<void>(sessions_[number].session->stop(control::StopMode::kKill));
 }
 
 void Handler::close() {
@@ -181,7 +162,7 @@ void Handler::end_image() {
 
 bool Handler::closed() const {
   return image_ == nullptr && demand_.idle() && prefetch_.idle() && !worker_watch_.active() &&
-         loop_.under_way() == 0;
+         loop_.under_way() == 1;  // it listens to its supervisor to the end
 }
 
 }  // namespace thaw::sim

@@ -1,11 +1,11 @@
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <vector>
 
-#include "faulthandler/session.h"
+#include "faulthandler/session_table.h"
 #include "faulthandler/worker_pool.h"
-#include "tests/sim/keeper.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/sim_loop.h"
 #include "tests/sim/snapshot.h"
@@ -40,55 +40,59 @@ class LocalChunks final : public ChunkSource {
 /// as the daemon puts them together, on a simulated machine. Its sessions share the links to the
 /// page server, the workers and the buffers. Here, and nowhere else in the simulation, are the
 /// handler's objects made. One thread.
-class Handler final : private Session::Owner {
+class Handler final : private SessionTable::Owner {
  public:
-  Handler(Machine& machine, const StoredSnapshot& snapshot, Keeper& keeper);
+  /// How it serves the restores, by their numbers, and this end of the connection to its
+  /// supervisor.
+  Handler(Machine& machine, const StoredSnapshot& snapshot,
+          const std::vector<HandlerOptions>& restores, UniqueFd supervisor);
   Handler(const Handler&) = delete;
   Handler& operator=(const Handler&) = delete;
-  ~Handler();
+  virtual ~Handler();
 
-  /// Prepares the next session, whose VMM will connect to the listener.
-  void add_session(const HandlerOptions& options, std::shared_ptr<UnixListener> listener);
-  /// Goes on with a session of the process before, or remembers that there was one.
-  void adopt_session(const HandlerOptions& options, KeptSession kept);
+  /// Whether it goes on with all that the handler before has left.
+  bool serving() const { return control_.valid(); }
+  /// Prepares a session for a VMM that will connect to the listener. Returns its number.
+  std::uint64_t prepare(std::size_t restore, std::shared_ptr<UnixListener> listener);
+  /// Ends a session to which no VMM has come, as an operator does. False when one has.
+  bool stop(std::uint64_t session);
+  /// The same for all to which none will come any more.
+  void stop_prepared();
+  /// As an operator has its VM killed. Nothing when there is no such session any more.
+  void kill_vm(std::uint64_t session);
+  void ask_for_upgrade() { sessions_.ask_for_upgrade(); }
+  bool has_sessions() const { return !sessions_.all().empty(); }
+  /// The last one of a session that is over; that of another handler is empty.
+  SessionReport report(std::uint64_t session) const;
+
   /// It has died, as it stands. It must not be destroyed.
-  void abandon();
+  void abandon() { loop_.abandon(); }
   unsigned process() const { return process_; }
-  /// Gone once it has ended and been forgotten.
-  bool has_session(std::size_t number) const { return sessions_[number].session != nullptr; }
-  /// Of one that is gone: the last one.
-  SessionReport report(std::size_t number) const;
-  /// As an operator has it killed. REQUIRES: has_session().
-  void kill_vm(std::size_t number);
-
   /// The process begins to end. REQUIRES: it has no session.
   void close();
+  /// Whether it has ended, and may be destroyed.
   bool closed() const;
 
  private:
-  struct Served {
-    std::unique_ptr<LocalChunks> local;
-    std::unique_ptr<Session> session;
-    SessionReport last_report;
-  };
   void on_attached() override {}
   void on_faults(pid_t) override {}
   void on_window_end(Session&, std::vector<Touch>) override {}
   void on_ended() override {}
+  Result<SessionTable::Service> adopt(const MemoryRecord& record, const KeptSession& kept) override;
+  void on_serving(UniqueFd control) override { control_ = std::move(control); }
+  void on_alone() override;
   SessionOptions session_options(const HandlerOptions& options);
-  void begin(SessionOptions options, MemoryRecord record);
-  void on_arrival(std::size_t number, KeptSession arrived);
   HostImage& adopt_image(const HandlerOptions& options, const ChunkSource& local,
                          const KeptSession& kept);
   ServeOptions image_options(const HandlerOptions& options, const ChunkSource& local);
-  void watch_workers(int result);
-  void forget_ended();
-  void end_image();
   ServeOptions serve_options(const HandlerOptions& options, const ChunkSource& local);
+  void watch_workers(int result);
+  void after_turn();
+  void end_image();
 
   Machine& machine_;
   const StoredSnapshot& snapshot_;
-  Keeper& keeper_;
+  const std::vector<HandlerOptions>& restores_;
   const unsigned process_;
   SimLoop loop_;
   DemandLink demand_;
@@ -97,7 +101,9 @@ class Handler final : private Session::Owner {
   std::unique_ptr<WorkerPool> workers_;
   Operation worker_watch_{[this](int result) { watch_workers(result); }};
   std::unique_ptr<HostImage> image_;  // nullptr: nobody has asked for one
-  std::vector<Served> sessions_;
+  std::deque<LocalChunks> local_;     // of each session
+  UniqueFd control_;                  // what it is given once it serves
+  SessionTable sessions_;
   bool closing_ = false;
 };
 

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 
+#include <fcntl.h>
+
 #include "base/check.h"
+#include "base/file.h"
 
 namespace thaw::sim {
 
@@ -40,6 +43,11 @@ Machine& Machine::current() {
 Machine* Machine::find_current() { return current_machine(); }
 
 int Machine::open(std::shared_ptr<File> file) {
+  if (const auto real = std::dynamic_pointer_cast<RealFile>(file)) {
+    auto copy = duplicate(real->fd());
+    CHECK(copy.has_value());
+    return copy->release();
+  }
   int fd = kFirstDescriptor;
   while (files_.contains(fd)) ++fd;
   files_.emplace(fd, Descriptor{std::move(file), process_});
@@ -49,6 +57,13 @@ int Machine::open(std::shared_ptr<File> file) {
 std::shared_ptr<File> Machine::file(int fd) const {
   const auto found = files_.find(fd);
   return found != files_.end() ? found->second.file : nullptr;
+}
+
+std::shared_ptr<File> Machine::pass(int fd) const {
+  if (fd >= kFirstDescriptor) return file(fd);
+  UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  CHECK(copy.valid());
+  return std::make_shared<RealFile>(std::move(copy));
 }
 
 void Machine::close(int fd) {

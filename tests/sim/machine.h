@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/bytes.h"
+#include "base/unique_fd.h"
 #include "tests/sim/fiber.h"
 #include "tests/sim/schedule.h"
 
@@ -29,6 +30,17 @@ class File {
   virtual std::optional<int> send(ByteSpan) { return std::nullopt; }
   virtual void begin_connect() {}
   virtual std::optional<int> connected() { return std::nullopt; }
+};
+
+/// A descriptor of the kernel that runs the simulation, on its way from one process to another.
+class RealFile final : public File {
+ public:
+  explicit RealFile(UniqueFd fd) : fd_(std::move(fd)) {}
+  short ready() const override { return 0; }
+  const UniqueFd& fd() const { return fd_; }
+
+ private:
+  const UniqueFd fd_;
 };
 
 /// The simulated host of the handler: its descriptors and its threads. While it lives, the system
@@ -55,6 +67,8 @@ class Machine {
   // Descriptors. Numbers are used again, the lowest first, as the kernel does.
 
   int open(std::shared_ptr<File> file);
+  /// What a descriptor refers to, for whoever opens it again.
+  std::shared_ptr<File> pass(int fd) const;
   /// nullptr: no such descriptor.
   std::shared_ptr<File> file(int fd) const;
   template <typename T>
@@ -73,7 +87,11 @@ class Machine {
   int open_tcp_socket() { return open(make_tcp_socket_()); }
 
   /// What a new memory file is here.
-  void set_memory_file(std::shared_ptr<File> file) { memory_file_ = std::move(file); }
+  void set_memory_file(std::function<std::shared_ptr<File>()> make_file) {
+    make_memory_file_ = std::move(make_file);
+  }
+  int open_memory_file() { return open(memory_file_ = make_memory_file_()); }
+  /// The one that was made last.
   const std::shared_ptr<File>& memory_file() const { return memory_file_; }
 
   /// Who is called when something changes that an operation may wait for.
@@ -86,7 +104,7 @@ class Machine {
     for (const auto& [number, watcher] : watchers_) watcher();
   }
 
-  // Processes, each with descriptors and threads of its own. Number 0 is all that does not die.
+  // Processes, each with descriptors and threads of its own. Number 0 dies at no system call.
 
   /// Has `run` do what the process does, without a stop. If it dies meanwhile, `run` ends nowhere:
   /// whatever it has in hand stays as it is for ever.
@@ -140,6 +158,7 @@ class Machine {
   Schedule& schedule_;
   std::map<int, Descriptor> files_;
   std::function<std::shared_ptr<File>()> make_tcp_socket_;
+  std::function<std::shared_ptr<File>()> make_memory_file_;
   std::shared_ptr<File> memory_file_;
   std::map<std::size_t, std::function<void()>> watchers_;
   std::size_t next_watcher_ = 0;

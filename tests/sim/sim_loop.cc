@@ -32,6 +32,13 @@ void SimLoop::look_soon() {
   });
 }
 
+void SimLoop::finish() {
+  for (const Pending& pending : std::exchange(pending_, {})) {
+    pending.operation->complete(-ECANCELED);
+  }
+  if (!pending_.empty()) machine_.schedule().violate("an operation begins at the loop's end");
+}
+
 void SimLoop::abandon() {
   *alive_ = false;
   machine_.remove_watcher(watcher_);

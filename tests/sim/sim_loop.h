@@ -22,6 +22,8 @@ class SimLoop final : public Loop {
   /// Called at the end of each turn.
   void set_after_turn(std::function<void()> after) { after_turn_ = std::move(after); }
   std::size_t under_way() const { return pending_.size(); }
+  /// Its process ends: what is under way completes as at the end of run().
+  void finish();
   /// Its process has died: nothing completes any more, and nobody is called.
   void abandon();
 

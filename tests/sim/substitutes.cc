@@ -96,12 +96,15 @@ Result<PeerProcess> peer_process(const UniqueFd& socket) {
 Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
                                                          MutableByteSpan to) {
   Machine& machine = Machine::current();
-  auto message = machine.file_as<sim::UnixSocket>(socket.get())->take(to.size());
-  if (!message) return std::optional<Received>();
-  std::ranges::copy(message->bytes, to.begin());
+  machine.may_die();
+  auto message = machine.file_as<sim::MessageReceiver>(socket.get())->take(to.size());
+  machine.may_die();
+  if (!message) return std::unexpected(message.error());
+  if (!*message) return std::optional<Received>();
+  std::ranges::copy((*message)->bytes, to.begin());
   Received received;
-  received.bytes = message->bytes.size();
-  for (auto& file : message->files) received.descriptors.emplace_back(machine.open(file));
+  received.bytes = (*message)->bytes.size();
+  for (auto& file : (*message)->files) received.descriptors.emplace_back(machine.open(file));
   return std::optional(std::move(received));
 }
 
@@ -109,11 +112,21 @@ Result<std::optional<std::size_t>> peek(const UniqueFd& socket, MutableByteSpan 
   return Machine::current().file_as<sim::UnixSocket>(socket.get())->peek(to);
 }
 
-Result<void> send_with_descriptors(const UniqueFd& socket, ByteSpan,
+Result<void> send_with_descriptors(const UniqueFd& socket, ByteSpan bytes,
                                    std::span<const int> descriptors, Deadline) {
   Machine& machine = Machine::current();
-  machine.file_as<sim::UnixSocket>(socket.get())->greet(machine.file(descriptors[0]));
-  return {};
+  machine.may_die();
+  sim::Message message{{bytes.begin(), bytes.end()}, {}};
+  for (const int fd : descriptors) message.files.push_back(machine.pass(fd));
+  auto sent = machine.file_as<sim::MessageReceiver>(socket.get())->send_message(std::move(message));
+  machine.may_die();
+  return sent;
+}
+
+Result<MessagePair> create_message_pair() {
+  Machine& machine = Machine::current();
+  const auto [ours, theirs] = sim::MessageSocket::make_pair(machine);
+  return MessagePair{UniqueFd(machine.open(ours)), UniqueFd(machine.open(theirs))};
 }
 
 Result<void> kill_process(const UniqueFd& pidfd) {
@@ -121,12 +134,19 @@ Result<void> kill_process(const UniqueFd& pidfd) {
   return {};
 }
 
+Result<void> wait_for_exit(const UniqueFd& pidfd, Deadline deadline) {
+  const auto process = Machine::current().file_as<sim::Process>(pidfd.get());
+  if (!deadline.passed()) process->die();
+  if (process->ready() != 0) return {};
+  return fail(ErrorCode::kTimeout, "the process did not exit");
+}
+
 // base/memory_file.h
 
 /// A host image's is of the simulation; records, which processes leave to one another, are real.
 Result<UniqueFd> create_memory_file(const std::string& what, ByteCount size) {
   if (what.starts_with("thaw:")) {
-    return UniqueFd(Machine::current().open(Machine::current().memory_file()));
+    return UniqueFd(Machine::current().open_memory_file());
   }
   UniqueFd file(::memfd_create(what.c_str(), MFD_CLOEXEC));
   CHECK(file.valid() && ::ftruncate(file.get(), static_cast<off_t>(size.value)) == 0);
@@ -210,7 +230,7 @@ thaw::Result<thaw::UniqueFd> __wrap__ZN4thaw18create_userfaultfdENS_13WriteTrack
   Machine& machine = Machine::current();
   const auto file = std::dynamic_pointer_cast<thaw::sim::MemoryFile>(machine.memory_file());
   return thaw::UniqueFd(machine.open(std::make_shared<thaw::sim::Userfaultfd>(
-      machine, file->memory(), nullptr, thaw::sim::Userfaultfd::Owner::kHandler)));
+      machine, file->memory(), thaw::sim::Userfaultfd::Owner::kHandler)));
 }
 
 // thaw::Mapping::shared(const UniqueFd&, ByteCount), whose bytes the handler reads.

@@ -1,6 +1,8 @@
 #include "tests/sim/unix_socket.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdint>
 
 #include <poll.h>
 
@@ -8,15 +10,24 @@ namespace thaw::sim {
 
 short UnixSocket::ready() const { return !messages_.empty() || closed_ ? POLLIN : 0; }
 
-std::optional<UnixSocket::Message> UnixSocket::take(std::size_t most) {
-  if (messages_.empty()) return closed_ ? std::optional<Message>(Message{}) : std::nullopt;
+UnixSocket::~UnixSocket() {
+  if (on_end_) on_end_(messages_.empty());
+}
+
+Result<std::optional<Message>> UnixSocket::take(std::size_t most) {
+  if (messages_.empty()) return closed_ ? std::optional(Message{}) : std::nullopt;
   Message& next = messages_.front();
   const std::size_t count = std::min(most, next.bytes.size());
   const auto end = next.bytes.begin() + static_cast<std::ptrdiff_t>(count);
   Message taken{Bytes(next.bytes.begin(), end), std::exchange(next.files, {})};
   next.bytes.erase(next.bytes.begin(), end);
   if (next.bytes.empty()) messages_.pop_front();
-  return taken;
+  return std::optional(std::move(taken));
+}
+
+Result<void> UnixSocket::send_message(Message message) {
+  if (on_greeting_) on_greeting_(std::move(message.files.at(0)));
+  return {};
 }
 
 std::optional<std::size_t> UnixSocket::peek(MutableByteSpan to) const {
@@ -35,6 +46,53 @@ void UnixSocket::send(Message message) {
 void UnixSocket::close() {
   closed_ = true;
   machine_.notify();
+}
+
+std::pair<std::shared_ptr<MessageSocket>, std::shared_ptr<MessageSocket>> MessageSocket::make_pair(
+    Machine& machine) {
+  const auto first = std::make_shared<MessageSocket>(machine, SIZE_MAX);
+  const auto second = std::make_shared<MessageSocket>(machine, machine.random().from_to(1, 30));
+  first->other_ = second;
+  second->other_ = first;
+  return {first, second};
+}
+
+MessageSocket::~MessageSocket() {
+  if (const auto other = other_.lock()) other->was_reset_ = !messages_.empty();
+  machine_.notify();
+}
+
+short MessageSocket::ready() const {
+  const auto other = other_.lock();
+  const bool ended = was_reset_ || other == nullptr;
+  short ready = 0;
+  if (ended || !messages_.empty()) ready |= POLLIN;
+  if (ended || other->messages_.size() < other->room_) ready |= POLLOUT;
+  return ready;
+}
+
+Result<void> MessageSocket::take_reset() {
+  if (std::exchange(was_reset_, false)) return fail_errno("a message socket", ECONNRESET);
+  return {};
+}
+
+Result<std::optional<Message>> MessageSocket::take(std::size_t) {
+  TRY(take_reset());
+  if (messages_.empty()) return other_.expired() ? std::optional(Message{}) : std::nullopt;
+  Message next = std::move(messages_.front());
+  messages_.pop_front();
+  machine_.notify();
+  return std::optional(std::move(next));
+}
+
+Result<void> MessageSocket::send_message(Message message) {
+  TRY(take_reset());
+  const auto other = other_.lock();
+  if (other == nullptr) return fail_errno("a message socket", EPIPE);
+  if (other->messages_.size() >= other->room_) return fail(ErrorCode::kTimeout, "no room");
+  other->messages_.push_back(std::move(message));
+  machine_.notify();
+  return {};
 }
 
 short UnixListener::ready() const { return !waiting_.empty() ? POLLIN : 0; }

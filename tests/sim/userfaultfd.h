@@ -24,9 +24,8 @@ class Userfaultfd final : public File {
  public:
   /// Whose memory it is.
   enum class Owner { kVmm, kHandler };
-  /// `file`: what is behind the memory; nullptr: nothing.
-  Userfaultfd(Machine& machine, GuestMemory& memory, std::shared_ptr<MemoryFile> file, Owner owner)
-      : machine_(machine), memory_(memory), file_(std::move(file)), owner_(owner) {}
+  Userfaultfd(Machine& machine, GuestMemory& memory, Owner owner)
+      : machine_(machine), memory_(memory), owner_(owner) {}
   Userfaultfd(const Userfaultfd&) = delete;
   Userfaultfd& operator=(const Userfaultfd&) = delete;
   ~Userfaultfd() override;
@@ -39,6 +38,8 @@ class Userfaultfd final : public File {
 
   // The VMM's side.
 
+  /// This is behind the memory.
+  void set_file(std::shared_ptr<MemoryFile> file) { file_ = std::move(file); }
   /// Somebody waits for a missing page, and `wake` lets him look again.
   void fault(HostAddress address, std::function<void()> wake);
   /// Wakes one who waits, as a signal does.
@@ -83,7 +84,7 @@ class Userfaultfd final : public File {
 
   Machine& machine_;
   GuestMemory& memory_;
-  const std::shared_ptr<MemoryFile> file_;
+  std::shared_ptr<MemoryFile> file_;  // nullptr: nothing
   const Owner owner_;
   std::list<Waiter> waiters_;  // in the order in which they came
   std::deque<Event> events_;   // unread

@@ -19,22 +19,16 @@ Bytes to_bytes(ByteSpan bytes) { return {bytes.begin(), bytes.end()}; }
 
 }  // namespace
 
-Vmm::Vmm(Machine& machine, const StoredSnapshot& snapshot, const VmmOptions& options,
-         std::shared_ptr<MemoryFile> file)
+Vmm::Vmm(Machine& machine, const StoredSnapshot& snapshot, const VmmOptions& options)
     : machine_(machine),
       options_(options),
       memory_(machine.schedule(), snapshot.contents),
-      own_userfaultfd_(std::make_shared<Userfaultfd>(
-          machine, memory_, options.shared ? file : nullptr, Userfaultfd::Owner::kVmm)),
+      own_userfaultfd_(std::make_shared<Userfaultfd>(machine, memory_, Userfaultfd::Owner::kVmm)),
       userfaultfd_(own_userfaultfd_),
-      file_(options.shared ? std::move(file) : nullptr),
       process_(std::make_shared<Process>(
-          machine,
+          machine, [this] { on_kill(); },
           [this] {
-            if (exited()) return;
-            machine_.schedule().note("the VMM is killed");
-            was_killed_ = true;
-            machine_.schedule().after(machine_.random().duration(kMostStart), [this] { exit(); });
+            if (was_killed_) exit();
           })),
       next_free_(kFirstFreeAddress) {
   lay_out(snapshot);
@@ -54,10 +48,10 @@ void Vmm::lay_out(const StoredSnapshot& snapshot) {
   handoff_ = encode_handoff(regions);
 }
 
-void Vmm::start(UnixListener& listener) {
+void Vmm::start(std::weak_ptr<UnixListener> listener) {
   if (!options_.shared) let_go();
   machine_.schedule().after(machine_.random().duration(kMostStart),
-                            [this, &listener] { hand_over(listener); });
+                            [this, listener = std::move(listener)] { hand_over(listener); });
 }
 
 void Vmm::let_go() {
@@ -73,37 +67,65 @@ void Vmm::let_go() {
   plan(options_.signals, &Vmm::send_signals);
 }
 
-void Vmm::hand_over(UnixListener& listener) {
+void Vmm::hand_over(const std::weak_ptr<UnixListener>& listener) {
   if (exited()) return;
+  const auto open = listener.lock();
+  if (open == nullptr) return on_refusal();
   const auto socket = std::make_shared<UnixSocket>(machine_, process_);
   connection_ = socket;
+  socket->set_on_end([this](bool all_taken) {
+    if (!exited() && !left_ && !(handed_over_at_ && all_taken)) on_refusal();
+  });
+  if (options_.shared) {
+    socket->set_on_greeting([this](std::shared_ptr<File> file) { on_greeting(std::move(file)); });
+  } else {
+    send_handoff();
+  }
+  open->connect(socket);
+}
+
+void Vmm::send_handoff() {
   // The text in one piece or two; the descriptor comes with the first.
   const ByteSpan text = as_bytes(handoff_);
   const std::size_t first = machine_.random().from_to(1, text.size());
-  std::vector<UnixSocket::Message> messages;
+  std::vector<Message> messages;
   messages.push_back({to_bytes(text.first(first)), {own_userfaultfd_}});
   if (first < text.size()) messages.push_back({to_bytes(text.subspan(first)), {}});
   if (!options_.keeps_userfaultfd) own_userfaultfd_.reset();
-  if (options_.shared) {
-    socket->set_on_greeting([this, connection = connection_, messages](std::shared_ptr<File>) {
-      if (exited()) return;
-      let_go();
-      send_rest(connection.lock(), messages);
-    });
-  } else {
-    send_rest(socket, std::move(messages));
-  }
-  listener.connect(socket);
+  send_rest(std::move(messages));
 }
 
-void Vmm::send_rest(const std::shared_ptr<UnixSocket>& socket,
-                    std::vector<UnixSocket::Message> messages) {
-  machine_.schedule().after(machine_.random().duration(kMostStart), [this, socket, messages] {
-    if (exited()) return;
-    socket->send(messages.front());
-    if (messages.size() > 1) return send_rest(socket, {messages.begin() + 1, messages.end()});
-    if (options_.closes_connection) socket->close();
+void Vmm::send_rest(std::vector<Message> messages) {
+  machine_.schedule().after(machine_.random().duration(kMostStart), [this, messages] {
+    const auto connection = connection_.lock();
+    if (exited() || connection == nullptr) return;
+    connection->send(messages.front());
+    if (messages.size() > 1) return send_rest({messages.begin() + 1, messages.end()});
+    handed_over_at_ = machine_.schedule().now();
+    if (options_.closes_connection) connection->close();
   });
+}
+
+void Vmm::on_greeting(std::shared_ptr<File> file) {
+  if (exited()) return;
+  file_ = std::dynamic_pointer_cast<MemoryFile>(std::move(file));
+  own_userfaultfd_->set_file(file_);
+  let_go();
+  send_handoff();
+}
+
+void Vmm::on_refusal() {
+  machine_.schedule().note("the VMM is refused");
+  was_refused_ = true;
+  exit();
+}
+
+void Vmm::on_kill() {
+  if (exited()) return;
+  machine_.schedule().note("the VMM is killed");
+  was_killed_ = true;
+  was_killed_in_vain_ = needs_nobody();
+  machine_.schedule().after(machine_.random().duration(kMostStart), [this] { exit(); });
 }
 
 Vmm::Access Vmm::draw_access() {
@@ -174,6 +196,11 @@ bool Vmm::access(const std::shared_ptr<Vcpu>& vcpu, const Access& access) {
   return true;
 }
 
+bool Vmm::needs_nobody() const {
+  return std::ranges::none_of(memory_.pages(),
+                              [](const auto& page) { return page.second.registered; });
+}
+
 bool Vmm::waits() const {
   const auto userfaultfd = userfaultfd_.lock();
   return userfaultfd != nullptr && userfaultfd->has_waiters();
@@ -192,6 +219,7 @@ void Vmm::exit() {
 
 void Vmm::say_farewell() {
   machine_.schedule().note("the VMM says farewell");
+  left_ = true;
   own_userfaultfd_.reset();
   if (const auto connection = connection_.lock()) connection->send({Bytes{kFarewell}, {}});
 }

@@ -35,15 +35,18 @@ struct VmmOptions {
 /// as the kernel lets them. Every page that is read is compared. One thread.
 class Vmm {
  public:
-  Vmm(Machine& machine, const StoredSnapshot& snapshot, const VmmOptions& options,
-      std::shared_ptr<MemoryFile> file);
+  Vmm(Machine& machine, const StoredSnapshot& snapshot, const VmmOptions& options);
   Vmm(const Vmm&) = delete;
   Vmm& operator=(const Vmm&) = delete;
 
   /// Maps memory, lets the vCPUs go, and hands over to whoever listens.
-  void start(UnixListener& listener);
+  void start(std::weak_ptr<UnixListener> listener);
   /// All that it was to do is done.
-  bool finished() const { return running_vcpus_ == 0 && changing_ == 0; }
+  bool finished() const { return handed_over_at_ && running_vcpus_ == 0 && changing_ == 0; }
+  /// When all of its handoff was sent; nothing: not yet.
+  std::optional<Clock::time_point> handed_over_at() const { return handed_over_at_; }
+  /// Nobody let it in, or its handoff was not taken wholly. It has exited.
+  bool was_refused() const { return was_refused_; }
   /// The guest looks at every page once more.
   void read_all();
   /// Whether the guest waits for a page.
@@ -53,6 +56,10 @@ class Vmm {
   void exit();
   bool exited() const { return memory_.ended(); }
   bool was_killed() const { return was_killed_; }
+  /// Whether none of its memory is registered any more: all of it is there.
+  bool needs_nobody() const;
+  /// Whether it was killed all the same.
+  bool was_killed_in_vain() const { return was_killed_in_vain_; }
   /// It gives its memory up and lives on: nothing may be filled any more once the handler has
   /// closed the connection. REQUIRES: finished(),
   /// can_say_farewell().
@@ -70,9 +77,12 @@ class Vmm {
     unsigned number = 0;
   };
   void lay_out(const StoredSnapshot& snapshot);
-  void hand_over(UnixListener& listener);
-  void send_rest(const std::shared_ptr<UnixSocket>& socket,
-                 std::vector<UnixSocket::Message> messages);
+  void on_kill();
+  void hand_over(const std::weak_ptr<UnixListener>& listener);
+  void send_handoff();
+  void send_rest(std::vector<Message> messages);
+  void on_greeting(std::shared_ptr<File> file);
+  void on_refusal();
   Access draw_access();
   void let_go();
   void start_vcpu(std::vector<Access> accesses);
@@ -108,7 +118,7 @@ class Vmm {
   GuestMemory memory_;
   std::shared_ptr<Userfaultfd> own_userfaultfd_;  // nullptr: handed over, and not kept
   std::weak_ptr<Userfaultfd> userfaultfd_;
-  std::shared_ptr<MemoryFile> file_;  // what it maps; nullptr: memory of its own
+  std::shared_ptr<MemoryFile> file_;  // what it maps; nullptr: nothing yet, or memory of its own
   std::shared_ptr<Process> process_;
   std::weak_ptr<UnixSocket> connection_;
   std::string handoff_;
@@ -118,7 +128,11 @@ class Vmm {
   unsigned vcpus_ = 0;
   unsigned changing_ = 0;  // threads that change memory, or will
   std::uint64_t writes_ = 0;
+  std::optional<Clock::time_point> handed_over_at_;
+  bool left_ = false;  // it said farewell
   bool was_killed_ = false;
+  bool was_killed_in_vain_ = false;
+  bool was_refused_ = false;
 };
 
 }  // namespace thaw::sim

@@ -2,12 +2,14 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "tests/sim/handler.h"
 #include "tests/sim/network.h"
 #include "tests/sim/outcome.h"
+#include "tests/sim/processes.h"
 #include "tests/sim/schedule.h"
 #include "tests/sim/sim_server.h"
 #include "tests/sim/sim_store.h"
@@ -16,11 +18,11 @@
 
 namespace thaw::sim {
 
-/// Runs the world of a seed from the restore of VMs to the end of their sessions and of their
-/// handler, and of those that took over from one that had died. The same seed of the same program
-/// does the same, to the last detail. Checked are: what the guest finds in each page, and with what
-/// each is filled; that whoever waits goes on within bounded time once network, server and store
-/// are well again; that sessions end as they should and nothing of them is left.
+/// Runs the world of a seed from the restore of VMs to the end of their sessions, of their handler
+/// and its supervisor, and of those that took over from others that had died. The same seed of the
+/// same program does the same, to the last detail. Checked are: what the guest finds in each page,
+/// and with what each is filled; that whoever waits goes on within bounded time once network,
+/// server and store are well again; that sessions end as they should and nothing of them is left.
 Outcome run_seed(std::uint64_t seed, const std::vector<StoredSnapshot>& snapshots, Trace trace);
 
 /// The world of one seed. One thread.
@@ -34,25 +36,30 @@ class World {
   void run();
   Outcome outcome() const;
   void abandon() { machine_.abandon(); }
-  /// Whether its handlers die, which then leave all they have behind.
+  /// Whether its processes die, which then leave all they have behind.
   bool has_deaths() const { return deaths_ > 0; }
 
  private:
+  static constexpr std::chrono::milliseconds kMostTrouble{6000};  // how long the world is bad
   enum class Ending { kExit, kKilledByOperator, kFarewell };
   static NetworkFaults draw_network(Random& random);
   static StoreFaults draw_store(Random& random);
   static VmmOptions draw_vmm(Random& random);
   HandlerOptions draw_handler();
-  /// A VM that is restored, and how its session serves it.
+  /// A VM that is restored.
   struct Restore {
-    HandlerOptions options;
-    std::shared_ptr<UnixListener> listener;
     std::unique_ptr<Vmm> vmm;
+    std::optional<std::uint64_t> session{};  // nothing: not prepared yet
+    bool is_given_up = false;                // an operator has stopped its session before it came
   };
+  void plan_restores();
   void plan_outages();
   void plan_deaths();
-  void on_death();
-  void start_next_handler();
+  void prepare(std::size_t number);
+  void give_up(std::size_t number);
+  void restart();
+  /// VMs are served again after so long.
+  void look_who_waited(Nanoseconds outage);
   void heal();
 
   /// Lets the world go on until it is so. False when it is not by the end of `most`: a violation
@@ -63,7 +70,8 @@ class World {
   bool read_everything();
   bool end_sessions();
   void end_session(std::size_t number);
-  /// Whether it is so of each VM that has not exited.
+  SessionReport report(std::size_t number) const;
+  /// Whether some handler serves, and this is so of each VM that lives and is to be served.
   template <typename Predicate>
   bool all_alive(Predicate predicate) const;
   bool end_handler();
@@ -74,11 +82,10 @@ class World {
   Network network_;
   SimStore store_;
   SimServer server_;
+  std::vector<HandlerOptions> options_;  // of each restore, by which it is served
   std::vector<Restore> restores_;
   std::uint64_t deaths_ = 0;  // of handlers, at most
-  unsigned handlers_ = 0;     // that there have been
-  std::unique_ptr<Keeper> keeper_;
-  std::unique_ptr<Handler> handler_;
+  std::unique_ptr<Processes> processes_;
 };
 
 }  // namespace thaw::sim

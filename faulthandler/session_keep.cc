@@ -1,0 +1,264 @@
+#include "faulthandler/session_keep.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/file.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/socket.h"
+#include "faulthandler/memory_record.h"
+#include "format/control.h"
+
+namespace thaw {
+
+namespace {
+
+Result<MemoryRecord> record_of(const KeptSession& kept) {
+  return MemoryRecord::look_at(TRY(duplicate(kept[KeptRole::kRecord])));
+}
+
+bool needs_nobody(const KeptSession& kept) {
+  const auto record = record_of(kept);
+  return record && record->detached();
+}
+
+/// What is to become of a VM that nobody can serve. One whose record says nothing is stopped.
+UnservablePolicy policy_of(const KeptSession& kept) {
+  const auto record = record_of(kept);
+  if (!record) return UnservablePolicy::kKill;
+  const auto line = decode_control_request(record->request());
+  const auto* const request = line ? std::get_if<control::Prepare>(&*line) : nullptr;
+  return request != nullptr ? request->on_unservable : UnservablePolicy::kKill;
+}
+
+bool has_exited(const UniqueFd& pidfd) {
+  return wait_for_exit(pidfd, Deadline::after(Nanoseconds(0))).has_value();
+}
+
+void kill_loudly(const UniqueFd& pidfd) {
+  if (const auto killed = kill_process(pidfd); !killed) log_error("{}", killed.error().message());
+}
+
+}  // namespace
+
+SessionKeep::SessionKeep(Loop& loop, UniqueFd control, Owner& owner)
+    : loop_(loop), control_(std::move(control)), owner_(owner) {
+  owner_.keep(kept_name(0, KeptRole::kListener), control_);
+}
+
+void SessionKeep::take_over(std::vector<NamedDescriptor> kept) {
+  for (NamedDescriptor& each : kept) {
+    const auto name = parse_kept_name(each.name);
+    if (!name || name->session == 0) continue;
+    sessions_[name->session].kept[name->role] = std::move(each.descriptor);
+    highest_ = std::max(highest_, name->session);
+  }
+  has_served_ = !sessions_.empty();
+  died_at_ = Clock::now();
+  if (has_served_) loop_.wait(limits::kNobodyServes, nobody_serves_);
+  for (auto& [id, entry] : sessions_) {
+    if (!entry.kept.has(KeptRole::kArrival)) open_door(id, entry);
+  }
+}
+
+Result<void> SessionKeep::begin_handler(UniqueFd connection) {
+  std::vector<KeepMessage> messages;
+  KeptSession control;
+  control[KeptRole::kListener] = TRY(duplicate(control_));
+  messages.push_back({.kind = KeepMessage::Kind::kKept, .descriptors = std::move(control)});
+  for (const auto& [id, entry] : sessions_) {
+    KeptSession copies = TRY(entry.kept.duplicate());
+    messages.push_back(
+        {.kind = KeepMessage::Kind::kKept, .session = id, .descriptors = std::move(copies)});
+  }
+  messages.push_back({.kind = KeepMessage::Kind::kAllKept, .value = highest_});
+  channel_ = std::make_unique<KeepChannel>(
+      loop_, std::move(connection), [this](KeepMessage message) { on_message(std::move(message)); },
+      [] {});
+  for (KeepMessage& message : messages) channel_->send(std::move(message));
+  return {};
+}
+
+bool SessionKeep::end_handler() {
+  channel_->drain();
+  channel_->close();
+  closing_channels_.push_back(std::move(channel_));
+  if (!serving_) return false;
+  serving_ = false;
+  died_at_ = Clock::now();
+  // The timer of an outage that ended may run still: it looks at the time.
+  if (!nobody_serves_.active()) loop_.wait(limits::kNobodyServes, nobody_serves_);
+  return true;
+}
+
+void SessionKeep::on_message(KeepMessage message) {
+  switch (message.kind) {
+    case KeepMessage::Kind::kKeep:
+      return keep(message.session, std::move(message.descriptors));
+    case KeepMessage::Kind::kDrop:
+      return drop(message.session, message.value != 0);
+    case KeepMessage::Kind::kServing:
+      return on_serving();
+    case KeepMessage::Kind::kUpgrade:
+      return owner_.on_upgrade();
+    default:
+      log_error("the fault handler says what makes no sense");
+  }
+}
+
+void SessionKeep::on_serving() {
+  serving_ = true;
+  nobody_serves_for_long_ = false;
+  owner_.on_serving();
+  if (!std::exchange(has_served_, true)) return;
+  const Nanoseconds outage = Clock::now() - died_at_;
+  log_warning("{} sessions are served again after {:.1f} ms", sessions_.size(),
+              std::chrono::duration<double, std::milli>(outage).count());
+  channel_->send(
+      {.kind = KeepMessage::Kind::kOutage, .value = static_cast<std::uint64_t>(outage.count())});
+}
+
+void SessionKeep::keep(std::uint64_t id, KeptSession kept) {
+  highest_ = std::max(highest_, id);
+  Entry& entry = sessions_[id];
+  entry.kept = std::move(kept);
+  remember(id, entry.kept);
+  open_door(id, entry);
+}
+
+void SessionKeep::remember(std::uint64_t id, const KeptSession& kept) {
+  kept.for_each([&](KeptRole role, const UniqueFd& descriptor) {
+    owner_.keep(kept_name(id, role), descriptor);
+  });
+}
+
+void SessionKeep::open_door(std::uint64_t id, Entry& entry) {
+  auto listener = duplicate(entry.kept[KeptRole::kListener]);
+  Result<UniqueFd> image = UniqueFd();
+  if (entry.kept.has(KeptRole::kImageView)) image = duplicate(entry.kept[KeptRole::kImageView]);
+  if (!listener || !image) {
+    Arrival nobody;
+    nobody.refusal = listener ? image.error() : listener.error();
+    return on_arrival(id, std::move(nobody));
+  }
+  entry.door = std::make_unique<VmmDoor>(
+      loop_, *std::move(listener), *std::move(image),
+      [this, id](Arrival arrival) { on_arrival(id, std::move(arrival)); });
+}
+
+void SessionKeep::on_arrival(std::uint64_t id, Arrival arrival) {
+  const auto kept = try_to_keep(id, arrival);
+  if (kept) return;
+  log_error("session {}: its VMM cannot be taken in: {}", id, kept.error().message());
+  if (arrival.vmm.pidfd.valid()) kill_loudly(arrival.vmm.pidfd);
+}
+
+Result<void> SessionKeep::try_to_keep(std::uint64_t id, Arrival& arrival) {
+  KeptSession arrived;
+  arrived[KeptRole::kArrival] = TRY(arrival.describe());
+  arrived[KeptRole::kConnection] = std::move(arrival.connection);
+  arrived[KeptRole::kPidfd] = std::move(arrival.vmm.pidfd);
+  arrived[KeptRole::kUserfaultfd] = std::move(arrival.userfaultfd);
+  remember(id, arrived);
+  auto copy = arrived.duplicate();
+  KeptSession& kept = sessions_[id].kept;
+  kept.add(std::move(arrived));
+  if (nobody_serves_for_long_) deal_with_unserved(id, kept);
+  // Without a handler the next one will be told.
+  if (channel_ == nullptr) return {};
+  channel_->send(
+      {.kind = KeepMessage::Kind::kArrived, .session = id, .descriptors = TRY(std::move(copy))});
+  return {};
+}
+
+void SessionKeep::drop(std::uint64_t id, bool dealt_with) {
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return;
+  Entry entry = std::move(found->second);
+  sessions_.erase(found);
+  entry.kept.for_each([&](KeptRole role, const UniqueFd&) { owner_.forget(kept_name(id, role)); });
+  if (entry.door != nullptr) {
+    Arrival arrival = entry.door->close();
+    closing_doors_.push_back(std::move(entry.door));
+    if (!entry.kept.has(KeptRole::kUserfaultfd) && arrival.userfaultfd.valid()) {
+      entry.kept[KeptRole::kUserfaultfd] = std::move(arrival.userfaultfd);
+      entry.kept[KeptRole::kPidfd] = std::move(arrival.vmm.pidfd);
+    }
+  }
+  if (!dealt_with && entry.kept.has(KeptRole::kUserfaultfd)) let_linger(std::move(entry.kept));
+}
+
+void SessionKeep::let_linger(KeptSession kept) {
+  log_error("a VMM has handed over memory of a session that is over");
+  if (policy_of(kept) == UnservablePolicy::kKill) kill_loudly(kept[KeptRole::kPidfd]);
+  lingering_.push_back(std::move(kept));
+  if (!lingering_timer_.active()) loop_.wait(limits::kLingerInterval, lingering_timer_);
+}
+
+void SessionKeep::look_at_lingering() {
+  std::erase_if(lingering_,
+                [](const KeptSession& kept) { return has_exited(kept[KeptRole::kPidfd]); });
+  if (!lingering_.empty()) loop_.wait(limits::kLingerInterval, lingering_timer_);
+}
+
+void SessionKeep::kill_lingering() {
+  for (const KeptSession& kept : lingering_) kill_loudly(kept[KeptRole::kPidfd]);
+  for (const KeptSession& kept : lingering_) {
+    const auto exited = wait_for_exit(kept[KeptRole::kPidfd], Deadline::after(limits::kKilledExit));
+    if (!exited) log_error("a VMM that was killed: {}", exited.error().message());
+  }
+}
+
+void SessionKeep::look_whether_served() {
+  if (serving_) return;
+  const Nanoseconds left = died_at_ + limits::kNobodyServes - Clock::now();
+  if (left > Nanoseconds(0)) return loop_.wait(left, nobody_serves_);
+  nobody_serves_for_long_ = true;
+  for (const auto& [id, entry] : sessions_) deal_with_unserved(id, entry.kept);
+}
+
+void SessionKeep::deal_with_unserved(std::uint64_t id, const KeptSession& kept) {
+  if (!kept.has(KeptRole::kUserfaultfd) || needs_nobody(kept)) return;
+  const bool kills = policy_of(kept) == UnservablePolicy::kKill;
+  log_error("session {}: no fault handler can be had; its VM {}", id,
+            kills ? "is killed" : "waits");
+  if (kills) kill_loudly(kept[KeptRole::kPidfd]);
+}
+
+bool SessionKeep::busy() const {
+  return std::ranges::any_of(sessions_, [](const auto& entry) {
+    return entry.second.door != nullptr && entry.second.door->busy();
+  });
+}
+
+Result<std::vector<NamedDescriptor>> SessionKeep::pass_on() {
+  if (channel_ != nullptr) channel_->drain();
+  std::vector<NamedDescriptor> kept;
+  kept.push_back({kept_name(0, KeptRole::kListener), TRY(duplicate(control_))});
+  for (const auto& [id, entry] : sessions_) {
+    KeptSession copies = TRY(entry.kept.duplicate());
+    for (std::size_t i = 0; i < kKeptRoles; ++i) {
+      const auto role = static_cast<KeptRole>(i);
+      if (copies.has(role)) kept.push_back({kept_name(id, role), std::move(copies[role])});
+    }
+  }
+  kill_lingering();
+  return kept;
+}
+
+void SessionKeep::stop() {
+  kill_lingering();
+  for (auto& [id, entry] : sessions_) {
+    if (entry.door == nullptr) continue;
+    static_cast<void>(entry.door->close());
+    closing_doors_.push_back(std::move(entry.door));
+  }
+}
+
+void SessionKeep::tidy() {
+  std::erase_if(closing_doors_, [](const auto& door) { return door->finished(); });
+  std::erase_if(closing_channels_, [](const auto& channel) { return channel->finished(); });
+}
+
+}  // namespace thaw

@@ -1,0 +1,130 @@
+#include "faulthandler/session_table.h"
+
+#include <algorithm>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "faulthandler/limits.h"
+
+namespace thaw {
+
+namespace {
+
+Result<Arrival> arrival_of(KeptSession& kept) {
+  Arrival arrival = TRY(Arrival::read(kept[KeptRole::kArrival]));
+  arrival.connection = std::move(kept[KeptRole::kConnection]);
+  arrival.vmm.pidfd = std::move(kept[KeptRole::kPidfd]);
+  arrival.userfaultfd = std::move(kept[KeptRole::kUserfaultfd]);
+  return arrival;
+}
+
+}  // namespace
+
+SessionTable::SessionTable(Loop& loop, UniqueFd supervisor, Owner& owner)
+    : loop_(loop),
+      owner_(owner),
+      supervisor_(
+          loop, std::move(supervisor),
+          [this](KeepMessage message) { on_message(std::move(message)); },
+          [this] { owner_.on_alone(); }) {}
+
+std::uint64_t SessionTable::add(Service service, MemoryRecord record, KeptSession kept) {
+  const std::uint64_t id = next_++;
+  make_session(id, std::move(service), std::move(record)).start();
+  supervisor_.send(
+      {.kind = KeepMessage::Kind::kKeep, .session = id, .descriptors = std::move(kept)});
+  return id;
+}
+
+Session* SessionTable::find(std::uint64_t id) const {
+  const auto found = sessions_.find(id);
+  return found != sessions_.end() ? found->second.get() : nullptr;
+}
+
+bool SessionTable::forget_ended() {
+  bool all = true;
+  for (auto it = sessions_.begin(); it != sessions_.end();) {
+    const Session& session = *it->second;
+    if (!session.finished()) {
+      if (session.state() == SessionState::kEnded) all = false;
+      ++it;
+      continue;
+    }
+    drop(session);
+    ended_.push_back(session.report());
+    if (ended_.size() > limits::kMaxEndedReports) ended_.pop_front();
+    it = sessions_.erase(it);
+  }
+  return all;
+}
+
+void SessionTable::ask_for_upgrade() { supervisor_.send({.kind = KeepMessage::Kind::kUpgrade}); }
+
+void SessionTable::on_message(KeepMessage message) {
+  switch (message.kind) {
+    case KeepMessage::Kind::kKept:
+      if (message.session == 0) {
+        control_ = std::move(message.descriptors[KeptRole::kListener]);
+      } else {
+        adopt(message.session, std::move(message.descriptors));
+      }
+      return;
+    case KeepMessage::Kind::kAllKept:
+      next_ = std::max(next_, message.value + 1);
+      supervisor_.send({.kind = KeepMessage::Kind::kServing});
+      return owner_.on_serving(std::move(control_));
+    case KeepMessage::Kind::kArrived:
+      return on_arrival(message.session, std::move(message.descriptors));
+    case KeepMessage::Kind::kOutage:
+      for (const auto& [id, session] : sessions_) {
+        session->note_outage(Nanoseconds(message.value));
+      }
+      return;
+    default:
+      log_error("the supervisor says what makes no sense");
+  }
+}
+
+void SessionTable::adopt(std::uint64_t id, KeptSession kept) {
+  const auto adopted = try_to_adopt(id, kept);
+  if (adopted) return;
+  log_error("session {} cannot be gone on with: {}", id, adopted.error().message());
+  // A VM that nobody serves must not wait for ever without anybody knowing.
+  if (kept.has(KeptRole::kPidfd)) static_cast<void>(kill_process(kept[KeptRole::kPidfd]));
+  supervisor_.send({.kind = KeepMessage::Kind::kDrop, .session = id});
+}
+
+Result<void> SessionTable::try_to_adopt(std::uint64_t id, KeptSession& kept) {
+  MemoryRecord record = TRY(MemoryRecord::open(TRY(duplicate(kept[KeptRole::kRecord]))));
+  Service service = TRY(owner_.adopt(record, kept));
+  service.options.serve.window = {};
+  std::optional<Arrival> arrival;
+  if (kept.has(KeptRole::kArrival)) arrival = TRY(arrival_of(kept));
+  Session& session = make_session(id, std::move(service), std::move(record));
+  session.start();
+  if (arrival) session.on_arrival(*std::move(arrival));
+  return {};
+}
+
+void SessionTable::on_arrival(std::uint64_t id, KeptSession arrived) {
+  Session* const session = find(id);
+  if (session == nullptr) return;  // and the supervisor knows or will know
+  auto arrival = arrival_of(arrived);
+  if (arrival) return session->on_arrival(*std::move(arrival));
+  log_error("session {}: {}", id, arrival.error().message());
+}
+
+Session& SessionTable::make_session(std::uint64_t id, Service service, MemoryRecord record) {
+  service.options.id = id;
+  auto session = std::make_unique<Session>(loop_, service.link, std::move(service.options),
+                                           std::move(record), owner_);
+  return *sessions_.emplace(id, std::move(session)).first->second;
+}
+
+void SessionTable::drop(const Session& session) {
+  supervisor_.send({.kind = KeepMessage::Kind::kDrop,
+                    .session = session.options().id,
+                    .value = session.has_arrived() ? 1u : 0u});
+}
+
+}  // namespace thaw

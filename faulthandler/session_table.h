@@ -1,0 +1,72 @@
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+
+#include "base/error.h"
+#include "faulthandler/keep_channel.h"
+#include "faulthandler/session.h"
+
+namespace thaw {
+
+/// The sessions of a handler, and what it says of them to its supervisor: that one keeps what
+/// whoever comes after this process needs of them, tells of those that were there before it, and of
+/// the VMMs that come. On the loop's thread.
+class SessionTable {
+ public:
+  /// What serves a session.
+  struct Service {
+    DemandLink& link;
+    SessionOptions options;  // all but the number
+  };
+  class Owner : public Session::Owner {
+   public:
+    /// How a session of the handler before, whose record this is, is served on.
+    virtual Result<Service> adopt(const MemoryRecord& record, const KeptSession& kept) = 0;
+    /// All sessions that there were are served. `control` is the listener of the control socket.
+    virtual void on_serving(UniqueFd control) = 0;
+    /// The supervisor has died: no new sessions, and an end when the last VM has exited.
+    virtual void on_alone() = 0;
+
+   protected:
+    ~Owner() = default;
+  };
+  /// `supervisor` is this end of the connection to it.
+  SessionTable(Loop& loop, UniqueFd supervisor, Owner& owner);
+  SessionTable(const SessionTable&) = delete;
+  SessionTable& operator=(const SessionTable&) = delete;
+
+  /// Begins to serve a new one. The supervisor gets `kept`, and lets its VMM in. Returns its
+  /// number.
+  std::uint64_t add(Service service, MemoryRecord record, KeptSession kept);
+  const std::map<std::uint64_t, std::unique_ptr<Session>>& all() const { return sessions_; }
+  /// nullptr: there is none of this number.
+  Session* find(std::uint64_t id) const;
+  /// Those that have ended last, the oldest first.
+  std::deque<SessionReport>& ended() { return ended_; }
+  const std::deque<SessionReport>& ended() const { return ended_; }
+  /// Forgets those that have ended; false when some of them have to be looked at again.
+  bool forget_ended();
+  /// Asks the supervisor to become the program that is installed now.
+  void ask_for_upgrade();
+
+ private:
+  void on_message(KeepMessage message);
+  /// Goes on with a session of the handler before. One that nobody can go on with is stopped.
+  void adopt(std::uint64_t id, KeptSession kept);
+  Result<void> try_to_adopt(std::uint64_t id, KeptSession& kept);
+  void on_arrival(std::uint64_t id, KeptSession arrived);
+  Session& make_session(std::uint64_t id, Service service, MemoryRecord record);
+  void drop(const Session& session);
+
+  Loop& loop_;
+  Owner& owner_;
+  std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
+  std::deque<SessionReport> ended_;
+  std::uint64_t next_ = 1;
+  UniqueFd control_;  // until on_serving()
+  KeepChannel supervisor_;
+};
+
+}  // namespace thaw

@@ -1,0 +1,131 @@
+// What a supervisor keeps, and what it hears of handlers that die at awkward moments: the real
+// classes on real sockets, without processes.
+
+#include "faulthandler/session_keep.h"
+
+#include <optional>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/event_fd.h"
+#include "base/file.h"
+#include "base/process.h"
+#include "base/socket.h"
+#include "faulthandler/memory_record.h"
+#include "faulthandler/sys/epoll_loop.h"
+#include "format/control.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+using Kind = KeepMessage::Kind;
+
+class SessionKeepTest : public testing::Test, private SessionKeep::Owner {
+ protected:
+  ~SessionKeepTest() override {
+    keep_.stop();
+    for (auto& channel : handlers_) channel->close();
+    run();
+  }
+  /// Starts a handler that says this before it has heard anything.
+  void begin_handler(std::vector<KeepMessage> words) {
+    MessagePair ends = create_message_pair().value();
+    ASSERT_TRUE(succeeded(keep_.begin_handler(std::move(ends.ours))));
+    handlers_.push_back(std::make_unique<KeepChannel>(
+        *loop_, std::move(ends.theirs), [](const KeepMessage&) {}, [] {}));
+    for (KeepMessage& word : words) handlers_.back()->send(std::move(word));
+  }
+  void begin_serving_handler() {
+    std::vector<KeepMessage> words;
+    words.push_back({.kind = Kind::kServing});
+    begin_handler(std::move(words));
+  }
+  /// Lets all that is under way come to its end.
+  void run() {
+    loop_->stop();
+    loop_->run({.before = [] {}, .after = [] {}});
+  }
+
+  std::unique_ptr<Loop> loop_ = create_epoll_loop().value();
+  std::vector<std::unique_ptr<KeepChannel>> handlers_;
+  unsigned served_ = 0;
+  SessionKeep keep_{*loop_, create_message_pair().value().ours, *this};
+
+ private:
+  void keep(const std::string&, const UniqueFd&) override {}
+  void forget(const std::string&) override {}
+  void on_serving() override { ++served_; }
+  void on_upgrade() override {}
+};
+
+TEST_F(SessionKeepTest, HandlersMayDieAsSoonAsTheyServe) {
+  for (unsigned deaths = 1; deaths <= 3; ++deaths) {
+    begin_serving_handler();
+
+    EXPECT_TRUE(keep_.end_handler());
+
+    EXPECT_EQ(served_, deaths);
+  }
+}
+
+MemoryRecord record_with(UnservablePolicy policy) {
+  control::Prepare request;
+  request.on_unservable = policy;
+  return MemoryRecord::create(encode_control_request(request), PageCount{1}).value();
+}
+
+/// A session whose VMM is this process, and has handed something over.
+KeptSession arrived_session(const MemoryRecord& record, const UniqueFd& vmm) {
+  KeptSession kept;
+  kept[KeptRole::kListener] = create_event_fd().value();
+  kept[KeptRole::kRecord] = duplicate(record.file()).value();
+  kept[KeptRole::kPidfd] = duplicate(vmm).value();
+  kept[KeptRole::kUserfaultfd] = create_event_fd().value();
+  return kept;
+}
+
+/// What a handler says of a session of which it has not heard that its VMM came.
+std::vector<KeepMessage> words_of_a_session(KeptSession arrived) {
+  std::vector<KeepMessage> words;
+  words.push_back({.kind = Kind::kKeep, .session = 7, .descriptors = std::move(arrived)});
+  words.push_back({.kind = Kind::kDrop, .session = 7});
+  return words;
+}
+
+TEST_F(SessionKeepTest, LookingForAPolicyChangesNothingUnderWhoeverServes) {
+  const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
+  const MemoryRecord record = record_with(UnservablePolicy::kKill);
+  record.states()[0] = PageState::kComing;
+
+  begin_handler(words_of_a_session(arrived_session(record, vmm.pidfd())));
+  keep_.end_handler();
+
+  EXPECT_EQ(record.states()[0], PageState::kComing);
+  EXPECT_TRUE(succeeded(wait_for_exit(vmm.pidfd(), Deadline::after(std::chrono::seconds(30)))));
+}
+
+TEST_F(SessionKeepTest, NoVmmWithoutASessionOutlivesWhatHoldsItsMemory) {
+  const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
+  const MemoryRecord record = record_with(UnservablePolicy::kWait);
+  begin_handler(words_of_a_session(arrived_session(record, vmm.pidfd())));
+  keep_.end_handler();
+  EXPECT_EQ(vmm.status(), std::nullopt);
+
+  keep_.stop();
+
+  EXPECT_TRUE(vmm.status().has_value());
+}
+
+TEST_F(SessionKeepTest, LastWordsOfAHandlerThatHasNotHeardAllAreHeard) {
+  begin_serving_handler();
+  handlers_.back()->close();
+  run();
+  handlers_.clear();  // and what it was told lies unread in its socket
+
+  EXPECT_TRUE(keep_.end_handler());
+}
+
+}  // namespace
+}  // namespace thaw::test
