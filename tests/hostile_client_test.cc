@@ -17,11 +17,7 @@
 namespace thaw::test {
 namespace {
 
-#ifdef __SANITIZE_ADDRESS__
-constexpr std::size_t kTolerableGrowth = 512u << 20;  // it keeps what is freed for a while
-#else
-constexpr std::size_t kTolerableGrowth = 64u << 20;
-#endif
+constexpr std::size_t kTolerableGrowth = (64u << 20) + kSanitizerBytes;
 
 constexpr std::array kRoles{message::Role::kControl, message::Role::kDemand,
                             message::Role::kPrefetch};

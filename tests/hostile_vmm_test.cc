@@ -11,11 +11,7 @@
 namespace thaw::test {
 namespace {
 
-#ifdef __SANITIZE_ADDRESS__
-constexpr std::size_t kTolerableGrowth = 512u << 20;  // it keeps what is freed for a while
-#else
-constexpr std::size_t kTolerableGrowth = 16u << 20;
-#endif
+constexpr std::size_t kTolerableGrowth = (16u << 20) + kSanitizerBytes;
 
 class HostileVmmTest : public RestoreTest {
  protected:

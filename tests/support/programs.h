@@ -16,8 +16,17 @@
 
 namespace thaw::test {
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 /// How long a test waits for anything that a program is to do.
-inline constexpr std::chrono::seconds kPatience{30};
+inline constexpr std::chrono::seconds kPatience{kSanitized ? 60 : 30};
+/// By how much the memory of a program may grow of which nothing was asked: that of a sanitizer,
+/// which keeps what is freed for a while and takes notes.
+inline constexpr std::size_t kSanitizerBytes = kSanitized ? 512u << 20 : 0;
 
 /// Where the built programs are.
 std::string program_path(const std::string& name);
