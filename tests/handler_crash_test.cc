@@ -123,14 +123,16 @@ TEST_P(HandlerCrashTest, ManyVmsGoOn) {
   std::vector<Program> vmms;
   for (std::size_t i = 0; i < kVms; ++i) {
     const std::string socket = "vm" + std::to_string(i);
-    prepare({}, socket);
+    // However long it takes until there is a handler that is not killed at once.
+    prepare({"--on-unservable", "wait"}, socket);
     vmms.push_back(Program(
         {program_path("vmm"), path(socket), path("image"), i % 3 == 0 ? "remove" : "verify"}));
   }
   std::jthread killing([&](const std::stop_token& stop) {
     // Where programs start slowly one comes to serve at last, too.
-    for (unsigned i = 1; !stop.stop_requested(); ++i) {
-      pause_for(std::chrono::milliseconds(20 + 10 * i));
+    constexpr std::chrono::milliseconds kStep{kSanitized ? 100 : 10};
+    for (unsigned i = 3; !stop.stop_requested(); ++i) {
+      pause_for(kStep * i);
       kill_worker();
     }
   });

@@ -482,10 +482,11 @@ TEST_P(PrefetchingTest, NobodyWaitsInMemoryThatIsComplete) {
 }
 
 TEST_P(PrefetchingTest, VcpuThatWaitsForTheRestIsWokenByIt) {
-  ServedGuest& guest = start_with(
-      {}, {.map = content_pages(40), .plan = {.set = {}, .hydrate_bytes_per_s = 1u << 30}});
-  const auto request = packs_.next_request();
   const auto start = Clock::now();
+  // More than one request brings: a guest whose memory is complete is said goodbye to.
+  ServedGuest& guest = start_with(
+      {}, {.map = content_pages(100), .plan = {.set = {}, .hydrate_bytes_per_s = 1u << 30}});
+  const auto request = packs_.next_request();
   GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(7)); });
   vcpu.wait_until_blocked();
   packs_.reply(request);
@@ -512,7 +513,7 @@ TEST_P(PrefetchingTest, RecordingHasFirstTouchesInTheirOrderAndNothingElseComes)
   ServedGuest& guest =
       start_with({}, {.map = map_with_zeros(),
                       .around = 64,
-                      .window = {.idle = std::chrono::milliseconds(50), .most = test::kPatience},
+                      .window = {.idle = std::chrono::milliseconds(500), .most = test::kPatience},
                       .window_use = WindowUse::kRecord});
   const std::vector<std::size_t> order{7, 3, 52, 53, 8, 30};
   for (const std::size_t page : order) {

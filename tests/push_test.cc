@@ -2,6 +2,7 @@
 // connections that break.
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <random>
 
@@ -66,10 +67,11 @@ TEST_F(PushTest, MemoryFileThatIsCutWhileItIsPushedIsRefused) {
 TEST_F(PushTest, DroppedPushGoesOnWithoutSendingPagesAgain) {
   auto generator = seeded_generator();
   write_file(path("image"), random_bytes(generator, 4096 * kPageBytes));
-  std::size_t left = 9u << 20;
+  std::atomic<std::size_t> left = 9u << 20;
   Relay relay(server_.address(), [&](Relay::Way way, std::size_t, MutableByteSpan piece) {
-    if (way == Relay::Way::kToClient || left == 0) return true;
-    left -= std::min(left, piece.size());
+    const std::size_t before = left;
+    if (way == Relay::Way::kToClient || before == 0) return true;
+    left = before - std::min(before, piece.size());
     return left > 0;
   });
   const Outcome pushed = run({program_path("thaw"), "--json", "--server", relay.address(), "push",

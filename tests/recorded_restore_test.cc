@@ -19,6 +19,8 @@ namespace {
 using Json = nlohmann::json;
 
 constexpr std::size_t kPages = 1024;
+// Longer than a guest pauses while it touches its half.
+constexpr const char* kIdleMs = kSanitized ? "1000" : "500";
 
 class RecordedRestoreTest : public testing::Test {
  protected:
@@ -59,7 +61,7 @@ class RecordedRestoreTest : public testing::Test {
     return "sleep 1000 | " + program_path("vmm") + " $THAW_SOCKET " + path("image") + " halves";
   }
   std::vector<std::string> record(const std::string& script, std::vector<std::string> more,
-                                  const std::string& idle_ms = "200") {
+                                  const std::string& idle_ms = kIdleMs) {
     more.insert(more.begin(), {"record", "snapshot"});
     more.insert(more.end(), {"--record-idle-ms", idle_ms, "--", "sh", "-c", script});
     return more;

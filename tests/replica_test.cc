@@ -58,7 +58,7 @@ TEST_P(ReplicaTest, RefusesWhatWouldWrite) {
 }
 
 TEST_P(ReplicaTest, LeavesDamageToItsOwner) {
-  PageClient client = PageClient::connect(*resolve_tcp(address_), "default").value();
+  PageClient client = PageClient::connect(*resolve_tcp(replica_.address()), "default").value();
   EXPECT_EQ(code_of(client.report_damage({.chunks = {ChunkId::of(1, 0, 1)}, .snapshot = {}})),
             ErrorCode::kUnsupported);
   EXPECT_EQ(code_of(client.report_damage({.chunks = {}, .snapshot = {}, .packs = {{{1}, 1, 0}}})),

@@ -31,7 +31,8 @@ thaw_add_test(semantics_test SOURCES semantics_test.cc TIMEOUT 120
   NOT_SANITIZED *FaultThatIsReadBesideTheMoveOfItsPageEndsNobody*
   LIBRARIES thaw_test_guest)
 thaw_add_test(failover_test SOURCES failover_test.cc TIMEOUT 120 LIBRARIES thaw_test_guest)
-thaw_add_test(prefetch_test SOURCES prefetch_test.cc TIMEOUT 120 LIBRARIES thaw_test_guest)
+thaw_add_test(prefetch_test SOURCES prefetch_test.cc TIMEOUT 120 LABELS threads
+  LIBRARIES thaw_test_guest)
 thaw_add_test(huge_pages_test SOURCES huge_pages_test.cc support/huge_page_pool.cc
   LIBRARIES thaw_test_guest)
 if(NOT THAW_SANITIZE)  # a sanitizer has its own malloc

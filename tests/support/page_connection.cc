@@ -15,8 +15,7 @@ PageConnection::PageConnection(const std::string& address, message::Role role,
 
 Result<PageConnection> PageConnection::connect(const TcpAddress& address, message::Role role,
                                                const std::string& name_space) {
-  const Deadline deadline = Deadline::after(kPatience);
-  PageConnection made(deadline, TRY(connect_tcp(address, deadline)));
+  PageConnection made(TRY(connect_tcp(address, Deadline::after(kPatience))));
   const Received welcome =
       TRY(made.try_ask(message::Hello{.role = role, .name_space = name_space}));
   EXPECT_TRUE(std::holds_alternative<message::Welcome>(welcome.message));
@@ -27,11 +26,11 @@ Result<void> PageConnection::try_send(const Message& message, ByteSpan body) {
   Bytes bytes;
   encode_message(message, 1, body.size(), bytes);
   bytes.insert(bytes.end(), body.begin(), body.end());
-  return send_all(socket_, bytes, deadline_);
+  return send_all(socket_, bytes, Deadline::after(kPatience));
 }
 
 Result<PageConnection::Received> PageConnection::try_receive() {
-  WireMessage received = TRY(receive_message(socket_, deadline_));
+  WireMessage received = TRY(receive_message(socket_, Deadline::after(kPatience)));
   return Received{std::move(received.envelope.message), std::move(received.body)};
 }
 
@@ -70,7 +69,8 @@ ErrorCode PageConnection::receive_error() {
 
 void PageConnection::expect_closed() {
   std::array<std::byte, 1> byte;
-  EXPECT_EQ(code_of(receive_all(socket_, byte, deadline_)), ErrorCode::kUnavailable);
+  EXPECT_EQ(code_of(receive_all(socket_, byte, Deadline::after(kPatience))),
+            ErrorCode::kUnavailable);
 }
 
 }  // namespace thaw::test

@@ -2,14 +2,14 @@
 
 #include <string>
 
-#include "base/clock.h"
 #include "base/socket.h"
 #include "base/unique_fd.h"
 #include "format/wire.h"
 
 namespace thaw::test {
 
-/// A connection to the page server message by message, for what no client of ours would say.
+/// A connection to the page server message by message, for what no client of ours would say. Each
+/// message has kPatience.
 class PageConnection {
  public:
   struct Received {
@@ -37,12 +37,10 @@ class PageConnection {
   const UniqueFd& socket() const { return socket_; }
 
  private:
-  PageConnection(Deadline deadline, UniqueFd socket)
-      : deadline_(deadline), socket_(std::move(socket)) {}
+  explicit PageConnection(UniqueFd socket) : socket_(std::move(socket)) {}
   Result<void> try_send(const Message& message, ByteSpan body);
   Result<Received> try_receive();
 
-  Deadline deadline_;
   UniqueFd socket_;
 };
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -17,8 +16,17 @@
 
 namespace thaw::test {
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 /// How long a test waits for anything that a program is to do.
-inline constexpr std::chrono::seconds kPatience{30};
+inline constexpr std::chrono::seconds kPatience{kSanitized ? 60 : 30};
+/// By how much the memory of a program may grow of which nothing was asked: that of a sanitizer,
+/// which keeps what is freed for a while and takes notes.
+inline constexpr std::size_t kSanitizerBytes = kSanitized ? 512u << 20 : 0;
 
 /// Where the built programs are.
 std::string program_path(const std::string& name);
@@ -82,16 +90,6 @@ std::chrono::milliseconds cpu_time(pid_t pid);
 std::size_t resident_bytes(pid_t pid);
 /// The most that was ever present of it; nothing once it has ended.
 std::optional<std::size_t> peak_resident_bytes(pid_t pid);
-
-/// `bytes` as a bound on what a process may grow by; more where it has a sanitizer in it, which
-/// keeps what is freed for a while.
-constexpr std::size_t grown_memory(std::size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  return std::max<std::size_t>(bytes, 512u << 20);
-#else
-  return bytes;
-#endif
-}
 
 struct Outcome {
   int exit_code;

@@ -15,8 +15,8 @@ class Relay {
  public:
   enum class Way { kToServer, kToClient };
   /// Called with each piece that goes `way`, of which `before` bytes have passed on this
-  /// connection; may change it, and cuts the connection by returning false. On two threads, one
-  /// for each way.
+  /// connection; may change it, and cuts the connection by returning false. On two threads of
+  /// each connection, one for each way.
   using Tamper = std::function<bool(Way way, std::size_t before, MutableByteSpan piece)>;
 
   Relay(std::string server, Tamper tamper);
