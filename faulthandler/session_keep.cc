@@ -54,6 +54,13 @@ void SessionKeep::take_over(std::vector<NamedDescriptor> kept) {
     sessions_[name->session].kept[name->role] = std::move(each.descriptor);
     highest_ = std::max(highest_, name->session);
   }
+  for (auto& [id, entry] : sessions_) {
+    // Its VMM came while it was dropped, and another one must not take its place.
+    const bool dropped =
+        entry.kept.has(KeptRole::kUserfaultfd) && !entry.kept.has(KeptRole::kArrival);
+    if (dropped) let_linger(id, std::move(entry.kept));
+  }
+  std::erase_if(sessions_, [&](const auto& each) { return lingering_.contains(each.first); });
   has_served_ = !sessions_.empty();
   died_at_ = Clock::now();
   if (has_served_) loop_.wait(limits::kNobodyServes, nobody_serves_);
@@ -133,6 +140,10 @@ void SessionKeep::remember(std::uint64_t id, const KeptSession& kept) {
   });
 }
 
+void SessionKeep::forget(std::uint64_t id, const KeptSession& kept) {
+  kept.for_each([&](KeptRole role, const UniqueFd&) { owner_.forget(kept_name(id, role)); });
+}
+
 void SessionKeep::open_door(std::uint64_t id, Entry& entry) {
   auto listener = duplicate(entry.kept[KeptRole::kListener]);
   Result<UniqueFd> image = UniqueFd();
@@ -177,36 +188,44 @@ void SessionKeep::drop(std::uint64_t id, bool dealt_with) {
   if (found == sessions_.end()) return;
   Entry entry = std::move(found->second);
   sessions_.erase(found);
-  entry.kept.for_each([&](KeptRole role, const UniqueFd&) { owner_.forget(kept_name(id, role)); });
   if (entry.door != nullptr) {
     Arrival arrival = entry.door->close();
     closing_doors_.push_back(std::move(entry.door));
     if (!entry.kept.has(KeptRole::kUserfaultfd) && arrival.userfaultfd.valid()) {
-      entry.kept[KeptRole::kUserfaultfd] = std::move(arrival.userfaultfd);
-      entry.kept[KeptRole::kPidfd] = std::move(arrival.vmm.pidfd);
+      KeptSession arrived;
+      arrived[KeptRole::kUserfaultfd] = std::move(arrival.userfaultfd);
+      arrived[KeptRole::kPidfd] = std::move(arrival.vmm.pidfd);
+      remember(id, arrived);
+      entry.kept.add(std::move(arrived));
     }
   }
-  if (!dealt_with && entry.kept.has(KeptRole::kUserfaultfd)) let_linger(std::move(entry.kept));
+  const bool lingers = !dealt_with && entry.kept.has(KeptRole::kUserfaultfd);
+  lingers ? let_linger(id, std::move(entry.kept)) : forget(id, entry.kept);
 }
 
-void SessionKeep::let_linger(KeptSession kept) {
-  log_error("a VMM has handed over memory of a session that is over");
+void SessionKeep::let_linger(std::uint64_t id, KeptSession kept) {
+  log_error("session {} is over, and its VMM has handed over memory", id);
   if (policy_of(kept) == UnservablePolicy::kKill) kill_loudly(kept[KeptRole::kPidfd]);
-  lingering_.push_back(std::move(kept));
+  lingering_.emplace(id, std::move(kept));
   if (!lingering_timer_.active()) loop_.wait(limits::kLingerInterval, lingering_timer_);
 }
 
 void SessionKeep::look_at_lingering() {
-  std::erase_if(lingering_,
-                [](const KeptSession& kept) { return has_exited(kept[KeptRole::kPidfd]); });
+  std::erase_if(lingering_, [&](const auto& each) {
+    const auto& [id, kept] = each;
+    if (!has_exited(kept[KeptRole::kPidfd])) return false;
+    forget(id, kept);
+    return true;
+  });
   if (!lingering_.empty()) loop_.wait(limits::kLingerInterval, lingering_timer_);
 }
 
 void SessionKeep::kill_lingering() {
-  for (const KeptSession& kept : lingering_) kill_loudly(kept[KeptRole::kPidfd]);
-  for (const KeptSession& kept : lingering_) {
+  for (const auto& [id, kept] : lingering_) kill_loudly(kept[KeptRole::kPidfd]);
+  for (const auto& [id, kept] : lingering_) {
     const auto exited = wait_for_exit(kept[KeptRole::kPidfd], Deadline::after(limits::kKilledExit));
     if (!exited) log_error("a VMM that was killed: {}", exited.error().message());
+    forget(id, kept);
   }
 }
 

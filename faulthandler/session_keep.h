@@ -75,7 +75,7 @@ class SessionKeep {
   void drop(std::uint64_t id, bool dealt_with);
   /// A VMM whose memory nobody serves: killed, if that is its policy, and held on to until it has
   /// exited, for without its userfaultfd it could read zeros.
-  void let_linger(KeptSession kept);
+  void let_linger(std::uint64_t id, KeptSession kept);
   void look_at_lingering();
   /// They are dead when it returns.
   void kill_lingering();
@@ -84,13 +84,14 @@ class SessionKeep {
   /// As the policy of its VM says, which has come and has nobody.
   static void deal_with_unserved(std::uint64_t id, const KeptSession& kept);
   void remember(std::uint64_t id, const KeptSession& kept);
+  void forget(std::uint64_t id, const KeptSession& kept);
 
   Loop& loop_;
   const UniqueFd control_;
   Owner& owner_;
   std::map<std::uint64_t, Entry> sessions_;
   std::vector<std::unique_ptr<VmmDoor>> closing_doors_;
-  std::vector<KeptSession> lingering_;
+  std::map<std::uint64_t, KeptSession> lingering_;
   std::uint64_t highest_ = 0;  // number of a session
 
   std::unique_ptr<KeepChannel> channel_;  // nullptr: there is no handler

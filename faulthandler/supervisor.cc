@@ -88,7 +88,8 @@ void Supervisor::upgrade() {
   if (handler_) {
     const auto killed = kill_process(handler_->pidfd());
     if (!killed) log_error("{}", killed.error().message());
-    static_cast<void>(wait_for_exit(handler_->pidfd(), Deadline::after(limits::kKilledExit)));
+    const auto exited = wait_for_exit(handler_->pidfd(), Deadline::after(limits::kKilledExit));
+    if (!exited) return log_error("not upgraded: {}", exited.error().message());
   }
   auto kept = keep_.pass_on();
   if (!kept) return log_error("not upgraded: {}", kept.error().message());

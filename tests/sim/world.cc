@@ -136,8 +136,11 @@ void World::end_session(std::size_t number) {
   }
   if (vmm.exited()) return;
   const auto ending = static_cast<Ending>(schedule_.random().below(3));
-  if (ending == Ending::kFarewell && vmm.can_say_farewell()) return vmm.say_farewell();
-  if (ending != Ending::kKilledByOperator || restore.is_given_up) return vmm.exit();
+  // The vCPUs of one that nobody serves wait to their end.
+  if (ending == Ending::kExit || restore.is_given_up) return vmm.exit();
+  if (ending == Ending::kFarewell) {
+    return vmm.can_say_farewell() ? vmm.say_farewell() : vmm.exit();
+  }
   processes_->ask([&](Handler& handler) { handler.kill_vm(*restore.session); });
 }
 

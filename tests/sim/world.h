@@ -57,7 +57,6 @@ class World {
   void plan_deaths();
   void prepare(std::size_t number);
   void give_up(std::size_t number);
-  void restart();
   /// VMs are served again after so long.
   void look_who_waited(Nanoseconds outage);
   void heal();

@@ -95,7 +95,7 @@ void World::plan_outages() {
   }
   const Nanoseconds when = random.duration(kMostTrouble / 2);
   if (random.chance(250)) schedule_.after(when, [this] { processes_->upgrade(); });
-  if (random.chance(150)) schedule_.after(when, [this] { restart(); });
+  if (random.chance(150)) schedule_.after(when, [this] { processes_->restart(); });
 }
 
 /// Some die between two turns, the others before or after a system call, soon after they began.
@@ -156,15 +156,12 @@ void World::give_up(std::size_t number) {
   bool stopped = true;
   processes_->ask([&](Handler& handler) { stopped = handler.stop(*restore.session); });
   restore.is_given_up = stopped;
-  if (stopped) schedule_.note("session {} is given up", *restore.session);
-}
-
-/// Of a VMM whose session is over the supervisor alone knows.
-void World::restart() {
-  const bool knows_more = std::ranges::any_of(restores_, [](const Restore& restore) {
-    return restore.is_given_up && !restore.vmm->exited();
-  });
-  if (!knows_more) processes_->restart();
+  if (!stopped) return;
+  schedule_.note("session {} is given up", *restore.session);
+  if (!schedule_.random().chance(600)) return;
+  // Of its VMM the service manager alone knows then.
+  schedule_.after(schedule_.random().duration(2 * kMostPreparation),
+                  [this] { processes_->restart(); });
 }
 
 void World::heal() {
