@@ -110,9 +110,10 @@ thaw::Result<int> run_handler(const Options& options) {
   const auto tasks = TRY(thaw::TaskQueue::create());
   const auto workers = TRY(thaw::WorkerPool::create(options.workers));
 
+  std::unique_ptr<thaw::Daemon> daemon;
+  // They go before the daemon does, which their threads use.
   std::unique_ptr<thaw::ControlServer> control;
   std::jthread closing;  // joining the control threads takes as long as they work
-  std::unique_ptr<thaw::Daemon> daemon;
   thaw::Daemon::Supervised supervised{
       .supervisor = thaw::UniqueFd(thaw::ChildProcess::kChildDescriptor),
       .on_serving =

@@ -2,7 +2,10 @@
 // own. The VMM is never this process: the fault handler may kill it.
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
+#include <filesystem>
+#include <thread>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -351,6 +354,28 @@ TEST_P(RestoreTest, StoppingHandlerServesOnUntilItsVmsHaveExited) {
   vmm.tell("go on");
   EXPECT_EQ(vmm.wait().value(), 0);
   EXPECT_EQ(handler_->wait().value(), 0);
+}
+
+TEST_P(RestoreTest, StoppingHandlerWaitsForTheCommandUnderWay) {
+  std::atomic<bool> is_under_way = false;
+  std::atomic<bool> may_go_on = false;
+  Relay relay(server_.address(), [&](Relay::Way, std::size_t, MutableByteSpan) {
+    is_under_way = true;
+    is_under_way.notify_one();
+    may_go_on.wait(false);
+    return false;
+  });
+  start_handler(relay.address());
+  Program command({program_path("thaw"), "--json", "--control", path("control"), "prepare",
+                   "snapshot", "--socket", path("vm")});
+  is_under_way.wait(false);
+  handler_->signal(SIGTERM);
+  const Deadline deadline = Deadline::after(kPatience);
+  while (std::filesystem::exists(path("control")) && !deadline.passed()) std::this_thread::yield();
+  may_go_on = true;
+  may_go_on.notify_all();
+  EXPECT_EQ(handler_->wait().value(), 0);
+  EXPECT_NE(command.wait().value(), 0);
 }
 
 TEST_P(RestoreTest, SecondSignalKillsTheVms) {
