@@ -158,7 +158,7 @@ void World::give_up(std::size_t number) {
   restore.is_given_up = stopped;
   if (!stopped) return;
   schedule_.note("session {} is given up", *restore.session);
-  if (!schedule_.random().chance(600)) return;
+  if (deaths_ == 0 || !schedule_.random().chance(600)) return;
   // Of its VMM the service manager alone knows then.
   schedule_.after(schedule_.random().duration(2 * kMostPreparation),
                   [this] { processes_->restart(); });
