@@ -92,12 +92,15 @@ void Processes::later(Nanoseconds delay, void (Processes::*action)()) {
 }
 
 void Processes::on_serving() {
-  // One that is dead by now may have said so.
-  if (!unserved_since_ || handler_ == nullptr) return;
-  const Nanoseconds outage = machine_.schedule().now() - *unserved_since_;
-  unserved_since_.reset();
-  nobody_served_ = nobody_served_ || outage >= limits::kNobodyServes;
-  told_(outage);
+  const auto now = machine_.schedule().now();
+  if (unserved_since_) {
+    const Nanoseconds outage = now - *unserved_since_;
+    unserved_since_.reset();
+    nobody_served_ = nobody_served_ || outage >= limits::kNobodyServes;
+    told_(outage);
+  }
+  // Said by one that is dead by now: the next outage has begun.
+  if (handler_ == nullptr) unserved_since_ = now;
 }
 
 bool Processes::nobody_served() const {

@@ -197,8 +197,10 @@ bool Vmm::access(const std::shared_ptr<Vcpu>& vcpu, const Access& access) {
 }
 
 bool Vmm::needs_nobody() const {
-  return std::ranges::none_of(memory_.pages(),
-                              [](const auto& page) { return page.second.registered; });
+  // One that has unmapped all of it is not known to need nobody.
+  return !memory_.pages().empty() && std::ranges::none_of(memory_.pages(), [](const auto& page) {
+    return page.second.registered;
+  });
 }
 
 bool Vmm::waits() const {
