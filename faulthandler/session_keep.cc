@@ -18,14 +18,8 @@ Result<MemoryRecord> record_of(const KeptSession& kept) {
   return MemoryRecord::look_at(TRY(duplicate(kept[KeptRole::kRecord])));
 }
 
-bool needs_nobody(const KeptSession& kept) {
-  const auto record = record_of(kept);
-  return record && record->detached();
-}
-
 /// What is to become of a VM that nobody can serve. One whose record says nothing is stopped.
-UnservablePolicy policy_of(const KeptSession& kept) {
-  const auto record = record_of(kept);
+UnservablePolicy policy_of(const Result<MemoryRecord>& record) {
   if (!record) return UnservablePolicy::kKill;
   const auto line = decode_control_request(record->request());
   const auto* const request = line ? std::get_if<control::Prepare>(&*line) : nullptr;
@@ -205,7 +199,7 @@ void SessionKeep::drop(std::uint64_t id, bool dealt_with) {
 
 void SessionKeep::let_linger(std::uint64_t id, KeptSession kept) {
   log_error("session {} is over, and its VMM has handed over memory", id);
-  if (policy_of(kept) == UnservablePolicy::kKill) kill_loudly(kept[KeptRole::kPidfd]);
+  if (policy_of(record_of(kept)) == UnservablePolicy::kKill) kill_loudly(kept[KeptRole::kPidfd]);
   lingering_.emplace(id, std::move(kept));
   if (!lingering_timer_.active()) loop_.wait(limits::kLingerInterval, lingering_timer_);
 }
@@ -238,8 +232,10 @@ void SessionKeep::look_whether_served() {
 }
 
 void SessionKeep::deal_with_unserved(std::uint64_t id, const KeptSession& kept) {
-  if (!kept.has(KeptRole::kUserfaultfd) || needs_nobody(kept)) return;
-  const bool kills = policy_of(kept) == UnservablePolicy::kKill;
+  if (!kept.has(KeptRole::kUserfaultfd)) return;
+  const auto record = record_of(kept);
+  if (record && record->detached()) return;
+  const bool kills = policy_of(record) == UnservablePolicy::kKill;
   log_error("session {}: no fault handler can be had; its VM {}", id,
             kills ? "is killed" : "waits");
   if (kills) kill_loudly(kept[KeptRole::kPidfd]);
