@@ -4,7 +4,7 @@
 
 namespace thaw {
 
-Result<void> PackCheck::check(SnapshotId snapshot, Which which, const std::set<PackId>& named) {
+Result<void> PackCheck::check(SnapshotId snapshot, const std::set<PackId>* only) {
   auto set = TRY(read(snapshot));
   if (!set) return {};
   const auto map = if_found(read_page_map(store_, name_space_, snapshot));
@@ -16,7 +16,7 @@ Result<void> PackCheck::check(SnapshotId snapshot, Which which, const std::set<P
     return withdraw(*set, std::nullopt, decoded.error());
   }
   for (std::uint32_t i = 0; i < set->packs.size(); ++i) {
-    if (which == Which::kNamed && !named.contains({snapshot, set->set.generation, i})) continue;
+    if (only != nullptr && !only->contains({snapshot, set->set.generation, i})) continue;
     const auto verified = verify(*set, i);
     ++packs_;
     // Of a set that goes the other packs need not be read.

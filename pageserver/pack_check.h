@@ -25,18 +25,14 @@ class PackCheck {
   PackCheck(Store& store, NamespaceId in, JobControl& control)
       : store_(store), name_space_(in), control_(control) {}
 
-  /// Checks the snapshot's set, if it has one, with all of its packs.
-  Result<void> check(SnapshotId snapshot) { return check(snapshot, Which::kAll, {}); }
-  /// Checks the set and those of these packs that it has.
-  Result<void> check(SnapshotId snapshot, const std::set<PackId>& packs) {
-    return check(snapshot, Which::kNamed, packs);
-  }
+  /// Checks the snapshot's set, if it has one, with those of these packs that it has; nullptr: with
+  /// all of its packs.
+  Result<void> check(SnapshotId snapshot, const std::set<PackId>* only);
 
   std::uint64_t packs() const { return packs_; }      // that were read
   std::uint64_t damaged() const { return damaged_; }  // sets
 
  private:
-  enum class Which { kAll, kNamed };
   /// A set as it was read, and what is in it.
   struct ReadSet {
     Manifest manifest;
@@ -45,7 +41,6 @@ class PackCheck {
     std::vector<std::vector<PackPage>> packs;
   };
 
-  Result<void> check(SnapshotId snapshot, Which which, const std::set<PackId>& named);
   /// Nothing where there is none, or nothing that it could be compared with.
   Result<std::optional<ReadSet>> read(SnapshotId snapshot);
   static Result<void> decode(ReadSet& set, const PageMap& map);

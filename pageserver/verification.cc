@@ -29,7 +29,7 @@ Result<VerificationReport> Verification::run_from(ChunkId first) {
   TRY(quarantine_bad());
   if (!checked) return std::unexpected(checked.error());
   TRY(name_bad());
-  TRY(check_sets());
+  TRY(check_sets(TRY(store_.snapshots(name_space_, {})), nullptr));
   TRY(control_.write([&] { return chunks().set_checked_up_to(name_space_, kNoChunk); }));
   return report_;
 }
@@ -46,7 +46,9 @@ Result<VerificationReport> Verification::run_on(const Suspects& suspects) {
   if (!batch.empty()) TRY(control_.pace(TRY(check(batch))));
   TRY(quarantine_bad());
   TRY(name_bad());
-  TRY(check_sets(suspects));
+  std::set<SnapshotId> snapshots = suspects.snapshots;
+  for (const PackId& pack : suspects.packs) snapshots.insert(pack.snapshot);
+  TRY(check_sets(std::vector(snapshots.begin(), snapshots.end()), &suspects.packs));
   return report_;
 }
 
@@ -82,19 +84,9 @@ Result<void> Verification::check_chunks(ChunkId next) {
   }
 }
 
-Result<void> Verification::check_sets() {
-  for (const SnapshotId snapshot : TRY(store_.snapshots(name_space_, {}))) {
-    TRY(packs_.check(snapshot));
-  }
-  report_.packs = packs_.packs();
-  report_.damaged_sets = packs_.damaged();
-  return {};
-}
-
-Result<void> Verification::check_sets(const Suspects& suspects) {
-  std::set<SnapshotId> snapshots = suspects.snapshots;
-  for (const PackId& pack : suspects.packs) snapshots.insert(pack.snapshot);
-  for (const SnapshotId snapshot : snapshots) TRY(packs_.check(snapshot, suspects.packs));
+Result<void> Verification::check_sets(std::span<const SnapshotId> snapshots,
+                                      const std::set<PackId>* only) {
+  for (const SnapshotId snapshot : snapshots) TRY(packs_.check(snapshot, only));
   report_.packs = packs_.packs();
   report_.damaged_sets = packs_.damaged();
   return {};

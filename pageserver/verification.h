@@ -54,8 +54,8 @@ class Verification {
   /// Nothing where it is not there any more.
   Result<void> read_snapshot(SnapshotId snapshot);
   Result<void> check_chunks(ChunkId next);
-  Result<void> check_sets();
-  Result<void> check_sets(const Suspects& suspects);
+  /// With these packs; nullptr: with all that they have.
+  Result<void> check_sets(std::span<const SnapshotId> snapshots, const std::set<PackId>* only);
   bool is_intact(ChunkId id, const Result<ByteSpan>& chunk, Sha256& hash);
   /// Returns how many bytes were read.
   Result<ByteCount> check(std::span<const ChunkId> batch);
