@@ -216,14 +216,11 @@ TEST_F(CollectionTest, LostChunksDoNotDisturbTheTotals) {
 TEST_F(CollectionTest, DamagedPageMapStopsIt) {
   const Bytes image = random_image(10);
   const Manifest manifest = stored("a", image);
-  store_.reset();
-  {
-    RawStore raw(directory_.path("store"));
+  change([](RawStore& raw) {
     for (const std::string& key : raw.keys("snapshot")) {
       if (key[0] == 'p') raw.put("snapshot", key, "nonsense");
     }
-  }
-  reopen();
+  });
   EXPECT_EQ(code_of(collect()), ErrorCode::kCorrupt);
   EXPECT_EQ(chunks(), 10u) << "nothing is deleted on a guess";
 }

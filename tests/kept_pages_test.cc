@@ -119,15 +119,10 @@ TEST_F(KeptPagesTest, PagesThatAreDamagedOrMissingAreNotKept) {
   const Manifest parent = store("parent", image_of("abcd"), name_space_).value();
   const ChunkId damaged = map_of(parent, name_space_).chunk_of({1});
   const ChunkId missing = map_of(parent, name_space_).chunk_of({2});
-  store_.reset();
-  {
-    RawStore raw(directory_.path("store"));
-    std::string chunk = raw.get("chunk", big_endian(damaged.value));
-    chunk.back() = static_cast<char>(chunk.back() ^ 1);
-    raw.put("chunk", big_endian(damaged.value), chunk);
+  change([&](RawStore& raw) {
+    raw.damage("chunk", big_endian(damaged.value));
     raw.remove("chunk", big_endian(missing.value));
-  }
-  reopen();
+  });
   Push push = push_to(parent, 4);
   EXPECT_EQ(code_of(offer(push, 0, "==")), ErrorCode::kCorrupt);
   EXPECT_EQ(code_of(offer(push, 0, "=b=")), ErrorCode::kCorrupt);

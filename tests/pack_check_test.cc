@@ -41,25 +41,12 @@ class PackCheckTest : public StoreTest {
     return sets().pack(name_space_, {manifest_.snapshot, generation, number}).has_value();
   }
 
-  template <typename Change>
-  void change(Change change) {
-    store_.reset();
-    {
-      RawStore raw(directory_.path("store"));
-      change(raw);
-    }
-    reopen();
-  }
   std::string key_of(const PackId& id) const {
     return big_endian(name_space_.value).substr(6) + big_endian(id.snapshot.value) +
            big_endian(id.generation) + big_endian(id.number).substr(4);
   }
   void damage(const PackId& id) {
-    change([&](RawStore& raw) {
-      std::string pack = raw.get("pack", key_of(id));
-      pack.back() = static_cast<char>(pack.back() ^ 1);
-      raw.put("pack", key_of(id), pack);
-    });
+    change([&](RawStore& raw) { raw.damage("pack", key_of(id)); });
   }
   void damage_sets() {
     change([](RawStore& raw) {

@@ -66,11 +66,6 @@ class UpkeepTest : public testing::Test {
     }
     server_.start();
   }
-  static void damage(RawStore& raw, const std::string& key) {
-    std::string chunk = raw.get("chunk", key);
-    chunk.back() = static_cast<char>(chunk.back() ^ 1);
-    raw.put("chunk", key, chunk);
-  }
   Json check(std::vector<std::string> more, int exit_code) {
     std::vector<std::string> command{program_path("thaw"), "--json", "fsck", path("store")};
     command.insert(command.end(), more.begin(), more.end());
@@ -248,7 +243,7 @@ TEST_F(UpkeepTest, ParentIsInUseAsLongAsItsPush) {
 
 TEST_F(UpkeepTest, DamageIsNamedAndHealed) {
   push("a", 1, 20);
-  change([](RawStore& raw) { damage(raw, raw.keys("chunk")[3]); });
+  change([](RawStore& raw) { raw.damage("chunk", raw.keys("chunk")[3]); });
   EXPECT_EQ(refusal({"pull", "a", "--memory", path("out")}), "checksum_mismatch");
   const Json scrubbed = thaw({"scrub"}, 1);
   EXPECT_EQ(scrubbed["error"]["code"], "corrupt");
@@ -262,7 +257,7 @@ TEST_F(UpkeepTest, DamageIsNamedAndHealed) {
 
 TEST_F(UpkeepTest, ReportedDamageIsLookedAtAndNotBelieved) {
   push("a", 1, 20);
-  change([](RawStore& raw) { damage(raw, raw.keys("chunk")[3]); });
+  change([](RawStore& raw) { raw.damage("chunk", raw.keys("chunk")[3]); });
   PageClient client = *PageClient::connect(*resolve_tcp(server_.address()), "default");
   const auto manifest = client.show("a");
   ASSERT_TRUE(succeeded(manifest));

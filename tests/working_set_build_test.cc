@@ -247,18 +247,9 @@ TEST_F(WorkingSetBuildTest, MissingOrDamagedChunkMakesNoSet) {
   std::uint64_t first = 0;
   while (map.find({first}).zero()) ++first;
   const ChunkId chunk = map.chunk_of({first});
-  store_.reset();
-  {
-    RawStore raw(directory_.path("store"));
-    std::string value = raw.get("chunk", big_endian(chunk.value));
-    value.back() = static_cast<char>(value.back() ^ 1);
-    raw.put("chunk", big_endian(chunk.value), value);
-  }
-  reopen();
+  change([&](RawStore& raw) { raw.damage("chunk", big_endian(chunk.value)); });
   EXPECT_EQ(code_of(put(manifest_, touching(manifest_, 0, 200))), ErrorCode::kCorrupt);
-  store_.reset();
-  RawStore(directory_.path("store")).remove("chunk", big_endian(chunk.value));
-  reopen();
+  change([&](RawStore& raw) { raw.remove("chunk", big_endian(chunk.value)); });
   EXPECT_EQ(code_of(put(manifest_, touching(manifest_, 0, 200))), ErrorCode::kCorrupt);
   EXPECT_EQ(sets().state(name_space_, manifest_.snapshot).value(), WorkingSetState{});
 }

@@ -240,14 +240,11 @@ TEST_F(WorkingSetStoreTest, FullDiskTakesNothingAndGivesBack) {
 TEST_F(WorkingSetStoreTest, StoreOfVersionOneIsTakenOver) {
   const Bytes image = make_image(1, 50);
   const Manifest manifest = store("image", image, name_space_).value();
-  store_.reset();
-  {
-    // As the version without packs left it.
-    RawStore raw(directory_.path("store"));
+  // As the version without packs left it.
+  change([](RawStore& raw) {
     raw.put("meta", "version", big_endian(1));
     raw.drop_family("pack");
-  }
-  reopen();
+  });
   EXPECT_EQ(load(manifest, name_space_), image);
   ASSERT_TRUE(succeeded(publish(manifest.snapshot, 1, 2)));
   reopen();

@@ -52,6 +52,12 @@ void RawStore::drop_family(const std::string& family) {
   CHECK(db_->DropColumnFamily(families_.at(family)).ok());
 }
 
+void RawStore::damage(const std::string& family, const std::string& key) {
+  std::string value = get(family, key);
+  value.back() = static_cast<char>(value.back() ^ 1);
+  put(family, key, value);
+}
+
 void RawStore::mix_up_chunks() {
   const std::vector<std::string> chunks = keys("chunk");
   for (std::size_t i = 1; i < chunks.size(); i += 2)

@@ -25,6 +25,8 @@ class RawStore {
   void put(const std::string& family, const std::string& key, const std::string& value);
   void remove(const std::string& family, const std::string& key);
   void drop_family(const std::string& family);
+  /// Changes its last byte.
+  void damage(const std::string& family, const std::string& key);
   /// Gives every second chunk the stored form of the one before it.
   void mix_up_chunks();
 

@@ -10,6 +10,7 @@
 #include "format/hash.h"
 #include "pageserver/push.h"
 #include "pageserver/sys/rocks_store.h"
+#include "tests/support/raw_store.h"
 #include "tests/support/scratch_directory.h"
 #include "tests/support/test_support.h"
 
@@ -26,6 +27,17 @@ class StoreTest : public testing::Test {
     ASSERT_TRUE(succeeded(opened));
     store_ = *std::move(opened);
     name_space_ = *store_->open_namespace("default");
+  }
+
+  /// Changes the store behind its back.
+  template <typename Change>
+  void change(Change change) {
+    store_.reset();
+    {
+      RawStore raw(directory_.path("store"));
+      change(raw);
+    }
+    reopen();
   }
 
   static SnapshotSpec spec(const std::string& name, const Bytes& image) {
