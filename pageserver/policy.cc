@@ -1,7 +1,4 @@
-#include <sstream>
-
-#include <toml++/toml.h>
-
+#include "base/toml.h"
 #include "format/manifest.h"
 #include "pageserver/access.h"
 
@@ -9,24 +6,14 @@ namespace thaw {
 
 namespace {
 
-std::string place_of(const toml::source_region& region) {
-  std::ostringstream place;
-  place << region.begin;
-  return place.str();
-}
-
-std::unexpected<Error> refuse(const toml::node& node, const std::string& what) {
-  return fail(ErrorCode::kInvalidArgument, "{} at {}", what, place_of(node.source()));
-}
-
 /// The strings of an array that has some.
 Result<std::vector<std::string>> read_strings(const toml::node& node) {
   const toml::array* const array = node.as_array();
-  if (array == nullptr || array->empty()) return refuse(node, "no list of strings");
+  if (array == nullptr || array->empty()) return refuse_toml(node, "no list of strings");
   std::vector<std::string> strings;
   for (const toml::node& element : *array) {
     const auto text = element.value_exact<std::string>();
-    if (!text) return refuse(element, "no string");
+    if (!text) return refuse_toml(element, "no string");
     strings.push_back(*text);
   }
   return strings;
@@ -39,7 +26,7 @@ Result<std::vector<std::string>> read_namespaces(const toml::node& node) {
         pattern.ends_with('*') ? pattern.substr(0, pattern.size() - 1) : pattern;
     const bool valid = pattern == "*" || check_name(beginning, "namespace").has_value();
     if (!valid || beginning.contains('*'))
-      return refuse(node, "\"" + pattern + "\" stands for no namespace");
+      return refuse_toml(node, "\"" + pattern + "\" stands for no namespace");
   }
   return patterns;
 }
@@ -54,19 +41,10 @@ Result<Rights> read_rights(const toml::node& node) {
     } else if (role == "admin") {
       rights.add({Right::kAdmin});
     } else {
-      return refuse(node, "\"" + role + "\" is no role; there are read, push and admin");
+      return refuse_toml(node, "\"" + role + "\" is no role; there are read, push and admin");
     }
   }
   return rights;
-}
-
-Result<toml::table> parse_toml(std::string_view text) {
-  try {
-    return toml::parse(text);
-  } catch (const toml::parse_error& error) {
-    return fail(ErrorCode::kInvalidArgument, "{} at {}", error.description(),
-                place_of(error.source()));
-  }
 }
 
 }  // namespace
@@ -76,10 +54,10 @@ Result<Policy> Policy::parse(std::string_view text) {
   Policy policy;
   for (const auto& [key, node] : table) {
     const toml::array* const peers = key == "peer" ? node.as_array() : nullptr;
-    if (peers == nullptr) return refuse(node, "there is [[peer]] and nothing else");
+    if (peers == nullptr) return refuse_toml(node, "there is [[peer]] and nothing else");
     for (const toml::node& entry : *peers) {
       const toml::table* const peer = entry.as_table();
-      if (peer == nullptr) return refuse(entry, "there is [[peer]] and nothing else");
+      if (peer == nullptr) return refuse_toml(entry, "there is [[peer]] and nothing else");
       Grant grant;
       for (const auto& [name, value] : *peer) {
         if (name == "identity") {
@@ -89,12 +67,12 @@ Result<Policy> Policy::parse(std::string_view text) {
         } else if (name == "roles") {
           grant.rights = TRY(read_rights(value));
         } else {
-          return refuse(value, "a peer has an identity, namespaces and roles, and no \"" +
-                                   std::string(name.str()) + "\"");
+          return refuse_toml(value, "a peer has an identity, namespaces and roles, and no \"" +
+                                        std::string(name.str()) + "\"");
         }
       }
       if (grant.identity.empty() || grant.namespaces.empty() || grant.rights.none()) {
-        return refuse(entry, "a peer without an identity, namespaces or roles");
+        return refuse_toml(entry, "a peer without an identity, namespaces or roles");
       }
       policy.grants_.push_back(std::move(grant));
     }

@@ -80,6 +80,8 @@ roles = ["push"]
 TEST(Policy, WhatItDoesNotKnowIsRefused) {
   for (const std::string_view text : {
            "not toml",
+           "[^x]",
+           "x = 1 \u00a1",
            "peer = 1",
            "[peer]\nidentity = \"a\"",
            "peer = [1]",

@@ -286,7 +286,9 @@ TEST_F(PageServerTest, FlagGoesBeforeEnvironmentBeforeFile) {
   EXPECT_EQ(count("", ""), 0u);
   EXPECT_EQ(count("THAW_NAMESPACE=default", ""), 1u);
   EXPECT_EQ(count("THAW_NAMESPACE=other", "--namespace default"), 1u);
-  for (const char* const text : {"server = [\n", "[^x]\n"}) {
+  for (const char* const text :
+       {"server = [\n", "[^x]\n", "namespace = 1.5\n", "namespace = 1979-05-27\n",
+        "namespace = [1, 666666666666666666662.5]\n"}) {
     std::ofstream(path("thaw.toml")) << text;
     EXPECT_EQ(run({"/bin/sh", "-c",
                    "THAW_CONFIG=" + path("thaw.toml") + " " + program_path("thaw") + " ls"})

@@ -26,6 +26,8 @@ SYSTEM_CALLS = re.compile(r"^(unistd|fcntl|poll|liburing|netdb|dlfcn)\.h$|^sys/|
 # Types and constants that signatures and flags need; calls are found by the headers above.
 HARMLESS = {"sys/types.h", "poll.h"}
 HEAVY = re.compile(r"^(boost/|CLI/|nlohmann/(?!json_fwd)|toml\+\+|rocksdb/|spdlog/)")
+# Headers that are the door of a heavy library.
+DOORS = {Path("base/command_line.h"), Path("base/toml.h")}
 # They show Cap'n Proto to whoever includes them.
 PRIVATE_TO_FORMAT = {"format/wire.capnp.h", "format/schema_codec.h", "format/kj_clang.h"}
 LONGEST_LINE = 100
@@ -62,7 +64,9 @@ def check_includes(path: Path) -> None:
             errors.append(f"{name} includes {target}: only the store adapter may")
         if SYSTEM_CALLS.match(target) and target not in HARMLESS and not in_sys:
             errors.append(f"{name} includes {target}: system calls stand in base/ and sys/")
-        if HEAVY.match(target) and path.suffix == ".h" and name != Path("base/command_line.h"):
+        if target.startswith("toml++/") and name != Path("base/toml.h"):
+            errors.append(f"{name} includes {target}: base/toml.h does, so that no text aborts")
+        if HEAVY.match(target) and path.suffix == ".h" and name not in DOORS:
             errors.append(f"{name} includes {target}: too heavy for a header")
 
 

@@ -296,6 +296,10 @@ void add_toml(const Corpus& corpus) {
   corpus.add("toml", "values",
              as_bytes("text = 'a'\nnumber = 12\nflag = true\nlist = [\"a\", [1, 2.5]]\n"
                       "[command]\ninner = \"\"\"x\"\"\"\n[command.deeper]\na.b = 1979-05-27\n"));
+  corpus.add("policy", "peers",
+             as_bytes("[[peer]]\nidentity = \"thaw://a\"\nnamespaces = [\"x\", \"team-*\"]\n"
+                      "roles = [\"read\", \"push\"]\n[[peer]]\nidentity = 'b'\n"
+                      "namespaces = [\"*\"]\nroles = [\"admin\"]\n"));
 }
 
 }  // namespace
