@@ -53,6 +53,7 @@ ErrorCode code_from_errno(int error_number) {
     case ENOENT:
       return ErrorCode::kNotFound;
     case EEXIST:
+    case EADDRINUSE:
       return ErrorCode::kAlreadyExists;
     case ENOSPC:
     case EDQUOT:

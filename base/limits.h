@@ -36,6 +36,14 @@ inline constexpr seconds kHandshakeTimeout{10};
 /// How long one that is refused may take to read why.
 inline constexpr seconds kRefusalTimeout{1};
 
+/// Between two attempts to accept a connection when no descriptor is left.
+inline constexpr milliseconds kAcceptPauseMost{1000};
+
+// HTTP.
+inline constexpr std::size_t kMaxHttpRequestBytes = 8u << 10;
+inline constexpr seconds kHttpExchange{2};  // to ask, and to take the reply
+inline constexpr unsigned kHttpThreads = 2;
+
 /// How long a process that was sent SIGKILL may take to go.
 inline constexpr seconds kKilledExit{5};
 

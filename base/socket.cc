@@ -121,6 +121,17 @@ Result<UniqueFd> create_tcp_socket(const TcpAddress& address) {
   return socket;
 }
 
+Result<UniqueFd> listen_tcp(const TcpAddress& address) {
+  UniqueFd socket = TRY(create_tcp_socket(address));
+  const int on = 1;
+  if (::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
+      ::bind(socket.get(), as_sockaddr(address.storage), address.length) != 0 ||
+      ::listen(socket.get(), SOMAXCONN) != 0) {
+    return fail_errno("listen on " + address.text());
+  }
+  return socket;
+}
+
 Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline) {
   UniqueFd socket = TRY(create_tcp_socket(address));
   if (::connect(socket.get(), as_sockaddr(address.storage), address.length) != 0) {

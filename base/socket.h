@@ -47,6 +47,9 @@ Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port
 
 Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline);
 
+/// Listens at the address, non-blocking; a port that another program has is kAlreadyExists.
+Result<UniqueFd> listen_tcp(const TcpAddress& address);
+
 /// A non-blocking TCP socket with the options above, for an event loop to connect.
 Result<UniqueFd> create_tcp_socket(const TcpAddress& address);
 
@@ -55,8 +58,9 @@ Result<UniqueFd> create_tcp_socket(const TcpAddress& address);
 /// no socket, is kAlreadyExists.
 Result<UniqueFd> listen_unix(const std::string& path, std::optional<FileOwner> owner);
 Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline);
-/// kTimeout when nobody connects in time.
-Result<UniqueFd> accept_unix(const UniqueFd& listener, Deadline deadline);
+/// The next connection to a socket that listens without blocking, non-blocking itself. kTimeout
+/// when nobody connects in time.
+Result<UniqueFd> accept_connection(const UniqueFd& listener, Deadline deadline);
 
 /// Sends everything, or fails. The peer's going away is kUnavailable, never SIGPIPE.
 Result<void> send_all(const UniqueFd& socket, ByteSpan bytes, Deadline deadline);

@@ -94,7 +94,7 @@ Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline) {
   return socket;
 }
 
-Result<UniqueFd> accept_unix(const UniqueFd& listener, Deadline deadline) {
+Result<UniqueFd> accept_connection(const UniqueFd& listener, Deadline deadline) {
   while (true) {
     UniqueFd socket(::accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
     if (socket.valid()) return socket;

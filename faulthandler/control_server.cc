@@ -10,41 +10,17 @@ namespace thaw {
 
 namespace {
 constexpr unsigned kThreads = 4;
-/// How soon a thread that waits for a connection sees that it shall stop.
-constexpr std::chrono::milliseconds kStopInterval{200};
 }  // namespace
 
 ControlServer::ControlServer(std::string path, UniqueFd listener, Daemon& daemon)
-    : path_(std::move(path)), listener_(std::move(listener)), daemon_(daemon) {
-  for (unsigned i = 0; i < kThreads; ++i) {
-    threads_.emplace_back([this](const std::stop_token& stop) { serve(stop); });
-  }
-}
+    : path_(std::move(path)),
+      daemon_(daemon),
+      threads_("control socket", std::move(listener), kThreads,
+               [this](const UniqueFd& connection) { answer(connection); }) {}
 
-ControlServer::~ControlServer() {
-  remove_file(path_);
-  for (std::jthread& thread : threads_) thread.request_stop();
-}
+ControlServer::~ControlServer() { remove_file(path_); }
 
-void ControlServer::serve(const std::stop_token& stop) {
-  while (!stop.stop_requested()) {
-    const auto connection = accept_unix(listener_, Deadline::after(kStopInterval));
-    if (connection) {
-      answer(*connection);
-    } else if (connection.error().code() != ErrorCode::kTimeout) {
-      // Out of descriptors, mostly: whoever has connected stays in the queue.
-      log_error("control socket: {}", connection.error().message());
-      rest(stop);
-    }
-  }
-}
-
-void ControlServer::rest(const std::stop_token& stop) {
-  std::unique_lock lock(resting_);
-  rested_.wait_for(lock, stop, limits::kAcceptPauseMost, [] { return false; });
-}
-
-void ControlServer::answer(const UniqueFd& connection) {
+void ControlServer::answer(const UniqueFd& connection) const {
   const auto line = receive_control_line(connection, Deadline::after(limits::kControlTimeout));
   if (!line) return log_warning("control socket: {}", line.error().message());
   const auto request = decode_control_request(*line);

@@ -1,12 +1,8 @@
 #pragma once
 
-#include <condition_variable>
-#include <mutex>
 #include <string>
-#include <thread>
-#include <vector>
 
-#include "base/error.h"
+#include "base/connection_threads.h"
 #include "base/unique_fd.h"
 #include "faulthandler/daemon.h"
 
@@ -21,17 +17,11 @@ class ControlServer {
   ~ControlServer();
 
  private:
-  void serve(const std::stop_token& stop);
-  /// Waits before the next attempt to accept, but not once it shall stop.
-  void rest(const std::stop_token& stop);
-  void answer(const UniqueFd& connection);
+  void answer(const UniqueFd& connection) const;
 
   const std::string path_;
-  const UniqueFd listener_;
   Daemon& daemon_;
-  std::mutex resting_;
-  std::condition_variable_any rested_;  // never told: it ends with the time or the thread
-  std::vector<std::jthread> threads_;
+  ConnectionThreads threads_;
 };
 
 }  // namespace thaw

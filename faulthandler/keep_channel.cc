@@ -9,6 +9,7 @@
 #include <poll.h>
 
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/socket.h"
 #include "faulthandler/limits.h"

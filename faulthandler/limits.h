@@ -80,9 +80,8 @@ inline constexpr std::size_t kMaxImages = 128;          // each has three descri
 /// Between two looks at whether an image has pages that nobody here has put in.
 inline constexpr std::chrono::seconds kGuardInterval{1};
 inline constexpr std::chrono::seconds kAcceptTimeout{600};  // from prepare to the VMM's connect
-/// Between attempts to accept a VMM when no descriptor is left.
+/// Between attempts to accept a VMM when no descriptor is left, at first.
 inline constexpr std::chrono::milliseconds kAcceptPauseFirst{10};
-inline constexpr std::chrono::milliseconds kAcceptPauseMost{1000};
 /// Between the death of a handler that had not come to serve and the next.
 inline constexpr std::chrono::milliseconds kRestartFirst{10};
 inline constexpr std::chrono::milliseconds kRestartMost{1000};

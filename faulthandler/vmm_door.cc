@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 
+#include "base/limits.h"
 #include "base/log.h"
 
 namespace thaw {
@@ -21,7 +22,7 @@ VmmDoor::VmmDoor(Loop& loop, UniqueFd listener, UniqueFd image,
 void VmmDoor::on_connection(int result) {
   if (!open_) return;
   if (result < 0) return refuse(Error(ErrorCode::kIo, "waiting for the VMM failed", -result));
-  auto accepted = accept_unix(listener_, Deadline::after(Nanoseconds(0)));
+  auto accepted = accept_connection(listener_, Deadline::after(Nanoseconds(0)));
   if (!accepted && accepted.error().code() == ErrorCode::kTimeout) return await_connection();
   if (!accepted) {
     // Out of descriptors, mostly: the VMM stays in the queue, and polling tells of it all the time.

@@ -47,13 +47,13 @@ TEST(ListenUnix, AnswersAndIsPrivate) {
 
   const auto client = connect_unix(path, soon());
   ASSERT_TRUE(succeeded(client));
-  const auto server = accept_unix(*listener, soon());
+  const auto server = accept_connection(*listener, soon());
   ASSERT_TRUE(succeeded(server));
   ASSERT_TRUE(succeeded(send_all(*client, as_bytes("hello"), soon())));
   std::array<std::byte, 5> text;
   ASSERT_TRUE(succeeded(receive_all(*server, text, soon())));
   EXPECT_EQ(as_text(text), "hello");
-  EXPECT_EQ(code_of(accept_unix(*listener, now())), ErrorCode::kTimeout);
+  EXPECT_EQ(code_of(accept_connection(*listener, now())), ErrorCode::kTimeout);
 }
 
 TEST(ListenUnix, ReplacesAStaleSocketAndRefusesOneInUse) {
@@ -180,7 +180,7 @@ TEST(PeerProcess, IsKilledThroughItsPidfd) {
     while (socket) ::pause();
     ::_exit(1);
   }
-  const auto socket = accept_unix(*listener, soon());
+  const auto socket = accept_connection(*listener, soon());
   ASSERT_TRUE(succeeded(socket));
   const auto peer = peer_process(*socket);
   ASSERT_TRUE(succeeded(peer));

@@ -246,7 +246,7 @@ TEST_F(MicroVmTest, PausesWhileAPageIsMissing) {
   ASSERT_TRUE(succeeded(vm->restore_memory(PreparedSession{directory.path("socket")},
                                            Deadline::after(kPatience), phases)));
   ASSERT_TRUE(succeeded(vm->load_state(state)));
-  const UniqueFd handed = accept_unix(listener, Deadline::after(kPatience)).value();
+  const UniqueFd handed = accept_connection(listener, Deadline::after(kPatience)).value();
   Bytes handoff(4096);
   const auto received = receive_with_descriptors(handed, handoff).value();
   ASSERT_EQ(received.value().descriptors.size(), 1u);

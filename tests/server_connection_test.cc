@@ -27,7 +27,7 @@ Bytes body_of(std::uint64_t id) { return Bytes(kReplyBytes, static_cast<std::byt
 /// A server without any rules: a handshake, a welcome, and all replies in one burst.
 void serve_burst(const TcpListener& listener, TlsContext& context) {
   const Deadline deadline = Deadline::after(kPatience);
-  UniqueFd socket = accept_unix(listener.socket, deadline).value();
+  UniqueFd socket = accept_connection(listener.socket, deadline).value();
   TlsSession session = context.begin().value();
   while (!session.shake_hands().value()) {
     CHECK(send_all(socket, session.outbox(), deadline).has_value());

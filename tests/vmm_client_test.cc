@@ -90,7 +90,7 @@ class TestHandler {
 
   void run() {
     if (!wait_readable(listener_)) return;
-    socket_ = accept_unix(listener_, soon()).value();
+    socket_ = accept_connection(listener_, soon()).value();
     if (!receive()) return;
     handoff_.set_value(regions_);
     std::vector<MemoryEvent> events;
@@ -363,7 +363,7 @@ TEST_F(GuestMemoryTest, UnalignedMappedMemoryIsRefused) {
 std::jthread greet(const std::string& path, const std::string& greeting, UniqueFd file) {
   auto listener = std::make_shared<UniqueFd>(listen_unix(path, std::nullopt).value());
   return std::jthread([listener, greeting, file = std::make_shared<UniqueFd>(std::move(file))] {
-    const UniqueFd socket = accept_unix(*listener, soon()).value();
+    const UniqueFd socket = accept_connection(*listener, soon()).value();
     const std::array descriptors{file->get()};
     CHECK(send_with_descriptors(socket, as_bytes(greeting), descriptors, soon()).has_value());
   });

@@ -302,6 +302,13 @@ void add_toml(const Corpus& corpus) {
                       "namespaces = [\"*\"]\nroles = [\"admin\"]\n"));
 }
 
+void add_http(const Corpus& corpus) {
+  corpus.add("http", "get", as_bytes("GET /metrics?x=1 HTTP/1.1\r\nHost: a:1\r\n\r\n"));
+  corpus.add("http", "head", as_bytes("HEAD / HTTP/1.0\r\n\r\n"));
+  corpus.add("http", "chunked",
+             as_bytes("PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"));
+}
+
 }  // namespace
 }  // namespace thaw
 
@@ -323,5 +330,6 @@ int main(int argc, char** argv) {
   thaw::add_replies(corpus);
   thaw::add_conversations(corpus);
   thaw::add_toml(corpus);
+  thaw::add_http(corpus);
   return 0;
 }

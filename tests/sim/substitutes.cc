@@ -80,7 +80,7 @@ void shut_down(const UniqueFd& socket) {
   if (connection != nullptr) connection->shut_down();
 }
 
-Result<UniqueFd> accept_unix(const UniqueFd& listener, Deadline) {
+Result<UniqueFd> accept_connection(const UniqueFd& listener, Deadline) {
   Machine& machine = Machine::current();
   auto socket = machine.file_as<sim::UnixListener>(listener.get())->accept();
   if (socket == nullptr) return fail(ErrorCode::kTimeout, "nobody connected");

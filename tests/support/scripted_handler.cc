@@ -14,7 +14,8 @@ ScriptedHandler::ScriptedHandler(const std::string& socket_path, Answer answer)
 
 void ScriptedHandler::serve(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
-    const auto connection = accept_unix(listener_, Deadline::after(std::chrono::milliseconds(20)));
+    const auto connection =
+        accept_connection(listener_, Deadline::after(std::chrono::milliseconds(20)));
     if (!connection) continue;
     const Deadline deadline = Deadline::after(kPatience);
     const std::string line = receive_control_line(*connection, deadline).value();

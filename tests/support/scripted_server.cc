@@ -27,7 +27,7 @@ Bytes pack_of(std::span<const PackPage> pages) {
 }
 
 void ScriptedServer::welcome(message::Role role) {
-  socket_ = accept_unix(listener_.socket, Deadline::after(kPatience)).value();
+  socket_ = accept_connection(listener_.socket, Deadline::after(kPatience)).value();
   const Envelope hello = receive();
   CHECK(std::get<message::Hello>(hello.message).role == role);
   send(message::Welcome{.store = store_}, hello.request_id, {});

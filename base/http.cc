@@ -1,0 +1,107 @@
+#include "base/http.h"
+
+#include <array>
+#include <sstream>
+#include <utility>
+
+#include <boost/beast/http.hpp>
+
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/socket.h"
+
+namespace thaw {
+
+namespace {
+
+namespace http = boost::beast::http;
+
+HttpRequest::Method method_of(http::verb verb) {
+  if (verb == http::verb::get) return HttpRequest::Method::kGet;
+  if (verb == http::verb::head) return HttpRequest::Method::kHead;
+  return HttpRequest::Method::kOther;
+}
+
+unsigned status_for(ErrorCode refusal) {
+  if (refusal == ErrorCode::kTooLarge) return 431;
+  if (refusal == ErrorCode::kTimeout) return 408;
+  return 400;
+}
+
+HttpPage page_for(const HttpPages& pages, const Result<HttpRequest>& request) {
+  if (!request) {
+    return {status_for(request.error().code()), request.error().message() + "\n"};
+  }
+  if (request->method == HttpRequest::Method::kOther) return {405, "GET and HEAD, no more\n"};
+  const auto page = pages.find(request->path);
+  if (page != pages.end()) return page->second();
+  std::string text = "there is no such page; there are:\n";
+  for (const auto& [path, make] : pages) text += path + "\n";
+  return {404, text};
+}
+
+Result<HttpRequest> receive_request(const UniqueFd& connection, Deadline deadline) {
+  std::string received;
+  while (true) {
+    std::array<std::byte, 2048> some;
+    const std::size_t n = TRY(receive_some(connection, some, deadline));
+    if (n == 0) return fail(ErrorCode::kUnavailable, "the client has gone");
+    received += as_text(std::span(some).first(n));
+    auto request = TRY(parse_http_request(received));
+    if (request) return *std::move(request);
+  }
+}
+
+}  // namespace
+
+Result<std::optional<HttpRequest>> parse_http_request(std::string_view received) {
+  http::request_parser<http::empty_body> parser;
+  parser.eager(true);
+  boost::system::error_code error;
+  if (received.size() >= limits::kMaxHttpRequestBytes) error = http::error::header_limit;
+  while (!parser.is_done() && !error) {
+    received.remove_prefix(parser.put(boost::asio::buffer(received), error));
+  }
+  if (error == http::error::need_more) return std::nullopt;
+  if (error == http::error::header_limit) {
+    return fail(ErrorCode::kTooLarge, "a request of {} bytes or more",
+                limits::kMaxHttpRequestBytes);
+  }
+  if (error) return fail(ErrorCode::kMalformed, "no request: {}", error.message());
+  const auto& message = parser.get();
+  const std::string_view target(message.target().data(), message.target().size());
+  return HttpRequest{method_of(message.method()), std::string(target.substr(0, target.find('?')))};
+}
+
+std::string reply_by_http(const HttpPages& pages, const Result<HttpRequest>& request) {
+  HttpPage page = page_for(pages, request);
+  http::response<http::string_body> reply(static_cast<http::status>(page.status), 11);
+  reply.set(http::field::content_type, "text/plain; version=0.0.4; charset=utf-8");
+  reply.set(http::field::cache_control, "no-store");
+  if (page.status == 405) reply.set(http::field::allow, "GET, HEAD");
+  reply.keep_alive(false);
+  reply.content_length(page.text.size());
+  const bool head = request && request->method == HttpRequest::Method::kHead;
+  if (!head) reply.body() = std::move(page.text);
+  std::ostringstream bytes;
+  bytes << reply;
+  return std::move(bytes).str();
+}
+
+HttpPort::HttpPort(UniqueFd listener, HttpPages pages)
+    : pages_(std::move(pages)),
+      threads_("HTTP", std::move(listener), limits::kHttpThreads,
+               [this](const UniqueFd& connection) { answer(connection); }) {}
+
+void HttpPort::answer(const UniqueFd& connection) const {
+  const auto request = receive_request(connection, Deadline::after(limits::kHttpExchange));
+  const std::string reply = reply_by_http(pages_, request);
+  const auto sent = send_all(connection, as_bytes(reply), Deadline::after(limits::kHttpExchange));
+  if (!request) {
+    log_warning("HTTP: {}", request.error().message());
+  } else if (!sent) {
+    log_warning("HTTP: {}", sent.error().message());
+  }
+}
+
+}  // namespace thaw
