@@ -279,7 +279,11 @@ HandlerReport Daemon::list() const {
   for (std::size_t i = 0; i < options_.servers.size(); ++i) handler.servers.push_back(report(i));
   for (const auto& [origin, links] : links_) handler.hedges += links->demand.hedges();
   handler.sessions.assign(sessions_.ended().begin(), sessions_.ended().end());
-  for (const auto& [id, session] : sessions_.all()) handler.sessions.push_back(session->report());
+  handler.totals = sessions_.ended_totals();
+  for (const auto& [id, session] : sessions_.all()) {
+    handler.sessions.push_back(session->report());
+    handler.totals += handler.sessions.back();
+  }
   return handler;
 }
 

@@ -20,6 +20,7 @@
 #include "faulthandler/control_server.h"
 #include "faulthandler/daemon.h"
 #include "faulthandler/limits.h"
+#include "faulthandler/operator_port.h"
 #include "faulthandler/supervisor.h"
 #include "faulthandler/sys/create_loop.h"
 #include "faulthandler/sys/epoll_loop.h"
@@ -44,6 +45,7 @@ struct Options {
   std::uint32_t around = 64;
   std::uint32_t record_every = 64;
   std::uint64_t images_mib = thaw::usable_memory().value / 2 >> 20;
+  std::string http;
   unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
   bool verbose = false;
   bool no_sandbox = false;
@@ -99,11 +101,20 @@ class SignalWatch {
   thaw::Operation watching_{[this](int result) { on_readable(result); }};
 };
 
+/// Where operators are answered; nothing if they are not.
+thaw::Result<std::optional<thaw::TcpAddress>> http_address(const Options& options) {
+  if (options.http.empty()) return std::nullopt;
+  const thaw::TcpAddress address = TRY(thaw::resolve_tcp(options.http));
+  TRY(thaw::check_transport(address, {.tls = {}, .insecure = options.transport.insecure}));
+  return address;
+}
+
 /// Serves the VMs, as a supervisor's child.
 thaw::Result<int> run_handler(const Options& options) {
   if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
   const auto servers = TRY(resolve(options.servers, options.transport));
+  const auto http = TRY(http_address(options));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
   placement.spin = TRY(thaw::parse_spin(options.spin));
   const auto loop = TRY(thaw::create_loop());
@@ -113,15 +124,21 @@ thaw::Result<int> run_handler(const Options& options) {
   std::unique_ptr<thaw::Daemon> daemon;
   // They go before the daemon does, which their threads use.
   std::unique_ptr<thaw::ControlServer> control;
-  std::jthread closing;  // joining the control threads takes as long as they work
+  std::unique_ptr<thaw::OperatorPort> operators;
+  std::jthread closing;  // joining their threads takes as long as they work
   thaw::Daemon::Supervised supervised{
       .supervisor = thaw::UniqueFd(thaw::ChildProcess::kChildDescriptor),
       .on_serving =
           [&](thaw::UniqueFd listener) {
             control = std::make_unique<thaw::ControlServer>(options.control, std::move(listener),
                                                             *daemon);
+            if (http) operators = std::make_unique<thaw::OperatorPort>(*http, *daemon);
           },
-      .on_alone = [&] { closing = std::jthread([ended = std::move(control)] {}); }};
+      .on_alone =
+          [&] {
+            closing =
+                std::jthread([ended = std::pair(std::move(control), std::move(operators))] {});
+          }};
   daemon = std::make_unique<thaw::Daemon>(
       *loop, *tasks, *workers, std::move(supervised),
       thaw::DaemonOptions{.servers = servers,
@@ -155,6 +172,9 @@ thaw::Result<int> supervise(const Options& options, thaw::Supervisor::Commands c
   std::error_code failed;
   if (!directory.empty()) std::filesystem::create_directories(directory, failed);
   if (failed) return thaw::fail_errno("create " + directory.string(), failed.value());
+  const auto http = TRY(http_address(options));
+  // The process that serves will listen there. At the first start somebody reads why it cannot.
+  if (http && passed.empty()) TRY(thaw::listen_tcp(*http));
   thaw::UniqueFd control = TRY(control_listener(options.control, passed));
   const auto loop = TRY(thaw::create_epoll_loop());
   thaw::Supervisor supervisor(*loop, std::move(control), std::move(commands));
@@ -240,6 +260,9 @@ int main(int argc, char** argv) {
          "of the handler may use")
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
       ->capture_default_str();
+  app.add_option("--http", options.http,
+                 "HOST:PORT of a page for Prometheus, /metrics, and of /healthz; without it there "
+                 "are none. Plain HTTP: on loopback, or with --insecure");
   app.add_flag("--verbose", options.verbose, "Log details");
   app.add_flag("--no-sandbox", options.no_sandbox,
                "Keep all system calls, capabilities and core dumps, for debugging");

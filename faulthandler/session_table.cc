@@ -52,6 +52,7 @@ bool SessionTable::forget_ended() {
     }
     drop(session);
     ended_.push_back(session.report());
+    ended_totals_ += ended_.back();
     if (ended_.size() > limits::kMaxEndedReports) ended_.pop_front();
     it = sessions_.erase(it);
   }

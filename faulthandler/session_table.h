@@ -46,6 +46,8 @@ class SessionTable {
   /// Those that have ended last, the oldest first.
   std::deque<SessionReport>& ended() { return ended_; }
   const std::deque<SessionReport>& ended() const { return ended_; }
+  /// Of all that have ended.
+  const SessionTotals& ended_totals() const { return ended_totals_; }
   /// Forgets those that have ended; false when some of them have to be looked at again.
   bool forget_ended();
   /// Asks the supervisor to become the program that is installed now.
@@ -64,6 +66,7 @@ class SessionTable {
   Owner& owner_;
   std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
   std::deque<SessionReport> ended_;
+  SessionTotals ended_totals_;
   std::uint64_t next_ = 1;
   UniqueFd control_;  // until on_serving()
   KeepChannel supervisor_;

@@ -206,10 +206,22 @@ void members(auto& object, auto visit)
 
 void members(auto& object, auto visit)
   requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
+                          SessionTotals>
+{
+  visit("sessions", object.sessions);
+  visit("faults", object.faults);
+  visit("damaged_chunks", object.damaged_chunks);
+  visit("poisoned_pages", object.poisoned_pages);
+  visit("unserved_us", object.unserved_us);
+}
+
+void members(auto& object, auto visit)
+  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
                           HandlerReport>
 {
   visit("servers", object.servers);
   visit("hedges", object.hedges);
+  visit("totals", object.totals);
   visit("sessions", object.sessions);
 }
 
@@ -335,6 +347,25 @@ std::string line_of(const Json& json) {
 }
 
 }  // namespace
+
+FaultCounters& FaultCounters::operator+=(const FaultCounters& other) {
+  total += other.total;
+  fetched += other.fetched;
+  coalesced += other.coalesced;
+  zero += other.zero;
+  removed += other.removed;
+  present += other.present;
+  return *this;
+}
+
+SessionTotals& SessionTotals::operator+=(const SessionReport& session) {
+  ++sessions;
+  faults += session.faults;
+  damaged_chunks += session.damaged_chunks;
+  poisoned_pages += session.poisoned_pages;
+  unserved_us += session.unserved_us;
+  return *this;
+}
 
 std::string_view session_state_name(SessionState state) { return name_of(state); }
 std::string_view server_state_name(ServerState state) { return name_of(state); }

@@ -104,6 +104,8 @@ struct FaultCounters {
   std::uint64_t zero = 0;       // zero in the snapshot
   std::uint64_t removed = 0;    // zero because the guest gave the page back
   std::uint64_t present = 0;    // there already when the event was read
+
+  FaultCounters& operator+=(const FaultCounters& other);
   friend bool operator==(const FaultCounters&, const FaultCounters&) = default;
 };
 
@@ -185,9 +187,23 @@ struct ServerReport {
   friend bool operator==(const ServerReport&, const ServerReport&) = default;
 };
 
+/// What became of all sessions of the process that serves now, those that it had taken over and
+/// those that have ended among them.
+struct SessionTotals {
+  std::uint64_t sessions = 0;
+  FaultCounters faults;
+  std::uint64_t damaged_chunks = 0;
+  std::uint64_t poisoned_pages = 0;
+  std::uint64_t unserved_us = 0;
+
+  SessionTotals& operator+=(const SessionReport& session);
+  friend bool operator==(const SessionTotals&, const SessionTotals&) = default;
+};
+
 struct HandlerReport {
   std::vector<ServerReport> servers;
   std::uint64_t hedges = 0;  // requests that went to a second server, the first being slow
+  SessionTotals totals{};
   std::vector<SessionReport> sessions;
   friend bool operator==(const HandlerReport&, const HandlerReport&) = default;
 };

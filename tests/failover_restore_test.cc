@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/userfaultfd.h"
+#include "tests/support/http_client.h"
 #include "tests/support/page_connection.h"
 #include "tests/support/raw_store.h"
 #include "tests/support/restore_fixture.h"
@@ -105,6 +106,8 @@ TEST_P(FailoverRestoreTest, RestoresRunOnThroughRestartsOfAllServersInTurn) {
 }
 
 TEST_P(FailoverRestoreTest, OperatorSeesWhoIsAwayAndWhoWaits) {
+  const std::string http = free_address();
+  start_handler(server_.address(), {"--server", copy_->address(), "--http", http});
   const std::uint64_t number = prepare();
   Program vmm = start_half();
   server_.kill();
@@ -117,8 +120,15 @@ TEST_P(FailoverRestoreTest, OperatorSeesWhoIsAwayAndWhoWaits) {
   EXPECT_NE(table.output.find("page server " + server_.address() + " is away for"),
             std::string::npos)
       << table.output;
+  const std::string metrics = http_get(http, "/metrics");
+  EXPECT_NE(metrics.find("page_server_up{server=\"" + server_.address() + "\"} 0\n"),
+            std::string::npos)
+      << metrics;
+  EXPECT_EQ(metrics.find("waiting_pages 0\n"), std::string::npos) << metrics;
+  EXPECT_TRUE(http_get(http, "/healthz").starts_with("HTTP/1.1 503 "));
   copy_->start();
   EXPECT_EQ(vmm.wait().value(), 0);
+  EXPECT_TRUE(http_get(http, "/healthz").starts_with("HTTP/1.1 200 "));
 }
 
 TEST_P(FailoverRestoreTest, VmIsKilledWhenNoServerBroughtItsPageInTime) {

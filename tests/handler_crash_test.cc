@@ -16,6 +16,8 @@
 #include "base/descriptor_store.h"
 #include "base/event_fd.h"
 #include "base/socket.h"
+#include "tests/support/http_client.h"
+#include "tests/support/loopback.h"
 #include "tests/support/restore_fixture.h"
 
 namespace thaw::test {
@@ -115,6 +117,27 @@ TEST_P(HandlerCrashTest, NeitherPageServerNorLuckIsNeededToGoOn) {
   });
   vmm.tell("go on");
   server_.start();
+  EXPECT_EQ(vmm.wait().value(), 0);
+}
+
+TEST_P(HandlerCrashTest, OperatorsAreAnsweredByTheOneThatServes) {
+  const std::string http = free_address();
+  start_handler(server_.address(), {"--http", http});
+  prepare();
+  Program vmm = start_vmm("halves");
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  replace_worker();
+  const Deadline deadline = Deadline::after(kPatience);
+  const auto metrics = [&] { return http_get(http, "/metrics"); };
+  while (metrics().find("sessions{state=\"serving\"} 1\n") == std::string::npos) {
+    ASSERT_FALSE(deadline.passed()) << metrics();
+  }
+  EXPECT_EQ(metrics().find("unserved_seconds_total 0\n"), std::string::npos) << metrics();
+  const TcpListener taken;
+  const Outcome refused = run({program_path("thaw-faulthandler"), "--control", path("other"),
+                               "--server", server_.address(), "--http", taken.address.text()});
+  EXPECT_EQ(refused.exit_code, 1);
+  vmm.tell("go on");
   EXPECT_EQ(vmm.wait().value(), 0);
 }
 

@@ -1,0 +1,137 @@
+#include "faulthandler/metrics.h"
+
+#include <algorithm>
+#include <map>
+#include <vector>
+
+#include <prometheus/text_serializer.h>
+
+namespace thaw {
+
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+/// Metrics of one name.
+class Family {
+ public:
+  Family(std::string name, std::string help, MetricType type) {
+    family_.name = "thaw_handler_" + std::move(name);
+    family_.help = std::move(help);
+    family_.type = type;
+  }
+  Family& add(double value, std::vector<ClientMetric::Label> labels = {}) {
+    ClientMetric metric;
+    metric.label = std::move(labels);
+    metric.counter.value = value;  // whichever of the two the type says
+    metric.gauge.value = value;
+    family_.metric.push_back(std::move(metric));
+    return *this;
+  }
+  operator MetricFamily() const { return family_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  MetricFamily family_;
+};
+
+Family counter(std::string name, std::string help) {
+  return {std::move(name) + "_total", std::move(help), MetricType::Counter};
+}
+Family gauge(std::string name, std::string help) {
+  return {std::move(name), std::move(help), MetricType::Gauge};
+}
+
+std::uint64_t waiting_pages(const HandlerReport& handler) {
+  std::uint64_t pages = 0;
+  for (const SessionReport& session : handler.sessions) pages += session.waiting_pages;
+  return pages;
+}
+
+bool all_away(const HandlerReport& handler) {
+  return std::ranges::all_of(handler.servers, [](const ServerReport& server) {
+    return server.state == ServerState::kAway;
+  });
+}
+
+Family sessions_by_state(const HandlerReport& handler) {
+  Family family = gauge("sessions", "Sessions that there are, by state.");
+  for (const SessionState state : {SessionState::kPrepared, SessionState::kServing,
+                                   SessionState::kDetached, SessionState::kRefused}) {
+    const auto count = std::ranges::count(handler.sessions, state, &SessionReport::state);
+    family.add(static_cast<double>(count), {{"state", std::string(session_state_name(state))}});
+  }
+  return family;
+}
+
+Family faults_by_kind(const FaultCounters& faults) {
+  Family family = counter("faults", "Page faults of guests, by what resolved them.");
+  for (const auto& [kind, count] :
+       std::map<std::string, std::uint64_t>{{"fetched", faults.fetched},
+                                            {"coalesced", faults.coalesced},
+                                            {"zero", faults.zero},
+                                            {"removed", faults.removed},
+                                            {"present", faults.present}}) {
+    family.add(static_cast<double>(count), {{"kind", kind}});
+  }
+  return family;
+}
+
+std::vector<MetricFamily> metrics(const HandlerReport& handler) {
+  Family up = gauge("page_server_up", "0 while a page server that is needed is away.");
+  Family away = gauge("page_server_away_seconds", "For how long a page server has been away.");
+  Family requests = counter("page_server_requests", "Requests for pages that somebody waits for.");
+  for (const ServerReport& server : handler.servers) {
+    const std::vector<ClientMetric::Label> label{{"server", server.address}};
+    up.add(server.state == ServerState::kAway ? 0 : 1, label);
+    away.add(static_cast<double>(server.away_ms) / 1e3, label);
+    requests.add(static_cast<double>(server.requests), label);
+  }
+  const SessionTotals& totals = handler.totals;
+  return {
+      sessions_by_state(handler),
+      counter("sessions", "Sessions since this process serves, those it took over among them.")
+          .add(static_cast<double>(totals.sessions)),
+      faults_by_kind(totals.faults),
+      gauge("waiting_pages", "Pages that vCPUs wait for now.")
+          .add(static_cast<double>(waiting_pages(handler))),
+      counter("poisoned_pages", "Pages that could not be had and that guests must not touch.")
+          .add(static_cast<double>(totals.poisoned_pages)),
+      counter("damaged_chunks", "Replies refused by their checksum.")
+          .add(static_cast<double>(totals.damaged_chunks)),
+      counter("unserved_seconds", "Time of VMs without a process that serves them.")
+          .add(static_cast<double>(totals.unserved_us) / 1e6),
+      counter("hedges", "Requests that went to a second page server, the first being slow.")
+          .add(static_cast<double>(handler.hedges)),
+      up,
+      away,
+      requests,
+  };
+}
+
+/// The handler's report, or the page that says why there is none.
+const HandlerReport* report_in(const ControlReply& reply, HttpPage& otherwise) {
+  if (const auto* error = std::get_if<Error>(&reply)) otherwise = {503, error->message() + "\n"};
+  return std::get_if<HandlerReport>(&reply);
+}
+
+}  // namespace
+
+HttpPage metrics_page(const ControlReply& report) {
+  HttpPage page;
+  const HandlerReport* const handler = report_in(report, page);
+  if (handler != nullptr) page.text = prometheus::TextSerializer().Serialize(metrics(*handler));
+  return page;
+}
+
+HttpPage health_page(const ControlReply& report) {
+  HttpPage page{200, "ok\n"};
+  const HandlerReport* const handler = report_in(report, page);
+  if (handler != nullptr && waiting_pages(*handler) > 0 && all_away(*handler)) {
+    page = {503, "VMs wait for pages, and no page server answers\n"};
+  }
+  return page;
+}
+
+}  // namespace thaw

@@ -1,0 +1,16 @@
+#pragma once
+
+#include "base/http.h"
+#include "format/control.h"
+
+namespace thaw {
+
+/// What a handler's report (or why there is none) says, for Prometheus. Counters begin anew with
+/// each process that serves.
+HttpPage metrics_page(const ControlReply& report);
+
+/// 503 while the handler does not answer, or while VMs wait for pages and every page server is
+/// away.
+HttpPage health_page(const ControlReply& report);
+
+}  // namespace thaw

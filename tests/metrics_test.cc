@@ -1,0 +1,70 @@
+#include "faulthandler/metrics.h"
+
+#include <gtest/gtest.h>
+
+namespace thaw::test {
+namespace {
+
+SessionReport session(SessionState state, std::uint64_t waiting) {
+  SessionReport session;
+  session.state = state;
+  session.waiting_pages = waiting;
+  return session;
+}
+
+HandlerReport report() {
+  return {.servers = {{.address = "10.0.0.1:7433", .state = ServerState::kAway, .away_ms = 1500},
+                      {.address = "10.0.0.2:7433", .state = ServerState::kUp, .requests = 7}},
+          .hedges = 3,
+          .totals = {.sessions = 9,
+                     .faults = {.total = 6, .fetched = 4, .zero = 2},
+                     .damaged_chunks = 1,
+                     .poisoned_pages = 5,
+                     .unserved_us = 250'000},
+          .sessions = {session(SessionState::kServing, 2), session(SessionState::kServing, 3),
+                       session(SessionState::kEnded, 0)}};
+}
+
+TEST(Metrics, SayWhatTheReportSays) {
+  const HttpPage page = metrics_page(report());
+  EXPECT_EQ(page.status, 200u);
+  for (const std::string line : {
+           "# TYPE thaw_handler_sessions gauge",
+           "thaw_handler_sessions{state=\"serving\"} 2",
+           "thaw_handler_sessions{state=\"prepared\"} 0",
+           "# TYPE thaw_handler_sessions_total counter",
+           "thaw_handler_sessions_total 9",
+           "thaw_handler_faults_total{kind=\"fetched\"} 4",
+           "thaw_handler_faults_total{kind=\"zero\"} 2",
+           "thaw_handler_waiting_pages 5",
+           "thaw_handler_poisoned_pages_total 5",
+           "thaw_handler_damaged_chunks_total 1",
+           "thaw_handler_unserved_seconds_total 0.25",
+           "thaw_handler_hedges_total 3",
+           "thaw_handler_page_server_up{server=\"10.0.0.1:7433\"} 0",
+           "thaw_handler_page_server_up{server=\"10.0.0.2:7433\"} 1",
+           "thaw_handler_page_server_away_seconds{server=\"10.0.0.1:7433\"} 1.5",
+           "thaw_handler_page_server_requests_total{server=\"10.0.0.2:7433\"} 7",
+       }) {
+    EXPECT_NE(("\n" + page.text).find("\n" + line + "\n"), std::string::npos) << line << "\nin\n"
+                                                                              << page.text;
+  }
+}
+
+TEST(Metrics, HandlerThatDoesNotAnswerHasNone) {
+  const Error error(ErrorCode::kTimeout, "busy");
+  EXPECT_EQ(metrics_page(error).status, 503u);
+  EXPECT_EQ(health_page(error).status, 503u);
+}
+
+TEST(Health, IsBadWhileVmsWaitForNobody) {
+  HandlerReport handler = report();
+  EXPECT_EQ(health_page(handler).status, 200u);
+  handler.servers[1].state = ServerState::kAway;
+  EXPECT_EQ(health_page(handler).status, 503u);
+  handler.sessions.clear();
+  EXPECT_EQ(health_page(handler).status, 200u);
+}
+
+}  // namespace
+}  // namespace thaw::test
