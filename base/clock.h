@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <stop_token>
 
 namespace thaw {
 
@@ -23,6 +24,9 @@ class Deadline {
   explicit Deadline(Clock::time_point when) : when_(when) {}
   Clock::time_point when_;
 };
+
+/// Sleeps so long, or until it shall stop.
+void rest(const std::stop_token& stop, Nanoseconds time);
 
 /// Milliseconds since 1970 for timestamps that people read; never for measuring.
 std::uint64_t unix_milliseconds();

@@ -33,14 +33,9 @@ void ConnectionThreads::serve(const std::stop_token& stop) {
     } else if (connection.error().code() != ErrorCode::kTimeout) {
       // Out of descriptors, mostly: whoever has connected stays in the queue.
       log_error("{}: {}", name_, connection.error().message());
-      rest(stop);
+      rest(stop, limits::kAcceptPauseMost);
     }
   }
-}
-
-void ConnectionThreads::rest(const std::stop_token& stop) {
-  std::unique_lock lock(resting_);
-  rested_.wait_for(lock, stop, limits::kAcceptPauseMost, [] { return false; });
 }
 
 }  // namespace thaw

@@ -1,8 +1,6 @@
 #pragma once
 
-#include <condition_variable>
 #include <functional>
-#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -24,14 +22,10 @@ class ConnectionThreads {
 
  private:
   void serve(const std::stop_token& stop);
-  /// Waits before the next attempt to accept, but not once it shall stop.
-  void rest(const std::stop_token& stop);
 
   const std::string name_;
   const UniqueFd listener_;
   const std::function<void(const UniqueFd&)> answer_;
-  std::mutex resting_;
-  std::condition_variable_any rested_;  // never told: it ends with the time or the thread
   std::vector<std::jthread> threads_;
 };
 

@@ -81,6 +81,12 @@ void take_precedence() {
   static_cast<void>(::setpriority(PRIO_PROCESS, 0, kHighest));
 }
 
+void give_up_precedence(const CpuSet& cpus) {
+  static_cast<void>(set_scheduling_class(0, SchedulingClass::kNormal));
+  static_cast<void>(::setpriority(PRIO_PROCESS, 0, 0));
+  static_cast<void>(set_allowed_cpus(0, cpus));
+}
+
 void take_long_turns() {
   // Longer than an ordinary turn of 3 ms, and no longer than others could bear to wait for one.
   constexpr std::chrono::milliseconds kTurn{10};

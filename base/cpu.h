@@ -36,6 +36,8 @@ Result<void> set_scheduling_class(pid_t thread, SchedulingClass scheduling);
 /// process has the right to say so (CAP_SYS_NICE). For threads that answer what somebody waits for.
 /// Threads that it starts afterwards are like it.
 void take_precedence();
+/// The contrary, and on any of these CPUs.
+void give_up_precedence(const CpuSet& cpus);
 /// Has the calling thread take long turns (Linux 6.12) and interrupt nobody when it wakes up. Its
 /// share of the CPU stays what it is, but others that wake up need not wait for the end of its
 /// turn. For threads that work through a queue beside others that somebody waits for.

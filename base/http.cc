@@ -7,7 +7,6 @@
 #include <boost/beast/http.hpp>
 
 #include "base/limits.h"
-#include "base/log.h"
 #include "base/socket.h"
 
 namespace thaw {
@@ -52,14 +51,24 @@ Result<HttpRequest> receive_request(const UniqueFd& connection, Deadline deadlin
   }
 }
 
+/// To one that may be sending still: closed with bytes unread, the connection would be reset, and
+/// the reply lost.
+void let_read(const UniqueFd& connection) {
+  shut_down_sending(connection);
+  const Deadline deadline = Deadline::after(limits::kRefusalTimeout);
+  std::array<std::byte, 4096> rest;
+  for (auto n = receive_some(connection, rest, deadline); n && *n > 0 && !deadline.passed();) {
+    n = receive_some(connection, rest, deadline);
+  }
+}
+
 }  // namespace
 
 Result<std::optional<HttpRequest>> parse_http_request(std::string_view received) {
   http::request_parser<http::empty_body> parser;
-  parser.eager(true);
   boost::system::error_code error;
   if (received.size() >= limits::kMaxHttpRequestBytes) error = http::error::header_limit;
-  while (!parser.is_done() && !error) {
+  while (!parser.is_header_done() && !error) {
     received.remove_prefix(parser.put(boost::asio::buffer(received), error));
   }
   if (error == http::error::need_more) return std::nullopt;
@@ -97,11 +106,8 @@ void HttpPort::answer(const UniqueFd& connection) const {
   const auto request = receive_request(connection, Deadline::after(limits::kHttpExchange));
   const std::string reply = reply_by_http(pages_, request);
   const auto sent = send_all(connection, as_bytes(reply), Deadline::after(limits::kHttpExchange));
-  if (!request) {
-    log_warning("HTTP: {}", request.error().message());
-  } else if (!sent) {
-    log_warning("HTTP: {}", sent.error().message());
-  }
+  if (!sent) return;
+  if (!request || request->method == HttpRequest::Method::kOther) let_read(connection);
 }
 
 }  // namespace thaw

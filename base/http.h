@@ -12,7 +12,7 @@
 
 namespace thaw {
 
-/// Just enough HTTP/1.1 to show a few pages: GET and HEAD without a body, one a connection.
+/// Just enough HTTP/1.1 to show a few pages: GET and HEAD, one request a connection.
 
 struct HttpRequest {
   enum class Method { kGet, kHead, kOther };
@@ -21,8 +21,9 @@ struct HttpRequest {
   friend bool operator==(const HttpRequest&, const HttpRequest&) = default;
 };
 
-/// The request that these bytes begin with, or nothing as long as it is not whole. kMalformed for
-/// what is none or has a body; kTooLarge from limits::kMaxHttpRequestBytes on.
+/// The request that these bytes begin with, or nothing as long as its header is not whole. What
+/// comes after that is not looked at. kMalformed for what is none; kTooLarge from
+/// limits::kMaxHttpRequestBytes on.
 Result<std::optional<HttpRequest>> parse_http_request(std::string_view received);
 
 struct HttpPage {

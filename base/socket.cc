@@ -258,6 +258,10 @@ void shut_down(const UniqueFd& socket) {
   if (socket.valid()) ::shutdown(socket.get(), SHUT_RDWR);
 }
 
+void shut_down_sending(const UniqueFd& socket) {
+  if (socket.valid()) ::shutdown(socket.get(), SHUT_WR);
+}
+
 void shut_down_receiving(const UniqueFd& socket) {
   if (socket.valid()) ::shutdown(socket.get(), SHUT_RD);
 }

@@ -89,6 +89,8 @@ std::optional<int> incoming_cpu(const UniqueFd& socket);
 
 /// Ends both directions; operations that wait on the socket return. The descriptor stays open.
 void shut_down(const UniqueFd& socket);
+/// Ends the sending direction alone: the peer reads to the end of what was sent.
+void shut_down_sending(const UniqueFd& socket);
 /// Ends the receiving direction alone: what waits to receive returns, replies still go out.
 void shut_down_receiving(const UniqueFd& socket);
 

@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "faulthandler/limits.h"
 
@@ -56,8 +57,7 @@ bool Uploader::send(const Upload& upload, const std::stop_token& stop) {
       log_warning("{} was not sent: {}", upload.what, sent.error().message());
       return false;
     }
-    std::unique_lock lock(mutex_);
-    added_.wait_for(lock, stop, kPauses[i], [] { return false; });
+    rest(stop, kPauses[i]);
   }
 }
 

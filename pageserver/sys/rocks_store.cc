@@ -3,13 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <condition_variable>
 #include <limits>
-#include <mutex>
 #include <set>
 #include <thread>
 
 #include "base/bytes.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "pageserver/sys/rocks_chunks.h"
 #include "pageserver/sys/rocks_database.h"
@@ -381,12 +380,9 @@ class RocksStore final : public Store {
   }
 
   void follow(const std::stop_token& stop) {
-    std::mutex mutex;
-    std::condition_variable_any never;
     bool failed = false;
     while (true) {
-      std::unique_lock lock(mutex);
-      never.wait_for(lock, stop, kCatchUpInterval, [] { return false; });
+      rest(stop, kCatchUpInterval);
       if (stop.stop_requested()) return;
       const auto caught_up = database_->catch_up();
       if (!caught_up && !failed) log_error("{}", caught_up.error().message());

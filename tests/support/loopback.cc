@@ -6,6 +6,15 @@
 
 namespace thaw::test {
 
+TcpAddress address_of(const UniqueFd& socket) {
+  TcpAddress address;
+  address.length = sizeof(address.storage);
+  // SAFETY: sockaddr_storage exists to be passed as sockaddr.
+  auto* const raw = reinterpret_cast<sockaddr*>(&address.storage);
+  CHECK(::getsockname(socket.get(), raw, &address.length) == 0);
+  return address;
+}
+
 TcpListener::TcpListener(const std::string& host)
     : socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)),
       address(resolve_tcp(host + ":0").value()) {
@@ -13,7 +22,7 @@ TcpListener::TcpListener(const std::string& host)
   auto* const raw = reinterpret_cast<sockaddr*>(&address.storage);
   CHECK(::bind(socket.get(), raw, address.length) == 0);
   CHECK(::listen(socket.get(), 8) == 0);
-  CHECK(::getsockname(socket.get(), raw, &address.length) == 0);
+  address = address_of(socket);
 }
 
 LoopbackServer::LoopbackServer(Serve serve)

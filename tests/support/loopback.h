@@ -11,6 +11,9 @@
 
 namespace thaw::test {
 
+/// Of this end of the connection, or of what listens.
+TcpAddress address_of(const UniqueFd& socket);
+
 /// A TCP socket that listens on a port of its own.
 struct TcpListener {
   explicit TcpListener(const std::string& host = "127.0.0.1");
