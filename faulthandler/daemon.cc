@@ -53,6 +53,7 @@ Result<std::unique_ptr<TaskQueue>> TaskQueue::create() {
 Result<void> TaskQueue::post(std::function<void()> task) {
   {
     const std::lock_guard lock(mutex_);
+    if (closed_) return fail(ErrorCode::kStopped, "the fault handler ends");
     if (tasks_.size() >= limits::kMaxPostedTasks) {
       return fail(ErrorCode::kLimitExceeded, "{} commands are waiting already", tasks_.size());
     }
@@ -70,6 +71,16 @@ void TaskQueue::run_all() {
     due.swap(tasks_);
   }
   for (const auto& task : due) task();
+}
+
+void TaskQueue::close() {
+  const std::lock_guard lock(mutex_);
+  closed_ = true;
+}
+
+bool TaskQueue::closed() const {
+  const std::lock_guard lock(mutex_);
+  return closed_;
 }
 
 Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised supervised,
@@ -102,8 +113,12 @@ Result<T> Daemon::on_loop(std::function<Result<T>()> task) {
   auto promise = std::make_shared<std::promise<Result<T>>>();
   auto future = promise->get_future();
   TRY(tasks_.post([promise, task = std::move(task)] { promise->set_value(task()); }));
-  if (future.wait_for(limits::kControlTimeout) != std::future_status::ready) {
-    return fail(ErrorCode::kTimeout, "the fault handler's loop did not answer");
+  const Deadline deadline = Deadline::after(limits::kControlTimeout);
+  while (future.wait_for(limits::kControlInterval) != std::future_status::ready) {
+    if (tasks_.closed()) return fail(ErrorCode::kStopped, "the fault handler ends");
+    if (deadline.passed()) {
+      return fail(ErrorCode::kTimeout, "the fault handler's loop did not answer");
+    }
   }
   return future.get();
 }
@@ -279,6 +294,8 @@ HandlerReport Daemon::list() const {
   for (std::size_t i = 0; i < options_.servers.size(); ++i) handler.servers.push_back(report(i));
   for (const auto& [origin, links] : links_) handler.hedges += links->demand.hedges();
   handler.sessions.assign(sessions_.ended().begin(), sessions_.ended().end());
+  handler.damaged = damage_.noted();
+  handler.unserved_us = static_cast<std::uint64_t>(sessions_.outage().count()) / 1000;
   handler.totals = sessions_.ended_totals();
   for (const auto& [id, session] : sessions_.all()) {
     handler.sessions.push_back(session->report());

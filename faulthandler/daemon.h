@@ -30,18 +30,22 @@ class TaskQueue {
  public:
   static Result<std::unique_ptr<TaskQueue>> create();
 
-  /// kLimitExceeded when the queue is full.
+  /// kLimitExceeded when the queue is full, kStopped when it is closed.
   Result<void> post(std::function<void()> task);
   const UniqueFd& wakeup() const { return wakeup_; }
   /// Runs what was posted. On the loop's thread, when wakeup() is readable.
   void run_all();
+  /// Nothing is run any more.
+  void close();
+  bool closed() const;
 
  private:
   explicit TaskQueue(UniqueFd wakeup) : wakeup_(std::move(wakeup)) {}
 
   const UniqueFd wakeup_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::deque<std::function<void()>> tasks_;  // guarded by mutex_
+  bool closed_ = false;                      // guarded by mutex_
 };
 
 struct DaemonOptions {
@@ -133,7 +137,7 @@ class Daemon final : private SessionTable::Owner {
   void watch_tasks(int result);
   void watch_workers(int result);
 
-  /// Runs `task` on the loop's thread and returns its result, or kTimeout.
+  /// Runs `task` on the loop's thread and returns its result, or kTimeout, or kStopped.
   template <typename T>
   Result<T> on_loop(std::function<Result<T>()> task);
 

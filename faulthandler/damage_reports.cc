@@ -6,9 +6,15 @@
 
 namespace thaw {
 
+std::uint64_t DamageReports::noted() const {
+  const std::lock_guard lock(mutex_);
+  return noted_;
+}
+
 void DamageReports::note(const Origin& origin, const Damage& damage) {
   {
     const std::lock_guard lock(mutex_);
+    noted_ += damage.chunks.size() + damage.packs.size();
     Pieces& pieces = waiting_[origin];
     const std::size_t before = pieces.size();
     const auto has_room = [&] {

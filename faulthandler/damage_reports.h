@@ -27,6 +27,8 @@ class DamageReports {
   DamageReports& operator=(const DamageReports&) = delete;
 
   void note(const Origin& origin, const Damage& damage);
+  /// How many chunks and packs have come damaged.
+  std::uint64_t noted() const;
 
  private:
   struct Pieces {
@@ -43,10 +45,11 @@ class DamageReports {
 
   PageServers& servers_;
   Uploader& uploader_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<Origin, Pieces> waiting_;  // to be told; guarded by mutex_, as what follows
   std::size_t count_ = 0;             // of them
   bool under_way_ = false;
+  std::uint64_t noted_ = 0;
 };
 
 }  // namespace thaw

@@ -82,6 +82,8 @@ inline constexpr std::chrono::seconds kGuardInterval{1};
 inline constexpr std::chrono::seconds kAcceptTimeout{600};  // from prepare to the VMM's connect
 /// Between attempts to accept a VMM when no descriptor is left, at first.
 inline constexpr std::chrono::milliseconds kAcceptPauseFirst{10};
+/// Operators see how things were so long ago at most.
+inline constexpr std::chrono::milliseconds kOperatorInterval{500};
 /// Between the death of a handler that had not come to serve and the next.
 inline constexpr std::chrono::milliseconds kRestartFirst{10};
 inline constexpr std::chrono::milliseconds kRestartMost{1000};
@@ -98,6 +100,8 @@ inline constexpr std::chrono::seconds kUnservableRetry{5};  // policy wait: unti
 inline constexpr std::chrono::milliseconds kWaitingLookLeast{20};
 inline constexpr std::chrono::milliseconds kWaitingLookMost{1000};
 inline constexpr std::chrono::seconds kControlTimeout{10};  // one exchange with the loop
+/// How soon who waits for the loop sees that it has ended.
+inline constexpr std::chrono::milliseconds kControlInterval{100};
 inline constexpr std::chrono::milliseconds kReconnectFirst{10};
 inline constexpr std::chrono::milliseconds kReconnectMost{1000};
 inline constexpr std::chrono::microseconds kDelayedFirst{50};

@@ -10,6 +10,7 @@
 
 #include "base/command_line.h"
 #include "base/confine.h"
+#include "base/cpu.h"
 #include "base/descriptor_store.h"
 #include "base/event_fd.h"
 #include "base/file.h"
@@ -101,20 +102,19 @@ class SignalWatch {
   thaw::Operation watching_{[this](int result) { on_readable(result); }};
 };
 
-/// Where operators are answered; nothing if they are not.
-thaw::Result<std::optional<thaw::TcpAddress>> http_address(const Options& options) {
-  if (options.http.empty()) return std::nullopt;
+/// Where operators are answered.
+thaw::Result<thaw::UniqueFd> listen_for_operators(const Options& options) {
   const thaw::TcpAddress address = TRY(thaw::resolve_tcp(options.http));
   TRY(thaw::check_transport(address, {.tls = {}, .insecure = options.transport.insecure}));
-  return address;
+  return thaw::listen_tcp(address);
 }
 
 /// Serves the VMs, as a supervisor's child.
 thaw::Result<int> run_handler(const Options& options) {
   if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
+  const thaw::CpuSet cpus = TRY(thaw::allowed_cpus(0));
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
   const auto servers = TRY(resolve(options.servers, options.transport));
-  const auto http = TRY(http_address(options));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
   placement.spin = TRY(thaw::parse_spin(options.spin));
   const auto loop = TRY(thaw::create_loop());
@@ -130,9 +130,15 @@ thaw::Result<int> run_handler(const Options& options) {
       .supervisor = thaw::UniqueFd(thaw::ChildProcess::kChildDescriptor),
       .on_serving =
           [&](thaw::UniqueFd listener) {
-            control = std::make_unique<thaw::ControlServer>(options.control, std::move(listener),
-                                                            *daemon);
-            if (http) operators = std::make_unique<thaw::OperatorPort>(*http, *daemon);
+            std::jthread([&] {
+              thaw::give_up_precedence(cpus);  // which their threads would have, too
+              control = std::make_unique<thaw::ControlServer>(options.control, std::move(listener),
+                                                              *daemon);
+              if (options.http.empty()) return;
+              operators = std::make_unique<thaw::OperatorPort>(thaw::OperatorPort::Calls{
+                  .listen = [&] { return listen_for_operators(options); },
+                  .report = [&] { return daemon->handle(thaw::control::List{}); }});
+            });
           },
       .on_alone =
           [&] {
@@ -150,6 +156,7 @@ thaw::Result<int> run_handler(const Options& options) {
   const SignalWatch watch(*loop, signals, [&](int) { daemon->request_stop(); });
   // From here on nothing fails: what is under way in the loop must complete before it is destroyed.
   daemon->run();
+  tasks->close();
   return 0;
 }
 
@@ -172,9 +179,9 @@ thaw::Result<int> supervise(const Options& options, thaw::Supervisor::Commands c
   std::error_code failed;
   if (!directory.empty()) std::filesystem::create_directories(directory, failed);
   if (failed) return thaw::fail_errno("create " + directory.string(), failed.value());
-  const auto http = TRY(http_address(options));
-  // The process that serves will listen there. At the first start somebody reads why it cannot.
-  if (http && passed.empty()) TRY(thaw::listen_tcp(*http));
+  // The process that serves will listen there. At the first start somebody reads why it cannot;
+  // later, VMs wait for this process.
+  if (!options.http.empty() && passed.empty()) TRY(listen_for_operators(options));
   thaw::UniqueFd control = TRY(control_listener(options.control, passed));
   const auto loop = TRY(thaw::create_epoll_loop());
   thaw::Supervisor supervisor(*loop, std::move(control), std::move(commands));

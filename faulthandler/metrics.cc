@@ -49,12 +49,6 @@ std::uint64_t waiting_pages(const HandlerReport& handler) {
   return pages;
 }
 
-bool all_away(const HandlerReport& handler) {
-  return std::ranges::all_of(handler.servers, [](const ServerReport& server) {
-    return server.state == ServerState::kAway;
-  });
-}
-
 Family sessions_by_state(const HandlerReport& handler) {
   Family family = gauge("sessions", "Sessions that there are, by state.");
   for (const SessionState state : {SessionState::kPrepared, SessionState::kServing,
@@ -91,17 +85,18 @@ std::vector<MetricFamily> metrics(const HandlerReport& handler) {
   const SessionTotals& totals = handler.totals;
   return {
       sessions_by_state(handler),
-      counter("sessions", "Sessions since this process serves, those it took over among them.")
+      counter("sessions_begun",
+              "Sessions since this process serves, those it took over among them.")
           .add(static_cast<double>(totals.sessions)),
       faults_by_kind(totals.faults),
       gauge("waiting_pages", "Pages that vCPUs wait for now.")
           .add(static_cast<double>(waiting_pages(handler))),
       counter("poisoned_pages", "Pages that could not be had and that guests must not touch.")
           .add(static_cast<double>(totals.poisoned_pages)),
-      counter("damaged_chunks", "Replies refused by their checksum.")
-          .add(static_cast<double>(totals.damaged_chunks)),
-      counter("unserved_seconds", "Time of VMs without a process that serves them.")
-          .add(static_cast<double>(totals.unserved_us) / 1e6),
+      counter("damaged", "Chunks and packs refused by their checksum.")
+          .add(static_cast<double>(handler.damaged)),
+      counter("unserved_seconds", "Time without a process that serves, before this one did.")
+          .add(static_cast<double>(handler.unserved_us) / 1e6),
       counter("hedges", "Requests that went to a second page server, the first being slow.")
           .add(static_cast<double>(handler.hedges)),
       up,
@@ -127,10 +122,7 @@ HttpPage metrics_page(const ControlReply& report) {
 
 HttpPage health_page(const ControlReply& report) {
   HttpPage page{200, "ok\n"};
-  const HandlerReport* const handler = report_in(report, page);
-  if (handler != nullptr && waiting_pages(*handler) > 0 && all_away(*handler)) {
-    page = {503, "VMs wait for pages, and no page server answers\n"};
-  }
+  report_in(report, page);
   return page;
 }
 

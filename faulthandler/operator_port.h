@@ -1,28 +1,42 @@
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <thread>
 
+#include "base/clock.h"
+#include "base/error.h"
 #include "base/http.h"
-#include "base/socket.h"
-#include "faulthandler/daemon.h"
+#include "base/unique_fd.h"
+#include "format/control.h"
 
 namespace thaw {
 
-/// What operators and their programs see of a handler by HTTP: /metrics and /healthz. VMs come
-/// first: while the address cannot be listened on, which is told of once, it is tried again, since
-/// a process that goes may still have it.
+/// What operators and their programs see of a handler by HTTP: /metrics and /healthz. Whoever asks,
+/// and however often, the handler's loop is asked once in limits::kOperatorInterval.
 class OperatorPort {
  public:
-  /// `daemon` must outlive it.
-  OperatorPort(const TcpAddress& address, Daemon& daemon);
-  /// Takes as long as the last answer.
+  /// On threads of the port. A listener that cannot be had is told of once and tried again: a
+  /// process that goes may still have the address, or its name not be known.
+  struct Calls {
+    std::function<Result<UniqueFd>()> listen;
+    std::function<ControlReply()> report;
+  };
+  explicit OperatorPort(Calls calls);
+  /// Takes as long as the last call.
   ~OperatorPort() = default;
 
  private:
-  void open(const std::stop_token& stop, const TcpAddress& address, Daemon& daemon);
+  void open(const std::stop_token& stop);
+  HttpPage page(HttpPage (*make)(const ControlReply&));
 
-  std::unique_ptr<HttpPort> port_;  // the thread's, as long as that runs
+  const Calls calls_;
+  std::mutex mutex_;
+  std::optional<ControlReply> report_;  // guarded by mutex_, as what follows
+  Clock::time_point stale_at_{};        // of the report
+  std::unique_ptr<HttpPort> port_;      // the thread's, as long as that runs
   std::jthread opening_;
 };
 

@@ -77,9 +77,8 @@ void SessionTable::on_message(KeepMessage message) {
     case KeepMessage::Kind::kArrived:
       return on_arrival(message.session, std::move(message.descriptors));
     case KeepMessage::Kind::kOutage:
-      for (const auto& [id, session] : sessions_) {
-        session->note_outage(Nanoseconds(message.value));
-      }
+      outage_ = Nanoseconds(message.value);
+      for (const auto& [id, session] : sessions_) session->note_outage(outage_);
       return;
     default:
       log_error("the supervisor says what makes no sense");

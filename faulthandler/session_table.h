@@ -46,6 +46,8 @@ class SessionTable {
   /// Those that have ended last, the oldest first.
   std::deque<SessionReport>& ended() { return ended_; }
   const std::deque<SessionReport>& ended() const { return ended_; }
+  /// For how long nobody served before this process did.
+  Nanoseconds outage() const { return outage_; }
   /// Of all that have ended.
   const SessionTotals& ended_totals() const { return ended_totals_; }
   /// Forgets those that have ended; false when some of them have to be looked at again.
@@ -67,6 +69,7 @@ class SessionTable {
   std::map<std::uint64_t, std::unique_ptr<Session>> sessions_;
   std::deque<SessionReport> ended_;
   SessionTotals ended_totals_;
+  Nanoseconds outage_{0};
   std::uint64_t next_ = 1;
   UniqueFd control_;  // until on_serving()
   KeepChannel supervisor_;

@@ -210,9 +210,7 @@ void members(auto& object, auto visit)
 {
   visit("sessions", object.sessions);
   visit("faults", object.faults);
-  visit("damaged_chunks", object.damaged_chunks);
   visit("poisoned_pages", object.poisoned_pages);
-  visit("unserved_us", object.unserved_us);
 }
 
 void members(auto& object, auto visit)
@@ -221,6 +219,8 @@ void members(auto& object, auto visit)
 {
   visit("servers", object.servers);
   visit("hedges", object.hedges);
+  visit("damaged", object.damaged);
+  visit("unserved_us", object.unserved_us);
   visit("totals", object.totals);
   visit("sessions", object.sessions);
 }
@@ -361,9 +361,7 @@ FaultCounters& FaultCounters::operator+=(const FaultCounters& other) {
 SessionTotals& SessionTotals::operator+=(const SessionReport& session) {
   ++sessions;
   faults += session.faults;
-  damaged_chunks += session.damaged_chunks;
   poisoned_pages += session.poisoned_pages;
-  unserved_us += session.unserved_us;
   return *this;
 }
 

@@ -187,14 +187,12 @@ struct ServerReport {
   friend bool operator==(const ServerReport&, const ServerReport&) = default;
 };
 
-/// What became of all sessions of the process that serves now, those that it had taken over and
-/// those that have ended among them.
+/// Of all sessions of the process that serves now, those that it took over and those that have
+/// ended among them.
 struct SessionTotals {
   std::uint64_t sessions = 0;
   FaultCounters faults;
-  std::uint64_t damaged_chunks = 0;
   std::uint64_t poisoned_pages = 0;
-  std::uint64_t unserved_us = 0;
 
   SessionTotals& operator+=(const SessionReport& session);
   friend bool operator==(const SessionTotals&, const SessionTotals&) = default;
@@ -202,7 +200,9 @@ struct SessionTotals {
 
 struct HandlerReport {
   std::vector<ServerReport> servers;
-  std::uint64_t hedges = 0;  // requests that went to a second server, the first being slow
+  std::uint64_t hedges = 0;       // requests that went to a second server, the first being slow
+  std::uint64_t damaged = 0;      // chunks and packs that were refused by their checksum
+  std::uint64_t unserved_us = 0;  // from the death of the process before this until it served
   SessionTotals totals{};
   std::vector<SessionReport> sessions;
   friend bool operator==(const HandlerReport&, const HandlerReport&) = default;

@@ -140,11 +140,9 @@ TEST(ControlReply, EveryKindRoundTrips) {
       .servers = {ServerReport{},
                   {.address = "s:1", .state = ServerState::kAway, .away_ms = 1, .requests = 2}},
       .hedges = 3,
-      .totals = {.sessions = 4,
-                 .faults = {.total = 9, .fetched = 9},
-                 .damaged_chunks = 5,
-                 .poisoned_pages = 6,
-                 .unserved_us = 7},
+      .damaged = 5,
+      .unserved_us = 7,
+      .totals = {.sessions = 4, .faults = {.total = 9, .fetched = 9}, .poisoned_pages = 6},
       .sessions = {SessionReport{}, full_report()}});
   expect_round_trip_of_reply(
       control::Prepared{.session = 1,

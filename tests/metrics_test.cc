@@ -1,6 +1,15 @@
 #include "faulthandler/metrics.h"
 
+#include <atomic>
+#include <future>
+
 #include <gtest/gtest.h>
+
+#include "base/socket.h"
+#include "faulthandler/limits.h"
+#include "faulthandler/operator_port.h"
+#include "tests/support/http_client.h"
+#include "tests/support/loopback.h"
 
 namespace thaw::test {
 namespace {
@@ -16,11 +25,11 @@ HandlerReport report() {
   return {.servers = {{.address = "10.0.0.1:7433", .state = ServerState::kAway, .away_ms = 1500},
                       {.address = "10.0.0.2:7433", .state = ServerState::kUp, .requests = 7}},
           .hedges = 3,
+          .damaged = 1,
+          .unserved_us = 250'000,
           .totals = {.sessions = 9,
                      .faults = {.total = 6, .fetched = 4, .zero = 2},
-                     .damaged_chunks = 1,
-                     .poisoned_pages = 5,
-                     .unserved_us = 250'000},
+                     .poisoned_pages = 5},
           .sessions = {session(SessionState::kServing, 2), session(SessionState::kServing, 3),
                        session(SessionState::kEnded, 0)}};
 }
@@ -32,13 +41,13 @@ TEST(Metrics, SayWhatTheReportSays) {
            "# TYPE thaw_handler_sessions gauge",
            "thaw_handler_sessions{state=\"serving\"} 2",
            "thaw_handler_sessions{state=\"prepared\"} 0",
-           "# TYPE thaw_handler_sessions_total counter",
-           "thaw_handler_sessions_total 9",
+           "# TYPE thaw_handler_sessions_begun_total counter",
+           "thaw_handler_sessions_begun_total 9",
            "thaw_handler_faults_total{kind=\"fetched\"} 4",
            "thaw_handler_faults_total{kind=\"zero\"} 2",
            "thaw_handler_waiting_pages 5",
            "thaw_handler_poisoned_pages_total 5",
-           "thaw_handler_damaged_chunks_total 1",
+           "thaw_handler_damaged_total 1",
            "thaw_handler_unserved_seconds_total 0.25",
            "thaw_handler_hedges_total 3",
            "thaw_handler_page_server_up{server=\"10.0.0.1:7433\"} 0",
@@ -55,15 +64,33 @@ TEST(Metrics, HandlerThatDoesNotAnswerHasNone) {
   const Error error(ErrorCode::kTimeout, "busy");
   EXPECT_EQ(metrics_page(error).status, 503u);
   EXPECT_EQ(health_page(error).status, 503u);
+  EXPECT_EQ(health_page(report()).status, 200u);
 }
 
-TEST(Health, IsBadWhileVmsWaitForNobody) {
-  HandlerReport handler = report();
-  EXPECT_EQ(health_page(handler).status, 200u);
-  handler.servers[1].state = ServerState::kAway;
-  EXPECT_EQ(health_page(handler).status, 503u);
-  handler.sessions.clear();
-  EXPECT_EQ(health_page(handler).status, 200u);
+TEST(OperatorPort, ListensAsSoonAsItCanAndAsksOnceForAllWhoAsk) {
+  std::promise<std::string> listening;
+  unsigned tried = 0;
+  std::atomic<unsigned> asked = 0;
+  const auto listen = [&]() -> Result<UniqueFd> {
+    if (++tried == 1) return fail(ErrorCode::kAlreadyExists, "somebody has it");
+    UniqueFd listener = TRY(listen_tcp(TRY(resolve_tcp("127.0.0.1:0"))));
+    listening.set_value(address_of(listener).text());
+    return listener;
+  };
+  const auto ask = [&]() -> ControlReply {
+    ++asked;
+    return report();
+  };
+  OperatorPort port({.listen = listen, .report = ask});
+  const std::string address = listening.get_future().get();
+  const auto begun = Clock::now();
+  for (int i = 0; i < 50; ++i) {
+    EXPECT_NE(http_get(address, "/metrics").find("thaw_handler_hedges_total 3\n"),
+              std::string::npos);
+    EXPECT_TRUE(http_get(address, "/healthz").ends_with("\r\nok\n"));
+  }
+  EXPECT_GE(asked, 1u);
+  EXPECT_LE(asked, 1 + (Clock::now() - begun) / limits::kOperatorInterval);
 }
 
 }  // namespace
