@@ -124,14 +124,18 @@ void World::plan_restores() {
   }
 }
 
-/// As clients do: who gets no answer tries again.
+/// As clients do: who gets no answer tries again, as long as there is a VMM to come.
 void World::prepare(std::size_t number) {
   const auto listener = std::make_shared<UnixListener>(machine_);
   std::optional<std::uint64_t> session;
   if (processes_->handler() != nullptr) {
     processes_->ask([&](Handler& handler) { session = handler.prepare(number, listener); });
   }
-  if (!session) return schedule_.after(kPrepareAgain, [this, number] { prepare(number); });
+  if (!session) {
+    return schedule_.after(kPrepareAgain, [this, number] {
+      if (!restores_[number].vmm->exited()) prepare(number);
+    });
+  }
   restores_[number].session = session;
   if (deaths_ > 0 && schedule_.random().chance(150)) {
     // Its last word.
