@@ -1,7 +1,7 @@
 #include "faulthandler/metrics.h"
 
 #include <algorithm>
-#include <map>
+#include <utility>
 #include <vector>
 
 #include <prometheus/text_serializer.h>
@@ -61,12 +61,11 @@ Family sessions_by_state(const HandlerReport& handler) {
 
 Family faults_by_kind(const FaultCounters& faults) {
   Family family = counter("faults", "Page faults of guests, by what resolved them.");
-  for (const auto& [kind, count] :
-       std::map<std::string, std::uint64_t>{{"fetched", faults.fetched},
-                                            {"coalesced", faults.coalesced},
-                                            {"zero", faults.zero},
-                                            {"removed", faults.removed},
-                                            {"present", faults.present}}) {
+  for (const auto& [kind, count] : {std::pair{"fetched", faults.fetched},
+                                    {"coalesced", faults.coalesced},
+                                    {"zero", faults.zero},
+                                    {"removed", faults.removed},
+                                    {"present", faults.present}}) {
     family.add(static_cast<double>(count), {{"kind", kind}});
   }
   return family;

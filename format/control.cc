@@ -71,13 +71,14 @@ std::string_view name_of(T value) {
   return "unknown";
 }
 
+/// An object of this type, const or not.
+template <typename Object, typename T>
+concept Is = std::is_same_v<std::remove_const_t<Object>, T>;
+
 /// Describes the members of each struct once, for both directions: `visit` is called with the
 /// member's name and a reference to it.
 
-void members(auto& object, auto visit)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          FaultCounters>
-{
+void members(Is<FaultCounters> auto& object, auto visit) {
   visit("total", object.total);
   visit("fetched", object.fetched);
   visit("coalesced", object.coalesced);
@@ -86,19 +87,13 @@ void members(auto& object, auto visit)
   visit("present", object.present);
 }
 
-void members(auto& object, auto visit)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          RegionShape>
-{
+void members(Is<RegionShape> auto& object, auto visit) {
   visit("size", object.size);
   visit("offset", object.offset);
   visit("page_size", object.page_size);
 }
 
-void members(auto& object, auto visit)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          control::Prepare>
-{
+void members(Is<control::Prepare> auto& object, auto visit) {
   visit("snapshot", object.snapshot);
   visit("socket", object.socket);
   visit("state_out", object.state_out);
@@ -123,18 +118,12 @@ void members(auto& object, auto)
   static_cast<void>(object);
 }
 
-void members(auto& object, auto visit)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          control::Stop>
-{
+void members(Is<control::Stop> auto& object, auto visit) {
   visit("session", object.session);
   visit("kill", object.mode);
 }
 
-void members(auto& object, auto visit)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          control::Prepared>
-{
+void members(Is<control::Prepared> auto& object, auto visit) {
   visit("session", object.session);
   visit("socket", object.socket);
   visit("memory_bytes", object.memory);
@@ -144,10 +133,7 @@ void members(auto& object, auto visit)
   visit("warnings", object.warnings);
 }
 
-void members(auto& object, auto visit)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          PrefetchSummary>
-{
+void members(Is<PrefetchSummary> auto& object, auto visit) {
   visit("state", object.state);
   visit("set_pages", object.set_pages);
   visit("prefetched_pages", object.prefetched_pages);
@@ -157,10 +143,7 @@ void members(auto& object, auto visit)
   visit("hydrated_pages", object.hydrated_pages);
 }
 
-void members(auto& object, auto visit)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          SessionReport>
-{
+void members(Is<SessionReport> auto& object, auto visit) {
   visit("session", object.session);
   visit("snapshot", object.snapshot);
   visit("socket", object.socket);
@@ -194,29 +177,20 @@ void members(auto& object, auto visit)
   visit("latency_us_max", object.latency_us_max);
 }
 
-void members(auto& object, auto visit)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          ServerReport>
-{
+void members(Is<ServerReport> auto& object, auto visit) {
   visit("address", object.address);
   visit("state", object.state);
   visit("away_ms", object.away_ms);
   visit("requests", object.requests);
 }
 
-void members(auto& object, auto visit)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          SessionTotals>
-{
+void members(Is<SessionTotals> auto& object, auto visit) {
   visit("sessions", object.sessions);
   visit("faults", object.faults);
   visit("poisoned_pages", object.poisoned_pages);
 }
 
-void members(auto& object, auto visit)
-  requires std::is_same_v<std::remove_const_t<std::remove_reference_t<decltype(object)>>,
-                          HandlerReport>
-{
+void members(Is<HandlerReport> auto& object, auto visit) {
   visit("servers", object.servers);
   visit("hedges", object.hedges);
   visit("damaged", object.damaged);

@@ -164,8 +164,7 @@ INSTANTIATE_TEST_SUITE_P(Loops, ConfinedProgramsTest, both_loops(), loop_name);
 
 TEST_P(ConfinedProgramsTest, AllThreadsAreWhileTheyServe) {
   prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   expect_confined(server_.pid(), kOfPageServer);
   expect_confined(handler_->worker(), kOfHandler);
   expect_confined(handler_->pid(), kOfHandler, 1);

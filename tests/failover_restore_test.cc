@@ -52,11 +52,6 @@ class FailoverRestoreTest : public RestoreTest {
     const SnapshotId snapshot{Json::parse(shown.output)["snapshot"].get<std::uint64_t>()};
     return std::string(as_text(prefetch.ask(message::GetPack{snapshot, 1, 0}).body));
   }
-  Program start_half() {
-    Program vmm = start_vmm("halves");
-    EXPECT_TRUE(succeeded(vmm.wait_for_line("half")));
-    return vmm;
-  }
 
   std::unique_ptr<PageServer> copy_;
 };
@@ -78,8 +73,7 @@ TEST_P(FailoverRestoreTest, PrefetchAndPreparationGoToTheServerThatIsThere) {
   wait_for(1, [](const Json& report) { return report["recording"] == "stored"; });
   server_.kill();
   const std::uint64_t number = prepare({"--hydrate-mib-s", "100000"});
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   wait_for_state(number, "detached");
   copy_->kill();
   vmm.tell("go on");

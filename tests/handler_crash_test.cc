@@ -106,8 +106,7 @@ TEST_P(HandlerCrashTest, VmThatComesWhileNobodyServesIsTakenIn) {
 
 TEST_P(HandlerCrashTest, NeitherPageServerNorLuckIsNeededToGoOn) {
   const std::uint64_t number = prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   server_.kill();
   replace_worker();
   EXPECT_EQ(session(number)["state"], "serving");
@@ -124,8 +123,7 @@ TEST_P(HandlerCrashTest, OperatorsAreAnsweredByTheOneThatServes) {
   const std::string http = free_address();
   start_handler(server_.address(), {"--http", http});
   prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   replace_worker();
   std::string metrics;
   const auto shows = [&](const std::string& text) {
@@ -146,8 +144,7 @@ TEST_P(HandlerCrashTest, OperatorsComeAfterVms) {
   const std::string http = free_address();
   start_handler(server_.address(), {"--http", http});
   prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   handler_->signal(SIGSTOP);  // so that the next one begins when the port is taken
   kill_worker();
   std::optional<UniqueFd> taken;
@@ -231,8 +228,7 @@ TEST_P(HandlerCrashTest, NumbersAreNotGivenTwice) {
 
 TEST_P(HandlerCrashTest, WithoutItsSupervisorItServesToTheEnd) {
   prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   const UniqueFd worker(static_cast<int>(::syscall(SYS_pidfd_open, handler_->worker(), 0)));
   handler_->signal(SIGKILL);
   vmm.tell("go on");
@@ -245,8 +241,7 @@ TEST_P(HandlerCrashTest, ProgramIsReplacedUnderRunningVms) {
   std::filesystem::copy_file(program_path("thaw-faulthandler"), program);
   start_handler_as(program);
   const std::uint64_t number = prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   std::filesystem::copy_file(program, path("new"));
   std::filesystem::rename(path("new"), program);
 
@@ -326,8 +321,7 @@ TEST_P(HandlerCrashTest, ServiceManagerHasWhatIsNeededWhenBothProcessesDie) {
   wait_for_state(ended, "ended");
   const std::uint64_t number = prepare();
   const std::uint64_t waiting = prepare({}, "vm2");
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   handler_.reset();
   store.close();
   EXPECT_TRUE(store.ready());

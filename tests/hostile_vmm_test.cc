@@ -49,8 +49,7 @@ constexpr std::array kKilled{
 TEST_P(HostileVmmTest, LiesEndInTheirNamesAndHarmNobody) {
   // With a working set the next sessions would have one connection more.
   const std::uint64_t beside = prepare({"--no-record"});
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   struct Use {
     pid_t process;
     std::size_t descriptors;

@@ -79,8 +79,7 @@ TEST_P(ReplicaTest, StoreWithoutAnIdOrWithoutAnythingIsRefused) {
 TEST_P(ReplicaTest, RestoreGoesOnFromItWhenTheOwnerIsKilled) {
   start_handler(server_.address(), {"--server", replica_.address()});
   prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   server_.kill();
   vmm.tell("go on");
   EXPECT_EQ(vmm.wait().value(), 0);

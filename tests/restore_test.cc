@@ -68,8 +68,7 @@ TEST_P(RestoreTest, ColdPagesAreBroughtWithTheRestOfMemory) {
   const Outcome prepared = control(
       {"prepare", "cold", "--socket", path("vm"), "--no-record", "--hydrate-mib-s", "100000"});
   ASSERT_EQ(prepared.exit_code, 0) << prepared.output;
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   wait_for_state(Json::parse(prepared.output)["session"], "detached");
   vmm.tell("");
   EXPECT_EQ(vmm.wait().value(), 0);
@@ -121,8 +120,7 @@ TEST_P(RestoreTest, RemovedPagesAreZeroAndOthersTheSnapshots) {
 
 TEST_P(RestoreTest, GuestWaitsForAPageServerThatIsKilledAndRestarted) {
   const std::uint64_t number = prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   server_.kill();
   vmm.tell("go on");
   wait_for(number, [](const Json& report) { return report["waiting_pages"] > 0; });
@@ -132,8 +130,7 @@ TEST_P(RestoreTest, GuestWaitsForAPageServerThatIsKilledAndRestarted) {
 
 TEST_P(RestoreTest, PagesOfAnotherStoreNeverEnterTheGuest) {
   const std::uint64_t number = prepare({"--on-unservable", "wait"});
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   replace_store("none", "first");
   // The same name, and the same numbers of snapshot and chunks, for other content.
   write_file(path("other"), make_image(3, kPages));
@@ -150,8 +147,7 @@ TEST_P(RestoreTest, PagesOfAnotherStoreNeverEnterTheGuest) {
 
 TEST_P(RestoreTest, VmWhosePagesAreInAnotherStoreIsKilledWhereThatIsThePolicy) {
   const std::uint64_t number = prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   replace_store("none", "first");
   vmm.tell("go on");
   EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
@@ -178,8 +174,7 @@ TEST_P(RestoreTest, HandlerGoesOnWithEachStoreThatComes) {
 
 TEST_P(RestoreTest, RecordingGoesToNoOtherStore) {
   const std::uint64_t number = prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   replace_store("none", "first");
   ASSERT_EQ(push("snapshot").exit_code, 0);  // which has the same content under the same number
   vmm.signal(SIGKILL);
@@ -348,8 +343,7 @@ TEST_P(RestoreTest, HandlerWithoutDescriptorsRestsUntilThereAreSome) {
 
 TEST_P(RestoreTest, StoppingHandlerServesOnUntilItsVmsHaveExited) {
   prepare();
-  Program vmm = start_vmm("halves");
-  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  Program vmm = start_half();
   handler_->signal(SIGTERM);
   vmm.tell("go on");
   EXPECT_EQ(vmm.wait().value(), 0);

@@ -61,6 +61,12 @@ Program RestoreTest::start_vmm(const std::string& mode, const std::string& image
   return vmm;
 }
 
+Program RestoreTest::start_half() {
+  Program vmm = start_vmm("halves");
+  EXPECT_TRUE(succeeded(vmm.wait_for_line("half")));
+  return vmm;
+}
+
 Json RestoreTest::session(std::uint64_t number) {
   const Outcome outcome = control({"ps"});
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;

@@ -40,6 +40,8 @@ class RestoreTest : public testing::TestWithParam<LoopKind> {
   /// In memory of its own, unless the mode begins with "shared-".
   Program start_vmm(const std::string& mode, const std::string& image = "image",
                     const std::string& socket = "vm");
+  /// One that has read half of its memory, and waits to be told to go on.
+  Program start_half();
   Json session(std::uint64_t number);
   /// The session's report once `done(report)` holds.
   Json wait_for(std::uint64_t number, const std::function<bool(const Json& report)>& done);
