@@ -46,6 +46,9 @@ constexpr Name kNames[] = {
     {ErrorCode::kCorrupt, "corrupt"},
     {ErrorCode::kStopped, "stopped"},
     {ErrorCode::kTls, "tls"},
+    {ErrorCode::kReadOnly, "read_only"},
+    {ErrorCode::kNoMemory, "no_memory"},
+    {ErrorCode::kNoDescriptors, "no_descriptors"},
 };
 
 ErrorCode code_from_errno(int error_number) {
@@ -61,6 +64,13 @@ ErrorCode code_from_errno(int error_number) {
     case EACCES:
     case EPERM:
       return ErrorCode::kPermission;
+    case EROFS:
+      return ErrorCode::kReadOnly;
+    case ENOMEM:
+      return ErrorCode::kNoMemory;
+    case EMFILE:
+    case ENFILE:
+      return ErrorCode::kNoDescriptors;
     case ETIMEDOUT:
       return ErrorCode::kTimeout;
     case ECONNREFUSED:

@@ -52,9 +52,12 @@ enum class ErrorCode : std::uint16_t {
   kNoSpace = 42,
   kPermission = 43,
   kIo = 44,
-  kCorrupt = 45,  // the store contradicts itself
-  kStopped = 46,  // the operation was ended by a stop request
-  kTls = 47,      // no secure connection: a certificate, a name, a broken record
+  kCorrupt = 45,        // the store contradicts itself
+  kStopped = 46,        // the operation was ended by a stop request
+  kTls = 47,            // no secure connection: a certificate, a name, a broken record
+  kReadOnly = 48,       // the file system takes no writes
+  kNoMemory = 49,       // now: a cgroup or the host has none to give
+  kNoDescriptors = 50,  // now: the process or the host has opened as many as it may
 };
 
 /// The stable spelling of a code, such as "bad_magic".

@@ -104,7 +104,7 @@ TEST(ErrorCode, EveryNumberRoundTripsAndEveryNameIsItsOwn) {
     names.insert(error_name(code));
     EXPECT_EQ(error_code_from_number(static_cast<std::uint16_t>(number)), code);
   }
-  EXPECT_EQ(codes, 33u);
+  EXPECT_EQ(codes, 36u);
   EXPECT_EQ(names.size(), codes);
 }
 
@@ -120,6 +120,10 @@ TEST(Error, ErrnoPicksTheCode) {
                                              {ENOSPC, ErrorCode::kNoSpace},
                                              {EDQUOT, ErrorCode::kNoSpace},
                                              {EACCES, ErrorCode::kPermission},
+                                             {EROFS, ErrorCode::kReadOnly},
+                                             {ENOMEM, ErrorCode::kNoMemory},
+                                             {EMFILE, ErrorCode::kNoDescriptors},
+                                             {ENFILE, ErrorCode::kNoDescriptors},
                                              {ETIMEDOUT, ErrorCode::kTimeout},
                                              {ECONNRESET, ErrorCode::kUnavailable},
                                              {EINVAL, ErrorCode::kInvalidArgument},
