@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
 #include <memory>
 
 #include <arpa/inet.h>
@@ -78,9 +79,15 @@ Result<HostAndPort> split_host_and_port(const std::string& host_and_port) {
   if (colon == std::string::npos || colon == 0 || colon + 1 == host_and_port.size()) {
     return fail(ErrorCode::kInvalidArgument, "\"{}\" is not HOST:PORT", host_and_port);
   }
+  const std::string_view port = std::string_view(host_and_port).substr(colon + 1);
+  std::uint16_t number = 0;
+  const auto [end, error] = std::from_chars(port.begin(), port.end(), number);
+  if (error != std::errc{} || end != port.end()) {
+    return fail(ErrorCode::kInvalidArgument, "\"{}\" names no port from 0 to 65535", host_and_port);
+  }
   std::string host = host_and_port.substr(0, colon);
   if (host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  return HostAndPort{std::move(host), host_and_port.substr(colon + 1)};
+  return HostAndPort{std::move(host), std::string(port)};
 }
 
 Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port) {

@@ -2,15 +2,15 @@
 
 #include "base/error.h"
 #include "cli/options.h"
-#include "format/page_client.h"
+#include "cli/server_list.h"
 
 namespace thaw {
 
 /// The commands of `thaw`: each does its work and prints what came of it.
 namespace command {
 
-/// The page server and namespace that the options name.
-Result<PageClient> connect(const Options& options);
+/// The page servers and the namespace that the options name.
+Result<ServerList> servers_of(const Options& options);
 
 // On snapshots: with the page server.
 Result<void> push(const Options& options);

@@ -7,6 +7,9 @@
 
 namespace thaw::limits {
 
+/// Addresses of page servers that one command asks, one after the other.
+inline constexpr std::size_t kMaxServersAsked = 8;
+
 // A push.
 inline constexpr unsigned kMaxPushWorkers = 8;
 /// Requests of a push whose answers are awaited.

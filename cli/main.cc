@@ -310,7 +310,13 @@ int main(int argc, char** argv) {
   app.footer(
       "Exit codes: 0 success, 1 failure, 2 wrong arguments, 3 not found, 4 no answer,\n"
       "5 exists already or busy.");
-  app.add_option("--server", options.server, "HOST:PORT of the page server")->capture_default_str();
+  app.add_option("--server", options.servers,
+                 "HOST:PORT of a page server; several (again, or with commas), or a name of "
+                 "several addresses: they are asked in turn until one answers")
+      ->take_all()
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->capture_default_str();
   app.add_option("--namespace", options.name_space, "Namespace of the snapshots")
       ->capture_default_str();
   app.add_option("--control", options.control, "Control socket of the fault handler")

@@ -34,10 +34,14 @@ class ImageVerifier {
 
 }  // namespace
 
-Result<PullResult> pull_snapshot(const PullOptions& options) {
-  PageClient client = TRY(PageClient::connect(options.server, options.name_space));
-  const Manifest manifest = TRY(client.show(options.name));
-  const PageMap map = TRY(client.page_map(manifest));
+Result<PullResult> pull_snapshot(PullOptions options) {
+  Manifest manifest;
+  PageMap map;
+  PageClient client = TRY(options.servers.connect([&](PageClient& begun) -> Result<void> {
+    manifest = TRY(begun.show(options.name));
+    map = TRY(begun.page_map(manifest));
+    return {};
+  }));
   const SnapshotSpec& spec = manifest.spec;
 
   PartialFile memory = TRY(PartialFile::create(options.memory_path));

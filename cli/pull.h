@@ -4,14 +4,13 @@
 #include <string>
 
 #include "base/error.h"
-#include "base/stream.h"
+#include "cli/server_list.h"
 #include "format/manifest.h"
 
 namespace thaw {
 
 struct PullOptions {
-  ServerAddress server;
-  std::string name_space;
+  ServerList servers;
   std::string name;
   std::string memory_path;
   std::string state_path;  // empty: not wanted
@@ -25,6 +24,6 @@ struct PullResult {
 /// Writes a snapshot's memory image, sparse, and its state file. Both appear whole under their
 /// names, and only after the content was found to be the one that was pushed
 /// (kChecksumMismatch otherwise).
-Result<PullResult> pull_snapshot(const PullOptions& options);
+Result<PullResult> pull_snapshot(PullOptions options);
 
 }  // namespace thaw

@@ -27,8 +27,7 @@ class PushAttempt {
  public:
   PushAttempt(PageClient& client, const ImageFiles& image) : client_(client), image_(image) {}
 
-  Result<void> send_pages(const std::string& parent, Progress& progress) {
-    TRY(client_.begin_push(image_.spec, parent));
+  Result<void> send_pages(Progress& progress) {
     const auto pipeline = TRY(PushPipeline::start(image_));
     while (!pipeline->finished()) {
       TRY(step(*pipeline));
@@ -114,16 +113,23 @@ Result<ColdMap> cold_map(const PushOptions& options, const ImageFiles& image) {
   return cold;
 }
 
-Result<Manifest> attempt(const PushOptions& options, const ImageFiles& image, const ColdMap& cold,
+Result<Manifest> attempt(PushOptions& options, const ImageFiles& image, const ColdMap& cold,
                          Memory& memory) {
-  PageClient client = TRY(PageClient::connect(options.server, options.name_space));
-  if (memory.committed) {
-    const auto existing = client.show(image.spec.name);
-    if (existing && existing->content_hash == *memory.committed) return *existing;
-  }
+  std::optional<Manifest> existing;
+  PageClient client = TRY(options.servers.connect([&](PageClient& begun) -> Result<void> {
+    if (memory.committed) {
+      auto found = begun.show(image.spec.name);
+      if (found && found->content_hash == *memory.committed) {
+        existing = *std::move(found);
+        return {};
+      }
+    }
+    return begun.begin_push(image.spec, options.parent);
+  }));
+  if (existing) return *std::move(existing);
   Progress progress("push " + image.spec.name, image.spec.memory + image.spec.state);
   PushAttempt push(client, image);
-  const auto sent = push.send_pages(options.parent, progress);
+  const auto sent = push.send_pages(progress);
   memory.uploaded_bytes += push.uploaded_bytes;
   if (!sent) return std::unexpected(sent.error());
   memory.committed = push.content_hash;
@@ -132,7 +138,7 @@ Result<Manifest> attempt(const PushOptions& options, const ImageFiles& image, co
 
 }  // namespace
 
-Result<PushResult> push_snapshot(const PushOptions& options) {
+Result<PushResult> push_snapshot(PushOptions options) {
   const UniqueFd memory_file = TRY(open_for_reading(options.memory_path));
   UniqueFd state_file;
   SnapshotSpec spec{.name = options.name,

@@ -5,16 +5,15 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/stream.h"
 #include "cli/image_walk.h"
 #include "cli/page_tables.h"
+#include "cli/server_list.h"
 #include "format/manifest.h"
 
 namespace thaw {
 
 struct PushOptions {
-  ServerAddress server;
-  std::string name_space;
+  ServerList servers;
   std::string name;
   std::string parent;       // snapshot that this one came from; empty: none
   std::string memory_path;  // raw image of guest memory: whole 4 KiB pages
@@ -35,6 +34,6 @@ struct PushResult {
 
 /// Pushes a snapshot. When the connection is lost it starts over on a new one, a bounded number of
 /// times: pages that had arrived are found by their hash and not sent again.
-Result<PushResult> push_snapshot(const PushOptions& options);
+Result<PushResult> push_snapshot(PushOptions options);
 
 }  // namespace thaw

@@ -47,16 +47,19 @@ RecordOptions record_options(const Options& options, const Manifest& snapshot) {
 
 Result<bool> record(const Options& options) {
   const UniqueFd stop_signals = TRY(take_signals({SIGINT, SIGTERM, SIGHUP}));
-  PageClient before = TRY(connect(options));
-  const Manifest snapshot = TRY(before.show(options.name));
-  const Summaries known = TRY(recordings_from(before, snapshot, 0));
+  ServerList servers = TRY(servers_of(options));
+  Manifest snapshot;
+  const Summaries known = TRY(servers.ask([&](PageClient& client) -> Result<Summaries> {
+    snapshot = TRY(client.show(options.name));
+    return recordings_from(client, snapshot, 0);
+  }));
   const std::uint64_t next = known.empty() ? 0 : known.back().number + 1;
 
   const auto runs =
       TRY(record_runs(record_options(options, snapshot), stop_signals,
                       [&](const RecordedRun& run) { print_run(run, options.form()); }));
 
-  PageClient after = TRY(connect(options));
+  PageClient after = TRY(servers.connect());
   std::optional<WorkingSetView> set;
   const bool all_stored = std::ranges::all_of(runs, &RecordedRun::stored);
   const bool any_stored = std::ranges::any_of(runs, &RecordedRun::stored);

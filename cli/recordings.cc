@@ -34,17 +34,24 @@ Result<std::vector<Recording>> read_recordings(const std::string& path) {
   return recordings;
 }
 
-Result<std::size_t> import_recordings(PageClient& client, const Manifest& snapshot,
+Result<std::size_t> import_recordings(ServerList& servers, const std::string& snapshot,
                                       const std::string& path) {
   const std::vector<Recording> recordings = TRY(read_recordings(path));
-  for (std::size_t i = 0; i < recordings.size(); ++i) {
-    if (const auto checked = check_recording(recordings[i], snapshot); !checked) {
-      return fail(checked.error().code(), "recording {} of {}: {}", i + 1, path,
-                  checked.error().context());
+  SnapshotId into;
+  // The first one finds out whether a server takes them.
+  PageClient client = TRY(servers.connect([&](PageClient& begun) -> Result<void> {
+    const Manifest manifest = TRY(begun.show(snapshot));
+    for (std::size_t i = 0; i < recordings.size(); ++i) {
+      if (const auto checked = check_recording(recordings[i], manifest); !checked) {
+        return fail(checked.error().code(), "recording {} of {}: {}", i + 1, path,
+                    checked.error().context());
+      }
     }
-  }
-  for (const Recording& recording : recordings) {
-    TRY(client.put_recording(snapshot.snapshot, recording));
+    into = manifest.snapshot;
+    return begun.put_recording(into, recordings.front());
+  }));
+  for (const Recording& recording : std::span(recordings).subspan(1)) {
+    TRY(client.put_recording(into, recording));
   }
   return recordings.size();
 }

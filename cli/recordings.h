@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "cli/server_list.h"
 #include "format/manifest.h"
 #include "format/page_client.h"
 #include "format/recording.h"
@@ -20,9 +21,9 @@ Result<void> export_recordings(PageClient& client, SnapshotId snapshot,
 /// All recordings of a file. kMalformed when there are none.
 Result<std::vector<Recording>> read_recordings(const std::string& path);
 
-/// Gives the page server all recordings of a file, or none when one is not of this snapshot.
-/// Returns how many.
-Result<std::size_t> import_recordings(PageClient& client, const Manifest& snapshot,
+/// Gives a page server all recordings of a file, or none when one is not of the snapshot of this
+/// name. Returns how many.
+Result<std::size_t> import_recordings(ServerList& servers, const std::string& snapshot,
                                       const std::string& path);
 
 /// Guest memory as the regions of a recording have it. What check_regions() says.

@@ -7,60 +7,65 @@
 
 namespace thaw::command {
 
-Result<PageClient> connect(const Options& options) {
-  return PageClient::connect(TRY(resolve_server(options.server, options.transport)),
-                             options.name_space);
+Result<ServerList> servers_of(const Options& options) {
+  return ServerList::create(options.servers, options.transport, options.name_space);
 }
 
 Result<void> push(const Options& options) {
-  const PushOptions push{.server = TRY(resolve_server(options.server, options.transport)),
-                         .name_space = options.name_space,
-                         .name = options.name,
-                         .parent = options.parent,
-                         .memory_path = options.memory,
-                         .holes = options.diff ? Holes::kPagesOfParent : Holes::kZeros,
-                         .state_path = options.state,
-                         .regions = TRY(parse_regions(options.regions)),
-                         .labels = TRY(parse_labels(options.labels)),
-                         .paging = {options.cr3s, options.la57 ? 5u : 4u},
-                         .below_4g = {TRY(parse_size(options.below_4g))}};
-  print_push(TRY(push_snapshot(push)), options.form());
+  PushOptions push{.servers = TRY(servers_of(options)),
+                   .name = options.name,
+                   .parent = options.parent,
+                   .memory_path = options.memory,
+                   .holes = options.diff ? Holes::kPagesOfParent : Holes::kZeros,
+                   .state_path = options.state,
+                   .regions = TRY(parse_regions(options.regions)),
+                   .labels = TRY(parse_labels(options.labels)),
+                   .paging = {options.cr3s, options.la57 ? 5u : 4u},
+                   .below_4g = {TRY(parse_size(options.below_4g))}};
+  print_push(TRY(push_snapshot(std::move(push))), options.form());
   return {};
 }
 
 Result<void> pull(const Options& options) {
-  const PullOptions pull{.server = TRY(resolve_server(options.server, options.transport)),
-                         .name_space = options.name_space,
-                         .name = options.name,
-                         .memory_path = options.memory,
-                         .state_path = options.state};
-  print_pull(TRY(pull_snapshot(pull)), options.form());
+  PullOptions pull{.servers = TRY(servers_of(options)),
+                   .name = options.name,
+                   .memory_path = options.memory,
+                   .state_path = options.state};
+  print_pull(TRY(pull_snapshot(std::move(pull))), options.form());
   return {};
 }
 
 Result<void> list(const Options& options) {
-  PageClient client = TRY(connect(options));
-  const std::vector<Manifest> snapshots = TRY(client.list());
-  print_snapshots(snapshots, TRY(client.tags()), options.form());
+  std::vector<Manifest> snapshots;
+  ServerList servers = TRY(servers_of(options));
+  const auto tags = TRY(servers.ask([&](PageClient& client) -> Result<std::vector<message::Tag>> {
+    snapshots = TRY(client.list());
+    return client.tags();
+  }));
+  print_snapshots(snapshots, tags, options.form());
   return {};
 }
 
 Result<void> show(const Options& options) {
-  PageClient client = TRY(connect(options));
-  print_snapshot(TRY(client.show(options.name)), options.form());
+  ServerList servers = TRY(servers_of(options));
+  const Manifest snapshot =
+      TRY(servers.ask([&](PageClient& client) { return client.show(options.name); }));
+  print_snapshot(snapshot, options.form());
   return {};
 }
 
 Result<void> remove(const Options& options) {
-  PageClient client = TRY(connect(options));
-  TRY(client.remove({options.name, options.when_unused}));
+  ServerList servers = TRY(servers_of(options));
+  TRY(servers.ask(
+      [&](PageClient& client) { return client.remove({options.name, options.when_unused}); }));
   print_success(options.form());
   return {};
 }
 
 Result<void> statistics(const Options& options) {
-  PageClient client = TRY(connect(options));
-  print_statistics(TRY(client.statistics()), options.form());
+  ServerList servers = TRY(servers_of(options));
+  print_statistics(TRY(servers.ask([](PageClient& client) { return client.statistics(); })),
+                   options.form());
   return {};
 }
 

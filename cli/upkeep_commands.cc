@@ -20,9 +20,13 @@ constexpr std::chrono::milliseconds kPoll{100};
 Result<bool> run_job(const Options& options, message::JobKind kind, const std::string& what) {
   const UniqueFd signals = TRY(take_signals({SIGINT, SIGTERM, SIGHUP}));
   bool stopped = false;
-  PageClient client = TRY(connect(options));
-  message::JobReport report =
-      TRY(client.start_job({.kind = kind, .dry_run = options.dry_run, .target = options.name}));
+  message::JobReport report;
+  ServerList servers = TRY(servers_of(options));
+  PageClient client = TRY(servers.connect([&](PageClient& begun) -> Result<void> {
+    report =
+        TRY(begun.start_job({.kind = kind, .dry_run = options.dry_run, .target = options.name}));
+    return {};
+  }));
   std::optional<Progress> progress;
   while (report.state == message::JobState::kRunning) {
     if (wait_until_readable(signals, Deadline::after(kPoll)) && next_signal(signals) != 0) {
@@ -43,50 +47,65 @@ Result<bool> run_job(const Options& options, message::JobKind kind, const std::s
   return report.state == message::JobState::kDone;
 }
 
-}  // namespace
-
-Result<void> tag(const Options& options) {
-  PageClient client = TRY(connect(options));
-  TRY(client.move_tag({.tag = options.tag, .name = options.name}));
-  print_success(options.form());
-  return {};
-}
-
-Result<void> untag(const Options& options) {
-  PageClient client = TRY(connect(options));
-  TRY(client.remove_tag(options.tag));
-  print_success(options.form());
-  return {};
-}
-
-Result<void> label(const Options& options) {
-  PageClient client = TRY(connect(options));
-  message::ChangeLabels change{.name = options.name, .set = {}, .remove = options.removed_labels};
-  change.set = TRY(parse_labels(options.labels));
-  print_snapshot(TRY(client.change_labels(change)), options.form());
-  return {};
-}
-
-Result<void> show_usage(const Options& options) {
-  PageClient client = TRY(connect(options));
-  print_usage(TRY(client.usage(options.name)), options.form());
-  return {};
-}
-
-Result<void> show_or_set_namespace(const Options& options) {
-  PageClient client = TRY(connect(options));
-  // One that is not there yet has no settings.
-  const auto before = TRY(if_found(client.namespace_report()));
-  message::NamespaceSettings settings;
-  if (before) settings = before->settings;
-  const message::NamespaceSettings as_they_were = settings;
+Result<message::NamespaceSettings> settings_of(const Options& options,
+                                               message::NamespaceSettings settings) {
   if (options.quota) settings.quota_bytes = TRY(parse_size(*options.quota));
   if (options.keep_for) settings.keep_seconds = TRY(parse_duration(*options.keep_for));
   settings.quota_snapshots = options.quota_snapshots.value_or(settings.quota_snapshots);
   settings.keep_last = options.keep_last.value_or(settings.keep_last);
   settings.keep_per_label = options.keep_per_label.value_or(settings.keep_per_label);
-  if (settings != as_they_were) TRY(client.set_namespace(settings));
-  print_namespace(TRY(client.namespace_report()), options.form());
+  return settings;
+}
+
+}  // namespace
+
+Result<void> tag(const Options& options) {
+  ServerList servers = TRY(servers_of(options));
+  TRY(servers.ask([&](PageClient& client) {
+    return client.move_tag({.tag = options.tag, .name = options.name});
+  }));
+  print_success(options.form());
+  return {};
+}
+
+Result<void> untag(const Options& options) {
+  ServerList servers = TRY(servers_of(options));
+  TRY(servers.ask([&](PageClient& client) { return client.remove_tag(options.tag); }));
+  print_success(options.form());
+  return {};
+}
+
+Result<void> label(const Options& options) {
+  message::ChangeLabels change{.name = options.name, .set = {}, .remove = options.removed_labels};
+  change.set = TRY(parse_labels(options.labels));
+  ServerList servers = TRY(servers_of(options));
+  const Manifest snapshot =
+      TRY(servers.ask([&](PageClient& client) { return client.change_labels(change); }));
+  print_snapshot(snapshot, options.form());
+  return {};
+}
+
+Result<void> show_usage(const Options& options) {
+  ServerList servers = TRY(servers_of(options));
+  const message::Usage usage =
+      TRY(servers.ask([&](PageClient& client) { return client.usage(options.name); }));
+  print_usage(usage, options.form());
+  return {};
+}
+
+Result<void> show_or_set_namespace(const Options& options) {
+  // What is wrong is told before a server is asked.
+  TRY(settings_of(options, {}));
+  ServerList servers = TRY(servers_of(options));
+  const auto report = TRY(servers.ask([&](PageClient& client) -> Result<message::NamespaceReport> {
+    // One that is not there yet has no settings.
+    const auto before = TRY(if_found(client.namespace_report()));
+    const auto as_they_were = before ? before->settings : message::NamespaceSettings();
+    const auto settings = TRY(settings_of(options, as_they_were));
+    if (settings != as_they_were) TRY(client.set_namespace(settings));
+    return client.namespace_report();
+  }));
+  print_namespace(report, options.form());
   return {};
 }
 

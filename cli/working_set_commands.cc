@@ -20,12 +20,15 @@ struct Recorded {
 };
 
 Result<Recorded> find_recordings(const Options& options) {
-  PageClient client = TRY(connect(options));
-  Manifest snapshot = TRY(client.show(options.name));
-  auto report = TRY(client.working_set_report(snapshot.snapshot));
-  if (report.recordings.empty()) {
+  Manifest snapshot;
+  message::WorkingSetReport report;
+  ServerList servers = TRY(servers_of(options));
+  PageClient client = TRY(servers.connect([&](PageClient& begun) -> Result<void> {
+    snapshot = TRY(begun.show(options.name));
+    report = TRY(begun.working_set_report(snapshot.snapshot));
+    if (!report.recordings.empty()) return {};
     return fail(ErrorCode::kNotFound, "{} has no recording", options.name);
-  }
+  }));
   return Recorded{std::move(client), std::move(snapshot), std::move(report.recordings)};
 }
 
@@ -58,9 +61,11 @@ Result<Drawing> trace(const std::string& path) {
 }  // namespace
 
 Result<void> show_working_set(const Options& options) {
-  PageClient client = TRY(connect(options));
-  const Manifest snapshot = TRY(client.show(options.name));
-  print_working_set(TRY(fetch_working_set(client, snapshot)), options.form());
+  ServerList servers = TRY(servers_of(options));
+  const auto set = TRY(servers.ask([&](PageClient& client) -> Result<WorkingSetView> {
+    return fetch_working_set(client, TRY(client.show(options.name)));
+  }));
+  print_working_set(set, options.form());
   return {};
 }
 
@@ -72,17 +77,17 @@ Result<void> export_recordings(const Options& options) {
 }
 
 Result<void> import_recordings(const Options& options) {
-  PageClient client = TRY(connect(options));
-  const Manifest snapshot = TRY(client.show(options.name));
-  const std::size_t count = TRY(thaw::import_recordings(client, snapshot, options.file));
+  ServerList servers = TRY(servers_of(options));
+  const std::size_t count = TRY(thaw::import_recordings(servers, options.name, options.file));
   print_recordings("imported", count, options.form());
   return {};
 }
 
 Result<void> drop_working_set(const Options& options) {
-  PageClient client = TRY(connect(options));
-  const Manifest snapshot = TRY(client.show(options.name));
-  TRY(client.drop_working_set(snapshot.snapshot));
+  ServerList servers = TRY(servers_of(options));
+  TRY(servers.ask([&](PageClient& client) -> Result<void> {
+    return client.drop_working_set(TRY(client.show(options.name)).snapshot);
+  }));
   print_success(options.form());
   return {};
 }

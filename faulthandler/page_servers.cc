@@ -6,34 +6,6 @@
 
 namespace thaw {
 
-namespace {
-
-bool is_away(const Error& error) {
-  return error.code() == ErrorCode::kUnavailable || error.code() == ErrorCode::kTimeout;
-}
-
-/// Whether another server may do better.
-bool is_of_one_server(const Error& error) {
-  switch (error.code()) {
-    case ErrorCode::kBadMagic:
-    case ErrorCode::kBadVersion:
-    case ErrorCode::kMalformed:
-    case ErrorCode::kTruncated:
-    case ErrorCode::kTooLarge:
-    case ErrorCode::kChecksumMismatch:
-    case ErrorCode::kNotFound:
-    case ErrorCode::kProtocol:
-    case ErrorCode::kUnsupported:
-    case ErrorCode::kWrongStore:
-    case ErrorCode::kCorrupt:
-      return true;
-    default:
-      return is_away(error);
-  }
-}
-
-}  // namespace
-
 Result<void> PageServers::ask(const std::string& name_space,
                               const std::function<Result<void>(PageClient&)>& ask) {
   std::optional<Error> failure;

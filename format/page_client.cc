@@ -275,6 +275,29 @@ Result<ByteSpan> PageClient::receive_chunks() {
   return ByteSpan(body_);
 }
 
+bool is_away(const Error& error) {
+  return error.code() == ErrorCode::kUnavailable || error.code() == ErrorCode::kTimeout;
+}
+
+bool is_of_one_server(const Error& error) {
+  switch (error.code()) {
+    case ErrorCode::kBadMagic:
+    case ErrorCode::kBadVersion:
+    case ErrorCode::kMalformed:
+    case ErrorCode::kTruncated:
+    case ErrorCode::kTooLarge:
+    case ErrorCode::kChecksumMismatch:
+    case ErrorCode::kNotFound:
+    case ErrorCode::kProtocol:
+    case ErrorCode::kUnsupported:
+    case ErrorCode::kWrongStore:
+    case ErrorCode::kCorrupt:
+      return true;
+    default:
+      return is_away(error);
+  }
+}
+
 namespace {
 
 /// Up to limits::kMaxChunksPerRequest pages that are not zero, in page order.

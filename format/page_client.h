@@ -108,6 +108,11 @@ class PageClient {
   std::uint64_t bytes_received_ = 0;
 };
 
+/// Whether the server cannot be reached, or went away.
+bool is_away(const Error& error);
+/// Whether another server of the same store may do what this one failed to do.
+bool is_of_one_server(const Error& error);
+
 /// Called with consecutive pages from `first` on, as plain bytes; whole pages.
 using PageSink = std::function<Result<void>(PageIndex first, ByteSpan pages)>;
 
