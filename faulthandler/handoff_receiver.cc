@@ -8,6 +8,15 @@
 
 namespace thaw {
 
+namespace {
+
+bool is_userfaultfd(const UniqueFd& descriptor) {
+  const auto checked = check_userfaultfd(descriptor);
+  return checked || checked.error().code() == ErrorCode::kNoRemoveEvents;
+}
+
+}  // namespace
+
 Result<std::optional<HandoffReceiver::Handoff>> HandoffReceiver::receive(const UniqueFd& socket) {
   std::array<std::byte, 16384> piece;
   while (true) {
@@ -39,15 +48,14 @@ Result<std::optional<HandoffReceiver::Handoff>> HandoffReceiver::receive(const U
   }
 }
 
+bool HandoffReceiver::has_userfaultfd() const {
+  return std::ranges::any_of(descriptors_, is_userfaultfd);
+}
+
 UniqueFd HandoffReceiver::take_userfaultfd() {
   // A second descriptor is the VMM's memfd, which private restores have no use for.
-  for (UniqueFd& descriptor : descriptors_) {
-    const auto checked = check_userfaultfd(descriptor);
-    if (checked || checked.error().code() == ErrorCode::kNoRemoveEvents) {
-      return std::move(descriptor);
-    }
-  }
-  return {};
+  const auto found = std::ranges::find_if(descriptors_, is_userfaultfd);
+  return found != descriptors_.end() ? std::move(*found) : UniqueFd();
 }
 
 Result<HandoffReceiver::Handoff> HandoffReceiver::complete() {

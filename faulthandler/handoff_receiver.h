@@ -25,6 +25,8 @@ class HandoffReceiver {
   /// kNoRemoveEvents.
   Result<std::optional<Handoff>> receive(const UniqueFd& socket);
 
+  /// Whether a userfaultfd has come: the peer has guest memory that waits for pages.
+  bool has_userfaultfd() const;
   /// The userfaultfd of a handoff that was not completed, if it has arrived: then the peer has
   /// guest memory that waits for pages.
   UniqueFd take_userfaultfd();

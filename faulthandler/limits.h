@@ -94,6 +94,12 @@ inline constexpr std::chrono::seconds kNobodyServes{10};
 /// Between two looks at whether VMMs whose sessions are over have exited.
 inline constexpr std::chrono::milliseconds kLingerInterval{200};
 inline constexpr std::chrono::seconds kHandoffTimeout{10};  // from connect to the whole handoff
+/// Connections heard at once for one session until one of them proves to be its VMM's. Beyond that,
+/// those that have said nothing for this long make room.
+inline constexpr std::size_t kMaxVmmCandidates = 128;
+inline constexpr std::chrono::seconds kSilentVmm{1};
+/// Between two log lines about connections of one session that were no VMM's.
+inline constexpr std::chrono::seconds kDropLogInterval{10};
 inline constexpr std::chrono::seconds kDemandTimeout{5};    // a reply; then the link is redone
 inline constexpr std::chrono::seconds kUnservableRetry{5};  // policy wait: until the next attempt
 /// Between two looks at whether a page has waited too long.

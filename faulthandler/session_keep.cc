@@ -148,7 +148,7 @@ void SessionKeep::open_door(std::uint64_t id, Entry& entry) {
     return on_arrival(id, std::move(nobody));
   }
   entry.door = std::make_unique<VmmDoor>(
-      loop_, *std::move(listener), *std::move(image),
+      loop_, id, *std::move(listener), *std::move(image),
       [this, id](Arrival arrival) { on_arrival(id, std::move(arrival)); });
 }
 

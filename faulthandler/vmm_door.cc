@@ -3,15 +3,23 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <utility>
 
 #include "base/limits.h"
 #include "base/log.h"
 
 namespace thaw {
 
-VmmDoor::VmmDoor(Loop& loop, UniqueFd listener, UniqueFd image,
+VmmDoor::Candidate::Candidate(VmmDoor& door, UniqueFd socket, PeerProcess peer)
+    : connection(std::move(socket)),
+      vmm(std::move(peer)),
+      receiving([this, &door](int result) { door.on_handoff(*this, result); }),
+      patience([this, &door](int result) { door.on_silence(*this, result); }) {}
+
+VmmDoor::VmmDoor(Loop& loop, std::uint64_t session, UniqueFd listener, UniqueFd image,
                  std::function<void(Arrival)> on_arrival)
     : loop_(loop),
+      session_(session),
       listener_(std::move(listener)),
       image_(std::move(image)),
       on_arrival_(std::move(on_arrival)) {
@@ -20,46 +28,70 @@ VmmDoor::VmmDoor(Loop& loop, UniqueFd listener, UniqueFd image,
 }
 
 void VmmDoor::on_connection(int result) {
-  if (!open_) return;
-  if (result < 0) return refuse(Error(ErrorCode::kIo, "waiting for the VMM failed", -result));
+  if (!open_ || chosen_ != nullptr) return;
+  if (result < 0) {
+    Arrival arrival;
+    arrival.refusal = Error(ErrorCode::kIo, "waiting for the VMM failed", -result);
+    return arrive(std::move(arrival));
+  }
+  std::erase_if(candidates_, [](const auto& each) { return each->dropped && each->settled(); });
   auto accepted = accept_connection(listener_, Deadline::after(Nanoseconds(0)));
   if (!accepted && accepted.error().code() == ErrorCode::kTimeout) return await_connection();
   if (!accepted) {
     // Out of descriptors, mostly: the VMM stays in the queue, and polling tells of it all the time.
     if (accept_pause_ == limits::kAcceptPauseFirst) {
-      log_error("a VMM has to wait: {}", accepted.error().message());
+      log_error("session {}: its VMM has to wait: {}", session_, accepted.error().message());
     }
     return loop_.wait(accept_pause_, resting_);
   }
-  connection_ = *std::move(accepted);
-  auto peer = peer_process(connection_);
-  if (!peer) return refuse(peer.error());
-  vmm_ = *std::move(peer);
-  if (const auto greeted = greet(); !greeted) return refuse(greeted.error());
-  loop_.poll(connection_, POLLIN, receiving_);
-  loop_.cancel(patience_);
+  if (const auto admitted = admit(*std::move(accepted)); !admitted) note_drop(admitted.error());
+  if (candidates_left() < limits::kMaxVmmCandidates) return await_connection();
+  loop_.wait(limits::kSilentVmm, resting_);
+}
+
+Result<void> VmmDoor::admit(UniqueFd connection) {
+  PeerProcess peer = TRY(peer_process(connection));
+  TRY(greet(connection));
+  Candidate& candidate = *candidates_.emplace_back(
+      std::make_unique<Candidate>(*this, std::move(connection), std::move(peer)));
+  loop_.poll(candidate.connection, POLLIN, candidate.receiving);
+  loop_.wait(limits::kHandoffTimeout, candidate.patience);
+  return {};
 }
 
 void VmmDoor::on_rested() {
-  if (!open_) return;
+  if (!open_ || chosen_ != nullptr) return;
   accept_pause_ = std::min<Nanoseconds>(accept_pause_ * 2, limits::kAcceptPauseMost);
-  await_connection();
+  if (candidates_left() < limits::kMaxVmmCandidates) return await_connection();
+  // No others are heard meanwhile, so those that say nothing make room.
+  const auto before = Clock::now() - limits::kSilentVmm;
+  for (const auto& candidate : candidates_) {
+    if (candidate->dropped || candidate->since > before) continue;
+    note_drop(Error(ErrorCode::kLimitExceeded, "too many connections say nothing"));
+    drop(*candidate);
+  }
+  if (candidates_left() < limits::kMaxVmmCandidates) return await_connection();
+  loop_.wait(limits::kSilentVmm, resting_);
 }
 
 /// A VMM that is to map the host image gets it now.
-Result<void> VmmDoor::greet() {
+Result<void> VmmDoor::greet(const UniqueFd& connection) {
   if (!image_.valid()) return {};
   const std::array descriptors{image_.get()};
-  return send_with_descriptors(connection_, as_bytes(kHostImageGreeting), descriptors,
+  return send_with_descriptors(connection, as_bytes(kHostImageGreeting), descriptors,
                                Deadline::after(Nanoseconds(0)));
 }
 
-void VmmDoor::on_handoff(int result) {
+void VmmDoor::on_handoff(Candidate& candidate, int result) {
+  if (candidate.dropped) return drop(candidate);
   if (!open_) return;
-  if (result < 0) return refuse(Error(ErrorCode::kIo, "receiving the handoff failed", -result));
-  auto handoff = receiver_.receive(connection_);
-  if (!handoff) return refuse(handoff.error());
-  if (!*handoff) return loop_.poll(connection_, POLLIN, receiving_);
+  if (result < 0) {
+    return refuse(candidate, Error(ErrorCode::kIo, "receiving the handoff failed", -result));
+  }
+  auto handoff = candidate.receiver.receive(candidate.connection);
+  if (!handoff) return refuse(candidate, handoff.error());
+  if (chosen_ == nullptr && (*handoff || candidate.receiver.has_userfaultfd())) choose(candidate);
+  if (!*handoff) return loop_.poll(candidate.connection, POLLIN, candidate.receiving);
   Arrival arrival;
   arrival.userfaultfd = std::move((*handoff)->userfaultfd);
   arrival.handoff = std::move((*handoff)->text);
@@ -67,45 +99,96 @@ void VmmDoor::on_handoff(int result) {
   arrive(std::move(arrival));
 }
 
-void VmmDoor::on_patience_over(int result) {
-  if (!open_) return;
-  if (result == -ECANCELED) {
-    if (connection_.valid()) loop_.wait(limits::kHandoffTimeout, patience_);
-    return;
-  }
-  refuse(connection_.valid() ? Error(ErrorCode::kTimeout, "the handoff was never completed")
-                             : Error(ErrorCode::kTimeout, "no VMM connected"));
+void VmmDoor::on_silence(Candidate& candidate, int result) {
+  if (candidate.dropped) return drop(candidate);
+  if (!open_ || result == -ECANCELED) return;
+  refuse(candidate, Error(ErrorCode::kTimeout, "the handoff was never completed"));
 }
 
-void VmmDoor::refuse(Error error) {
+void VmmDoor::on_patience_over(int result) {
+  if (!open_ || result == -ECANCELED || chosen_ != nullptr) return;
   Arrival arrival;
-  arrival.userfaultfd = receiver_.take_userfaultfd();
+  arrival.refusal = Error(ErrorCode::kTimeout, "no VMM connected");
+  arrive(std::move(arrival));
+}
+
+void VmmDoor::refuse(Candidate& candidate, Error error) {
+  Arrival arrival;
+  arrival.userfaultfd = candidate.receiver.take_userfaultfd();
+  if (!arrival.userfaultfd.valid() && chosen_ == nullptr) {
+    note_drop(error);
+    return drop(candidate);
+  }
+  choose(candidate);
   arrival.refusal = std::move(error);
   arrive(std::move(arrival));
 }
 
+void VmmDoor::drop(Candidate& candidate) {
+  candidate.dropped = true;
+  loop_.cancel(candidate.receiving);
+  loop_.cancel(candidate.patience);
+  if (candidate.settled()) candidate.connection.reset();
+}
+
+void VmmDoor::note_drop(const Error& error) {
+  ++unlogged_drops_;
+  if (Clock::now() < next_log_) return;
+  log_warning("session {}: dropped a connection that was no VMM's, {} since the last line: {}",
+              session_, std::exchange(unlogged_drops_, 0), error.message());
+  next_log_ = Clock::now() + limits::kDropLogInterval;
+}
+
+void VmmDoor::choose(Candidate& candidate) {
+  if (chosen_ != nullptr) return;
+  chosen_ = &candidate;
+  for (const auto& other : candidates_) {
+    if (other.get() != chosen_) drop(*other);
+  }
+  for (Operation* operation : {&accepting_, &resting_, &patience_}) loop_.cancel(*operation);
+}
+
 void VmmDoor::arrive(Arrival arrival) {
-  arrival.connection = std::move(connection_);
-  arrival.vmm = std::move(vmm_);
-  static_cast<void>(close());
+  Arrival closed = close();
+  arrival.connection = std::move(closed.connection);
+  arrival.vmm = std::move(closed.vmm);
   on_arrival_(std::move(arrival));
 }
 
 Arrival VmmDoor::close() {
   open_ = false;
-  for (Operation* operation : {&accepting_, &resting_, &receiving_, &patience_}) {
-    loop_.cancel(*operation);
-  }
+  for (Operation* operation : {&accepting_, &resting_, &patience_}) loop_.cancel(*operation);
   Arrival arrival;
-  arrival.userfaultfd = receiver_.take_userfaultfd();
-  arrival.connection = std::move(connection_);
-  arrival.vmm = std::move(vmm_);
+  for (const auto& candidate : candidates_) {
+    if (candidate.get() != chosen_) {
+      drop(*candidate);
+      continue;
+    }
+    loop_.cancel(candidate->receiving);
+    loop_.cancel(candidate->patience);
+    arrival.userfaultfd = candidate->receiver.take_userfaultfd();
+    arrival.connection = std::move(candidate->connection);
+    arrival.vmm = std::move(candidate->vmm);
+  }
   return arrival;
 }
 
+std::size_t VmmDoor::candidates_left() const {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(candidates_, [](const auto& each) { return !each->dropped; }));
+}
+
+bool VmmDoor::busy() const {
+  if (!open_) return false;
+  const auto before = Clock::now() - limits::kSilentVmm;
+  return chosen_ != nullptr || std::ranges::any_of(candidates_, [&](const auto& each) {
+           return !each->dropped && each->since > before;
+         });
+}
+
 bool VmmDoor::finished() const {
-  return !open_ && !accepting_.active() && !resting_.active() && !receiving_.active() &&
-         !patience_.active();
+  return !open_ && !accepting_.active() && !resting_.active() && !patience_.active() &&
+         std::ranges::all_of(candidates_, [](const auto& each) { return each->settled(); });
 }
 
 }  // namespace thaw

@@ -1,6 +1,9 @@
 #pragma once
 
 #include <functional>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include <poll.h>
 
@@ -13,48 +16,76 @@
 
 namespace thaw {
 
-/// Where one session's VMM comes in: accepts it, gives it the host image if it is to map one, and
-/// takes its handoff. Every wait has an end. On the loop's thread.
+/// Where one session's VMM comes in. Any process that may connect can also connect by mistake, so
+/// a connection is the VMM's only once it has passed a userfaultfd. Until then several connections
+/// are heard side by side, and each that fails is dropped without harm to the session. The VMM's
+/// connection ends all others; what is wrong with its handoff from then on is told in the arrival.
+/// Every wait has an end. On the loop's thread.
 class VmmDoor {
  public:
-  /// `image` is what its VMM is to map; not valid: it has memory of its own. `on_arrival` is called
-  /// at most once, and not in the constructor; it must not destroy the door.
-  VmmDoor(Loop& loop, UniqueFd listener, UniqueFd image, std::function<void(Arrival)> on_arrival);
+  /// `session` is for the log. `image` is what its VMM is to map; not valid: it has memory of its
+  /// own. `on_arrival` is called at most once, and not in the constructor; it must not destroy the
+  /// door.
+  VmmDoor(Loop& loop, std::uint64_t session, UniqueFd listener, UniqueFd image,
+          std::function<void(Arrival)> on_arrival);
   VmmDoor(const VmmDoor&) = delete;
   VmmDoor& operator=(const VmmDoor&) = delete;
 
-  /// Whether a VMM has connected and its handoff has not come wholly.
-  bool busy() const { return open_ && connection_.valid(); }
-  /// Nobody comes in any more. What has come of a VMM is returned: one that has handed its
-  /// userfaultfd over depends on whoever has it.
+  /// Whether a handoff is under way, or may be: a connection counts for limits::kSilentVmm.
+  bool busy() const;
+  /// No VMM comes in any more. What has come of one is returned: a VMM that has handed its
+  /// userfaultfd over depends on its holder.
   Arrival close();
   /// Whether it may be destroyed.
   bool finished() const;
 
  private:
+  /// A connection that may be the VMM's.
+  struct Candidate {
+    Candidate(VmmDoor& door, UniqueFd socket, PeerProcess peer);
+    bool settled() const { return !receiving.active() && !patience.active(); }
+
+    UniqueFd connection;
+    PeerProcess vmm;
+    HandoffReceiver receiver;
+    const Clock::time_point since = Clock::now();
+    bool dropped = false;
+    Operation receiving;
+    Operation patience;
+  };
+
   void await_connection() { loop_.poll(listener_, POLLIN, accepting_); }
   void on_connection(int result);
-  /// Looks for the VMM again after one could not be accepted.
+  Result<void> admit(UniqueFd connection);
+  /// Looks for the VMM again after a connection could not be accepted, or too many were.
   void on_rested();
-  Result<void> greet();
-  void on_handoff(int result);
+  Result<void> greet(const UniqueFd& connection);
+  void on_handoff(Candidate& candidate, int result);
+  void on_silence(Candidate& candidate, int result);
   void on_patience_over(int result);
-  void refuse(Error error);
+  /// Nothing comes of the candidate. If it has passed a userfaultfd, the session is over with it.
+  void refuse(Candidate& candidate, Error error);
+  void drop(Candidate& candidate);
+  void note_drop(const Error& error);
+  /// The candidate is the VMM.
+  void choose(Candidate& candidate);
   void arrive(Arrival arrival);
+  std::size_t candidates_left() const;
 
   Loop& loop_;
+  const std::uint64_t session_;
   const UniqueFd listener_;
   const UniqueFd image_;
   const std::function<void(Arrival)> on_arrival_;
   bool open_ = true;
-  UniqueFd connection_;
-  PeerProcess vmm_{.pid = 0, .pidfd = UniqueFd()};
-  HandoffReceiver receiver_;
+  std::vector<std::unique_ptr<Candidate>> candidates_;  // the oldest first
+  Candidate* chosen_ = nullptr;
+  std::uint64_t unlogged_drops_ = 0;
+  Clock::time_point next_log_{};
 
   Nanoseconds accept_pause_{limits::kAcceptPauseFirst};  // before the next attempt
   Operation accepting_{[this](int result) { on_connection(result); }};
   Operation resting_{[this](int) { on_rested(); }};
-  Operation receiving_{[this](int result) { on_handoff(result); }};
   Operation patience_{[this](int result) { on_patience_over(result); }};
 };
 
