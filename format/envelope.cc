@@ -9,7 +9,7 @@ namespace thaw {
 
 namespace {
 constexpr std::size_t kHeaderBytes = 24;
-constexpr int kLevel = 3;
+constexpr int kEnvelopeLevel = 3;
 }  // namespace
 
 Bytes seal_envelope(const EnvelopeKind& kind, ByteSpan plain) {
@@ -17,7 +17,7 @@ Bytes seal_envelope(const EnvelopeKind& kind, ByteSpan plain) {
   Bytes sealed(kHeaderBytes + ZSTD_compressBound(plain.size()));
   const std::size_t payload =
       ZSTD_compress(sealed.data() + kHeaderBytes, sealed.size() - kHeaderBytes, plain.data(),
-                    plain.size(), kLevel);
+                    plain.size(), kEnvelopeLevel);
   CHECK(ZSTD_isError(payload) == 0);
   store_le(sealed.data(), kind.magic);
   store_le(sealed.data() + 4, kind.version);

@@ -10,15 +10,15 @@ namespace thaw {
 
 namespace {
 
-constexpr std::uint32_t kMagic = 0x31'4b'50'54;  // "TPK1"
-constexpr std::uint16_t kVersion = 1;
-constexpr std::size_t kHeaderBytes = 16;
+constexpr std::uint32_t kPackMagic = 0x31'4b'50'54;  // "TPK1"
+constexpr std::uint16_t kPackVersion = 1;
+constexpr std::size_t kPackHeaderBytes = 16;
 constexpr std::size_t kPageEntryBytes = 16;
 /// Packs are made once and read at every restore. Higher levels are slower to make, no smaller to
 /// speak of, and no faster to read.
-constexpr int kLevel = 3;
+constexpr int kPackLevel = 3;
 
-static_assert(kHeaderBytes + limits::kMaxPackPages * kPageEntryBytes +
+static_assert(kPackHeaderBytes + limits::kMaxPackPages * kPageEntryBytes +
                   ZSTD_COMPRESSBOUND(limits::kMaxPackPages * kPageBytes) <=
               limits::kMaxPackBytes);
 
@@ -35,19 +35,19 @@ PackCodec::PackCodec(PackCodec&&) noexcept = default;
 Bytes PackCodec::encode(std::span<const PackPage> pages, ByteSpan plain) {
   CHECK(!pages.empty() && pages.size() <= limits::kMaxPackPages &&
         plain.size() == pages.size() * kPageBytes);
-  const std::size_t start = kHeaderBytes + pages.size() * kPageEntryBytes;
+  const std::size_t start = kPackHeaderBytes + pages.size() * kPageEntryBytes;
   Bytes sealed(start + ZSTD_compressBound(plain.size()));
   const std::size_t payload =
       ZSTD_compressCCtx(contexts_->compress.get(), sealed.data() + start, sealed.size() - start,
-                        plain.data(), plain.size(), kLevel);
+                        plain.data(), plain.size(), kPackLevel);
   CHECK(ZSTD_isError(payload) == 0);
-  store_le(sealed.data(), kMagic);
-  store_le(sealed.data() + 4, kVersion);
+  store_le(sealed.data(), kPackMagic);
+  store_le(sealed.data() + 4, kPackVersion);
   store_le(sealed.data() + 6, static_cast<std::uint16_t>(pages.size()));
   store_le(sealed.data() + 8, static_cast<std::uint32_t>(payload));
   store_le(sealed.data() + 12, std::uint32_t{0});
   for (std::size_t i = 0; i < pages.size(); ++i) {
-    std::byte* const entry = sealed.data() + kHeaderBytes + i * kPageEntryBytes;
+    std::byte* const entry = sealed.data() + kPackHeaderBytes + i * kPageEntryBytes;
     store_le(entry, pages[i].page.value);
     store_le(entry + 8, checksum(plain, i, pages[i].chunk));
   }
@@ -59,15 +59,15 @@ Result<void> PackCodec::decode(ByteSpan sealed, std::span<const PackPage> pages,
                                MutableByteSpan plain) {
   CHECK(plain.size() >= pages.size() * kPageBytes);
   plain = plain.first(pages.size() * kPageBytes);
-  const std::size_t start = kHeaderBytes + pages.size() * kPageEntryBytes;
-  if (sealed.size() < kHeaderBytes) {
+  const std::size_t start = kPackHeaderBytes + pages.size() * kPageEntryBytes;
+  if (sealed.size() < kPackHeaderBytes) {
     return fail(ErrorCode::kTruncated, "{} bytes are no pack", sealed.size());
   }
-  if (load_le<std::uint32_t>(sealed.data()) != kMagic) {
+  if (load_le<std::uint32_t>(sealed.data()) != kPackMagic) {
     return fail(ErrorCode::kBadMagic, "not a pack");
   }
   const auto version = load_le<std::uint16_t>(sealed.data() + 4);
-  if (version != kVersion) return fail(ErrorCode::kBadVersion, "pack version {}", version);
+  if (version != kPackVersion) return fail(ErrorCode::kBadVersion, "pack version {}", version);
   const std::size_t count = load_le<std::uint16_t>(sealed.data() + 6);
   const std::size_t payload = load_le<std::uint32_t>(sealed.data() + 8);
   if (count != pages.size() || load_le<std::uint32_t>(sealed.data() + 12) != 0) {
@@ -81,7 +81,7 @@ Result<void> PackCodec::decode(ByteSpan sealed, std::span<const PackPage> pages,
     return fail(ErrorCode::kMalformed, "{} bytes follow the pack", sealed.size() - start - payload);
   }
   for (std::size_t i = 0; i < pages.size(); ++i) {
-    const auto page = load_le<std::uint64_t>(sealed.data() + kHeaderBytes + i * kPageEntryBytes);
+    const auto page = load_le<std::uint64_t>(sealed.data() + kPackHeaderBytes + i * kPageEntryBytes);
     if (page != pages[i].page.value) {
       return fail(ErrorCode::kMalformed, "a pack with page {} where {} was due", page,
                   pages[i].page.value);
@@ -93,7 +93,7 @@ Result<void> PackCodec::decode(ByteSpan sealed, std::span<const PackPage> pages,
     return fail(ErrorCode::kMalformed, "a pack does not decompress to {} pages", count);
   }
   for (std::size_t i = 0; i < pages.size(); ++i) {
-    const std::byte* const entry = sealed.data() + kHeaderBytes + i * kPageEntryBytes;
+    const std::byte* const entry = sealed.data() + kPackHeaderBytes + i * kPageEntryBytes;
     if (checksum(plain, i, pages[i].chunk) != load_le<std::uint64_t>(entry + 8)) {
       return fail(ErrorCode::kChecksumMismatch, "page {} of a pack", pages[i].page.value);
     }

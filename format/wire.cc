@@ -14,7 +14,7 @@ namespace thaw {
 
 namespace {
 
-constexpr std::uint32_t kMagic = 0x31'52'57'54;  // "TWR1"
+constexpr std::uint32_t kFrameMagic = 0x31'52'57'54;  // "TWR1"
 
 using Builder = MessageBuilder;
 using Reader = MessageReader;
@@ -394,7 +394,7 @@ void encode(std::uint64_t request_id, std::size_t body_bytes, Bytes& to, Write w
   const std::size_t start = to.size();
   to.resize(start + kWireHeadBytes + header_bytes);
   std::byte* const head = to.data() + start;
-  store_le(head, kMagic);
+  store_le(head, kFrameMagic);
   store_le(head + 4, static_cast<std::uint32_t>(header_bytes));
   store_le(head + 8, static_cast<std::uint32_t>(body_bytes));
   store_le(head + 12, std::uint32_t{0});
@@ -413,7 +413,7 @@ Result<Envelope> decode(ByteSpan bytes) {
 }  // namespace
 
 Result<WireHead> decode_wire_head(std::span<const std::byte, kWireHeadBytes> bytes) {
-  if (load_le<std::uint32_t>(bytes.data()) != kMagic) {
+  if (load_le<std::uint32_t>(bytes.data()) != kFrameMagic) {
     return fail(ErrorCode::kBadMagic, "the peer does not speak Thaw's protocol");
   }
   const WireHead head{.header_bytes = load_le<std::uint32_t>(bytes.data() + 4),
