@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <ctime>
 
 #include <openssl/pem.h>
 #include <openssl/rand.h>
@@ -107,6 +108,17 @@ Result<std::string> alternative_name(const std::string& host) {
 }
 
 }  // namespace
+
+Result<std::chrono::seconds> end_of_certificate(const std::string& certificate) {
+  ERR_clear_error();
+  const OwnedCertificate read(
+      PEM_read_bio_X509(reader(certificate).get(), nullptr, nullptr, nullptr));
+  std::tm end{};
+  if (read == nullptr || ASN1_TIME_to_tm(X509_get0_notAfter(read.get()), &end) != 1) {
+    return fail_openssl("reading a certificate");
+  }
+  return std::chrono::seconds(::timegm(&end));
+}
 
 Result<CertificateAndKey> make_authority(const std::string& name, const Validity& validity) {
   return make({.common_name = name,

@@ -22,6 +22,9 @@ struct CertificateAndKey {
   std::string key;
 };
 
+/// When a certificate ends, as time since 1970.
+Result<std::chrono::seconds> end_of_certificate(const std::string& certificate);
+
 Result<CertificateAndKey> make_authority(const std::string& name, const Validity& validity);
 
 /// For a peer that is known as "thaw://NAME" and, if it serves, under the DNS names or IP addresses

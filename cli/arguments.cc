@@ -74,6 +74,7 @@ Result<std::vector<Label>> parse_labels(const std::vector<std::string>& texts) {
     }
     labels.push_back({text.substr(0, equals), text.substr(equals + 1)});
   }
+  TRY(check_labels(labels));
   return labels;
 }
 

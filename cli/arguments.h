@@ -19,7 +19,7 @@ Result<std::uint64_t> parse_size(std::string_view text);
 Result<std::uint64_t> parse_duration(std::string_view text);
 /// "SIZE" or "SIZE:PAGE_SIZE", one for each region in order.
 Result<std::vector<RegionShape>> parse_regions(const std::vector<std::string>& texts);
-/// "KEY=VALUE" each.
+/// "KEY=VALUE" each, and each key once.
 Result<std::vector<Label>> parse_labels(const std::vector<std::string>& texts);
 /// "UID:GID".
 Result<FileOwner> parse_owner(std::string_view text);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 
 #include <nlohmann/json.hpp>
@@ -7,7 +8,9 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "cli/commands.h"
+#include "cli/json.h"
 #include "cli/limits.h"
+#include "cli/output.h"
 
 namespace thaw::command {
 
@@ -29,6 +32,26 @@ Validity validity_of(unsigned days) {
   return {seconds - std::chrono::minutes(5), seconds + std::chrono::hours(24) * days};
 }
 
+std::string time_text(std::chrono::seconds time) {
+  return human_time(static_cast<std::uint64_t>(std::chrono::milliseconds(time).count()));
+}
+
+/// A certificate that outlives its authority would end with it, at a time that it does not say.
+/// `days` as the user wants it; 0: as usual, or as long as the authority.
+Result<Validity> validity_within(const std::string& authority, unsigned days) {
+  const std::chrono::seconds end = TRY(end_of_certificate(authority));
+  Validity validity = validity_of(days == 0 ? limits::kCertificateDays : days);
+  if (end <= std::chrono::milliseconds(unix_milliseconds())) {
+    return fail(ErrorCode::kTls, "the authority ended on {} UTC", time_text(end));
+  }
+  if (validity.until > end && days != 0) {
+    return fail(ErrorCode::kInvalidArgument, "--days {}: the authority itself ends on {} UTC", days,
+                time_text(end));
+  }
+  validity.until = std::min(validity.until, end);
+  return validity;
+}
+
 /// The files are for their owner alone.
 Result<void> write_text(const std::string& path, const std::string& text) {
   PartialFile file = TRY(PartialFile::create(path));
@@ -41,13 +64,17 @@ Result<void> write_pair(const Files& files, const CertificateAndKey& pair) {
   return write_text(files.certificate, pair.certificate);
 }
 
-void print_pair(const Files& files, const std::string& next, OutputForm form) {
+void print_pair(const Files& files, const Validity& validity, const std::string& next,
+                OutputForm form) {
   if (form == OutputForm::kJson) {
-    const nlohmann::ordered_json json{{"certificate", files.certificate}, {"key", files.key}};
-    fmt::print("{}\n", json.dump(2));
-  } else {
-    fmt::print("certificate  {}\nkey          {}\n{}\n", files.certificate, files.key, next);
+    return print_json({{"certificate", files.certificate},
+                       {"key", files.key},
+                       {"valid_until_unix_s", validity.until.count()}});
   }
+  print_table({{"certificate", files.certificate},
+               {"key", files.key},
+               {"valid until", time_text(validity.until) + " UTC"}});
+  fmt::print("{}\n", next);
 }
 
 /// As it stands before a port.
@@ -71,9 +98,9 @@ Result<void> make_certificate_authority(const Options& options) {
   if (std::filesystem::exists(files.key) || std::filesystem::exists(files.certificate)) {
     return fail(ErrorCode::kAlreadyExists, "there is an authority in {}", directory);
   }
-  const unsigned days = options.days == 0 ? limits::kAuthorityDays : options.days;
-  TRY(write_pair(files, TRY(make_authority("Thaw authority", validity_of(days)))));
-  print_pair(files,
+  const Validity validity = validity_of(options.days == 0 ? limits::kAuthorityDays : options.days);
+  TRY(write_pair(files, TRY(make_authority("Thaw authority", validity))));
+  print_pair(files, validity,
              fmt::format("The key stays here; whoever has it can be any peer. Next, for a page "
                          "server:\n  thaw certs issue {} pageserver --host ADDRESS",
                          directory),
@@ -91,10 +118,10 @@ Result<void> issue_certificate(const Options& options) {
   CertificateAndKey issuer;
   issuer.certificate = TRY(read_text_file(authority.certificate, limits::kMaxPemBytes));
   issuer.key = TRY(read_text_file(authority.key, limits::kMaxPemBytes));
-  const unsigned days = options.days == 0 ? limits::kCertificateDays : options.days;
+  const Validity validity = TRY(validity_within(issuer.certificate, options.days));
   const Files files(directory, options.name);
-  TRY(write_pair(
-      files, TRY(thaw::issue_certificate(issuer, options.name, options.hosts, validity_of(days)))));
+  TRY(write_pair(files,
+                 TRY(thaw::issue_certificate(issuer, options.name, options.hosts, validity))));
   const std::string flags = flags_of(directory, files);
   const std::string next =
       options.hosts.empty()
@@ -106,7 +133,7 @@ Result<void> issue_certificate(const Options& options) {
                 "Next, on that host, with these files and {}:\n  thaw-pageserver --store "
                 "DIRECTORY --listen {}:7433 {}",
                 authority.certificate, bracketed(options.hosts.front()), flags);
-  print_pair(files, next, options.form());
+  print_pair(files, validity, next, options.form());
   return {};
 }
 

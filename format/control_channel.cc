@@ -1,5 +1,6 @@
 #include "format/control_channel.h"
 
+#include "base/printable.h"
 #include "base/socket.h"
 #include "format/limits.h"
 
@@ -21,8 +22,26 @@ Result<std::string> receive_control_line(const UniqueFd& socket, Deadline deadli
               limits::kMaxControlBytes);
 }
 
+namespace {
+
+/// JSON carries no other text, so the handler would be asked for another file.
+Result<void> check_texts(const control::Prepare& request) {
+  for (const std::string* const text : {&request.snapshot, &request.socket, &request.state_out,
+                                        &request.name_space, &request.trace_out}) {
+    if (is_utf8(*text)) continue;
+    return fail(ErrorCode::kInvalidArgument,
+                "\"{}\" is not UTF-8, and fault handlers take no other", printable(*text));
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<ControlReply> ask_fault_handler(const std::string& socket_path,
                                        const ControlRequest& request) {
+  if (const auto* const prepare = std::get_if<control::Prepare>(&request)) {
+    TRY(check_texts(*prepare));
+  }
   const Deadline deadline = Deadline::after(limits::kCommitTimeout);
   const auto socket = connect_unix(socket_path, deadline);
   if (!socket) {

@@ -1,6 +1,7 @@
 #include "format/manifest.h"
 
 #include <algorithm>
+#include <set>
 
 #include <capnp/message.h>
 #include <capnp/serialize.h>
@@ -38,6 +39,19 @@ Result<Manifest> decode_plain(ByteSpan plain) {
                          .became_zero_pages = from.getBecameZeroPages(),
                          .cold_pages = from.getColdPages()};
   return manifest;
+}
+
+}  // namespace
+
+namespace {
+
+Result<void> check_label(const Label& label) {
+  if (!label.key.empty() && label.key.size() <= limits::kMaxLabelBytes &&
+      label.value.size() <= limits::kMaxLabelBytes) {
+    return {};
+  }
+  return fail(ErrorCode::kInvalidArgument, "a label is KEY=VALUE of at most {} bytes each",
+              limits::kMaxLabelBytes);
 }
 
 }  // namespace
@@ -95,6 +109,17 @@ Result<void> check_regions(const std::vector<RegionShape>& regions, ByteCount me
   return {};
 }
 
+Result<void> check_labels(const std::vector<Label>& labels) {
+  std::set<std::string_view> keys;
+  for (const Label& label : labels) {
+    TRY(check_label(label));
+    if (!keys.insert(label.key).second) {
+      return fail(ErrorCode::kInvalidArgument, "the label \"{}\" is given twice", label.key);
+    }
+  }
+  return {};
+}
+
 Result<void> check_spec(const SnapshotSpec& spec) {
   TRY(check_name(spec.name, "snapshot name"));
   if (spec.memory.value == 0 || spec.memory.value % kPageBytes != 0) {
@@ -111,13 +136,7 @@ Result<void> check_spec(const SnapshotSpec& spec) {
     return fail(ErrorCode::kTooLarge, "{} regions, {} labels, a CPU vendor of {} bytes",
                 spec.regions.size(), spec.labels.size(), spec.cpu_vendor.size());
   }
-  for (const Label& label : spec.labels) {
-    if (label.key.empty() || label.key.size() > limits::kMaxLabelBytes ||
-        label.value.size() > limits::kMaxLabelBytes) {
-      return fail(ErrorCode::kInvalidArgument, "a label is KEY=VALUE of at most {} bytes each",
-                  limits::kMaxLabelBytes);
-    }
-  }
+  for (const Label& label : spec.labels) TRY(check_label(label));
   return spec.regions.empty() ? Result<void>() : check_regions(spec.regions, spec.memory);
 }
 

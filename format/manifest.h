@@ -81,6 +81,9 @@ struct Manifest {
 /// whole pages of 4 KiB or 2 MiB, and all the limits. kInvalidArgument, kRegionMismatch,
 /// kRegionOverlap, kRegionUnaligned, kTooLarge.
 Result<void> check_spec(const SnapshotSpec& spec);
+/// What a peer may set: labels that keep the limits, each key once. Snapshots from before may have
+/// one twice. kInvalidArgument.
+Result<void> check_labels(const std::vector<Label>& labels);
 /// The rules of a snapshot's or namespace's name alone. `what` begins the error's text.
 Result<void> check_name(const std::string& name, const char* what);
 /// Whether it is a name, a colon, and another name.

@@ -215,6 +215,7 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
     return fail(ErrorCode::kInvalidArgument, "\"{}\" has a colon, which only tags have",
                 request.spec.name);
   }
+  TRY(check_labels(request.spec.labels));
   enter(TRY(store_.open_namespace(name_space_name_)));
   if (TRY(if_found(store_.manifest(*name_space_, request.spec.name)))) {
     return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", request.spec.name);

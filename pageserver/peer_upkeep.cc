@@ -111,6 +111,7 @@ Result<Reply> Peer::change_labels(const message::ChangeLabels& request) {
   const auto erase = [&](const std::string& key) {
     std::erase_if(spec.labels, [&](const Label& label) { return label.key == key; });
   };
+  TRY(check_labels(request.set));
   for (const std::string& key : request.remove) erase(key);
   for (const Label& label : request.set) {
     erase(label.key);

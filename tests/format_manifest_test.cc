@@ -140,6 +140,10 @@ TEST(Spec, EveryListAndTextHasALimit) {
   EXPECT_EQ(after([&](auto& s) { s.labels = {{long_text, ""}}; }), ErrorCode::kInvalidArgument);
   EXPECT_EQ(after([&](auto& s) { s.labels = {{"k", long_text}}; }), ErrorCode::kInvalidArgument);
   EXPECT_EQ(after([](auto& s) { s.labels = {{"", "v"}}; }), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code_of(check_labels({{"k", "1"}, {"j", ""}, {"k", "2"}})),
+            ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code_of(check_labels({{"", "1"}})), ErrorCode::kInvalidArgument);
+  EXPECT_TRUE(succeeded(check_labels({{"k", "1"}, {"K", "1"}})));
 }
 
 TEST(Regions, MustTileTheMemoryInOrder) {
