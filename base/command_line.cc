@@ -1,112 +1,211 @@
 #include "base/command_line.h"
 
+#include <algorithm>
 #include <cctype>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <iterator>
 
-#include "base/toml.h"
+#include <unistd.h>
+
+#include "base/configuration.h"
+#include "base/known_options.h"
+#include "base/limits.h"
+#include "base/nearest.h"
+#include "base/printable.h"
 
 namespace thaw {
 
 namespace {
 
-/// Reads TOML with toml++ and hands CLI11 only what neither a flag nor the environment has set:
-/// CLI11 itself would let the file win over the environment.
+constexpr std::string_view kPrefix = "THAW_";
+constexpr const char* kMayBeEmpty = "may be empty";
+/// Stands behind words that begin with "[", which CLI11 takes apart when they end with "]".
+constexpr char kAsItIs = '\x01';
+
+[[noreturn]] void refuse(const std::string& text) { throw CLI::ValidationError(text); }
+
+Result<toml::table> parse_configuration(std::istream& input) {
+  std::string text(limits::kMaxConfigurationBytes + 1, '\0');
+  input.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<std::size_t>(input.gcount()));
+  if (text.size() > limits::kMaxConfigurationBytes) {
+    return fail(ErrorCode::kTooLarge, "more than {} bytes", limits::kMaxConfigurationBytes);
+  }
+  return parse_toml(text);
+}
+
+/// How CLI11 reads the file.
 class TomlConfig : public CLI::Config {
  public:
-  explicit TomlConfig(const CLI::App& app) : app_(app) {}
+  TomlConfig(CLI::App& app, const std::string& section) : app_(app), configuration_(app, section) {}
 
   std::string to_config(const CLI::App*, bool, bool, std::string) const override { return {}; }
 
   std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    const std::string text{std::istreambuf_iterator<char>(input), {}};
-    const auto table = parse_toml(text);
+    const auto table = parse_configuration(input);
     if (!table) throw_error(table.error());
-    std::vector<CLI::ConfigItem> values;
-    collect(*table, app_, {}, values);
-    return values;
+    auto values = configuration_.read(*table);
+    if (!values) throw_error(values.error());
+    return *std::move(values);
+  }
+
+  bool has_flag(const std::string& name) const {
+    std::ifstream file(file_name());
+    const auto table = parse_configuration(file);
+    return table && configuration_.has_flag(*table, name);
   }
 
  private:
-  [[noreturn]] static void throw_error(const Error& error) {
-    throw CLI::FileError("the configuration file is no good: " + error.context());
+  std::string file_name() const { return app_.get_config_ptr()->as<std::string>(); }
+  [[noreturn]] void throw_error(const Error& error) const {
+    throw CLI::FileError(file_name() + ": " + error.context());
   }
 
-  static void collect(const toml::table& table, const CLI::App& app,
-                      const std::vector<std::string>& parents, std::vector<CLI::ConfigItem>& to) {
-    for (const auto& [key, node] : table) {
-      const std::string name(key.str());
-      if (const toml::table* inner = node.as_table()) {
-        // A subcommand that was not asked for takes no values: they would count as calling it.
-        const auto asked_for = app.get_subcommands([&](const CLI::App* subcommand) {
-          return subcommand->get_name() == name && subcommand->parsed();
-        });
-        if (asked_for.empty()) continue;
-        auto path = parents;
-        path.push_back(name);
-        collect(*inner, *asked_for.front(), path, to);
-        continue;
-      }
-      const CLI::Option* const option = app.get_option_no_throw("--" + name);
-      if (option == nullptr) continue;
-      const std::string& variable = option->get_envname();
-      if (!variable.empty() && std::getenv(variable.c_str()) != nullptr) continue;
-      CLI::ConfigItem item;
-      item.parents = parents;
-      item.name = name;
-      append_values(node, item.inputs);
-      to.push_back(std::move(item));
-    }
-  }
-
-  static void append_values(const toml::node& node, std::vector<std::string>& to) {
-    if (const toml::array* array = node.as_array()) {
-      for (const toml::node& element : *array) append_values(element, to);
-    } else if (const auto text = node.value_exact<std::string>()) {
-      to.push_back(*text);
-    } else if (const auto flag = node.value_exact<bool>()) {
-      to.push_back(*flag ? "true" : "false");
-    } else if (const auto number = node.value_exact<std::int64_t>()) {
-      to.push_back(std::to_string(*number));
-    } else {
-      throw_error(refuse_toml(node, "neither text nor a whole number, true or false").error());
-    }
-  }
-
-  const CLI::App& app_;
+  CLI::App& app_;
+  const Configuration configuration_;
 };
+
+std::string variable_of(std::string_view option) {
+  std::string variable(kPrefix);
+  for (const char c : option) {
+    variable.push_back(c == '-' ? '_'
+                                : static_cast<char>(std::toupper(static_cast<unsigned char>(c))));
+  }
+  return variable;
+}
 
 void name_environment_variables(CLI::App& app) {
   for (CLI::Option* option : app.get_options()) {
     if (option->get_lnames().empty() || option == app.get_help_ptr()) continue;
-    const std::string& name = option->get_lnames().front();
-    std::string variable = "THAW_";
-    for (const char c : name) {
-      variable.push_back(c == '-' ? '_'
-                                  : static_cast<char>(std::toupper(static_cast<unsigned char>(c))));
-    }
-    option->envname(variable);
+    if (option->get_configurable()) option->envname(variable_of(option->get_lnames().front()));
   }
 }
 
+std::string value_of_variable(const std::string& name) {
+  const char* const value = std::getenv(name.c_str());
+  return value == nullptr ? "" : value;
+}
+
+/// A file that is there but cannot be looked at counts: what it says may matter.
 std::string default_file() {
   const std::string system_file = "/etc/thaw/thaw.toml";
-  if (const char* const named = std::getenv("THAW_CONFIG")) return named;
-  return std::filesystem::exists(system_file) ? system_file : "";
+  const std::string named = value_of_variable("THAW_CONFIG");
+  if (!named.empty()) return named;
+  std::error_code error;
+  const bool missing = !std::filesystem::exists(system_file, error) && !error;
+  return missing ? "" : system_file;
+}
+
+/// Not known to any program or part of Thaw.
+std::vector<std::string> unknown_variables(std::span<const std::string_view> known) {
+  std::vector<std::string> unknown;
+  for (char** each = environ; *each != nullptr; ++each) {
+    const std::string_view whole(*each);
+    const std::string_view name = whole.substr(0, whole.find('='));
+    const bool has_value = name.size() + 1 < whole.size();
+    const bool is_known = std::ranges::any_of(known, [&](std::string_view one) {
+      return name == one || (one.ends_with('_') && name.starts_with(one));
+    });
+    if (name.starts_with(kPrefix) && has_value && !is_known) unknown.emplace_back(name);
+  }
+  return unknown;
+}
+
+/// Kubernetes and build systems set THAW_ variables of their own, so only what looks like a typo is
+/// an error.
+void check_environment(CLI::App& app) {
+  std::vector<std::string> names;
+  for (const std::string_view option : all_known_options()) names.push_back(variable_of(option));
+  for (const CLI::Option* const option : app.get_options()) names.push_back(option->get_envname());
+  std::vector<std::string_view> known(names.begin(), names.end());
+  const auto others = other_known_variables();
+  known.insert(known.end(), others.begin(), others.end());
+  std::erase(known, "");
+  for (const std::string& name : unknown_variables(known)) {
+    const auto distance = [&](std::string_view one) { return typing_distance(name, one); };
+    const std::string_view closest = *std::ranges::min_element(known, {}, distance);
+    constexpr std::size_t kShortName = 9;  // "THAW_RUN" is one letter from too many others
+    const std::size_t typo = closest.size() < kShortName ? 1 : 2;
+    if (distance(closest) <= typo) {
+      refuse(fmt::format("unknown environment variable {}; did you mean {}?", name, closest));
+    }
+    fmt::print(stderr, "{}: the environment variable {} means nothing to Thaw\n",
+               std::filesystem::path(app.get_name()).filename().string(), printable(name));
+  }
+}
+
+/// Has every option get its words as they are, and none that is empty by mistake.
+void take_words_as_they_are(CLI::App& app) {
+  for (CLI::Option* const option : app.get_options()) {
+    if (option->get_expected_min() == 0 || option == app.get_config_ptr()) continue;
+    bool may_be_empty = true;
+    try {
+      option->get_validator(kMayBeEmpty);
+    } catch (const CLI::OptionNotFound&) {
+      may_be_empty = false;
+    }
+    // One value each time; the next word may be the command's.
+    if (!option->get_positional()) option->allow_extra_args(false);
+    const std::string name = option->get_name();
+    option->transform(CLI::Validator(
+        [may_be_empty, name](std::string& word) {
+          if (word.starts_with('[') && word.ends_with(kAsItIs)) word.pop_back();
+          return word.empty() && !may_be_empty ? name + " is empty" : std::string();
+        },
+        ""));
+  }
+  for (CLI::App* const each : app.get_subcommands([](const CLI::App*) { return true; })) {
+    take_words_as_they_are(*each);
+  }
+}
+
+/// CLI11 would take the next word for the value of "--option=".
+std::vector<std::string> words_of(int argc, char** argv) {
+  std::vector<std::string> words(argv, argv + argc);
+  for (std::size_t i = 1; i < words.size() && words[i] != "--"; ++i) {
+    const std::size_t equals = words[i].find('=');
+    if (words[i].starts_with("--") && equals + 1 == words[i].size()) {
+      refuse(words[i].substr(0, equals) + " is empty");
+    }
+  }
+  for (std::string& word : words) {
+    if (word.starts_with('[')) word.push_back(kAsItIs);
+  }
+  return words;
+}
+
+bool is_off(const std::string& value) {
+  return value.empty() || value == "0" || value == "false" || value == "off" || value == "no";
+}
+
+/// Whether --json was given, of arguments that are wrong.
+bool wants_json(const CLI::App& app, int argc, char** argv) {
+  for (int i = 1; i < argc && std::string_view(argv[i]) != "--"; ++i) {
+    const std::string_view word(argv[i]);
+    if (word == "--json") return true;
+    if (word.starts_with("--json=")) return !is_off(std::string(word.substr(7)));
+  }
+  const std::string variable = value_of_variable("THAW_JSON");
+  if (!variable.empty()) return !is_off(variable);
+  const auto* const file = dynamic_cast<const TomlConfig*>(app.get_config_formatter().get());
+  return file != nullptr && file->has_flag("json");
 }
 
 }  // namespace
 
-void add_configuration(CLI::App& app) {
+void add_configuration(CLI::App& app, const std::string& section) {
   name_environment_variables(app);
   const std::string file = default_file();
   // A file that was named, or that is there, must be readable and right.
   app.set_config("--config", file, "TOML file with values for these options", !file.empty());
-  app.config_formatter(std::make_shared<TomlConfig>(app));
-  app.allow_config_extras(CLI::config_extras_mode::ignore);
-  app.set_version_flag("--version", THAW_VERSION);
+  app.config_formatter(std::make_shared<TomlConfig>(app, section));
+  add_version(app);
 }
+
+void add_version(CLI::App& app) { app.set_version_flag("--version", THAW_VERSION); }
 
 void add_transport_options(CLI::App& app, TransportFlags& flags) {
   app.add_option("--tls-cert", flags.tls.certificate,
@@ -119,12 +218,33 @@ void add_transport_options(CLI::App& app, TransportFlags& flags) {
   app.add_flag("--insecure", flags.insecure, "Allow plain TCP on other than loopback addresses");
 }
 
+void allow_empty(CLI::Option& option) {
+  option.check(CLI::Validator([](std::string&) { return std::string(); }, "", kMayBeEmpty));
+}
+
 std::optional<int> parse_command_line(CLI::App& app, int argc, char** argv) {
+  return parse_command_line(app, argc, argv, [&](const UsageError& usage) {
+    fmt::print(stderr, "{}\nRun with --help for more information.\n",
+               printable(usage.error.context()));
+  });
+}
+
+std::optional<int> parse_command_line(CLI::App& app, int argc, char** argv,
+                                      const std::function<void(const UsageError&)>& tell) {
   try {
-    app.parse(argc, argv);
+    take_words_as_they_are(app);
+    const std::vector<std::string> words = words_of(argc, argv);
+    std::vector<const char*> pointers;
+    for (const std::string& word : words) pointers.push_back(word.c_str());
+    app.parse(argc, pointers.data());
+    check_environment(app);
     return std::nullopt;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    if (error.get_exit_code() == 0) return app.exit(error);
+    std::string text = error.what();
+    std::erase(text, kAsItIs);
+    tell({Error(ErrorCode::kInvalidArgument, text), wants_json(app, argc, argv)});
+    return 2;
   }
 }
 

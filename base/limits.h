@@ -20,6 +20,8 @@ inline constexpr std::size_t kMaxSocketPath = 107;
 /// How long one TCP connection attempt may take.
 inline constexpr seconds kConnectTimeout{5};
 
+inline constexpr std::size_t kMaxConfigurationBytes = 1u << 20;
+
 /// How often files that may be replaced while a program runs are looked at.
 inline constexpr seconds kFileWatchInterval{1};
 

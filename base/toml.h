@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -39,7 +40,11 @@ namespace thaw {
 /// C++ does not define.
 Result<toml::table> parse_toml(std::string_view text);
 
-/// kInvalidArgument: `what`, and where in its text this node stands.
+/// kInvalidArgument: where in its text this node or key stands, and `what` is wrong with it.
 std::unexpected<Error> refuse_toml(const toml::node& node, std::string_view what);
+std::unexpected<Error> refuse_toml(const toml::key& key, std::string_view what);
+/// The same for a name that means nothing: `what` it would name, and the known one that is closest.
+std::unexpected<Error> refuse_unknown(const toml::key& key, std::string_view what,
+                                      std::span<const std::string_view> known);
 
 }  // namespace thaw

@@ -102,7 +102,7 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1u, 10'000u))
       ->capture_default_str();
   app.add_flag("--quick", options.quick, "Less of everything: for tests, not for comparisons");
-  thaw::add_configuration(app);
+  thaw::add_version(app);
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 
   thaw::start_logging("thaw-bench", thaw::LogLevel::kInfo);

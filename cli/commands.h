@@ -26,12 +26,12 @@ Result<void> untag(const Options& options);
 Result<void> label(const Options& options);
 Result<void> show_usage(const Options& options);
 Result<void> show_or_set_namespace(const Options& options);
-// Jobs: false when one has failed.
-Result<bool> collect_garbage(const Options& options);
-Result<bool> scrub(const Options& options);
-Result<bool> retain(const Options& options);
-Result<bool> back_up(const Options& options);
-Result<bool> compact(const Options& options);
+// Jobs. The exit code is that of the error a job ended with, which is printed.
+Result<int> collect_garbage(const Options& options);
+Result<int> scrub(const Options& options);
+Result<int> retain(const Options& options);
+Result<int> back_up(const Options& options);
+Result<int> compact(const Options& options);
 /// Becomes the page server's program, which checks a store that nobody has open.
 Result<void> check_store(const Options& options);
 
@@ -51,8 +51,8 @@ Result<void> plot(const Options& options);
 Result<void> make_certificate_authority(const Options& options);
 Result<void> issue_certificate(const Options& options);
 
-/// With both. True when every run was recorded.
-Result<bool> record(const Options& options);
+/// With both. Exit code 1 unless every run was recorded.
+Result<int> record(const Options& options);
 
 }  // namespace command
 

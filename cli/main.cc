@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "base/command_line.h"
+#include "base/exit_code.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "cli/limits.h"
@@ -23,9 +24,7 @@ Command as_command(Result<void> (*run)(const Options&)) {
     return 0;
   };
 }
-Command as_command(Result<bool> (*run)(const Options&)) {
-  return [run](const Options& options) -> Result<int> { return TRY(run(options)) ? 0 : 1; };
-}
+Command as_command(Result<int> (*run)(const Options&)) { return run; }
 
 /// Declares commands below an app; the one that the user chose is stored in `chosen`.
 class Declaration {
@@ -90,6 +89,7 @@ class Declaration {
     sub->add_option("--below-4g", options_.below_4g,
                     "With --cr3: memory that the guest has below 4 GiB, if it has some above; else "
                     "the first of several regions")
+        ->type_name("SIZE")
         ->needs(cr3);
 
     sub = command_on(app_, "pull", "Write a snapshot's memory image, sparse, and state file",
@@ -121,14 +121,16 @@ class Declaration {
 
     sub = command(app_, "namespace", "Show or set quotas and how long snapshots are kept",
                   command::show_or_set_namespace);
-    sub->add_option("--quota", options_.quota, "Bytes that may be stored, such as 100G; 0: any");
+    sub->add_option("--quota", options_.quota, "Bytes that may be stored, such as 100G; 0: any")
+        ->type_name("SIZE");
     sub->add_option("--quota-snapshots", options_.quota_snapshots,
                     "Snapshots that there may be; 0: any");
     sub->add_option("--keep-last", options_.keep_last,
                     "Keep the newest so many; with --keep-for, those that either keeps");
-    sub->add_option("--keep-for", options_.keep_for, "Keep those younger than this, such as 7d");
-    sub->add_option("--keep-per-label", options_.keep_per_label,
-                    "Count --keep-last for each value of this label on its own");
+    sub->add_option("--keep-for", options_.keep_for, "Keep those younger than this, such as 7d")
+        ->type_name("TIME");
+    allow_empty(*sub->add_option("--keep-per-label", options_.keep_per_label,
+                                 "Count --keep-last for each value of this label on its own"));
 
     const auto dry_run = [this](CLI::App* job) {
       job->add_flag("--dry-run", options_.dry_run, "Only say what would be deleted");
@@ -251,10 +253,11 @@ class Declaration {
         ->capture_default_str();
     declare_window(sub);
     sub->add_option("--out", options_.file, "File for these recordings, for `ws import`");
-    sub->add_option("command", options_.command,
-                    "Behind \"--\": starts the VMM on $THAW_SOCKET (and $THAW_STATE, its state "
-                    "file), in run number $THAW_RUN; is ended when the recording is stored")
-        ->required();
+    allow_empty(*sub->add_option(
+                        "command", options_.command,
+                        "Behind \"--\": starts the VMM on $THAW_SOCKET (and $THAW_STATE, its state "
+                        "file), in run number $THAW_RUN; is ended when the recording is stored")
+                     ->required());
     sub->footer(
         "Example: thaw record mysnap --runs 5 -- ./start-vmm.sh\n"
         "Exit code 1 also when a run was not recorded; the others go on.");
@@ -291,13 +294,6 @@ class Declaration {
   Command& chosen_;
 };
 
-/// The words behind "--" as they are: CLI11 takes "[a,b]" apart.
-std::vector<std::string> words_behind_dashes(int argc, char** argv) {
-  char** const end = argv + argc;
-  char** const dashes = std::find(argv, end, std::string_view("--"));
-  return dashes == end ? std::vector<std::string>() : std::vector<std::string>(dashes + 1, end);
-}
-
 }  // namespace
 
 }  // namespace thaw
@@ -308,14 +304,13 @@ int main(int argc, char** argv) {
   CLI::App app("Restores virtual machines before their memory has arrived.");
   app.require_subcommand(1);
   app.footer(
-      "Exit codes: 0 success, 1 failure, 2 wrong arguments, 3 not found, 4 no answer,\n"
-      "5 exists already or busy.");
+      "Exit codes: 0 success, 1 failure, 2 wrong arguments or configuration, 3 not found,\n"
+      "4 no answer, 5 exists already or busy.");
   app.add_option("--server", options.servers,
                  "HOST:PORT of a page server; several (again, or with commas), or a name of "
                  "several addresses: they are asked in turn until one answers")
       ->take_all()
       ->delimiter(',')
-      ->allow_extra_args(false)
       ->capture_default_str();
   app.add_option("--namespace", options.name_space, "Namespace of the snapshots")
       ->capture_default_str();
@@ -324,12 +319,11 @@ int main(int argc, char** argv) {
   thaw::add_transport_options(app, options.transport);
   app.add_flag("--json", options.json, "Print JSON instead of tables");
   thaw::Declaration(app, options, chosen).declare_all();
-  thaw::add_configuration(app);
-  if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
-  if (!options.command.empty()) {
-    auto words = thaw::words_behind_dashes(argc, argv);
-    if (!words.empty()) options.command = std::move(words);
-  }
+  thaw::add_configuration(app, "thaw");
+  const auto tell = [](const thaw::UsageError& usage) {
+    thaw::print_error(usage.error, usage.json ? thaw::OutputForm::kJson : thaw::OutputForm::kTable);
+  };
+  if (const auto exit_code = thaw::parse_command_line(app, argc, argv, tell)) return *exit_code;
 
   thaw::start_logging("thaw", thaw::LogLevel::kInfo);
   const auto exit_code = chosen(options);

@@ -5,19 +5,35 @@
 #include <cstdio>
 #include <ctime>
 
+#include "base/printable.h"
+
 namespace thaw {
 
-void print_table(const std::vector<std::vector<std::string>>& rows) {
+namespace {
+
+/// Of text in UTF-8, where each character takes up one column.
+std::size_t columns_of(const std::string& text) {
+  return static_cast<std::size_t>(std::ranges::count_if(
+      text, [](char c) { return (static_cast<unsigned char>(c) & 0xc0u) != 0x80; }));
+}
+
+}  // namespace
+
+void print_table(const std::vector<std::vector<std::string>>& text) {
+  auto rows = text;
   std::vector<std::size_t> widths;
-  for (const auto& row : rows) {
+  for (auto& row : rows) {
     widths.resize(std::max(widths.size(), row.size()));
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      row[i] = printable(row[i]);
+      widths[i] = std::max(widths[i], columns_of(row[i]));
+    }
   }
   for (const auto& row : rows) {
     std::string line;
     for (std::size_t i = 0; i < row.size(); ++i) {
       line += row[i];
-      if (i + 1 < row.size()) line.append(widths[i] - row[i].size() + 2, ' ');
+      if (i + 1 < row.size()) line.append(widths[i] - columns_of(row[i]) + 2, ' ');
     }
     std::puts(line.c_str());
   }
@@ -64,6 +80,17 @@ std::string advice_for(ErrorCode code) {
       return "Run the same command again; what was sent is kept.";
     case ErrorCode::kBadVersion:
       return "Use programs of the same version on both sides.";
+    case ErrorCode::kInvalidArgument:
+      return "`thaw COMMAND --help` says what it takes.";
+    case ErrorCode::kReadOnly:
+      return "Give it a place that can be written to.";
+    case ErrorCode::kNoMemory:
+      return "Free memory on that host, then run the same command again.";
+    case ErrorCode::kNoDescriptors:
+      return "Raise the limit of open files (ulimit -n), then run the same command again.";
+    case ErrorCode::kCorrupt:
+    case ErrorCode::kChecksumMismatch:
+      return "`thaw scrub` and `thaw fsck` find what is damaged in a store.";
     case ErrorCode::kPermission:
       return "Run it as root or as the owner of the socket or file.";
     case ErrorCode::kTls:
@@ -73,21 +100,6 @@ std::string advice_for(ErrorCode code) {
       return "The page server's --policy says what a certificate may do.";
     default:
       return {};
-  }
-}
-
-int exit_code_for(ErrorCode code) {
-  switch (code) {
-    case ErrorCode::kNotFound:
-      return 3;
-    case ErrorCode::kUnavailable:
-    case ErrorCode::kTimeout:
-      return 4;
-    case ErrorCode::kAlreadyExists:
-    case ErrorCode::kBusy:
-      return 5;
-    default:
-      return 1;
   }
 }
 

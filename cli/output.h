@@ -8,7 +8,8 @@
 
 namespace thaw {
 
-/// Rows of text as a table with aligned columns on stdout; the first row is the heading.
+/// Rows of text as a table with aligned columns on stdout, each cell printable; the first row is
+/// the heading.
 void print_table(const std::vector<std::vector<std::string>>& rows);
 
 /// "1.5 GiB", "640 KiB", "12 B".
@@ -18,8 +19,5 @@ std::string human_time(std::uint64_t unix_ms);
 
 /// What a user can do about an error, or nothing to add; one sentence.
 std::string advice_for(ErrorCode code);
-/// The exit code of `thaw` for an error: 3 not found, 4 unreachable or timed out, 5 exists already
-/// or busy, else 1. (0 is success, 2 an error in the arguments.)
-int exit_code_for(ErrorCode code);
 
 }  // namespace thaw

@@ -45,7 +45,7 @@ RecordOptions record_options(const Options& options, const Manifest& snapshot) {
 
 }  // namespace
 
-Result<bool> record(const Options& options) {
+Result<int> record(const Options& options) {
   const UniqueFd stop_signals = TRY(take_signals({SIGINT, SIGTERM, SIGHUP}));
   ServerList servers = TRY(servers_of(options));
   Manifest snapshot;
@@ -69,7 +69,7 @@ Result<bool> record(const Options& options) {
     TRY(thaw::export_recordings(after, snapshot.snapshot, fresh, options.file));
   }
   print_runs(runs, set, options.form());
-  return all_stored;
+  return all_stored ? 0 : 1;
 }
 
 }  // namespace thaw::command

@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "base/event_fd.h"
+#include "base/exit_code.h"
 #include "base/process.h"
 #include "base/types.h"
 #include "cli/arguments.h"
@@ -16,8 +17,8 @@ namespace {
 constexpr std::chrono::milliseconds kPoll{100};
 
 /// Has the page server do a job and waits for its end, however long that takes. A signal stops the
-/// job, a second one ends the wait. False: it failed, as the report says that is printed.
-Result<bool> run_job(const Options& options, message::JobKind kind, const std::string& what) {
+/// job, a second one ends the wait.
+Result<int> run_job(const Options& options, message::JobKind kind, const std::string& what) {
   const UniqueFd signals = TRY(take_signals({SIGINT, SIGTERM, SIGHUP}));
   bool stopped = false;
   message::JobReport report;
@@ -44,7 +45,7 @@ Result<bool> run_job(const Options& options, message::JobKind kind, const std::s
   }
   progress.reset();
   print_job(report, options.form());
-  return report.state == message::JobState::kDone;
+  return report.state == message::JobState::kDone ? 0 : exit_code_for(report.error.code);
 }
 
 Result<message::NamespaceSettings> settings_of(const Options& options,
@@ -109,19 +110,19 @@ Result<void> show_or_set_namespace(const Options& options) {
   return {};
 }
 
-Result<bool> collect_garbage(const Options& options) {
+Result<int> collect_garbage(const Options& options) {
   return run_job(options, message::JobKind::kCollect, "gc");
 }
-Result<bool> scrub(const Options& options) {
+Result<int> scrub(const Options& options) {
   return run_job(options, message::JobKind::kScrub, "scrub");
 }
-Result<bool> retain(const Options& options) {
+Result<int> retain(const Options& options) {
   return run_job(options, message::JobKind::kRetain, "retain");
 }
-Result<bool> back_up(const Options& options) {
+Result<int> back_up(const Options& options) {
   return run_job(options, message::JobKind::kBackup, "backup");
 }
-Result<bool> compact(const Options& options) {
+Result<int> compact(const Options& options) {
   return run_job(options, message::JobKind::kCompact, "compact");
 }
 

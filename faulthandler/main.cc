@@ -241,10 +241,12 @@ int main(int argc, char** argv) {
   app.add_option("--placement", options.placement,
                  "Where the thread that answers faults runs: follow (the CPU that faults), free "
                  "(anywhere), or the number of a CPU")
+      ->type_name("follow|free|CPU")
       ->capture_default_str();
   app.add_option("--spin-us", options.spin,
                  "Microseconds to look for more after some work before sleeping; auto: while VMs "
                  "are being restored, when it pays")
+      ->type_name("US|auto")
       ->capture_default_str();
   app.add_option("--around", options.around,
                  "Most pages that come along with a demanded one; 1: none")
@@ -275,10 +277,11 @@ int main(int argc, char** argv) {
                "Keep all system calls, capabilities and core dumps, for debugging");
   app.add_flag("--upgrade", options.upgrade,
                "Have the fault handler that listens at --control become the program that is "
-               "installed now, under its running VMs, and end");
+               "installed now, under its running VMs, and end")
+      ->configurable(false);
   // How the supervisor starts the process that serves.
-  app.add_flag("--supervised", options.supervised)->group("");
-  thaw::add_configuration(app);
+  app.add_flag("--supervised", options.supervised)->group("")->configurable(false);
+  thaw::add_configuration(app, "faulthandler");
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 
   thaw::start_logging(options.supervised ? "thaw-faulthandler" : "thaw-supervisor",

@@ -6,6 +6,7 @@
 
 #include "base/command_line.h"
 #include "base/confine.h"
+#include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "pageserver/limits.h"
@@ -58,13 +59,20 @@ thaw::Result<bool> check(thaw::Store& store, const Options& options) {
                                       {"chunks", check.chunks},
                                       {"bytes", check.bytes},
                                       {"problems", check.problems}};
-    std::puts(json.dump(2).c_str());
+    std::puts(json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
   } else {
     for (const std::string& problem : check.problems) std::puts(problem.c_str());
     fmt::print("{} snapshots, {} chunks of {} MiB, {} problems\n", check.snapshots, check.chunks,
                check.bytes >> 20, check.problems.size());
   }
   return check.problems.empty();
+}
+
+/// As `thaw` prints it, for `thaw --json fsck`.
+void print_error(const thaw::Error& error) {
+  const nlohmann::ordered_json json{
+      {"error", {{"code", error_name(error.code())}, {"text", error.message()}}}};
+  std::puts(json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
 }
 
 thaw::Result<void> take_backup(const Options& options) {
@@ -177,13 +185,17 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   CLI::Option* const check_only =
       app.add_flag("--check", options.check, "Check the store, say what is wrong, and end");
-  check_only->excludes(replica);
-  app.add_flag("--repair", options.repair, "Correct what can be corrected")->needs(check_only);
-  app.add_flag("--json", options.json, "Print the result of a check as JSON")->needs(check_only);
+  check_only->excludes(replica)->configurable(false);
+  app.add_flag("--repair", options.repair, "Correct what can be corrected")
+      ->needs(check_only)
+      ->configurable(false);
+  app.add_flag("--json", options.json, "Print the result of a check as JSON")
+      ->needs(check_only)
+      ->configurable(false);
   app.add_flag("--verbose", options.verbose, "Log details");
   app.add_flag("--no-sandbox", options.no_sandbox,
                "Keep all system calls, capabilities and core dumps, for debugging");
-  thaw::add_configuration(app);
+  thaw::add_configuration(app, "pageserver");
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 
   thaw::start_logging("thaw-pageserver",
@@ -191,7 +203,8 @@ int main(int argc, char** argv) {
   const auto result = run(options);
   if (!result) {
     thaw::log_error("{}", result.error().message());
-    return 1;
+    if (options.json) print_error(result.error());
+    return options.check ? thaw::exit_code_for(result.error().code()) : 1;
   }
   return *result ? 0 : 1;
 }

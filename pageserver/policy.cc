@@ -1,3 +1,5 @@
+#include <array>
+
 #include "base/toml.h"
 #include "format/manifest.h"
 #include "pageserver/access.h"
@@ -5,6 +7,9 @@
 namespace thaw {
 
 namespace {
+
+constexpr std::array<std::string_view, 1> kTables{"peer"};
+constexpr std::array<std::string_view, 3> kKeysOfPeer{"identity", "namespaces", "roles"};
 
 /// The strings of an array that has some.
 Result<std::vector<std::string>> read_strings(const toml::node& node) {
@@ -54,6 +59,7 @@ Result<Policy> Policy::parse(std::string_view text) {
   Policy policy;
   for (const auto& [key, node] : table) {
     const toml::array* const peers = key == "peer" ? node.as_array() : nullptr;
+    if (key != "peer") return refuse_unknown(key, "key", kTables);
     if (peers == nullptr) return refuse_toml(node, "there is [[peer]] and nothing else");
     for (const toml::node& entry : *peers) {
       const toml::table* const peer = entry.as_table();
@@ -61,14 +67,14 @@ Result<Policy> Policy::parse(std::string_view text) {
       Grant grant;
       for (const auto& [name, value] : *peer) {
         if (name == "identity") {
+          if (!value.is_string()) return refuse_toml(value, "an identity is a string");
           grant.identity = value.value_exact<std::string>().value_or("");
         } else if (name == "namespaces") {
           grant.namespaces = TRY(read_namespaces(value));
         } else if (name == "roles") {
           grant.rights = TRY(read_rights(value));
         } else {
-          return refuse_toml(value, "a peer has an identity, namespaces and roles, and no \"" +
-                                        std::string(name.str()) + "\"");
+          return refuse_unknown(name, "key", kKeysOfPeer);
         }
       }
       if (grant.identity.empty() || grant.namespaces.empty() || grant.rights.none()) {

@@ -5,3 +5,10 @@ add_dependencies(cli_test thaw-cli)
 thaw_add_test(recorded_restore_test SOURCES recorded_restore_test.cc TIMEOUT 120
   LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
 add_dependencies(recorded_restore_test vmm thaw-pageserver thaw-faulthandler thaw-cli)
+
+thaw_add_test(command_line_test SOURCES command_line_test.cc LIBRARIES thaw_command_line thaw_test_programs)
+add_dependencies(command_line_test thaw-cli thaw-pageserver thaw-faulthandler)
+
+thaw_add_test(cli_errors_test SOURCES cli_errors_test.cc support/scripted_handler.cc TIMEOUT 120
+  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+add_dependencies(cli_errors_test thaw-cli thaw-pageserver)

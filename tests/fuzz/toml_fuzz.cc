@@ -21,7 +21,7 @@ struct Program {
     app.add_flag("--flag", flag);
     app.add_option("--list", list);
     app.add_subcommand("command", "does nothing")->add_option("--inner", inner);
-    add_configuration(app);
+    add_configuration(app, "fuzz");
     std::array<std::string, 2> words{"fuzz", "command"};
     std::array<char*, 2> arguments{words[0].data(), words[1].data()};
     CHECK(!parse_command_line(app, 2, arguments.data()));

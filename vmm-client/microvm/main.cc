@@ -201,7 +201,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   const CLI::App* const run = thaw::declare_run(app, options);
   thaw::declare_restore(app, options);
-  thaw::add_configuration(app);
+  thaw::add_version(app);
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 
   thaw::start_logging("thaw-microvm", thaw::LogLevel::kInfo);

@@ -1,0 +1,212 @@
+// How the commands of `thaw` fail: one JSON document on stdout, and the documented exit code.
+
+#include <filesystem>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include "tests/support/programs.h"
+#include "tests/support/scripted_handler.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+using Json = nlohmann::json;
+using Words = std::vector<std::string>;
+
+class CliErrorsTest : public testing::Test {
+ protected:
+  std::string path(const std::string& name) const { return directory_.path(name); }
+  static Outcome thaw(Words words) {
+    words.insert(words.begin(), program_path("thaw"));
+    return run(words);
+  }
+  Outcome json(Words words) const {
+    const Words first{"--json", "--server", "127.0.0.1:1", "--control", path("no.sock")};
+    words.insert(words.begin(), first.begin(), first.end());
+    return thaw(std::move(words));
+  }
+  /// The code of the one error that was printed.
+  static std::string code(const Outcome& outcome) {
+    const Json document = Json::parse(outcome.output, nullptr, false);
+    if (!document.is_object() || !document.contains("error")) return "no error: " + outcome.output;
+    EXPECT_FALSE(document["error"]["text"].get<std::string>().empty());
+    return document["error"]["code"];
+  }
+  static void expect(const Outcome& outcome, int exit_code, const std::string& wanted,
+                     const std::string& what) {
+    EXPECT_EQ(outcome.exit_code, exit_code) << what;
+    EXPECT_EQ(code(outcome), wanted) << what;
+  }
+
+  /// Every command that asks a page server, with right words.
+  std::vector<Words> of_server() const {
+    return {{"push", "n", "--memory", path("image")},
+            {"pull", "n", "--memory", path("out")},
+            {"ls"},
+            {"show", "n"},
+            {"rm", "n"},
+            {"stats"},
+            {"tag", "n", "n:t"},
+            {"untag", "n:t"},
+            {"label", "n", "k=v"},
+            {"usage", "n"},
+            {"namespace"},
+            {"gc"},
+            {"retain"},
+            {"scrub"},
+            {"compact"},
+            {"backup", "n"},
+            {"ws", "show", "n"},
+            {"ws", "export", "n", path("out")},
+            {"ws", "import", "n", path("recordings")},
+            {"ws", "drop", "n"},
+            {"ws", "plot", "n", "--out", path("out")},
+            {"record", "n", "--", "true"}};
+  }
+  std::vector<Words> of_handler() const {
+    return {{"prepare", "n", "--socket", path("vm")}, {"ps"}, {"stop", "1"}};
+  }
+  std::vector<Words> of_files() const {
+    return {{"fsck", path("none")},
+            {"certs", "init", path("pki")},
+            {"certs", "issue", path("none"), "n"},
+            {"ws", "plot", "--trace", path("none"), "--out", path("out")}};
+  }
+
+  ScratchDirectory directory_;
+};
+
+TEST_F(CliErrorsTest, WrongArgumentsAreOneErrorForEveryCommand) {
+  std::vector<Words> commands = of_server();
+  for (const auto& more : {of_handler(), of_files()}) {
+    commands.insert(commands.end(), more.begin(), more.end());
+  }
+  for (const Words& command : commands) {
+    Words words = command;
+    words.insert(words.begin() + 1, "--frobnicate");
+    expect(json(words), 2, "invalid_argument", command.front());
+  }
+  for (const Words& words :
+       {Words{"--json"}, Words{"--json", "frobnicate"}, Words{"ws", "--json"},
+        Words{"show", "--json"}, Words{"show", "a", "b", "--json"},
+        Words{"push", "n", "--memory=", "--json"}, Words{"--server", "nothing", "ls", "--json"},
+        Words{"--json", "stop", "many"}}) {
+    expect(thaw(words), 2, "invalid_argument", words.back());
+  }
+}
+
+TEST_F(CliErrorsTest, NoAnswerIsOneErrorForEveryCommand) {
+  write_file(path("image"), make_image(1, 16));
+  for (const Words& command : of_server()) {
+    if (command[1 % command.size()] == "import") continue;  // of a file that there is not
+    expect(json(command), 4, "unavailable", command.front());
+  }
+  for (const Words& command : of_handler())
+    expect(json(command), 4, "unavailable", command.front());
+  EXPECT_FALSE(std::filesystem::exists(path("out")));
+}
+
+TEST_F(CliErrorsTest, WhatIsNotThereOrIsThereAlready) {
+  expect(json({"fsck", path("none")}), 3, "not_found", "fsck");
+  expect(json({"certs", "issue", path("none"), "n"}), 3, "not_found", "certs issue");
+  expect(json({"ws", "plot", "--trace", path("none"), "--out", path("out")}), 3, "not_found",
+         "ws plot");
+  expect(json({"push", "n", "--memory", path("none")}), 3, "not_found", "push");
+  EXPECT_EQ(json({"certs", "init", path("pki")}).exit_code, 0);
+  expect(json({"certs", "init", path("pki")}), 5, "already_exists", "certs init");
+}
+
+TEST_F(CliErrorsTest, ErrorsOfThePageServer) {
+  write_file(path("image"), make_image(1, 16));
+  const PageServer server(path("store"));
+  const auto push = [&](const std::string& name, Words more = {}) {
+    more.insert(more.begin(), {"push", name, "--memory", path("image")});
+    return server.thaw(more);
+  };
+  EXPECT_EQ(push("there").exit_code, 0);
+  expect(push("there"), 5, "already_exists", "push");
+  for (const Words& command : of_server()) {
+    if (command.size() < 2 || command.front() == "push" || command.front() == "backup") continue;
+    expect(server.thaw(command), 3, "not_found", command.front());
+  }
+  for (const char* const name : {"a b", "a/b", "a:b", "\xff", "esc\x1b", ""}) {
+    expect(push(name), 2, "invalid_argument", name);
+  }
+  for (const Words& more : {Words{"--label", "k=1", "--label", "k=2"}, Words{"--label", "k"},
+                            Words{"--region", "x"}, Words{"--below-4g", "x", "--cr3", "0"}}) {
+    expect(push("new", more), 2, "invalid_argument", more.back());
+  }
+  expect(server.thaw({"label", "there", "k=1", "k=2"}), 2, "invalid_argument", "label");
+  expect(server.thaw({"namespace", "--quota", "much"}), 2, "invalid_argument", "namespace");
+}
+
+TEST_F(CliErrorsTest, NamesComeBackAsTheyWere) {
+  write_file(path("image"), make_image(1, 16));
+  const PageServer server(path("store"));
+  for (const char* const name :
+       {"[a,b]", "[x]", "-dash", "{}", "%s%n", "a,b", "true", "push", "ls", "\"q\\uote\""}) {
+    const Outcome pushed = server.thaw({"push", "--memory", path("image"), "--", name});
+    EXPECT_EQ(pushed.exit_code, 0) << name << ": " << pushed.output;
+    const Outcome shown = server.thaw({"show", "--", name});
+    EXPECT_EQ(Json::parse(shown.output)["name"], name) << shown.output;
+  }
+}
+
+TEST_F(CliErrorsTest, ErrorsOfTheFaultHandlerKeepTheirCodes) {
+  for (const auto& [error, exit_code] :
+       {std::pair(ErrorCode::kNotFound, 3), std::pair(ErrorCode::kBusy, 5),
+        std::pair(ErrorCode::kAlreadyExists, 5), std::pair(ErrorCode::kTimeout, 4),
+        std::pair(ErrorCode::kPermission, 1), std::pair(ErrorCode::kInvalidArgument, 2)}) {
+    const ScriptedHandler handler(
+        path("c.sock"), [&](const ControlRequest&) { return Error(error, "text\xff\x1b[31m\n"); });
+    for (Words command : of_handler()) {
+      command.insert(command.begin(), {"--json", "--control", path("c.sock")});
+      expect(thaw(command), exit_code, std::string(error_name(error)), command[3]);
+    }
+    std::filesystem::remove(path("c.sock"));
+  }
+}
+
+TEST_F(CliErrorsTest, PathsThatAreNotUtf8WorkOrAreRefused) {
+  const std::string odd = path("s\xff.sock");
+  ScriptedHandler handler(path("c.sock"),
+                          [](const ControlRequest&) { return control::Prepared{}; });
+  for (const Words& more :
+       {Words{"--socket", odd}, Words{"--socket", path("s"), "--state-out", odd},
+        Words{"--socket", path("s"), "--trace", odd}}) {
+    Words words{"--json", "--control", path("c.sock"), "prepare", "n"};
+    words.insert(words.end(), more.begin(), more.end());
+    expect(thaw(words), 2, "invalid_argument", more[0]);
+  }
+  EXPECT_TRUE(handler.requests<control::Prepare>().empty());
+
+  const Outcome made = json({"certs", "init", path("pki\xff")});
+  EXPECT_EQ(made.exit_code, 0);
+  EXPECT_TRUE(Json::parse(made.output).contains("certificate"));
+  EXPECT_TRUE(std::filesystem::exists(path("pki\xff/ca.pem")));
+
+  write_file(path("image"), make_image(1, 16));
+  const PageServer server(path("store"));
+  ASSERT_EQ(
+      server.thaw({"push", "n", "--memory", path("image"), "--label", "k=a\xff\x1b"}).exit_code, 0);
+  EXPECT_EQ(server.thaw({"pull", "n", "--memory", path("out\xff")}).exit_code, 0);
+  EXPECT_EQ(read_file(path("out\xff")), read_file(path("image")));
+  expect(server.thaw({"pull", "n", "--memory", path("no\xff/x")}), 3, "not_found", "pull");
+  EXPECT_TRUE(Json::parse(server.thaw({"ls"}).output).contains("snapshots"));
+}
+
+TEST_F(CliErrorsTest, CertificateEndsNoLaterThanItsAuthority) {
+  ASSERT_EQ(json({"certs", "init", path("pki"), "--days", "1"}).exit_code, 0);
+  expect(json({"certs", "issue", path("pki"), "n", "--days", "365"}), 2, "invalid_argument",
+         "days");
+  EXPECT_FALSE(std::filesystem::exists(path("pki/n.pem")));
+  const Json issued = Json::parse(json({"certs", "issue", path("pki"), "n"}).output);
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  const auto in_a_day = std::chrono::duration_cast<std::chrono::seconds>(now).count() + 86'400;
+  EXPECT_LE(issued["valid_until_unix_s"].get<std::int64_t>(), in_a_day);
+}
+
+}  // namespace
+}  // namespace thaw::test
