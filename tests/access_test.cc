@@ -103,6 +103,14 @@ TEST(Policy, WhatItDoesNotKnowIsRefused) {
   EXPECT_TRUE(succeeded(Policy::parse(""))) << "nobody may do anything";
 }
 
+TEST(Policy, MisspeltKeysAreToldWithTheNearest) {
+  const auto refusal = [](std::string_view text) { return Policy::parse(text).error().context(); };
+  EXPECT_EQ(refusal("[[peeer]]\nidentity = \"a\""),
+            "line 1, column 3: unknown key \"peeer\"; did you mean \"peer\"?");
+  EXPECT_EQ(refusal("[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]\nrolse = [\"read\"]"),
+            "line 4, column 1: unknown key \"rolse\"; did you mean \"roles\"?");
+}
+
 struct Request {
   const char* name;
   Message message;

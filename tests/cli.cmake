@@ -10,5 +10,5 @@ thaw_add_test(command_line_test SOURCES command_line_test.cc LIBRARIES thaw_comm
 add_dependencies(command_line_test thaw-cli thaw-pageserver thaw-faulthandler)
 
 thaw_add_test(cli_errors_test SOURCES cli_errors_test.cc support/scripted_handler.cc TIMEOUT 120
-  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+  LIBRARIES thaw_test_wire nlohmann_json::nlohmann_json)
 add_dependencies(cli_errors_test thaw-cli thaw-pageserver)

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "tests/support/page_connection.h"
 #include "tests/support/programs.h"
 #include "tests/support/scripted_handler.h"
 #include "tests/support/test_support.h"
@@ -140,6 +141,22 @@ TEST_F(CliErrorsTest, ErrorsOfThePageServer) {
   }
   expect(server.thaw({"label", "there", "k=1", "k=2"}), 2, "invalid_argument", "label");
   expect(server.thaw({"namespace", "--quota", "much"}), 2, "invalid_argument", "namespace");
+}
+
+TEST_F(CliErrorsTest, PageServerRefusesAKeyTwiceWhoeverSendsIt) {
+  write_file(path("image"), make_image(1, 16));
+  const PageServer server(path("store"));
+  ASSERT_EQ(server.thaw({"push", "there", "--memory", path("image")}).exit_code, 0);
+  const std::vector<Label> labels{{"k", "1"}, {"k", "2"}};
+  PageConnection peer(server.address(), message::Role::kControl);
+  message::BeginPush push;
+  push.spec.name = "n";
+  push.spec.memory = {kPageBytes};
+  push.spec.labels = labels;
+  peer.send(push);
+  EXPECT_EQ(peer.receive_error(), ErrorCode::kInvalidArgument);
+  peer.send(message::ChangeLabels{"there", labels, {}});
+  EXPECT_EQ(peer.receive_error(), ErrorCode::kInvalidArgument);
 }
 
 TEST_F(CliErrorsTest, NamesComeBackAsTheyWere) {
