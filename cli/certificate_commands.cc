@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/limits.h"
+#include "base/printable.h"
 #include "cli/commands.h"
 #include "cli/json.h"
 #include "cli/limits.h"
@@ -83,8 +84,8 @@ std::string bracketed(const std::string& host) {
 }
 
 std::string flags_of(const std::string& directory, const Files& files) {
-  return fmt::format("--tls-cert {} --tls-key {} --tls-ca {}", files.certificate, files.key,
-                     Files(directory, "ca").certificate);
+  return printable(fmt::format("--tls-cert {} --tls-key {} --tls-ca {}", files.certificate,
+                               files.key, Files(directory, "ca").certificate));
 }
 
 }  // namespace
@@ -103,7 +104,7 @@ Result<void> make_certificate_authority(const Options& options) {
   print_pair(files, validity,
              fmt::format("The key stays here; whoever has it can be any peer. Next, for a page "
                          "server:\n  thaw certs issue {} pageserver --host ADDRESS",
-                         directory),
+                         printable(directory)),
              options.form());
   return {};
 }
@@ -128,11 +129,11 @@ Result<void> issue_certificate(const Options& options) {
           ? fmt::format(
                 "Next, on a host that has these files and {}:\n  thaw --server HOST:PORT "
                 "{} ls",
-                authority.certificate, flags)
+                printable(authority.certificate), flags)
           : fmt::format(
                 "Next, on that host, with these files and {}:\n  thaw-pageserver --store "
                 "DIRECTORY --listen {}:7433 {}",
-                authority.certificate, bracketed(options.hosts.front()), flags);
+                printable(authority.certificate), bracketed(options.hosts.front()), flags);
   print_pair(files, validity, next, options.form());
   return {};
 }

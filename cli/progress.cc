@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "base/file.h"
+#include "base/printable.h"
 #include "cli/output.h"
 
 namespace thaw {
@@ -15,7 +16,7 @@ constexpr int kStderr = 2;
 }  // namespace
 
 Progress::Progress(std::string what, ByteCount total)
-    : what_(std::move(what)), total_(total), shown_(is_terminal(kStderr)) {}
+    : what_(printable(what)), total_(total), shown_(is_terminal(kStderr)) {}
 
 Progress::~Progress() {
   if (shown_ && drawn_ != Clock::time_point{}) std::fputc('\n', stderr);

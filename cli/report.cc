@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/bytes.h"
+#include "base/printable.h"
 #include "cli/json.h"
 #include "cli/output.h"
 
@@ -228,9 +229,11 @@ void print_prepared(const control::Prepared& prepared, OutputForm form) {
                        {"generation", prepared.generation},
                        {"warnings", prepared.warnings}});
   }
-  for (const std::string& warning : prepared.warnings) fmt::print("warning: {}\n", warning);
+  for (const std::string& warning : prepared.warnings) {
+    fmt::print("warning: {}\n", printable(warning));
+  }
   fmt::print("session {}: waiting for a VMM with {} of memory on {}\n", prepared.session,
-             human_bytes(prepared.memory.value), prepared.socket);
+             human_bytes(prepared.memory.value), printable(prepared.socket));
 }
 
 void print_working_set(const WorkingSetView& view, OutputForm form) {
@@ -272,7 +275,7 @@ void print_recordings(std::string_view done, std::size_t count, OutputForm form)
 void print_run(const RecordedRun& run, OutputForm form) {
   if (form == OutputForm::kJson) return;  // all of them in one document at the end
   fmt::print("run {}: {} pages in {:.1f} s, {}\n", run.number, run.pages, run.seconds,
-             run.stored() ? "stored" : "not stored: " + run.problem);
+             run.stored() ? "stored" : "not stored: " + printable(run.problem));
   std::fflush(stdout);
 }
 
@@ -302,8 +305,10 @@ void print_error(const Error& error, OutputForm form) {
   if (form == OutputForm::kJson) {
     print_json({{"error", error_json(error)}});
   }
+  const std::string message = printable(error.message());
   const std::string advice = advice_for(error.code());
-  fmt::print(stderr, "thaw: {}.{}{}\n", error.message(), advice.empty() ? "" : " ", advice);
+  fmt::print(stderr, "thaw: {}{}{}{}\n", message, message.ends_with('?') ? "" : ".",
+             advice.empty() ? "" : " ", advice);
 }
 
 }  // namespace thaw

@@ -1,5 +1,6 @@
 #include <cstdio>
 
+#include "base/printable.h"
 #include "cli/output.h"
 #include "cli/report.h"
 
@@ -53,11 +54,11 @@ void print_trouble(const HandlerReport& handler) {
   bool any = false;
   for (const ServerReport& server : handler.servers) {
     if (server.state == ServerState::kAway) {
-      fmt::print("page server {} is away for {:.1f} s\n", server.address,
+      fmt::print("page server {} is away for {:.1f} s\n", printable(server.address),
                  static_cast<double>(server.away_ms) / 1000);
     } else if (server.state == ServerState::kSlow) {
       fmt::print("page server {} is slow or fails, and asked only where no other is there\n",
-                 server.address);
+                 printable(server.address));
     } else {
       continue;
     }

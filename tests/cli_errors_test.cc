@@ -214,6 +214,46 @@ TEST_F(CliErrorsTest, PathsThatAreNotUtf8WorkOrAreRefused) {
   EXPECT_TRUE(Json::parse(server.thaw({"ls"}).output).contains("snapshots"));
 }
 
+TEST_F(CliErrorsTest, TextOfOthersIsPrintedAndNotObeyed) {
+  const std::string evil = "a\x1b[31m\nb\xff\x7f";
+  const auto says = [&](const Words& words) {
+    std::string command = program_path("thaw") + " --control " + path("c.sock");
+    for (const std::string& word : words) command += " " + word;
+    return run({"/bin/sh", "-c", command + " 2>&1"}).output;
+  };
+  const auto obeyed = [](const std::string& text) {
+    return text.find_first_of("\x1b\x7f\xff") != std::string::npos;
+  };
+  {
+    const ScriptedHandler handler(path("c.sock"), [&](const ControlRequest& request) {
+      if (std::holds_alternative<control::Stop>(request)) {
+        return ControlReply(Error(ErrorCode::kNotFound, evil));
+      }
+      if (std::holds_alternative<control::Prepare>(request)) {
+        control::Prepared prepared;
+        prepared.socket = evil;
+        prepared.warnings = {evil};
+        return ControlReply(prepared);
+      }
+      HandlerReport report;
+      report.servers = {{.address = evil, .state = ServerState::kAway}};
+      report.sessions.resize(1);
+      report.sessions[0].snapshot = evil;
+      report.sessions[0].outcome = evil;
+      return ControlReply(report);
+    });
+    for (const Words& words :
+         {Words{"ps"}, Words{"stop", "1"}, Words{"prepare", "n", "--socket", "s"}}) {
+      const std::string said = says(words);
+      EXPECT_FALSE(obeyed(said)) << said;
+      EXPECT_NE(said.find("a\\x1b[31m\\nb"), std::string::npos) << said;
+    }
+  }
+  EXPECT_FALSE(obeyed(says({"'sh\x1bow'"})));
+  EXPECT_FALSE(
+      obeyed(says({"pull", "n", "--memory", "'no\xff\x1b/x'", "--server", "127.0.0.1:1"})));
+}
+
 TEST_F(CliErrorsTest, CertificateEndsNoLaterThanItsAuthority) {
   ASSERT_EQ(json({"certs", "init", path("pki"), "--days", "1"}).exit_code, 0);
   expect(json({"certs", "issue", path("pki"), "n", "--days", "365"}), 2, "invalid_argument",
