@@ -40,6 +40,11 @@ void AroundWindow::on_hit() {
   adapt();
 }
 
+void AroundWindow::on_withdrawn() {
+  --probes_;
+  --total_probes_;
+}
+
 void AroundWindow::adapt() {
   if (probes_ < kEnough || since_change_ < kEnough) return;
   const bool many = hits_ * 10 >= probes_ * 4;

@@ -24,7 +24,11 @@ class AroundWindow {
   /// more; nor is its hit, if it had one.
   enum class Expired { kNone, kHit, kMiss };
   void on_probe(Expired expired);
+  /// The guest asked for one of them.
   void on_hit();
+  /// One of them was brought or given back before the guest asked: it says nothing of its
+  /// neighbours and does not count any more. When it expires, none does.
+  void on_withdrawn();
 
   std::uint64_t hits() const { return total_hits_; }
   std::uint64_t probes() const { return total_probes_; }

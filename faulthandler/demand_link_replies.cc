@@ -14,8 +14,12 @@ Result<void> DemandLink::on_reply(std::size_t server, const Envelope& envelope, 
   if (batch == batches_.end()) return {};  // another server was quicker
   if (const auto* const error = std::get_if<message::ErrorReply>(&envelope.message)) {
     batch->asked.reset(server);
-    // One bad chunk fails a whole batch, so that says something of a page that was alone.
+    // One bad chunk fails a whole batch, so that says something of a page that was alone. A server
+    // that finds its own copy damaged may be a replica: the owner of the store must be told.
     if (batch->pages.size() == 1) {
+      if (from_reply(*error).code() == ErrorCode::kCorrupt) {
+        note_damage({.chunks = {&batch->pages.front().chunk, 1}});
+      }
       ++batch->pages.front().attempts;
       batch->pages.front().refused_by.set(server);
     }

@@ -50,7 +50,7 @@ FaultCore::Need FaultCore::on_fault(PageRange unit) {
     return Need::kZero;
   }
   ++faults_.fetched;
-  leave_state(before);
+  leave_state(unit.first, Probe::Fate::kAskedFor);
   const auto first = states_.begin() + static_cast<std::ptrdiff_t>(unit.first.value);
   std::fill_n(first, unit.count.value, PageState::kWanted);
   return Need::kFetch;
@@ -61,17 +61,18 @@ bool FaultCore::on_remove(PageIndex first, PageCount count) {
   bool wanted = false;
   for (std::uint64_t i = first.value; i < first.value + count.value; ++i) {
     wanted = wanted || states_[i] == PageState::kWanted;
-    leave_state(states_[i]);
+    if (states_[i] == PageState::kRemoved) continue;
+    leave_state({i}, Probe::Fate::kWithdrawn);
     states_[i] = PageState::kRemoved;
+    ++removed_pages_;
   }
-  removed_pages_ += count.value;
   return wanted;
 }
 
 void FaultCore::on_filled(PageIndex page) {
   PageState& state = states_[page.value];
   if (state == PageState::kRemoved || state == PageState::kPresent) return;
-  leave_state(state);
+  leave_state(page, Probe::Fate::kWithdrawn);
   state = PageState::kPresent;
   ++present_pages_;
 }
@@ -84,7 +85,7 @@ void FaultCore::on_gone(PageRange unit) {
 
 void FaultCore::on_coming(PageIndex page) {
   if (!is_missing(page)) return;
-  leave_state(state(page));
+  leave_state(page, Probe::Fate::kWithdrawn);
   states_[page.value] = PageState::kComing;
 }
 
@@ -108,9 +109,20 @@ bool FaultCore::on_left_out(PageIndex page) {
   return state == PageState::kWanted;
 }
 
-void FaultCore::leave_state(PageState state) {
-  if (state == PageState::kPresent) --present_pages_;
-  if (state == PageState::kProbe) window_.on_hit();
+void FaultCore::leave_state(PageIndex page, Probe::Fate fate) {
+  if (state(page) == PageState::kPresent) --present_pages_;
+  if (state(page) != PageState::kProbe) return;
+  const auto kept = std::span(probes_).first(std::min<std::size_t>(probe_count_, probes_.size()));
+  const auto probe = std::ranges::find_if(kept, [page](const Probe& each) {
+    return each.page == page && each.fate == Probe::Fate::kOpen;
+  });
+  CHECK(probe != kept.end());
+  probe->fate = fate;
+  if (fate == Probe::Fate::kAskedFor) {
+    window_.on_hit();
+  } else {
+    window_.on_withdrawn();
+  }
 }
 
 PageRange FaultCore::missing_around(PageIndex page, PageRange region, std::uint64_t block) const {
@@ -142,14 +154,16 @@ void FaultCore::leave_one_out(PageIndex page, PageRange from) {
   const std::uint64_t place = (++draws_ * 0x9E37'79B9'7F4A'7C15u) >> 32;
   const PageIndex probe{from.first.value + place % from.count.value};
   if (probe == page || state(probe) != PageState::kMissing) return;
-  PageIndex& slot = probes_[window_.probes() % probes_.size()];
+  Probe& slot = probes_[probe_count_ % probes_.size()];
   auto expired = AroundWindow::Expired::kNone;
-  if (window_.probes() >= probes_.size()) {
-    const bool missed = state(slot) == PageState::kProbe;
-    if (missed) states_[slot.value] = PageState::kMissing;
-    expired = missed ? AroundWindow::Expired::kMiss : AroundWindow::Expired::kHit;
+  if (probe_count_ >= probes_.size() && slot.fate == Probe::Fate::kOpen) {
+    states_[slot.page.value] = PageState::kMissing;
+    expired = AroundWindow::Expired::kMiss;
+  } else if (probe_count_ >= probes_.size() && slot.fate == Probe::Fate::kAskedFor) {
+    expired = AroundWindow::Expired::kHit;
   }
-  slot = probe;
+  slot = {probe};
+  ++probe_count_;
   states_[probe.value] = PageState::kProbe;
   window_.on_probe(expired);
 }

@@ -85,6 +85,8 @@ class FaultCore {
   const FaultCounters& faults() const { return faults_; }
   const AroundWindow& window() const { return window_; }
   std::uint64_t present_pages() const { return present_pages_; }
+  /// Guest memory that is not there: those pages that were given back may be wanted again.
+  ByteCount missing() const { return bytes_of(page_count() - PageCount{present_pages_}); }
   std::uint64_t removed_pages() const { return removed_pages_; }
 
  private:
@@ -93,13 +95,21 @@ class FaultCore {
   PageRange missing_around(PageIndex page, PageRange region, std::uint64_t block) const;
   PageRange neighbourhood(PageIndex page, PageRange region);
   void leave_one_out(PageIndex page, PageRange from);
-  void leave_state(PageState state);
+  /// A page that was left out, and what became of it.
+  struct Probe {
+    enum class Fate : std::uint8_t { kOpen, kAskedFor, kWithdrawn };
+    PageIndex page;
+    Fate fate = Fate::kOpen;
+  };
+  /// The page is about to be in another state.
+  void leave_state(PageIndex page, Probe::Fate fate);
 
   const PageMap& map_;
   const std::span<PageState> states_;
   AroundWindow window_;
-  std::array<PageIndex, limits::kMaxProbes> probes_{};  // a ring of the last that were left out
-  std::uint64_t draws_ = 0;                             // of pages to leave out
+  std::array<Probe, limits::kMaxProbes> probes_{};  // a ring of the last that were left out
+  std::uint64_t probe_count_ = 0;                   // that were ever put into it
+  std::uint64_t draws_ = 0;                         // of pages to leave out
   FaultCounters faults_;
   std::uint64_t present_pages_ = 0;
   std::uint64_t removed_pages_ = 0;

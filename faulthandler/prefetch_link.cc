@@ -88,6 +88,9 @@ Result<void> PrefetchLink::on_reply(Envelope reply, ByteSpan body) {
   bytes_ahead_ -= request.bytes;
   if (error != nullptr) {
     const Error refused = from_reply(*error);
+    if (request.sink != nullptr && refused.code() == ErrorCode::kCorrupt) {
+      report_damage(*request.job);
+    }
     if (may_try_elsewhere()) {
       if (request.sink != nullptr) request.sink->on_lost(*request.job);
       return std::unexpected(refused);
@@ -124,7 +127,7 @@ bool PrefetchLink::may_try_elsewhere() {
   return true;
 }
 
-bool PrefetchLink::note_damage(const PrefetchJob& job) {
+void PrefetchLink::report_damage(const PrefetchJob& job) {
   if (job.pack) {
     demand_.note_damage({.packs = {&*job.pack, 1}});
   } else {
@@ -133,6 +136,10 @@ bool PrefetchLink::note_damage(const PrefetchJob& job) {
     for (const PackPage& page : job.pages) chunks.push_back(page.chunk);
     demand_.note_damage({.chunks = chunks});
   }
+}
+
+bool PrefetchLink::note_damage(const PrefetchJob& job) {
+  report_damage(job);
   if (!may_try_elsewhere()) return false;
   connection_.leave("it brings what is no good");
   return true;

@@ -80,6 +80,8 @@ class PrefetchLink final : private ServerConnection::User {
   };
 
   void on_ready() override { offer_room(); }
+  /// Has the page servers told that the job's pack, or one of its chunks, is damaged.
+  void report_damage(const PrefetchJob& job);
   bool may_try_elsewhere();
   /// The next attempt goes to another server, if there is one.
   void move_on();

@@ -6,11 +6,11 @@ namespace thaw {
 
 namespace {
 
-/// Whether it is what was sent that is no good.
+/// Whether what was sent is damaged, or the server says so of its own copy.
 bool is_damage(const Error& error) {
   return error.code() == ErrorCode::kBadMagic || error.code() == ErrorCode::kMalformed ||
          error.code() == ErrorCode::kTruncated || error.code() == ErrorCode::kTooLarge ||
-         error.code() == ErrorCode::kChecksumMismatch;
+         error.code() == ErrorCode::kChecksumMismatch || error.code() == ErrorCode::kCorrupt;
 }
 
 }  // namespace

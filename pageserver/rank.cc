@@ -42,11 +42,24 @@ void cut(std::size_t pages, std::size_t packs, std::vector<PackShape>& to) {
 
 }  // namespace
 
-std::vector<SetPage> rank(std::span<const Recording> recordings) {
-  CHECK(recordings.size() <= limits::kMaxRecordings);
-  std::vector<Sighting> sightings;
+std::vector<const Recording*> ranked(std::span<const Recording> recordings) {
+  std::vector<std::size_t> sizes;
+  for (const Recording& recording : recordings) sizes.push_back(recording.touches.size());
+  std::ranges::sort(sizes);
+  const std::size_t median = sizes.empty() ? 0 : sizes[sizes.size() / 2];
+  std::vector<const Recording*> taken;
   for (const Recording& recording : recordings) {
-    for (const Touch& touch : recording.touches) {
+    if (recording.touches.size() * kLeastPart >= median) taken.push_back(&recording);
+  }
+  return taken;
+}
+
+std::vector<SetPage> rank(std::span<const Recording> all) {
+  CHECK(all.size() <= limits::kMaxRecordings);
+  const std::vector<const Recording*> recordings = ranked(all);
+  std::vector<Sighting> sightings;
+  for (const Recording* const recording : recordings) {
+    for (const Touch& touch : recording->touches) {
       sightings.push_back({static_cast<std::uint32_t>(touch.page.value), touch.us});
     }
   }

@@ -24,10 +24,18 @@ constexpr bool belongs(std::size_t seen, std::size_t recordings) { return seen *
 inline constexpr std::uint32_t kFirstUntilUs = 10'000;
 inline constexpr std::uint32_t kEarlyUntilUs = 250'000;
 
-/// The pages that belong to the set, in the order in which they are to be brought: by class, those
-/// seen more often first, then the earlier ones by the median of their first touches (the lower one
-/// of two), then by page. Beyond limits::kMaxTouches the last are left out. REQUIRES: at most
-/// limits::kMaxRecordings recordings, each with a page at most once.
+/// A recording with fewer pages than this part of its siblings' median tells nothing of what the
+/// guest does: its VM was ended early, or never ran. It is kept and not ranked.
+inline constexpr std::size_t kLeastPart = 4;
+
+/// The recordings that are ranked: all but those that are far smaller than the median (the upper
+/// one of two). A recording without siblings is ranked whatever its size.
+std::vector<const Recording*> ranked(std::span<const Recording> recordings);
+
+/// The pages that belong to the set of ranked() recordings, in the order in which they are to be
+/// brought: by class, those seen more often first, then the earlier ones by the median of their
+/// first touches (the lower one of two), then by page. Beyond limits::kMaxTouches the last are left
+/// out. REQUIRES: at most limits::kMaxRecordings recordings, each with a page at most once.
 std::vector<SetPage> rank(std::span<const Recording> recordings);
 
 /// The pages of a parent's set that a child has not changed: the same chunk, or zero, at the same

@@ -120,7 +120,7 @@ Result<bool> WorkingSetBuild::rank_recordings() {
   if (recording_) recordings.push_back(*recording_);
   set_.generation = recording_ ? next : older.back().number;
   set_.pages = rank(recordings);
-  set_.recordings = static_cast<std::uint8_t>(recordings.size());
+  set_.recordings = static_cast<std::uint8_t>(ranked(recordings).size());
   return !recording_ || TRY(judge_recording());
 }
 

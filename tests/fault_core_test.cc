@@ -195,6 +195,62 @@ TEST_F(AroundTest, RemovedPageNeverRides) {
   for (const std::uint64_t page : riders(core, 20, kAll)) EXPECT_GT(page, 18u);
 }
 
+/// The page that the first fault of a core with this map leaves out.
+std::uint64_t left_out(const FaultCore& core) {
+  for (std::uint64_t page = 0; page < core.page_count().value; ++page) {
+    if (core.state({page}) == PageState::kProbe) return page;
+  }
+  ADD_FAILURE() << "none is left out";
+  return 0;
+}
+
+TEST_F(AroundTest, PageThatWasLeftOutCountsAsAskedForOnlyWhenTheGuestFaultsOnIt) {
+  for (const bool asked : {true, false}) {
+    Pages core_pages(128);
+    FaultCore core(map_, core_pages, 8);
+    // It may be the faulting page's turn to be left out, which cannot be.
+    for (std::uint64_t page = 0; page < 40 && core.window().probes() == 0; page += 8) {
+      riders(core, page, kAll);
+    }
+    ASSERT_EQ(core.window().probes(), 1u);
+    const std::uint64_t probe = left_out(core);
+    if (asked) {
+      EXPECT_EQ(fault(core, probe), Need::kFetch);
+    } else {
+      core.on_remove({probe}, {1});
+    }
+    EXPECT_EQ(core.window().hits(), asked ? 1u : 0u);
+    EXPECT_EQ(core.window().probes(), asked ? 1u : 0u) << "one that was given back tells nothing";
+  }
+}
+
+TEST_F(AroundTest, PrefetchedPagesNeverMakeTheWindowGrow) {
+  map_ = {};
+  map_.append_chunks({1000}, {65536});
+  Pages core_pages(65536);
+  FaultCore core(map_, core_pages, 64);
+  // More than the ring of those that were left out has room for.
+  for (std::uint64_t page = 0; page + 64 < 65536; page += 64) {
+    riders(core, page, {{0}, {65536}});
+    for (std::uint64_t i = page; i < page + 64; ++i) {
+      if (core.state({i}) == PageState::kProbe) core.on_coming({i});
+      core.on_filled({i});
+    }
+  }
+  EXPECT_EQ(core.window().hits(), 0u);
+  EXPECT_EQ(core.window().probes(), 0u);
+  EXPECT_LE(core.window().size(), 8u);
+}
+
+TEST(FaultCore, PageThatIsGivenBackTwiceIsRemovedOnce) {
+  const PageMap map = small_map();
+  Pages core_pages(16);
+  FaultCore core(map, core_pages, 1);
+  core.on_remove({0}, {8});
+  core.on_remove({4}, {8});
+  EXPECT_EQ(core.removed_pages(), 12u);
+}
+
 TEST_F(AroundTest, OfferedRoomIsTheLimit) {
   Pages core_pages(128);
   FaultCore core(map_, core_pages, 8);

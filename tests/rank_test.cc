@@ -38,10 +38,10 @@ std::vector<Recording> random_recordings(std::mt19937_64& generator) {
 
 /// The times at which each page was touched, in ascending order.
 std::map<std::uint64_t, std::vector<std::uint32_t>> times_by_page(
-    const std::vector<Recording>& recordings) {
+    const std::vector<const Recording*>& recordings) {
   std::map<std::uint64_t, std::vector<std::uint32_t>> times;
-  for (const Recording& recording : recordings) {
-    for (const Touch& touch : recording.touches) times[touch.page.value].push_back(touch.us);
+  for (const Recording* const recording : recordings) {
+    for (const Touch& touch : recording->touches) times[touch.page.value].push_back(touch.us);
   }
   for (auto& [page, all] : times) std::ranges::sort(all);
   return times;
@@ -54,9 +54,10 @@ auto place(const SetPage& page) {
 TEST(Rank, IsWhatTheRecordingsSay) {
   auto generator = test::seeded_generator();
   for (int round = 0; round < 200; ++round) {
-    const std::vector<Recording> recordings = random_recordings(generator);
+    const std::vector<Recording> all_recordings = random_recordings(generator);
+    const auto recordings = ranked(all_recordings);
     const auto times = times_by_page(recordings);
-    const std::vector<SetPage> pages = rank(recordings);
+    const std::vector<SetPage> pages = rank(all_recordings);
     for (const SetPage& page : pages) {
       const auto& all = times.at(page.page.value);
       EXPECT_EQ(page.seen, all.size());
@@ -94,6 +95,25 @@ TEST(Rank, PageOfMoreThanAThirdOfTheRecordingsIsIn) {
   EXPECT_EQ(pages[0].seen, 3u);
   EXPECT_TRUE(rank({}).empty());
   EXPECT_TRUE(rank(std::vector{touching({})}).empty());
+}
+
+/// One that touches so many pages.
+Recording of_size(std::uint64_t pages) {
+  std::vector<Touch> touches;
+  for (std::uint64_t page = 0; page < pages; ++page) touches.push_back({.page = {page}});
+  return touching(std::move(touches));
+}
+
+TEST(Rank, RecordingThatIsFarSmallerThanItsSiblingsIsNotRanked) {
+  const Recording whole = of_size(100);
+  const Recording stub = of_size(2);
+  EXPECT_EQ(ranked(std::vector{stub}).size(), 1u) << "there is no other";
+  EXPECT_EQ(rank(std::vector{stub, whole}).size(), 100u);
+  EXPECT_EQ(rank(std::vector{whole, stub, stub, whole}).size(), 100u);
+  EXPECT_EQ(ranked(std::vector{whole, whole, of_size(25)}).size(), 3u);
+  EXPECT_EQ(ranked(std::vector{whole, whole, of_size(24)}).size(), 2u);
+  EXPECT_EQ(ranked(std::vector{whole, whole, of_size(5000)}).size(), 3u) << "a large one counts";
+  EXPECT_TRUE(ranked({}).empty());
 }
 
 TEST(Rank, BestPagesStayWhenThereAreTooMany) {
