@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <string_view>
 #include <utility>
@@ -84,8 +85,10 @@ class SpawnPlan {
 }  // namespace
 
 std::string ExitStatus::text() const {
-  return signal != 0 ? fmt::format("was killed by signal {}", signal)
-                     : fmt::format("exited with code {}", code);
+  if (signal == 0) return fmt::format("exited with code {}", code);
+  const char* const name = ::sigabbrev_np(signal);
+  return name == nullptr ? fmt::format("was killed by signal {}", signal)
+                         : fmt::format("was killed by signal {} (SIG{})", signal, name);
 }
 
 Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& command,

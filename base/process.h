@@ -16,7 +16,7 @@ namespace thaw {
 struct ExitStatus {
   int code = 0;
   int signal = 0;  // 0: none
-  /// "exited with code 1", "was killed by signal 9".
+  /// "exited with code 1", "was killed by signal 9 (SIGKILL)".
   std::string text() const;
   friend bool operator==(const ExitStatus&, const ExitStatus&) = default;
 };

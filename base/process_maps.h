@@ -1,5 +1,7 @@
 #pragma once
 
+#include <optional>
+#include <string>
 #include <vector>
 
 #include <sys/types.h>
@@ -22,5 +24,15 @@ struct AddressRange {
 /// is no such process.
 Result<std::vector<AddressRange>> mapped_parts(pid_t pid, const UniqueFd& file, HostAddress start,
                                                ByteCount length);
+
+/// The file behind a mapping.
+struct MappedFile {
+  std::uint64_t device;
+  std::uint64_t inode;
+  std::string path;  // in the process's root directory; may have been removed since
+};
+/// What is mapped at an address, from a file like /proc/PID/maps. Nothing for anonymous memory, and
+/// where it cannot be read.
+std::optional<MappedFile> mapped_file(const std::string& maps, HostAddress at);
 
 }  // namespace thaw

@@ -52,7 +52,7 @@ TEST(ChildProcess, RunsOnUntilItIsSignalled) {
   child->signal_group(SIGTERM);
   ASSERT_TRUE(succeeded(wait_for_exit(child->pidfd(), soon())));
   EXPECT_EQ(child->status(), ExitStatus{.signal = SIGTERM});
-  EXPECT_EQ(child->status()->text(), "was killed by signal 15");
+  EXPECT_EQ(child->status()->text(), "was killed by signal 15 (SIGTERM)");
 }
 
 TEST(ChildProcess, ProgramThatIsNotThereIsNamed) {

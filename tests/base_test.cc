@@ -232,37 +232,6 @@ TEST(File, TextFilesHaveABound) {
   EXPECT_FALSE(read_text_file("/proc/self/status", 1 << 16).value().empty());
 }
 
-TEST(Host, LeastLimitOfTheCgroupsAboveCounts) {
-  const ScratchDirectory mount;
-  std::filesystem::create_directories(mount.path("a/b/c"));
-  const auto limit = [&](const std::string& cgroup) {
-    return cgroup_memory_limit(mount.path(""), cgroup);
-  };
-  const auto set = [&](const std::string& cgroup, std::string_view text) {
-    std::ofstream(mount.path(cgroup + "/memory.max")) << text;
-  };
-  EXPECT_EQ(limit("/a/b/c"), std::nullopt);
-  set("a/b/c", "max\n");
-  EXPECT_EQ(limit("/a/b/c"), std::nullopt);
-  set("a", "3000000\n");
-  set("a/b", "4000000\n");
-  EXPECT_EQ(limit("/a/b/c"), ByteCount{3'000'000});
-  EXPECT_EQ(limit("/a/b"), ByteCount{3'000'000});
-  set("a/b/c", "2000000\n");
-  EXPECT_EQ(limit("/a/b/c"), ByteCount{2'000'000});
-  EXPECT_EQ(limit("/"), std::nullopt);
-  set(".", "1000000\n");
-  EXPECT_EQ(limit("/a/b/c"), ByteCount{1'000'000});
-  EXPECT_EQ(limit("/"), ByteCount{1'000'000}) << "of a container's own hierarchy";
-  EXPECT_EQ(limit("/a/gone"), ByteCount{1'000'000});
-  for (const std::string_view text : {"", "nonsense", "-1", "99999999999999999999999"}) {
-    set("a/b/c", text);
-    EXPECT_EQ(limit("/a/b/c"), ByteCount{1'000'000}) << text;
-  }
-  EXPECT_GT(usable_memory(), ByteCount{0});
-  EXPECT_LE(usable_memory(), physical_memory());
-}
-
 TEST(PartialFile, AppearsOnlyWhenPublished) {
   const ScratchDirectory scratch;
   const std::string path = scratch.path("state");
