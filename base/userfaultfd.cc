@@ -4,6 +4,7 @@
 #include <bit>
 #include <cerrno>
 #include <charconv>
+#include <cstring>
 #include <filesystem>
 #include <string_view>
 
@@ -49,6 +50,7 @@ FillResult fill_result(int status, std::int64_t moved, ByteCount wanted) {
     // After a partial copy the kernel says EAGAIN and how far it came; the next attempt at the
     // rest tells what stopped it.
     case EAGAIN:
+    case EINTR:
       return {FillOutcome::kRemoving, done};
     case EEXIST:
       return {FillOutcome::kExists, done};
@@ -56,6 +58,12 @@ FillResult fill_result(int status, std::int64_t moved, ByteCount wanted) {
       return {FillOutcome::kRangeGone, done};
     case ESRCH:
       return {FillOutcome::kProcessGone, done};
+    // The limit of a cgroup or of the tmpfs behind the memory, or of the host: it may pass.
+    case ENOMEM:
+    case ENOSPC:
+    case EDQUOT:
+    case ENOBUFS:
+      return {FillOutcome::kNoMemory, done, errno};
     default:
       return {FillOutcome::kFailed, done, errno};
   }
@@ -270,6 +278,20 @@ FillResult poison_pages(const UniqueFd& uffd, HostAddress start, ByteCount lengt
     const int status = ::ioctl(uffd.get(), UFFDIO_POISON, &request);
     return fill_result(status, request.updated, rest);
   });
+}
+
+bool has_process(const UniqueFd& uffd, HostAddress elsewhere) {
+  const std::array<std::byte, kPageBytes> page{};
+  return copy_pages(uffd, elsewhere, page, Waiters::kLeave).outcome != FillOutcome::kProcessGone;
+}
+
+std::string errno_name(int error_number) {
+  const char* const name = ::strerrorname_np(error_number);
+  return fmt::format("{} {}", name != nullptr ? name : "errno", error_number);
+}
+
+std::string errno_text(int error_number) {
+  return fmt::format("{} ({})", std::strerror(error_number), errno_name(error_number));
 }
 
 void wake_pages(const UniqueFd& uffd, HostAddress start, ByteCount length) {

@@ -3,6 +3,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -49,13 +50,18 @@ enum class FillOutcome {
   kRemoving,     // a REMOVE is unread or not through yet (EAGAIN): read events, then try again
   kRangeGone,    // no registered memory there any more (ENOENT)
   kProcessGone,  // the process has exited (ESRCH)
-  kFailed,       // anything else: `error_number` says what
+  kNoMemory,     // there is no memory for it at present: `error_number` says how the kernel put it
+  kFailed,       // anything else, which does not pass: `error_number` says what
 };
 struct FillResult {
   FillOutcome outcome;
   ByteCount done;        // bytes filled from the start of the range
-  int error_number = 0;  // for kFailed
+  int error_number = 0;  // for kNoMemory and kFailed
 };
+/// "ENOMEM 12".
+std::string errno_name(int error_number);
+/// "Cannot allocate memory (ENOMEM 12)".
+std::string errno_text(int error_number);
 
 /// Whether the kernel notes which pages are written after they were filled, at the cost of a fault
 /// of its own for each page's first write: asynchronous write-protection, of Linux 6.7 and later.
@@ -122,6 +128,9 @@ bool can_poison();
 /// Makes missing pages ones that cannot be touched: whoever does gets SIGBUS, as if the memory were
 /// broken. Wakes their waiters, and raises no more events for them.
 FillResult poison_pages(const UniqueFd& uffd, HostAddress start, ByteCount length);
+/// Whether a process still has the memory that this userfaultfd is of. `elsewhere` is an address
+/// where the userfaultfd has never had memory registered: nothing happens to it.
+bool has_process(const UniqueFd& uffd, HostAddress elsewhere);
 /// Wakes waiters; those whose page is still missing raise their fault again.
 void wake_pages(const UniqueFd& uffd, HostAddress start, ByteCount length);
 

@@ -30,6 +30,11 @@ std::string state_text(const SessionReport& session) {
   if (session.shared) text += ", shared";
   if (session.prefetch.state == PrefetchState::kStreaming) text += ", prefetching";
   if (session.prefetch.state == PrefetchState::kStopped) text += ", prefetch stopped";
+  if (session.prefetch.state == PrefetchState::kShortOfMemory) {
+    text += ", prefetch stopped: no memory";
+  }
+  if (session.memory_waiting_pages > 0) text += ", waits for memory";
+  if (!session.short_of.empty()) text += " (" + session.short_of + ")";
   if (session.handler_deaths > 0) {
     text += fmt::format(", handler died {}x ({:.0f} ms)", session.handler_deaths,
                         static_cast<double>(session.unserved_us) / 1000);

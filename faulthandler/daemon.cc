@@ -42,6 +42,9 @@ Result<KeptForSession> kept_for(const control::Prepare& request, const PreparedS
 /// A working set of so few recordings that more are wanted soon: of one restore in eight.
 constexpr std::uint8_t kFewRecordings = 3;
 constexpr std::uint32_t kSoon = 8;
+/// A set of so few pages and recordings may be what VMMs touched whose guests never ran. Such a
+/// restore is recorded, as if there were none.
+constexpr std::uint64_t kTinySetPages = 64;
 
 }  // namespace
 
@@ -203,6 +206,9 @@ SessionOptions Daemon::session_options(const control::Prepare& request,
                 .places = snapshot.places,
                 .around = options_.around,
                 .prefetch = {},
+                .memory_patience = request.unservable_after_ms > 0
+                                       ? std::chrono::milliseconds(request.unservable_after_ms)
+                                       : Nanoseconds(limits::kMemoryPatience),
                 .plan = {.set = prefetches ? snapshot.set : nullptr,
                          .hydrate_bytes_per_s = request.hydrate_bytes_per_s,
                          .cold = cold->empty() ? nullptr : cold,
@@ -218,11 +224,12 @@ WindowUse Daemon::window_use(const control::Prepare& request, const PreparedSnap
   if (request.record == RecordMode::kNever) return otherwise;
   if (request.record == RecordMode::kAlways || snapshot.has_no_set) return WindowUse::kRecord;
   if (options_.record_every == 0 || snapshot.set == nullptr) return otherwise;
+  const bool wants_more = snapshot.set->recordings() < kFewRecordings;
+  if (wants_more && snapshot.set->page_count() < kTinySetPages) return WindowUse::kRecord;
   const std::lock_guard lock(restores_mutex_);
   if (restores_.size() >= limits::kMaxCountedSnapshots) restores_.clear();
   const SnapshotId id = snapshot.image->manifest.snapshot;
   const std::uint64_t count = ++restores_[{snapshot.image->origin, id}];
-  const bool wants_more = snapshot.set->recordings() < kFewRecordings;
   const std::uint32_t every =
       wants_more ? std::min(kSoon, options_.record_every) : options_.record_every;
   return count % every == 0 ? WindowUse::kRecord : otherwise;

@@ -8,6 +8,13 @@
 
 namespace thaw {
 
+namespace {
+
+/// An address where no guest memory is: below what the kernel maps where it may choose.
+constexpr HostAddress kElsewhere{1u << 20};
+
+}  // namespace
+
 EventQueue::EventQueue(MemoryRecord& record)
     : record_(record), journal_(record.journal()), used_(journal_.events.size()) {
   // All that a fault needs is made here.
@@ -84,6 +91,13 @@ Result<void> EventQueue::apply_changes(const UniqueFd& userfaultfd, RegionTable&
   if (moved && regions.check_pieces()) record_.keep(regions.regions());
   journal_.applied = journal_.batch;
   return applied;
+}
+
+bool EventQueue::has_forks() {
+  std::erase_if(children_, [](const UniqueFd& child) {
+    return !child.valid() || !has_process(child, kElsewhere);
+  });
+  return !children_.empty();
 }
 
 void EventQueue::apply_removed(const UniqueFd& userfaultfd, const RegionTable& regions,

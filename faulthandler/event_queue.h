@@ -40,6 +40,8 @@ class EventQueue {
   /// Applies what was read to the regions, and tells the sink. kUnsupported when the VMM has
   /// forked, kLimitExceeded when it has moved its memory into too many pieces.
   Result<void> apply_changes(const UniqueFd& userfaultfd, RegionTable& regions, Sink& sink);
+  /// Whether a forked process lives that has the memory. Its userfaultfd is kept until none does.
+  bool has_forks();
   /// Calls `visit(address)` for each fault that was read.
   template <typename Visit>
   void for_each_fault(Visit visit) const {
@@ -59,8 +61,7 @@ class EventQueue {
   std::size_t used_ = 0;  // events in the journal
   std::vector<MemoryEvent> events_;
   std::vector<RemoveEvent> removed_;  // among them, and not applied yet
-  /// Forked VMMs' own userfaultfds: closing one would let missing pages read as zeros. KVM lets no
-  /// forked process run the guest, so they need not outlive the session.
+  /// Forked VMMs' own userfaultfds: closing one lets missing pages read as zeros.
   std::vector<UniqueFd> children_;
 };
 

@@ -136,6 +136,10 @@ Unservable HostImage::on_unservable(PageIndex page, const std::string& reason) {
   return Unservable::kWaits;  // whoever wants it later waits for the next attempt
 }
 
+void HostImage::on_memory_short(const std::string& what) {
+  log_warning("the image of {}: {}", options_.image->manifest.spec.name, what);
+}
+
 void HostImage::on_present(PageRange pages) {
   // A page that was there before it was put in is somebody else's.
   check_file();

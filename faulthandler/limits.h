@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 
 #include "format/limits.h"
 
@@ -50,6 +51,29 @@ inline constexpr unsigned kMostOutpaced = 4;
 inline constexpr std::chrono::seconds kServerPauseFirst{1};
 inline constexpr std::chrono::seconds kServerPauseMost{30};
 
+// Memory of which there may be too little.
+/// What favours leave of the limit of a cgroup or a tmpfs: this much and this part, unless all that
+/// the guest still lacks fits beside the former.
+inline constexpr std::uint64_t kReserveLeastBytes = std::uint64_t{16} << 20;
+inline constexpr std::uint64_t kReservePart = 8;
+/// The same of the host, whatever fits.
+inline constexpr std::uint64_t kHostReserveLeastBytes = std::uint64_t{64} << 20;
+inline constexpr std::uint64_t kHostReservePart = 32;
+/// What favours may take of the room beyond the reserve before they look again.
+inline constexpr std::uint64_t kGrantPart = 8;
+inline constexpr std::uint64_t kGrantLeastBytes = std::uint64_t{256} << 10;
+inline constexpr std::uint64_t kGrantMostBytes = std::uint64_t{16} << 20;
+/// How long what was seen counts, and until a prefetch that stopped for want of memory looks again.
+inline constexpr std::chrono::milliseconds kRoomFresh{1000};
+inline constexpr std::chrono::milliseconds kRoomPause{1000};
+/// Between attempts to put in what a vCPU waits for and there is no memory for.
+inline constexpr std::chrono::milliseconds kMemoryRetryFirst{5};
+inline constexpr std::chrono::milliseconds kMemoryRetryMost{500};
+/// After this a page for which there is no memory cannot be had, unless the session says otherwise.
+inline constexpr std::chrono::seconds kMemoryPatience{60};
+/// Between two log lines of one VM that there is none.
+inline constexpr std::chrono::seconds kMemoryLogInterval{10};
+
 // Prefetch.
 inline constexpr std::size_t kPrefetchBuffers = 8;  // of a link, to receive into
 inline constexpr std::size_t kPrefetchBufferBytes = 512u << 10;
@@ -75,6 +99,11 @@ inline constexpr std::chrono::milliseconds kSweepFirst{50};
 inline constexpr std::chrono::milliseconds kSweepMost{1000};
 /// From the handover to the first touch; then the session goes on without a recording.
 inline constexpr std::chrono::seconds kFirstTouchPatience{60};
+/// Between two looks at whether a guest that is recorded has begun to run.
+inline constexpr std::chrono::milliseconds kVcpuLookFirst{20};
+inline constexpr std::chrono::milliseconds kVcpuLookMost{1000};
+/// How long a VM that was loaded paused may stay so; then the session goes on without a recording.
+inline constexpr std::chrono::hours kMostPrelude{1};
 inline constexpr std::chrono::hours kMostRecording{1};  // its times have 32 bits of microseconds
 inline constexpr std::size_t kMaxImages = 128;          // each has three descriptors
 /// Between two looks at whether an image has pages that nobody here has put in.

@@ -59,6 +59,20 @@ Family sessions_by_state(const HandlerReport& handler) {
   return family;
 }
 
+/// Sessions for which there is too little memory, by what has to wait for it.
+Family sessions_short_of_memory(const HandlerReport& handler) {
+  std::uint64_t prefetch = 0;
+  std::uint64_t demand = 0;
+  for (const SessionReport& session : handler.sessions) {
+    if (session.state == SessionState::kEnded) continue;
+    if (session.prefetch.state == PrefetchState::kShortOfMemory) ++prefetch;
+    if (session.memory_waiting_pages > 0) ++demand;
+  }
+  return gauge("sessions_short_of_memory", "Sessions for which there is too little memory.")
+      .add(static_cast<double>(prefetch), {{"waits", "prefetch"}})
+      .add(static_cast<double>(demand), {{"waits", "demand"}});
+}
+
 Family faults_by_kind(const FaultCounters& faults) {
   Family family = counter("faults", "Page faults of guests, by what resolved them.");
   for (const auto& [kind, count] : {std::pair{"fetched", faults.fetched},
@@ -90,6 +104,9 @@ std::vector<MetricFamily> metrics(const HandlerReport& handler) {
       faults_by_kind(totals.faults),
       gauge("waiting_pages", "Pages that vCPUs wait for now.")
           .add(static_cast<double>(waiting_pages(handler))),
+      sessions_short_of_memory(handler),
+      counter("vmms_killed", "VMMs that a signal has ended, whoever sent it.")
+          .add(static_cast<double>(totals.vmms_killed)),
       counter("poisoned_pages", "Pages that could not be had and that guests must not touch.")
           .add(static_cast<double>(totals.poisoned_pages)),
       counter("damaged", "Chunks and packs refused by their checksum.")

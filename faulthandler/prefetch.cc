@@ -1,7 +1,6 @@
 #include "faulthandler/prefetch.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
 #include "base/log.h"
@@ -23,12 +22,13 @@ std::size_t order_of(TouchClass when, bool zeros, std::size_t number) {
 }  // namespace
 
 Prefetch::Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, const ChunkSource* local,
-                   FaultCore& core, Owner& owner)
+                   FaultCore& core, MemoryRoom& room, Owner& owner)
     : loop_(loop),
       service_(service),
       plan_(std::move(plan)),
       local_(local),
       core_(core),
+      room_(room),
       owner_(owner) {
   if (plan_.set == nullptr) return;
   packs_.resize(plan_.set->packs().size());
@@ -89,7 +89,7 @@ bool Prefetch::may_take_buffer() {
 }
 
 void Prefetch::ask_more() {
-  if (stopped_) return;
+  if (stopped_ || starved_) return;
   while (service_.link.has_room() && may_take_buffer() && (ask_for_pack() || ask_for_rest())) {
   }
   check_done();
@@ -299,6 +299,7 @@ void Prefetch::issue(PrefetchJob& job) {
     ++job.attempts;
     job.userfaultfd = userfaultfd_;
     job.gate = &gate_;
+    job.room = &room_;
     job.decided = gate_.epoch();
   }
   job.in_pool = true;
@@ -332,6 +333,7 @@ void Prefetch::on_job_done(PrefetchJob& job) {
   if (!job.ready && job.is_rest) note_rest_success();
   job.ready = true;
   for (const PrefetchJob::Run& run : job.runs) settle(job, run);
+  if (job.no_room) return starve(job);
   // What a REMOVE was in the way of goes in now; a job without a VM waits for one.
   if (userfaultfd_ != nullptr) issue(job);
   ask_more();
@@ -358,10 +360,8 @@ void Prefetch::settle(PrefetchJob& job, const PrefetchJob::Run& run) {
   if (run.present.value > 0) owner_.on_prefetched({run.first, run.present});
   // Who waits in memory that is gone finds out on demand.
   if (run.outcome == FillOutcome::kRangeGone) job.attempts = limits::kMaxPrefetchAttempts;
-  if (run.outcome != FillOutcome::kFailed) return;
-  if (run.error_number != ENOMEM) return owner_.on_prefetch_failed(run.error_number);
-  job.attempts = limits::kMaxPrefetchAttempts;
-  stop_for_want_of_memory();
+  if (run.outcome == FillOutcome::kNoMemory) room_.note_refusal();
+  if (run.outcome == FillOutcome::kFailed) owner_.on_prefetch_failed(run.error_number);
 }
 
 void Prefetch::drop(PrefetchJob& job) {
@@ -381,11 +381,22 @@ void Prefetch::give_up(const std::string& reason) {
   state_ = PrefetchState::kStopped;
 }
 
-/// Nobody waits for what is prefetched, so that is no reason to end a VM: a demand may be.
-void Prefetch::stop_for_want_of_memory() {
-  const std::uint64_t rest = std::exchange(plan_.hydrate_bytes_per_s, 0);
-  if (state_ == PrefetchState::kStreaming) return give_up("there is no memory for it");
-  if (rest > 0) log_warning("hydration ends: there is no memory for the rest");
+void Prefetch::starve(PrefetchJob& job) {
+  if (!std::exchange(starved_, true)) owner_.on_prefetch_starved();
+  on_lost(job);
+  pause(limits::kRoomPause);
+}
+
+void Prefetch::on_pause_end() {
+  if (starved_ && !stopped_) return room_.look(core_.missing());
+  ask_more();
+}
+
+void Prefetch::on_room_seen() {
+  if (!starved_ || stopped_) return;
+  if (!room_.open()) return pause(limits::kRoomPause);
+  starved_ = false;
+  ask_more();
 }
 
 void Prefetch::check_done() {
@@ -437,7 +448,8 @@ PageCount Prefetch::filling() const {
 
 PrefetchSummary Prefetch::summary() const {
   PrefetchSummary summary = summary_;
-  summary.state = state_;
+  const bool pending = state_ == PrefetchState::kStreaming || plan_.hydrate_bytes_per_s > 0;
+  summary.state = starved_ && pending ? PrefetchState::kShortOfMemory : state_;
   return summary;
 }
 

@@ -50,6 +50,8 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
     virtual void on_prefetched(PageRange pages) = 0;
     /// Putting pages in failed for a reason that no fill should have.
     virtual void on_prefetch_failed(int error_number) = 0;
+    /// It stands still for want of memory.
+    virtual void on_prefetch_starved() = 0;
     /// Every page is present or was removed.
     virtual void on_complete() = 0;
 
@@ -57,10 +59,10 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
     ~Owner() = default;
   };
 
-  /// `core` is that of the session. `local` is asked before the page server; nullptr: there is
-  /// none.
+  /// `core` and `room` are those of the session. `local` is asked before the page server; nullptr:
+  /// there is none.
   Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, const ChunkSource* local,
-           FaultCore& core, Owner& owner);
+           FaultCore& core, MemoryRoom& room, Owner& owner);
   Prefetch(const Prefetch&) = delete;
   Prefetch& operator=(const Prefetch&) = delete;
   virtual ~Prefetch() = default;
@@ -76,6 +78,8 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   /// Ends it at once; nothing is put in any more. May be destroyed once finished().
   void stop();
   bool finished() const;
+  /// The session's room for favours was looked at.
+  void on_room_seen();
 
   /// To be held while events of the VM are read and take effect: keeps copies away meanwhile. None
   /// is needed when no copy can be under way.
@@ -128,8 +132,10 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   void drop(PrefetchJob& job);
   /// Gives up what has not been asked for.
   void give_up(const std::string& reason);
-  /// Gives up what has not been asked for of the set and of the rest of memory.
-  void stop_for_want_of_memory();
+  /// There is too little memory for this job: it is as if it had not been asked for, and nothing is
+  /// until there is room.
+  void starve(PrefetchJob& job);
+  void on_pause_end();
   void check_done();
 
   // The rest of memory.
@@ -149,6 +155,7 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   PrefetchPlan plan_;
   const ChunkSource* const local_;
   FaultCore& core_;
+  MemoryRoom& room_;
   Owner& owner_;
   const UniqueFd* userfaultfd_ = nullptr;  // nullptr: no VM yet
   const RegionTable* regions_ = nullptr;
@@ -157,6 +164,7 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   PrefetchState state_ = PrefetchState::kNone;
   bool announced_ = false;  // to the link
   bool stopped_ = false;
+  bool starved_ = false;  // waits until there is room
   enum class PackTurn : std::uint8_t { kInOrder, kSooner, kTaken };
   std::vector<PackTurn> packs_;
   std::size_t next_pack_ = 0;  // those before it have been taken, or are to be had sooner
@@ -172,7 +180,7 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   Nanoseconds sweep_pause_{limits::kSweepFirst};    // before it looks again at what is left
   Clock::time_point rest_due_;
   bool complete_ = false;
-  Operation pacing_{[this](int) { ask_more(); }};
+  Operation pacing_{[this](int) { on_pause_end(); }};
   Operation lateness_{[this](int) { on_late_timer(); }};
 
   PrefetchSummary summary_;

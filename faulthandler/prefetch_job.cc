@@ -6,8 +6,21 @@ void PrefetchJob::work(WorkerPool::Tools& tools) {
   if (!ready) decoded = decode(tools);
   if (!decoded) return;
   for (Run& run : runs) {
-    if (!gate->try_copy(decided, [&] { put_in(run); })) return;
+    no_room = !has_room();
+    if (no_room || !gate->try_copy(decided, [&] { put_in(run); })) return;
+    note_spent(run);
+    no_room = run.outcome == FillOutcome::kNoMemory;
+    if (no_room) return;
   }
+}
+
+bool PrefetchJob::has_room() {
+  return (content_ == Content::kZeros && !room->zeros_cost()) || room->open_or_look();
+}
+
+void PrefetchJob::note_spent(const Run& run) {
+  if (content_ == Content::kZeros) return room->spend_zeros(bytes_of(run.filled));
+  room->spend(bytes_of(run.filled));
 }
 
 Result<void> PrefetchJob::decode(WorkerPool::Tools& tools) {

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/userfaultfd.h"
 #include "faulthandler/copy_gate.h"
+#include "faulthandler/memory_room.h"
 #include "faulthandler/worker_pool.h"
 #include "format/pack.h"
 #include "format/working_set.h"
@@ -66,7 +67,9 @@ class PrefetchJob final : public WorkerPool::Job {
   std::vector<Run> runs;
   const UniqueFd* userfaultfd = nullptr;
   CopyGate* gate = nullptr;
+  MemoryRoom* room = nullptr;
   CopyGate::Epoch decided = 0;
+  bool no_room = false;  // what is left was not put in: there is too little memory
   unsigned attempts = 0;
   bool in_pool = false;  // a worker may have it
   /// Which of `pages` this job alone is to bring: those are asked for elsewhere when it does not.
@@ -77,6 +80,9 @@ class PrefetchJob final : public WorkerPool::Job {
   void work(WorkerPool::Tools& tools) override;
   void on_done() override { owner_.on_job_done(*this); }
   Result<void> decode(WorkerPool::Tools& tools);
+  /// Whether a favour may take memory for one more run.
+  bool has_room();
+  void note_spent(const Run& run);
   FillResult fill(const Run& run);
   void put_in(Run& run);
 

@@ -1,6 +1,7 @@
 #include "faulthandler/recorder.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/check.h"
 #include "format/limits.h"
@@ -16,10 +17,17 @@ void Recorder::start(Clock::time_point now) {
 
 void Recorder::note(PageIndex page, TouchKind kind, Clock::time_point now) {
   if (!running_ || touches_.size() == touches_.capacity()) return;
+  if (std::exchange(in_prelude_, false)) start_ = now;
   const auto us = std::chrono::duration_cast<std::chrono::microseconds>(now - start_).count();
   touches_.push_back({.page = page, .us = static_cast<std::uint32_t>(us), .kind = kind});
   ++count_;
   if (kind == TouchKind::kDemand) last_ = now;
+}
+
+void Recorder::note_prelude() {
+  CHECK(running_);
+  in_prelude_ = true;
+  for (Touch& touch : touches_) touch.us = 0;
 }
 
 Clock::time_point Recorder::end() const {

@@ -9,8 +9,9 @@
 namespace thaw {
 
 /// Notes what a restored guest touches during a window: from its start until nothing was touched
-/// first for a while, and no longer than some time. Allocates when it begins and never after. One
-/// thread.
+/// first for a while, and no longer than some time. A VM that was loaded paused has a prelude, what
+/// its VMM touches while it loads; the window begins when the guest runs. Allocates when it begins
+/// and never after. One thread.
 class Recorder {
  public:
   struct Window {
@@ -31,6 +32,12 @@ class Recorder {
   Clock::time_point started() const { return start_; }
   void stop() { running_ = false; }
 
+  /// The guest has not run yet: what was noted is a prelude, which counts as touched at the
+  /// beginning of the window. That is the next touch. REQUIRES: running().
+  void note_prelude();
+  /// Whether nothing but a prelude was noted.
+  bool in_prelude() const { return in_prelude_; }
+
   /// What was noted, also when it has been taken.
   std::size_t count() const { return count_; }
   std::vector<Touch> take() { return std::move(touches_); }
@@ -39,6 +46,7 @@ class Recorder {
   const Window window_;
   const PageCount memory_;
   bool running_ = false;
+  bool in_prelude_ = false;
   Clock::time_point start_;
   Clock::time_point last_;
   std::vector<Touch> touches_;

@@ -22,7 +22,7 @@ ServedMemory::ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, M
   if (!options_.prefetch || !any) return;
   Prefetch::Owner& prefetch_owner = *this;  // a private base: make_unique may not convert
   prefetch_ = std::make_unique<Prefetch>(loop_, *options_.prefetch, options_.plan, options_.local,
-                                         core_, prefetch_owner);
+                                         core_, room_, prefetch_owner);
 }
 
 void ServedMemory::connect() {
@@ -34,8 +34,9 @@ void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   record_.keep(regions.regions());
   if (!begin(std::move(userfaultfd), std::move(regions))) return;
   if (options_.window.most > Nanoseconds(0)) {
-    recorder_.start(Clock::now());
-    await_window_end();
+    begun_ = Clock::now();
+    recorder_.start(begun_);
+    await_window_end(std::min(options_.window.idle, options_.window.most));
   }
   if (!records()) begin_prefetch();
 }
@@ -56,12 +57,24 @@ bool ServedMemory::begin(UniqueFd userfaultfd, RegionTable regions) {
   riders_.reserve(limits::kMaxBatchRiders);
   run_ = std::make_unique_for_overwrite<std::array<PlainPage, limits::kMaxBatchRiders>>();
   serving_ = true;
+  if (options_.prefetch) {
+    room_.begin(options_.prefetch->workers, owner_.vmm(), ranges());
+    room_.look(core_.missing());
+  }
   if (const auto made = make_nonblocking(userfaultfd_); !made) {
     give_up(made.error().message());
     return false;
   }
   loop_.poll(userfaultfd_, POLLIN, reading_);
   return true;
+}
+
+std::vector<AddressRange> ServedMemory::ranges() const {
+  std::vector<AddressRange> ranges;
+  for (const HandoffRegion& region : regions_.regions()) {
+    ranges.push_back({region.base, region.size});
+  }
+  return ranges;
 }
 
 void ServedMemory::begin_prefetch() {
@@ -72,6 +85,8 @@ void ServedMemory::stop() {
   serving_ = false;
   link_.forget(*this);
   if (prefetch_ != nullptr) prefetch_->stop();
+  room_.stop();
+  if (options_.prefetch) guest_look_.cancel(options_.prefetch->workers);
   end_window();
   delayed_.clear();
   delayed_zeros_.clear();
@@ -82,7 +97,8 @@ void ServedMemory::stop() {
 
 bool ServedMemory::finished() const {
   return !reading_.active() && !retrying_.active() && !unsticking_.active() &&
-         !windowing_.active() && (prefetch_ == nullptr || prefetch_->finished());
+         !windowing_.active() && !guest_look_.active() && room_.finished() &&
+         (prefetch_ == nullptr || prefetch_->finished());
 }
 
 void ServedMemory::on_events(int result) {
@@ -91,6 +107,8 @@ void ServedMemory::on_events(int result) {
   drain_events();
   retry_delayed();
   ask_for_wanted();
+  // Beginning a look takes a lock, for which no fault that is under way shall wait.
+  if (asked_ == 0) room_.look_if_wanted(core_.missing());
   if (serving_ && !given_up_) loop_.poll(userfaultfd_, POLLIN, reading_);
 }
 
@@ -199,15 +217,7 @@ std::span<const WantedPage> ServedMemory::next_wanted() const {
 void ServedMemory::ask_for_wanted() {
   while (serving_ && next_wanted_ < wanted_.size() && link_.has_room(*this)) {
     const std::span<const WantedPage> pages = next_wanted();
-    riders_.clear();
-    for (const WantedPage& wanted : pages) {
-      const HandoffRegion* const region = regions_.find(wanted.page);
-      if (region == nullptr || region->page_size.value != kPageBytes || records()) continue;
-      if (wanted.attempts > 0) continue;
-      core_.around(wanted.page, RegionTable::pages_of(*region),
-                   limits::kMaxBatchRiders - riders_.size(),
-                   [&](PageIndex page) { riders_.push_back({page, core_.chunk_of(page)}); });
-    }
+    choose_riders(pages);
     link_.request(*this, pages, riders_);
     asked_ += pages.size();
     next_wanted_ += pages.size();
@@ -215,6 +225,20 @@ void ServedMemory::ask_for_wanted() {
   if (next_wanted_ >= wanted_.size() / 2) {
     wanted_.erase(wanted_.begin(), wanted_.begin() + static_cast<std::ptrdiff_t>(next_wanted_));
     next_wanted_ = 0;
+  }
+}
+
+void ServedMemory::choose_riders(std::span<const WantedPage> pages) {
+  riders_.clear();
+  if (records() || shortage_.active()) return;
+  for (const WantedPage& wanted : pages) {
+    const HandoffRegion* const region = regions_.find(wanted.page);
+    if (region == nullptr || region->page_size.value != kPageBytes || wanted.attempts > 0) continue;
+    if (!room_.open()) return;
+    const std::size_t before = riders_.size();
+    core_.around(wanted.page, RegionTable::pages_of(*region), limits::kMaxBatchRiders - before,
+                 [&](PageIndex page) { riders_.push_back({page, core_.chunk_of(page)}); });
+    room_.spend(bytes_of({riders_.size() - before}));
   }
 }
 
@@ -281,6 +305,7 @@ void ServedMemory::on_left_out(const Rider& rider) {
 void ServedMemory::on_batch_end() {
   fill_run();
   ask_for_wanted();
+  room_.look_if_wanted(core_.missing());
 }
 
 std::uint64_t ServedMemory::filled_pages() const {
@@ -313,6 +338,10 @@ void ServedMemory::add_to(SessionReport& report) const {
   if (serving_) {
     report.waiting_pages = wanted_.size() - next_wanted_ + asked_ + delayed_.size() +
                            delayed_zeros_.size() + stuck_.size() + huge_.waiting();
+    if (shortage_.active()) report.memory_waiting_pages = delayed_.size() + delayed_zeros_.size();
+    if (shortage_.active() || report.prefetch.state == PrefetchState::kShortOfMemory) {
+      report.short_of = room_.short_of();
+    }
   }
   report.bytes_received = bytes_received_;
   report_latency(latency_, report);

@@ -4,11 +4,13 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "base/histogram.h"
 #include "base/userfaultfd.h"
+#include "base/vcpu_activity.h"
 #include "faulthandler/chunk_source.h"
 #include "faulthandler/demand_link.h"
 #include "faulthandler/event_queue.h"
@@ -16,11 +18,14 @@
 #include "faulthandler/huge_fills.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/memory_record.h"
+#include "faulthandler/memory_room.h"
+#include "faulthandler/memory_shortage.h"
 #include "faulthandler/prefetch.h"
 #include "faulthandler/recorder.h"
 #include "faulthandler/regions.h"
 #include "faulthandler/snapshot_source.h"
 #include "faulthandler/vm_memory.h"
+#include "faulthandler/worker_task.h"
 #include "format/chunk.h"
 #include "format/control.h"
 
@@ -40,6 +45,8 @@ struct ServeOptions {
   const ChunkSource* local = nullptr;       // asked before the page server; nullptr: none
   std::uint32_t around = 1;                 // largest fault-around window, a power of two; 1: none
   std::optional<PrefetchService> prefetch;  // nothing: nothing is prefetched
+  /// How long a page that is here waits for memory before it cannot be had.
+  Nanoseconds memory_patience{limits::kMemoryPatience};
   PrefetchPlan plan;
   Recorder::Window window;
   WindowUse window_use = WindowUse::kNone;
@@ -70,6 +77,7 @@ class ServedMemory final : public VmMemory,
   void adopt(UniqueFd userfaultfd) override;
   void stop() override;
   bool finished() const override;
+  bool has_forks() override { return events_.has_forks(); }
   std::optional<Clock::time_point> waiting_since() const override;
   void stop_waiting(Clock::time_point since, const std::string& reason) override;
   void add_to(SessionReport& report) const override;
@@ -92,6 +100,8 @@ class ServedMemory final : public VmMemory,
   /// No more events are read: what a VMM that is left waiting still does costs nothing.
   void give_up(const std::string& reason);
 
+  /// Where its regions lie.
+  std::vector<AddressRange> ranges() const;
   /// False when the memory had to be given up.
   bool begin(UniqueFd userfaultfd, RegionTable regions);
 
@@ -113,6 +123,8 @@ class ServedMemory final : public VmMemory,
   void on_left_out(const Rider& rider) override;
   void on_batch_end() override;
   void on_room() override;
+  /// The pages that may come along with the demanded ones.
+  void choose_riders(std::span<const WantedPage> pages);
   void unservable(const WantedPage& wanted, const std::string& reason);
   /// The pages that somebody waits for and that no server has brought yet.
   std::vector<WantedPage> waiting_pages() const;
@@ -126,11 +138,15 @@ class ServedMemory final : public VmMemory,
   void want_on_demand(std::span<const PageIndex> pages) override;
   void on_prefetched(PageRange pages) override;
   void on_prefetch_failed(int error_number) override;
+  void on_prefetch_starved() override;
   void on_complete() override;
   bool records() const { return options_.window_use == WindowUse::kRecord && recorder_.running(); }
   void begin_prefetch();
-  void await_window_end();
+  /// Looks at the window again after so long at most.
+  void await_window_end(Nanoseconds most);
   void on_window_timer();
+  /// The guest's vCPUs were looked at: `activity_` says what was seen.
+  void on_guest_seen();
   void end_window();
 
   // Filling.
@@ -150,6 +166,8 @@ class ServedMemory final : public VmMemory,
   /// Puts in the run.
   void fill_run();
   void fill_huge(HugeFills::Fill& fill);
+  /// It is in, or never will be. The next one begins.
+  void end_huge(HugeFills::Fill& fill);
   /// Puts in neighbours. REQUIRES, as of zero_unit(): they are in the region.
   FillResult copy_in(const HandoffRegion& region, PageIndex first, ByteSpan content);
   /// Puts in zeros for a page or a huge page: hugetlbfs has no zero page.
@@ -160,8 +178,22 @@ class ServedMemory final : public VmMemory,
   void note_filled(PageRange pages);
   void delay(const WantedPage& wanted, std::optional<PageSpan> content);
   bool has_delayed() const { return !delayed_.empty() || !delayed_zeros_.empty(); }
+
+  // Too little memory.
+  /// Whether fills wait for the next attempt, which comes by timer.
+  bool holds_back() const { return shortage_.active() && !attempts_; }
+  void note_shortage(const FillResult& result);
+  void end_shortage();
+  std::string shortage_text() const;
+  void tell_of_shortage();
+  void on_room_seen();
+  /// Pages that are here and have no memory to go to.
+  std::vector<WantedPage> waiting_for_memory();
+  /// What has waited too long cannot be had.
+  void lose_patience();
   void retry_delayed();
   void on_retry_timer();
+  void retry_later();
   /// What every fill does with an outcome that is none of its own business.
   void note_failure(const FillResult& result, PageRange unit);
   PageRange unit_of(PageIndex page, const HandoffRegion& region) const;
@@ -191,8 +223,20 @@ class ServedMemory final : public VmMemory,
   std::map<PageIndex, Clock::time_point> delayed_zeros_;  // wanted since when
   Nanoseconds delay_{limits::kDelayedFirst};
   std::vector<WantedPage> stuck_;  // unservable, and the guest waits
+  MemoryShortage shortage_;
+  bool attempts_ = false;  // to put in what waits for memory
+  std::optional<Clock::time_point> told_of_shortage_;
+  std::optional<Clock::time_point> told_of_starving_;
+  std::set<PageIndex> unservable_;  // of those, that have waited too long, which was said
 
   Recorder recorder_;
+  Clock::time_point begun_;  // to serve
+  bool guest_has_run_ = false;
+  Nanoseconds look_pause_{limits::kVcpuLookFirst};
+  VcpuActivity activity_ = VcpuActivity::kUnknown;  // the worker's while it looks
+  WorkerTask guest_look_{[this] { activity_ = vcpu_activity(owner_.vmm()); },
+                         [this] { on_guest_seen(); }};
+  MemoryRoom room_{[this] { on_room_seen(); }};
   std::unique_ptr<Prefetch> prefetch_;  // nullptr: none
 
   LatencyHistogram latency_;

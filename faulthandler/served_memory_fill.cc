@@ -12,9 +12,13 @@ void ServedMemory::fill(const WantedPage& wanted, std::optional<PageSpan> conten
   const HostAddress address = RegionTable::address_in(*region, wanted.page);
   const PageRange unit = unit_of(wanted.page, *region);
   if (!core_.takes_content(wanted.page)) content.reset();
+  if (holds_back()) return delay(wanted, content);
   const FillResult result =
       content ? copy_in(*region, wanted.page, *content) : zero_unit(*region, unit);
-  if (result.outcome == FillOutcome::kRemoving) return delay(wanted, content);
+  if (result.outcome == FillOutcome::kNoMemory) note_shortage(result);
+  if (result.outcome == FillOutcome::kRemoving || result.outcome == FillOutcome::kNoMemory) {
+    return delay(wanted, content);
+  }
   settle(result, address, unit, wanted.since);
 }
 
@@ -27,6 +31,7 @@ void ServedMemory::settle(const FillResult& result, HostAddress address, PageRan
     wake_pages(userfaultfd_, address, bytes_of(unit.count));
   }
   filled_pages_ += pages_for(result.done).value;
+  if (result.outcome == FillOutcome::kFilled && shortage_.active()) end_shortage();
   if (!there && result.outcome != FillOutcome::kFilled) return note_failure(result, unit);
   note_filled(unit);
   latency_.record(Clock::now() - since);
@@ -40,7 +45,8 @@ void ServedMemory::note_filled(PageRange pages) {
 }
 
 void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& region) {
-  if (!core_.takes_content(wanted.page) || region.page_size.value != kPageBytes || records()) {
+  if (!core_.takes_content(wanted.page) || region.page_size.value != kPageBytes || records() ||
+      shortage_.active() || !room_.open_for_zeros()) {
     return fill(wanted, std::nullopt);
   }
   const PageRange zeros = core_.zeros_around(wanted.page, RegionTable::pages_of(region));
@@ -50,12 +56,14 @@ void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& reg
   note_filled({zeros.first, pages_for(result.done)});
   if (result.outcome != FillOutcome::kFilled) return fill(wanted, std::nullopt);
   around_pages_ += zeros.count.value - 1;
+  room_.spend_zeros(bytes_of(zeros.count));
   latency_.record(Clock::now() - wanted.since);
 }
 
 void ServedMemory::fill_again(const WantedPage& wanted, const HandoffRegion& region) {
   const HostAddress address = RegionTable::address_in(region, wanted.page);
   const PageRange unit = unit_of(wanted.page, region);
+  if (holds_back()) return delay(wanted, std::nullopt);
   const FillResult result = zero_unit(region, unit);
   switch (result.outcome) {
     case FillOutcome::kExists:
@@ -63,6 +71,9 @@ void ServedMemory::fill_again(const WantedPage& wanted, const HandoffRegion& reg
     case FillOutcome::kFilled:
       core_.on_remove(unit.first, unit.count);
       return;
+    case FillOutcome::kNoMemory:
+      note_shortage(result);
+      return delay(wanted, std::nullopt);
     case FillOutcome::kRemoving:
       return delay(wanted, std::nullopt);
     default:
@@ -78,13 +89,14 @@ bool ServedMemory::fill_locally(PageIndex page, const HandoffRegion& region,
   if (!content) return false;
   ++local_pages_;
   fill(wanted, content);
-  if (records()) return true;
+  if (records() || shortage_.active() || !room_.open()) return true;
   core_.around(page, RegionTable::pages_of(region), limits::kMaxBatchRiders, [&](PageIndex other) {
     const auto beside = options_.local->find(core_.chunk_of(other));
     if (!beside) return static_cast<void>(core_.on_left_out(other));
     std::ranges::copy(*beside, next_in_run(other).begin());
     run_pages_.count += PageCount{1};
     ++local_pages_;
+    room_.spend({kPageBytes});
   });
   fill_run();
   return true;
@@ -110,9 +122,10 @@ void ServedMemory::fill_run() {
     const HandoffRegion* const region = regions_.find(rest.first);
     const std::size_t at = (rest.first - first).value;
     const FillResult result =
-        region == nullptr ? FillResult{FillOutcome::kRangeGone, {0}}
-                          : copy_in(*region, rest.first,
-                                    as_bytes(std::span(*run_).subspan(at, rest.count.value)));
+        region == nullptr    ? FillResult{FillOutcome::kRangeGone, {0}}
+        : shortage_.active() ? FillResult{FillOutcome::kNoMemory, {0}}
+                             : copy_in(*region, rest.first,
+                                       as_bytes(std::span(*run_).subspan(at, rest.count.value)));
     around_pages_ += pages_for(result.done).value;
     filled_pages_ += pages_for(result.done).value;
     done(pages_for(result.done));
@@ -128,6 +141,7 @@ void ServedMemory::fill_run() {
       const PageIndex page = rest.first + PageCount{i};
       on_left_out({page, core_.chunk_of(page)});
     }
+    if (result.outcome == FillOutcome::kNoMemory) room_.note_refusal();
     if (result.outcome != FillOutcome::kRemoving) note_failure(result, {rest.first, {0}});
     return;
   }
@@ -135,20 +149,25 @@ void ServedMemory::fill_run() {
 
 void ServedMemory::fill_huge(HugeFills::Fill& fill) {
   const PageRange unit{fill.first, kHugePages};
+  if (holds_back()) return retry_later();
   if (const HandoffRegion* const region = regions_.find(fill.first); region != nullptr) {
     const HostAddress address = RegionTable::address_in(*region, fill.first);
     const FillResult result = core_.takes_content(fill.first)
                                   ? copy_in(*region, fill.first, fill.buffer.bytes())
                                   : zero_unit(*region, unit);
-    if (result.outcome == FillOutcome::kRemoving) {
+    if (result.outcome == FillOutcome::kNoMemory) note_shortage(result);
+    if (result.outcome == FillOutcome::kRemoving || result.outcome == FillOutcome::kNoMemory) {
       ++delayed_fills_;
-      if (!retrying_.active()) loop_.wait(delay_, retrying_);
-      return;
+      return retry_later();
     }
     settle(result, address, unit, fill.since);
   } else {
     note_failure({FillOutcome::kRangeGone, {0}}, unit);
   }
+  end_huge(fill);
+}
+
+void ServedMemory::end_huge(HugeFills::Fill& fill) {
   huge_.end(fill);
   const auto next = huge_.begin_next();
   if (!next) return give_up(next.error().message());
@@ -176,8 +195,8 @@ void ServedMemory::note_failure(const FillResult& result, PageRange unit) {
     core_.on_gone(unit);
   }
   if (result.outcome == FillOutcome::kFailed) {
-    give_up(
-        fmt::format("filling page {} failed with errno {}", unit.first.value, result.error_number));
+    give_up(fmt::format("filling page {} failed: {}", unit.first.value,
+                        errno_text(result.error_number)));
   }
   // kProcessGone: the pidfd tells.
 }
@@ -188,25 +207,36 @@ void ServedMemory::delay(const WantedPage& wanted, std::optional<PageSpan> conte
     delayed_zeros_.emplace(wanted.page, wanted.since);
   } else if (delayed_.size() >= limits::kMaxDelayedFills) {
     // Too much to keep: its chunk is asked for again.
-    return wanted_.push_back(wanted);
+    return shortage_.active() ? set_aside(wanted) : wanted_.push_back(wanted);
   } else {
     DelayedFill& later = delayed_.emplace_back(DelayedFill{wanted, nullptr});
     later.content = std::make_unique_for_overwrite<PlainPage>();
     std::ranges::copy(*content, later.content->begin());
   }
-  if (!retrying_.active()) loop_.wait(delay_, retrying_);
+  retry_later();
+}
+
+void ServedMemory::retry_later() {
+  if (!retrying_.active()) loop_.wait(shortage_.active() ? shortage_.pause() : delay_, retrying_);
 }
 
 void ServedMemory::retry_delayed() {
-  if (!serving_) return;
+  if (!serving_ || holds_back()) return;
+  const std::uint64_t failures = shortage_.failures();
   std::vector<DelayedFill> due = std::move(delayed_);
   delayed_.clear();
-  for (const DelayedFill& later : due) {
+  for (DelayedFill& later : due) {
     if (!serving_) return;
+    // Where there is no memory for one there is none for the others.
+    if (shortage_.failures() != failures) {
+      delayed_.push_back(std::move(later));
+      continue;
+    }
     fill(later.wanted, PageSpan(*later.content));
   }
   bool removing = !delayed_.empty();
-  for (std::size_t i = 0; serving_ && i < limits::kMaxDelayedFills && !delayed_zeros_.empty();
+  for (std::size_t i = 0; serving_ && i < limits::kMaxDelayedFills && !delayed_zeros_.empty() &&
+                          shortage_.failures() == failures;
        ++i) {
     const auto [page, since] = *delayed_zeros_.begin();
     delayed_zeros_.erase(delayed_zeros_.begin());
@@ -216,6 +246,7 @@ void ServedMemory::retry_delayed() {
     if (removing) break;
   }
   for (HugeFills::Fill& later : huge_.fills()) {
+    if (shortage_.failures() != failures) break;
     if (serving_ && later.active && later.missing == 0) fill_huge(later);
   }
   if (!removing) delay_ = limits::kDelayedFirst;
@@ -226,9 +257,13 @@ void ServedMemory::on_retry_timer() {
   delay_ = std::min<Nanoseconds>(delay_ * 2, limits::kDelayedMost);
   // The REMOVE that is in the way may still be unread.
   if (!given_up_) drain_events();
+  attempts_ = true;
   retry_delayed();
+  attempts_ = false;
+  lose_patience();
   ask_for_wanted();
-  if (has_delayed() && !retrying_.active()) loop_.wait(delay_, retrying_);
+  const auto waits = [](const HugeFills::Fill& fill) { return fill.active && fill.missing == 0; };
+  if (serving_ && (has_delayed() || std::ranges::any_of(huge_.fills(), waits))) retry_later();
 }
 
 }  // namespace thaw

@@ -23,7 +23,7 @@ void ServedMemory::on_prefetched(PageRange pages) {
 }
 
 void ServedMemory::on_prefetch_failed(int error_number) {
-  give_up(fmt::format("putting in prefetched pages failed with errno {}", error_number));
+  give_up(fmt::format("putting in prefetched pages failed: {}", errno_text(error_number)));
 }
 
 void ServedMemory::on_complete() {
@@ -44,8 +44,11 @@ void ServedMemory::on_complete() {
   owner_.on_detached();
 }
 
-void ServedMemory::await_window_end() {
-  loop_.wait(std::min(options_.window.idle, options_.window.most), windowing_);
+void ServedMemory::await_window_end(Nanoseconds most) {
+  if (!records() || guest_has_run_) return loop_.wait(most, windowing_);
+  // Until the guest is known to run it is looked at, soon at first.
+  loop_.wait(std::min<Nanoseconds>(most, look_pause_), windowing_);
+  look_pause_ = std::min<Nanoseconds>(look_pause_ * 2, limits::kVcpuLookMost);
 }
 
 void ServedMemory::on_window_timer() {
@@ -54,9 +57,30 @@ void ServedMemory::on_window_timer() {
   // A recording begins with the guest's first touch: the VMM may keep it waiting.
   const bool has_begun = !records() || recorder_.count() > 0;
   const bool may_begin = now - recorder_.started() < limits::kFirstTouchPatience;
-  if (!has_begun && may_begin) return await_window_end();
+  if (!has_begun && may_begin) return await_window_end(limits::kVcpuLookMost);
+  const bool can_look = records() && options_.prefetch && owner_.vmm() != 0;
+  if (guest_has_run_ || !can_look) return on_guest_seen();
+  if (!guest_look_.active()) guest_look_.start(options_.prefetch->workers);
+}
+
+void ServedMemory::on_guest_seen() {
+  if (!serving_ || !recorder_.running() || windowing_.active()) return;
+  const auto now = Clock::now();
+  if (activity_ == VcpuActivity::kHasRun) guest_has_run_ = true;
+  const bool is_paused = !guest_has_run_ && activity_ == VcpuActivity::kNotYet;
+  const bool may_wait = now - begun_ < limits::kMostPrelude;
+  if (is_paused && may_wait) {
+    recorder_.note_prelude();
+    return await_window_end(limits::kVcpuLookMost);
+  }
+  // A guest that waits for pages is not idle: it touches more when they have come.
+  const bool lasts = now - recorder_.started() < options_.window.most;
+  const bool waits = records() && (asked_ > 0 || next_wanted_ < wanted_.size());
+  if (waits && lasts && !recorder_.in_prelude()) {
+    return await_window_end(std::min(options_.window.idle, options_.window.most));
+  }
   if (recorder_.end() <= now) return end_window();
-  loop_.wait(recorder_.end() - now, windowing_);
+  await_window_end(recorder_.end() - now);
 }
 
 void ServedMemory::end_window() {
@@ -64,7 +88,9 @@ void ServedMemory::end_window() {
   const bool recorded = records();
   recorder_.stop();
   if (recorded && serving_) begin_prefetch();
-  owner_.on_window_end(recorder_.take());
+  std::vector<Touch> touches = recorder_.take();
+  if (recorder_.in_prelude()) touches.clear();  // of a guest that never ran
+  owner_.on_window_end(std::move(touches));
 }
 
 }  // namespace thaw

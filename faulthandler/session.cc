@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "base/process_exit.h"
 #include "faulthandler/shared_memory.h"
 #include "format/farewell.h"
 
@@ -16,7 +17,15 @@ std::unique_ptr<VmMemory> make_memory(Loop& loop, DemandLink& link, const Sessio
   if (options.shared == nullptr) {
     return std::make_unique<ServedMemory>(loop, link, options.serve, record, owner);
   }
-  return std::make_unique<SharedMemory>(loop, *options.shared, record, owner);
+  return std::make_unique<SharedMemory>(loop, *options.shared, options.serve.memory_patience,
+                                        record, owner);
+}
+
+/// "code 0", "signal 9 (SIGKILL)", "unknown".
+std::string exit_text(const std::optional<ExitStatus>& status) {
+  if (!status) return "unknown";
+  if (status->signal == 0) return fmt::format("code {}", status->code);
+  return status->text().substr(std::string_view("was killed by ").size());
 }
 
 }  // namespace
@@ -162,6 +171,10 @@ void Session::stop_vm(const std::string& reason) {
   kill_vmm();
 }
 
+void Session::on_memory_short(const std::string& what) {
+  log_warning("session {}: {}", options_.id, what);
+}
+
 void Session::on_window_end(std::vector<Touch> touches) {
   owner_.on_window_end(*this, std::move(touches));
 }
@@ -174,7 +187,11 @@ void Session::on_detached() {
 
 void Session::on_vmm_exit(int result) {
   if (result < 0 || state_ == SessionState::kEnded) return;
-  end(outcome_.empty() ? "the VMM exited" : outcome_);
+  const auto status = exit_status(vmm_.pidfd, vmm_.pid);
+  vmm_exit_ = exit_text(status);
+  if (!outcome_.empty()) return end(outcome_);
+  const bool plainly = !status || *status == ExitStatus{};
+  end(plainly ? "the VMM exited" : "the VMM " + status->text());
 }
 
 void Session::on_farewell(int result) {
@@ -213,12 +230,21 @@ void Session::end(std::string outcome) {
   state_ = SessionState::kEnded;
   memory_->stop();
   for (Operation* operation : {&waiting_, &exiting_, &leaving_}) loop_.cancel(*operation);
+  if (memory_->has_forks()) {
+    log_error("session {}: a process that process {} has forked still has its memory, and waits",
+              options_.id, vmm_.pid);
+    linger();
+  }
   owner_.on_ended();
+}
+
+void Session::linger() {
+  if (memory_->has_forks()) loop_.wait(limits::kLingerInterval, lingering_);
 }
 
 bool Session::finished() const {
   return state_ == SessionState::kEnded && memory_->finished() && !waiting_.active() &&
-         !exiting_.active() && !leaving_.active();
+         !exiting_.active() && !leaving_.active() && !lingering_.active();
 }
 
 SessionReport Session::report() const {
@@ -229,11 +255,16 @@ SessionReport Session::report() const {
   report.state = state_;
   report.outcome = outcome_;
   report.vmm_pid = vmm_.pid;
+  report.vmm_exit = vmm_exit_;
   report.recording = recording_;
   report.memory = options_.serve.image->manifest.spec.memory;
   report.handler_deaths = record_.outages().count;
   report.unserved_us = static_cast<std::uint64_t>(record_.outages().time.count()) / 1000;
   memory_->add_to(report);
+  // What an image still streams in is for others.
+  if (state_ == SessionState::kEnded && report.prefetch.state == PrefetchState::kStreaming) {
+    report.prefetch.state = PrefetchState::kStopped;
+  }
   return report;
 }
 

@@ -30,7 +30,8 @@ struct SessionOptions {
 /// and decides what becomes of a VM that cannot be served.
 ///
 /// The userfaultfd is closed only when the VMM is dead: closed earlier, missing pages would read
-/// as zeros in a VMM that kept no copy of it. On the loop's thread.
+/// as zeros in a VMM that kept no copy of it. The same holds for processes that the VMM has forked
+/// with their memory, which may outlive it. On the loop's thread.
 class Session final : private VmMemory::Owner {
  public:
   /// Who is told what happens to it.
@@ -89,12 +90,15 @@ class Session final : private VmMemory::Owner {
   Unservable on_unservable(PageIndex page, const std::string& reason) override;
   /// Looks for pages that have waited too long, and comes back.
   void watch_waiting();
+  void on_memory_short(const std::string& what) override;
   void on_faults() override { owner_.on_faults(vmm_.pid); }
   void on_window_end(std::vector<Touch> touches) override;
   void on_detached() override;
   void on_vmm_exit(int result);
   void on_farewell(int result);
   void kill_vmm();
+  /// Holds on to the memory until no process that the VMM has forked needs it.
+  void linger();
   void end(std::string outcome);
 
   Loop& loop_;
@@ -103,6 +107,7 @@ class Session final : private VmMemory::Owner {
   Owner& owner_;
   SessionState state_ = SessionState::kPrepared;
   std::string outcome_;
+  std::string vmm_exit_;  // how the VMM ended; empty while it lives
   bool has_arrived_ = false;
   std::vector<RegionShape> layout_;
   RecordingState recording_ = RecordingState::kNone;
@@ -118,6 +123,7 @@ class Session final : private VmMemory::Owner {
   Operation waiting_{[this](int) { watch_waiting(); }};
   Operation exiting_{[this](int result) { on_vmm_exit(result); }};
   Operation leaving_{[this](int result) { on_farewell(result); }};
+  Operation lingering_{[this](int) { linger(); }};
 };
 
 }  // namespace thaw

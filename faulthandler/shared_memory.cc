@@ -1,6 +1,7 @@
 #include "faulthandler/shared_memory.h"
 
 #include <algorithm>
+#include <utility>
 
 #include <poll.h>
 
@@ -62,12 +63,14 @@ bool SharedMemory::begin(UniqueFd userfaultfd, RegionTable regions) {
 void SharedMemory::stop() {
   serving_ = false;
   waiting_.clear();
+  held_back_.clear();
   if (attached_) {
     image_.add_to(at_end_);
     attached_ = false;
     image_.remove(*this);  // from here on it may go
   }
   loop_.cancel(reading_);
+  loop_.cancel(retrying_);
 }
 
 void SharedMemory::on_events(int result) {
@@ -96,14 +99,12 @@ void SharedMemory::answer_fault(HostAddress address, Clock::time_point now) {
     if (events_.has_changes()) return;
     return give_up(fmt::format("a fault at {:#x}, outside all regions", address.value));
   }
-  if (is_removed(*page)) {
-    ++faults_.removed;
-    return fill_zeros(*page);
-  }
   const PageState state = image_.state(*page);
-  if (state == PageState::kPresent) {
-    ++faults_.present;
-    return show(*page);
+  if (is_removed(*page) || state == PageState::kPresent) {
+    ++(is_removed(*page) ? faults_.removed : faults_.present);
+    // Where there was no memory just now, the next attempt is the timer's.
+    if (shortage_.active()) return static_cast<void>(held_back_.emplace(*page, HeldBack{now}));
+    return is_removed(*page) ? fill_zeros(*page) : show(*page);
   }
   const bool comes = state == PageState::kComing || state == PageState::kWanted;
   const bool zero = !image_.snapshot().map.chunk_of(*page).valid();
@@ -114,9 +115,10 @@ void SharedMemory::answer_fault(HostAddress address, Clock::time_point now) {
 
 bool SharedMemory::on_removed(PageRange pages) {
   if (!has_minor_faults_) begin_minor_faults();
-  std::ranges::fill(record_.states().subspan(pages.first.value, pages.count.value),
-                    PageState::kRemoved);
-  removed_pages_ += pages.count.value;
+  const auto states = record_.states().subspan(pages.first.value, pages.count.value);
+  removed_pages_ += pages.count.value -
+                    static_cast<std::uint64_t>(std::ranges::count(states, PageState::kRemoved));
+  std::ranges::fill(states, PageState::kRemoved);
   const auto first = waiting_.lower_bound(pages.first);
   const auto end = waiting_.lower_bound(pages.first + pages.count);
   const bool waited = first != end;
@@ -165,7 +167,7 @@ void SharedMemory::show(PageIndex page) {
   }
   const HostAddress address = RegionTable::address_in(*region, page);
   settle(show_pages(userfaultfd_, address, {kPageBytes}), page, address);
-  if (!has_minor_faults_ || given_up_) return;
+  if (!has_minor_faults_ || given_up_ || shortage_.active()) return;
   const PageRange near = RegionTable::pages_of(*region);
   const PageIndex first = std::max(near.first, {page.value / kShownBlock * kShownBlock});
   const PageIndex end = std::min(near.first + near.count, first + PageCount{kShownBlock});
@@ -196,13 +198,61 @@ void SharedMemory::settle(const FillResult& result, PageIndex page, HostAddress 
       break;
     case FillOutcome::kProcessGone:
       return;  // the pidfd tells
+    case FillOutcome::kNoMemory:
+      return hold_back(result, page);
     case FillOutcome::kFailed:
-      give_up(fmt::format("page {} cannot be shown (errno {}): is its memory not the host image?",
-                          page.value, result.error_number));
+      give_up(fmt::format("page {} cannot be shown: {}: is its memory not the host image?",
+                          page.value, errno_text(result.error_number)));
       return;
   }
   // Who waits looks again, and if it has to, faults again.
   wake_pages(userfaultfd_, address, {kPageBytes});
+}
+
+void SharedMemory::hold_back(const FillResult& result, PageIndex page) {
+  const auto now = Clock::now();
+  held_back_.emplace(page, HeldBack{now});
+  if (!shortage_.active()) {
+    owner_.on_memory_short(fmt::format("no memory for guest memory ({}); the guest waits",
+                                       errno_name(result.error_number)));
+  }
+  shortage_.note(result.error_number, now);
+  if (!retrying_.active()) loop_.wait(shortage_.pause(), retrying_);
+}
+
+void SharedMemory::on_retry_timer() {
+  if (!serving_ || given_up_) return;
+  const auto due = std::exchange(held_back_, {});
+  const std::uint64_t failures = shortage_.failures();
+  for (const auto& [page, held] : due) {
+    // Where there is no memory for one there is none for the others.
+    if (shortage_.failures() == failures && regions_.find(page) != nullptr) {
+      if (is_removed(page)) {
+        fill_zeros(page);
+      } else if (image_.is_present(page)) {
+        show(page);
+      }
+    }
+    if (shortage_.failures() != failures) held_back_.insert_or_assign(page, held);
+  }
+  if (held_back_.empty()) return static_cast<void>(shortage_.end(Clock::now()));
+  lose_patience();
+  if (!held_back_.empty() && !retrying_.active()) loop_.wait(shortage_.pause(), retrying_);
+}
+
+void SharedMemory::lose_patience() {
+  const auto late = Clock::now() - memory_patience_;
+  std::vector<PageIndex> pages;
+  for (auto& [page, held] : held_back_) {
+    if (held.since <= late && !std::exchange(held.told, true)) pages.push_back(page);
+  }
+  for (const PageIndex page : pages) {
+    const std::string reason =
+        fmt::format("no memory for guest memory ({})", errno_name(shortage_.error_number()));
+    if (owner_.on_unservable(page, reason) != Unservable::kPoisoned) continue;
+    held_back_.erase(page);
+    poison(page);
+  }
 }
 
 void SharedMemory::give_up(const std::string& reason) {
@@ -263,7 +313,9 @@ void SharedMemory::add_to(SessionReport& report) const {
   report.redundant_fills = redundant_fills_;
   report.gone_fills = gone_fills_;
   report.delayed_fills = delayed_fills_;
-  report.waiting_pages = waiting_.size();
+  report.waiting_pages = waiting_.size() + held_back_.size();
+  report.memory_waiting_pages = held_back_.size();
+  report.short_of = image.short_of;
   report_latency(latency_, report);
 }
 

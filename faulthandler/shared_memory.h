@@ -7,6 +7,7 @@
 #include "faulthandler/event_queue.h"
 #include "faulthandler/host_image.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/memory_shortage.h"
 #include "faulthandler/vm_memory.h"
 
 namespace thaw {
@@ -24,8 +25,13 @@ namespace thaw {
 class SharedMemory final : public VmMemory, private HostImage::View, private EventQueue::Sink {
  public:
   /// `record` must outlive it.
-  SharedMemory(Loop& loop, HostImage& image, MemoryRecord& record, Owner& owner)
-      : loop_(loop), image_(image), record_(record), owner_(owner) {}
+  SharedMemory(Loop& loop, HostImage& image, Nanoseconds memory_patience, MemoryRecord& record,
+               Owner& owner)
+      : loop_(loop),
+        image_(image),
+        memory_patience_(memory_patience),
+        record_(record),
+        owner_(owner) {}
   SharedMemory(const SharedMemory&) = delete;
   SharedMemory& operator=(const SharedMemory&) = delete;
   virtual ~SharedMemory();
@@ -34,7 +40,8 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   void start(UniqueFd userfaultfd, RegionTable regions) override;
   void adopt(UniqueFd userfaultfd) override;
   void stop() override;
-  bool finished() const override { return !reading_.active(); }
+  bool finished() const override { return !reading_.active() && !retrying_.active(); }
+  bool has_forks() override { return events_.has_forks(); }
   std::optional<Clock::time_point> waiting_since() const override;
   void stop_waiting(Clock::time_point since, const std::string& reason) override;
   void add_to(SessionReport& report) const override;
@@ -57,6 +64,11 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   /// Makes touching it an error, and nobody waits for it any more.
   void poison(PageIndex page);
   void settle(const FillResult& result, PageIndex page, HostAddress address);
+  /// There was no memory to show the page, or for its zeros: that is tried again after a while.
+  void hold_back(const FillResult& result, PageIndex page);
+  void on_retry_timer();
+  /// What has waited too long cannot be had.
+  void lose_patience();
   void give_up(const std::string& reason);
 
   void on_present(PageRange pages) override;
@@ -64,7 +76,8 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   void on_unservable(PageIndex page, const std::string& reason) override;
 
   Loop& loop_;
-  HostImage& image_;      // there as long as this is attached to it
+  HostImage& image_;  // there as long as this is attached to it
+  const Nanoseconds memory_patience_;
   MemoryRecord& record_;  // of the pages' states, those that were removed alone
   Owner& owner_;
   bool attached_ = false;  // to the image
@@ -76,6 +89,13 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   EventQueue events_{record_};
   std::map<PageIndex, Clock::time_point> waiting_;  // for these pages, since when
   std::vector<PageIndex> wanted_;
+  /// Pages for which there was no memory, and since when.
+  struct HeldBack {
+    Clock::time_point since;
+    bool told = false;
+  };
+  std::map<PageIndex, HeldBack> held_back_;
+  MemoryShortage shortage_;
   bool has_minor_faults_ = false;
 
   SessionReport at_end_;  // what there was to say of the image when it was left
@@ -88,6 +108,7 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   LatencyHistogram latency_;
 
   Operation reading_{[this](int result) { on_events(result); }};
+  Operation retrying_{[this](int) { on_retry_timer(); }};
 };
 
 }  // namespace thaw

@@ -36,6 +36,8 @@ class VmMemory {
     virtual void stop_vm(const std::string& reason) = 0;
     /// This page cannot be had.
     virtual Unservable on_unservable(PageIndex page, const std::string& reason) = 0;
+    /// What is wanted is here, and the kernel has no memory for it at present.
+    virtual void on_memory_short(const std::string&) {}
     /// Faults were read; called once for all that were.
     virtual void on_faults() = 0;
     /// The window after the restore is over; what was touched in it, and what prefetch did.
@@ -65,6 +67,10 @@ class VmMemory {
   virtual std::optional<Clock::time_point> waiting_since() const = 0;
   /// Pages that have been waited for since then, or longer, cannot be had.
   virtual void stop_waiting(Clock::time_point since, const std::string& reason) = 0;
+
+  /// Whether a process that the VMM forked with its userfaultfd still lives: missing pages would
+  /// read as zeros there if this object went. Asks the kernel.
+  virtual bool has_forks() = 0;
 
   virtual void add_to(SessionReport& report) const = 0;
 

@@ -53,11 +53,12 @@ constexpr std::array<Name<RecordingState>, 5> names_of(RecordingState) {
            {RecordingState::kStored, "stored"},
            {RecordingState::kFailed, "failed"}}};
 }
-constexpr std::array<Name<PrefetchState>, 4> names_of(PrefetchState) {
+constexpr std::array<Name<PrefetchState>, 5> names_of(PrefetchState) {
   return {{{PrefetchState::kNone, "none"},
            {PrefetchState::kStreaming, "streaming"},
            {PrefetchState::kDone, "done"},
-           {PrefetchState::kStopped, "stopped"}}};
+           {PrefetchState::kStopped, "stopped"},
+           {PrefetchState::kShortOfMemory, "short_of_memory"}}};
 }
 
 template <typename T>
@@ -150,6 +151,7 @@ void members(Is<SessionReport> auto& object, auto visit) {
   visit("state", object.state);
   visit("outcome", object.outcome);
   visit("vmm_pid", object.vmm_pid);
+  visit("vmm_exit", object.vmm_exit);
   visit("memory_bytes", object.memory);
   visit("shared", object.shared);
   visit("present_pages", object.present_pages);
@@ -168,6 +170,8 @@ void members(Is<SessionReport> auto& object, auto visit) {
   visit("delayed_fills", object.delayed_fills);
   visit("damaged_chunks", object.damaged_chunks);
   visit("waiting_pages", object.waiting_pages);
+  visit("memory_waiting_pages", object.memory_waiting_pages);
+  visit("short_of", object.short_of);
   visit("poisoned_pages", object.poisoned_pages);
   visit("bytes_received", object.bytes_received);
   visit("handler_deaths", object.handler_deaths);
@@ -188,6 +192,7 @@ void members(Is<SessionTotals> auto& object, auto visit) {
   visit("sessions", object.sessions);
   visit("faults", object.faults);
   visit("poisoned_pages", object.poisoned_pages);
+  visit("vmms_killed", object.vmms_killed);
 }
 
 void members(Is<HandlerReport> auto& object, auto visit) {
@@ -336,6 +341,7 @@ SessionTotals& SessionTotals::operator+=(const SessionReport& session) {
   ++sessions;
   faults += session.faults;
   poisoned_pages += session.poisoned_pages;
+  if (session.vmm_exit.starts_with("signal")) ++vmms_killed;
   return *this;
 }
 

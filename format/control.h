@@ -114,13 +114,14 @@ enum class RecordingState {
   kRunning,
   kUploading,
   kStored,  // the page server has it
-  kFailed,
+  kFailed,  // it could not be stored, or there was nothing in it: the guest never ran
 };
 enum class PrefetchState {
   kNone,       // there is no working set, or it is not to be used
   kStreaming,  // packs are on their way or being put in
   kDone,
-  kStopped,  // given up before its end; the rest comes on demand
+  kStopped,        // given up before its end; the rest comes on demand
+  kShortOfMemory,  // it, or hydration, stands still for want of memory; it goes on if there is some
 };
 
 struct PrefetchSummary {
@@ -141,6 +142,7 @@ struct SessionReport {
   SessionState state = SessionState::kPrepared;
   std::string outcome;  // why it ended; empty until then
   std::int64_t vmm_pid = 0;
+  std::string vmm_exit{};  // "code 0", "signal 9 (SIGKILL)" or "unknown"; empty while it lives
   ByteCount memory;
   bool shared = false;  // present pages, prefetch and what was received are those of the host image
   std::uint64_t present_pages = 0;
@@ -148,21 +150,24 @@ struct SessionReport {
   PrefetchSummary prefetch;
   RecordingState recording = RecordingState::kNone;
   std::uint64_t recorded_pages = 0;
-  std::uint64_t local_pages = 0;      // found on this host
-  std::uint64_t around_pages = 0;     // brought beside demanded ones, zero pages included
-  std::uint64_t around_window = 0;    // pages in the present fault-around window
-  std::uint64_t around_probes = 0;    // pages left out to learn from
-  std::uint64_t around_hits = 0;      // of those, asked for later
-  std::uint64_t removed_pages = 0;    // pages named by REMOVE events
-  std::uint64_t redundant_fills = 0;  // copies and zeros that met a present page (EEXIST)
-  std::uint64_t gone_fills = 0;       // that met no memory any more (ENOENT)
-  std::uint64_t delayed_fills = 0;    // that had to wait for a REMOVE (EAGAIN)
-  std::uint64_t damaged_chunks = 0;   // replies refused by their checksum
-  std::uint64_t waiting_pages = 0;    // that a vCPU waits for now
-  std::uint64_t poisoned_pages = 0;   // that could not be had, and that the guest must not touch
-  std::uint64_t bytes_received = 0;   // chunks, as they came from the page server
-  std::uint64_t handler_deaths = 0;   // processes that died while they served it
-  std::uint64_t unserved_us = 0;      // from those deaths until it was served again, together
+  std::uint64_t local_pages = 0;           // found on this host
+  std::uint64_t around_pages = 0;          // brought beside demanded ones, zero pages included
+  std::uint64_t around_window = 0;         // pages in the present fault-around window
+  std::uint64_t around_probes = 0;         // pages left out to learn from
+  std::uint64_t around_hits = 0;           // of those, asked for later
+  std::uint64_t removed_pages = 0;         // that the guest gave back, each once
+  std::uint64_t redundant_fills = 0;       // copies and zeros that met a present page (EEXIST)
+  std::uint64_t gone_fills = 0;            // that met no memory any more (ENOENT)
+  std::uint64_t delayed_fills = 0;         // that had to wait for a REMOVE (EAGAIN)
+  std::uint64_t damaged_chunks = 0;        // replies refused by their checksum
+  std::uint64_t waiting_pages = 0;         // that a vCPU waits for now
+  std::uint64_t memory_waiting_pages = 0;  // of those, that are here and have no memory to go to
+  std::string
+      short_of{};  // what has no memory left for prefetch or for those pages; empty: nothing
+  std::uint64_t poisoned_pages = 0;  // that could not be had, and that the guest must not touch
+  std::uint64_t bytes_received = 0;  // chunks, as they came from the page server
+  std::uint64_t handler_deaths = 0;  // processes that died while they served it
+  std::uint64_t unserved_us = 0;     // from those deaths until it was served again, together
   // From reading a fault's event to the end of its copy, in microseconds.
   double latency_us_p50 = 0;
   double latency_us_p99 = 0;
@@ -193,6 +198,7 @@ struct SessionTotals {
   std::uint64_t sessions = 0;
   FaultCounters faults;
   std::uint64_t poisoned_pages = 0;
+  std::uint64_t vmms_killed = 0;  // by a signal, whoever sent it
 
   SessionTotals& operator+=(const SessionReport& session);
   friend bool operator==(const SessionTotals&, const SessionTotals&) = default;

@@ -33,6 +33,7 @@ SessionReport full_report() {
       .state = SessionState::kEnded,
       .outcome = "the VMM exited",
       .vmm_pid = 4242,
+      .vmm_exit = "signal 9 (SIGKILL)",
       .memory = {1u << 30},
       .shared = true,
       .present_pages = 10,

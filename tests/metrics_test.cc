@@ -21,6 +21,14 @@ SessionReport session(SessionState state, std::uint64_t waiting) {
   return session;
 }
 
+/// One that waits for memory, on demand and with its prefetch.
+SessionReport short_session() {
+  SessionReport report = session(SessionState::kServing, 3);
+  report.memory_waiting_pages = 1;
+  report.prefetch.state = PrefetchState::kShortOfMemory;
+  return report;
+}
+
 HandlerReport report() {
   return {.servers = {{.address = "10.0.0.1:7433", .state = ServerState::kAway, .away_ms = 1500},
                       {.address = "10.0.0.2:7433", .state = ServerState::kUp, .requests = 7}},
@@ -29,8 +37,9 @@ HandlerReport report() {
           .unserved_us = 250'000,
           .totals = {.sessions = 9,
                      .faults = {.total = 6, .fetched = 4, .zero = 2},
-                     .poisoned_pages = 5},
-          .sessions = {session(SessionState::kServing, 2), session(SessionState::kServing, 3),
+                     .poisoned_pages = 5,
+                     .vmms_killed = 4},
+          .sessions = {session(SessionState::kServing, 2), short_session(),
                        session(SessionState::kEnded, 0)}};
 }
 
@@ -47,6 +56,9 @@ TEST(Metrics, SayWhatTheReportSays) {
            "thaw_handler_faults_total{kind=\"zero\"} 2",
            "thaw_handler_waiting_pages 5",
            "thaw_handler_poisoned_pages_total 5",
+           "thaw_handler_sessions_short_of_memory{waits=\"prefetch\"} 1",
+           "thaw_handler_sessions_short_of_memory{waits=\"demand\"} 1",
+           "thaw_handler_vmms_killed_total 4",
            "thaw_handler_damaged_total 1",
            "thaw_handler_unserved_seconds_total 0.25",
            "thaw_handler_hedges_total 3",

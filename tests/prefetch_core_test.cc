@@ -42,6 +42,27 @@ TEST(Recorder, WindowEndsWhenNothingNewIsTouchedOrAtTheLatest) {
   EXPECT_EQ(touches[1], (Touch{.page = {6}, .us = 150'000, .kind = TouchKind::kPrefetch}));
 }
 
+TEST(Recorder, WindowOfAVmThatWasLoadedPausedBeginsWhenItsGuestRuns) {
+  using std::chrono::milliseconds;
+  Recorder recorder({.idle = milliseconds(100), .most = milliseconds(250)}, {64});
+  const Clock::time_point start{};
+  recorder.start(start);
+  recorder.note({3}, TouchKind::kDemand, start);
+  recorder.note({4}, TouchKind::kDemand, start + milliseconds(2));
+  recorder.note_prelude();
+  EXPECT_TRUE(recorder.in_prelude());
+  const auto resumed = start + std::chrono::minutes(10);
+  recorder.note({9}, TouchKind::kDemand, resumed);
+  recorder.note({8}, TouchKind::kDemand, resumed + milliseconds(5));
+  EXPECT_FALSE(recorder.in_prelude());
+  EXPECT_EQ(recorder.end(), resumed + milliseconds(105));
+  const std::vector<Touch> touches = recorder.take();
+  ASSERT_EQ(touches.size(), 4u);
+  EXPECT_EQ(touches[1].us, 0u) << "what the VMM needed comes first";
+  EXPECT_EQ(touches[2].us, 0u);
+  EXPECT_EQ(touches[3].us, 5000u);
+}
+
 TEST(Recorder, EndsEarlyWhenThereIsNoRoomForMore) {
   const Clock::time_point start = Clock::now();
   Recorder recorder({.idle = milliseconds(100), .most = milliseconds(250)}, {2});

@@ -17,6 +17,7 @@ namespace {
 
 using test::content_pages;
 using test::GuestThread;
+using test::kFirst;
 using test::pick;
 using test::PrefetchingTest;
 using test::seeded_generator;
@@ -327,23 +328,21 @@ class ShortOfMemoryTest : public PrefetchingTest {
     if (!memory_.mounted()) GTEST_SKIP() << "needs the right to mount";
   }
   void start_in_it(PrefetchPlan plan) {
-    test::GuestOptions options{.map = content_pages(kPages)};
+    const bool prefetches = plan.set != nullptr || plan.hydrate_bytes_per_s > 0;
+    test::GuestOptions options{.map = map_};
+    options.memory_patience = memory_patience_;
     options.prefetch.emplace(*prefetch_link_, *workers_, buffers_);
     options.plan = std::move(plan);
     guest_ = std::make_unique<ServedGuest>(loop_, *link_, std::move(options),
                                            memory_.map(kPages * kPageBytes));
     server_.accept();
-    packs_.accept(message::Role::kPrefetch);
+    if (prefetches) packs_.accept(message::Role::kPrefetch);
     guest_->attach();
   }
-  /// There is room again, and a page comes on demand.
-  void expect_served_on() {
-    EXPECT_EQ(guest_->given_up(), "");
-    ASSERT_TRUE(memory_.resize(kPages * kPageBytes));
-    serve(40);
-    EXPECT_EQ(guest_->given_up(), "");
-  }
+  void make_room() { ASSERT_TRUE(memory_.resize(kPages * kPageBytes)); }
 
+  PageMap map_ = content_pages(kPages);
+  Nanoseconds memory_patience_{limits::kMemoryPatience};
   SmallMemory memory_{kRoom * kPageBytes};
 };
 
@@ -354,17 +353,75 @@ TEST_P(ShortOfMemoryTest, WorkingSetIsGivenUpAndNotTheVm) {
   std::iota(pages.begin(), pages.end(), std::uint64_t{0});
   set_ = set_of(pages, content_pages(kPages));
   start_in_it({.set = set_});
-  for (std::uint32_t pack = 0; pack < 4; ++pack) EXPECT_EQ(serve_pack(), pack);
-  wait_for_state(PrefetchState::kStopped);
-  expect_served_on();
+  const auto serve_until = [&](PrefetchState state) {
+    wait_until([&] {
+      if (packs_.has_request()) serve_pack();
+      return guest_->report().prefetch.state == state;
+    });
+  };
+  serve_until(PrefetchState::kShortOfMemory);
+  wait_until([&] { return guest_->report().short_of == "the tmpfs behind guest memory"; });
+  EXPECT_EQ(guest_->given_up(), "");
+  make_room();
+  serve_until(PrefetchState::kDone);
+  wait_for_present(pages);
 }
 
 TEST_P(ShortOfMemoryTest, RestOfMemoryIsGivenUpAndNotTheVm) {
   start_in_it({.set = {}, .hydrate_bytes_per_s = 1u << 30});
   packs_.reply(packs_.next_request());
-  wait_until([&] { return guest_->report().prefetch.hydrated_pages == kRoom; });
-  EXPECT_FALSE(packs_.has_request());
-  expect_served_on();
+  wait_for_state(PrefetchState::kShortOfMemory);
+  EXPECT_EQ(guest_->given_up(), "");
+  make_room();
+  wait_until([&] {
+    if (packs_.has_request()) packs_.reply(packs_.next_request());
+    return guest_->detached();
+  });
+  EXPECT_EQ(guest_->report().prefetch.hydrated_pages, kPages);
+}
+
+TEST_P(ShortOfMemoryTest, DemandedPagesWaitForMemoryAndNotTheVmForItsEnd) {
+  start_in_it({});
+  for (std::size_t page = 0; page < kRoom; ++page) serve(page);
+  GuestThread vcpu([&] { EXPECT_TRUE(guest_->has_content(kRoom)); });
+  server_.reply(server_.next_request(), 0);
+  wait_until([&] { return guest_->report().memory_waiting_pages == 1; });
+  GuestThread other([&] { EXPECT_TRUE(guest_->has_content(kRoom + 1)); });
+  server_.reply(server_.next_request(), 0);
+  wait_until([&] { return guest_->report().memory_waiting_pages == 2; });
+  wait_until([&] { return !guest_->report().short_of.empty(); });
+  EXPECT_EQ(guest_->unservable(), "");
+  EXPECT_FALSE(vcpu.ended());
+  make_room();
+  vcpu.join();
+  other.join();
+  EXPECT_EQ(guest_->report().memory_waiting_pages, 0u);
+  EXPECT_EQ(guest_->given_up(), "");
+}
+
+TEST_P(ShortOfMemoryTest, ZerosWaitForMemoryToo) {
+  map_ = {};
+  map_.append_chunks(kFirst, {kRoom});
+  map_.append_zero({kPages - kRoom});
+  start_in_it({});
+  for (std::size_t page = 0; page < kRoom; ++page) serve(page);
+  GuestThread vcpu([&] { EXPECT_TRUE(guest_->has_zeros(kRoom + 3)); });
+  wait_until([&] { return guest_->report().memory_waiting_pages == 1; });
+  make_room();
+  vcpu.join();
+}
+
+TEST_P(ShortOfMemoryTest, PageThatHasWaitedTooLongCannotBeHad) {
+  memory_patience_ = std::chrono::milliseconds(1);
+  start_in_it({});
+  for (std::size_t page = 0; page < kRoom; ++page) serve(page);
+  GuestThread vcpu([&] { EXPECT_TRUE(guest_->has_content(kRoom)); });
+  server_.reply(server_.next_request(), 0);
+  wait_until([&] { return !guest_->unservable().empty(); });
+  EXPECT_TRUE(guest_->unservable().starts_with("no memory")) << guest_->unservable();
+  EXPECT_TRUE(guest_->unservable().ends_with("(ENOMEM 12)")) << guest_->unservable();
+  make_room();  // it was let wait
+  vcpu.join();
 }
 
 TEST_P(PrefetchingTest, GuestWhosePackIsLostWithTheConnectionIsServedOnDemand) {

@@ -14,7 +14,7 @@ thaw_add_test(replica_test SOURCES replica_test.cc TIMEOUT 120
 add_dependencies(replica_test vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
 thaw_add_test(session_test
-  SOURCES chunk_places_test.cc fault_core_test.cc metrics_test.cc prefetch_core_test.cc server_choice_test.cc session_test.cc
+  SOURCES chunk_places_test.cc fault_core_test.cc memory_room_test.cc metrics_test.cc prefetch_core_test.cc server_choice_test.cc session_test.cc
   LIBRARIES thaw_faulthandler_core thaw_test_programs)
 
 thaw_add_test(session_keep_test SOURCES session_keep_test.cc vmm_door_test.cc

@@ -396,8 +396,17 @@ TEST_P(SemanticsTest, ForkIsRefusedByNameAndItsChildReadsNoZeros) {
   }
   EXPECT_NE(guest.given_up().find("unsupported"), std::string::npos) << guest.given_up();
   EXPECT_EQ(::waitpid(child, nullptr, WNOHANG), 0) << "the child went on without its page";
+  const auto has_forks = [&] {
+    bool any = false;
+    loop_.run([&] { any = guest.served().has_forks(); });
+    return any;
+  };
+  guest.end_session();
+  EXPECT_TRUE(has_forks()) << "its session must hold on to the memory";
+  EXPECT_EQ(::waitpid(child, nullptr, WNOHANG), 0) << "the child went on without its page";
   ::kill(child, SIGKILL);
   ::waitpid(child, nullptr, 0);
+  EXPECT_FALSE(has_forks());
 }
 
 TEST_P(SemanticsTest, PageThatCannotBeHadKeepsTheGuestWaiting) {

@@ -22,9 +22,12 @@
 #include "base/log.h"
 #include "base/mapping.h"
 #include "base/memory_file.h"
+#include "base/memory_limits.h"
+#include "base/process_exit.h"
 #include "base/socket.h"
 #include "base/unique_fd.h"
 #include "base/userfaultfd.h"
+#include "base/vcpu_activity.h"
 #include "faulthandler/copy_gate.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/memory_file.h"
@@ -139,6 +142,29 @@ Result<void> wait_for_exit(const UniqueFd& pidfd, Deadline deadline) {
   if (!deadline.passed()) process->die();
   if (process->ready() != 0) return {};
   return fail(ErrorCode::kTimeout, "the process did not exit");
+}
+
+// base/process_exit.h
+
+std::optional<ExitStatus> exit_status(const UniqueFd&, pid_t) { return ExitStatus{}; }
+
+// base/vcpu_activity.h
+
+VcpuActivity vcpu_activity(pid_t) { return VcpuActivity::kHasRun; }
+
+// base/memory_limits.h
+
+std::string_view memory_limit_name(MemoryLimit::Of) { return "memory"; }
+
+MemoryLimits MemoryLimits::of_process(pid_t pid, std::span<const AddressRange>, std::string proc) {
+  return {pid, std::move(proc)};
+}
+
+/// Now and then there is too little for what nobody waits for.
+std::vector<MemoryLimit> MemoryLimits::read() const {
+  constexpr ByteCount kMost{1u << 30};
+  const bool is_short = Machine::current().random().chance(50);
+  return {{MemoryLimit::Of::kHost, kMost, is_short ? ByteCount{0} : kMost}};
 }
 
 // base/memory_file.h

@@ -114,6 +114,8 @@ Userfaultfd::Filled Userfaultfd::fill(HostAddress start, std::uint64_t length, c
                                       const std::function<Content(std::uint64_t)>& content_at) {
   if (changes_ > 0) return {0, EAGAIN};
   if (const int error = check_range(start, length); error != 0) return {0, error};
+  // A limit is met for a moment.
+  if (machine_.random().chance(10)) return {0, ENOMEM};
   Filled filled;
   for (; filled.done < length; filled.done += kPageBytes) {
     GuestMemory::Page& page = *memory_.find(start + ByteCount{filled.done});

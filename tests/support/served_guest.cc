@@ -133,14 +133,16 @@ ServedGuest::ServedGuest(LoopThread& loop, DemandLink& link, GuestOptions option
   regions_ = RegionTable::check(handoff, image_->manifest.spec).value();
   record_ = MemoryRecord::create("", image_->manifest.spec.memory_pages()).value();
   loop_.run([&] {
-    served_ = std::make_unique<ServedMemory>(loop_.loop(), link,
-                                             ServeOptions{.image = image_,
-                                                          .around = options.around,
-                                                          .prefetch = options.prefetch,
-                                                          .plan = options.plan,
-                                                          .window = options.window,
-                                                          .window_use = options.window_use},
-                                             *record_, static_cast<ServedMemory::Owner&>(*this));
+    served_ =
+        std::make_unique<ServedMemory>(loop_.loop(), link,
+                                       ServeOptions{.image = image_,
+                                                    .around = options.around,
+                                                    .prefetch = options.prefetch,
+                                                    .memory_patience = options.memory_patience,
+                                                    .plan = options.plan,
+                                                    .window = options.window,
+                                                    .window_use = options.window_use},
+                                       *record_, static_cast<ServedMemory::Owner&>(*this));
     served_->connect();
   });
 }

@@ -70,6 +70,7 @@ struct GuestOptions {
   PrefetchPlan plan = {};
   Recorder::Window window = {};
   WindowUse window_use = WindowUse::kNone;
+  Nanoseconds memory_patience{limits::kMemoryPatience};
 };
 
 /// A guest in this process whose memory is served by a ServedMemory on the loop's thread, through
