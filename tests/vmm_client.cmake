@@ -3,7 +3,7 @@ add_executable(map_file support/map_file.cc)
 # A sanitizer's runtime does not work in programs that were built without it.
 thaw_add_test(vmm_client_test
   SOURCES vmm_client_test.cc support/huge_page_pool.cc support/restore_in_c.c TIMEOUT 120
-  NOT_SANITIZED QemuPreloadTest.*
+  NOT_SANITIZED QemuPreloadTest.*:QemuTest.*
   LIBRARIES thaw_base thaw_handoff thaw_guest_memory thaw)
 add_dependencies(vmm_client_test thaw_qemu map_file)
 target_compile_definitions(vmm_client_test PRIVATE

@@ -116,7 +116,7 @@ class TestHandler {
       std::array<std::byte, 1024> piece;
       auto received = receive_with_descriptors(socket_, piece).value();
       if (!received || received->bytes == 0) return false;
-      for (UniqueFd& fd : received->descriptors) uffd_ = std::move(fd);
+      if (!received->descriptors.empty()) uffd_ = std::move(received->descriptors.front());
       const ByteSpan bytes = ByteSpan(piece).first(received->bytes);
       text += as_text(bytes);
       complete = scanner.feed(bytes).value();
@@ -569,21 +569,111 @@ TEST_F(QemuPreloadTest, TerminatesWhenTheFileSystemHasNoUserfaultfd) {
   std::filesystem::remove(memory_path_);
 }
 
-TEST_F(QemuPreloadTest, QemuSeesServedMemory) {
-  if (::system("command -v qemu-system-x86_64 >/dev/null") != 0) GTEST_SKIP() << "needs QEMU";
+TEST_F(QemuPreloadTest, TerminatesAtVariablesThatItDoesNotKnow) {
+  create_memory_file(memory_path_);
+  expect_refused(map_file("THAW_QEMU_MEMROY=" + memory_path_, "shared"),
+                 "THAW_QEMU_MEMROY is none");
+  expect_refused(map_file(environment(memory_path_) + " THAW_QEMU_SHARED=yes", "shared"),
+                 "THAW_QEMU_SHARED is yes");
+}
+
+/// A real QEMU with its BIOS alone.
+class QemuTest : public QemuPreloadTest {
+ protected:
+  void SetUp() override {
+    if (::system("command -v qemu-system-x86_64 >/dev/null") != 0) GTEST_SKIP() << "needs QEMU";
+  }
+  /// Its first monitor command shows a byte of memory.
+  Finished qemu(const std::string& variables, const std::string& arguments,
+                const std::string& accelerator = "tcg") {
+    return run(variables, fmt::format("printf \"xp /1ub {}\\nquit\\n\" | qemu-system-x86_64 "
+                                      "-display none -monitor stdio -m 64 -accel {} {}",
+                                      4097 * kPageBytes, accelerator, arguments));
+  }
+  static std::string object(const std::string& backend) {
+    return "-S -machine pc,memory-backend=ram -object " + backend + ",id=ram,size=64M";
+  }
+  static std::string file_object(const std::string& path) {
+    return object("memory-backend-file,share=on,mem-path=" + path);
+  }
+  void expect_served(const Finished& finished) {
+    EXPECT_EQ(finished.exit_code, 0) << finished.output;
+    const std::string shown = fmt::format("{:016x}: {:3}", 4097 * kPageBytes,
+                                          std::to_integer<int>(image_byte({4097 * kPageBytes})));
+    EXPECT_NE(finished.output.find(shown), std::string::npos) << finished.output;
+  }
+  void expect_ended(const Finished& finished, const std::string& reason) {
+    EXPECT_EQ(finished.exit_code, 1) << finished.output;
+    EXPECT_NE(finished.output.find(reason), std::string::npos) << finished.output;
+  }
+};
+
+TEST_F(QemuTest, SeesServedMemory) {
   TestHandler handler(socket_path_);
-  const Finished finished =
-      run(environment(memory_path_),
-          fmt::format("printf \"xp /1ub {}\\nquit\\n\" | qemu-system-x86_64 -S -display none "
-                      "-monitor stdio -machine pc,accel=tcg,memory-backend=ram -m 64 "
-                      "-object memory-backend-file,id=ram,size=64M,share=on,mem-path={}",
-                      4097 * kPageBytes, memory_path_));
-  EXPECT_EQ(finished.exit_code, 0);
-  EXPECT_NE(
-      finished.output.find(fmt::format("{:016x}: {:3}", 4097 * kPageBytes,
-                                       std::to_integer<int>(image_byte({4097 * kPageBytes})))),
-      std::string::npos)
-      << finished.output;
+  expect_served(qemu(environment(memory_path_), file_object(memory_path_)));
+}
+
+TEST_F(QemuTest, FileIsKnownHoweverItIsNamed) {
+  create_memory_file(memory_path_);
+  std::filesystem::resize_file(memory_path_, 64u << 20);
+  std::filesystem::create_symlink(memory_path_, directory_ + "/link");
+  TestHandler handler(socket_path_);
+  expect_served(qemu(environment(directory_ + "//./link"), file_object(memory_path_)));
+}
+
+TEST_F(QemuTest, SeesServedMemoryInAMemfd) {
+  for (const std::string& variable : {std::string("memfd"), memory_path_}) {
+    for (const std::string share : {"on", "off"}) {
+      TestHandler handler(socket_path_);
+      expect_served(qemu(environment(variable), object("memory-backend-memfd,share=" + share)));
+    }
+  }
+}
+
+TEST_F(QemuTest, LockedMemoryIsServed) {
+  TestHandler handler(socket_path_);
+  expect_served(
+      qemu(environment(memory_path_), file_object(memory_path_) + " -overcommit mem-lock=on"));
+}
+
+TEST_F(QemuTest, GuestDoesNotRunOnMemoryThatWasNotHandedOver) {
+  std::vector<std::string> accelerators{"tcg", "tcg,split-wx=on"};
+  if (::access("/dev/kvm", R_OK | W_OK) == 0) accelerators.emplace_back("kvm");
+  const std::string misspelt = environment(memory_path_ + "-misspelt");
+  for (const std::string& accelerator : accelerators) {
+    expect_ended(qemu(misspelt, file_object(memory_path_), accelerator), "was not handed over");
+    expect_ended(qemu(misspelt, "", accelerator), "was not handed over");
+    expect_ended(qemu(environment("memfd"), object("memory-backend-ram"), accelerator),
+                 "was not handed over");
+  }
+}
+
+TEST_F(QemuTest, SecondObjectOfSharedMemoryIsRefused) {
+  const std::string nodes = fmt::format(
+      "-S -m 128 -object memory-backend-file,id=a,size=64M,share=on,mem-path={} "
+      "-numa node,memdev=a -numa node,memdev=b -object ",
+      memory_path_);
+  const std::array others{
+      std::pair{std::string("memory-backend-file,id=b,size=64M,share=on,mem-path=") + directory_ +
+                    "/second",
+                "one memory object"},
+      std::pair{std::string("memory-backend-memfd,id=b,size=64M"), "second memory object"},
+      std::pair{std::string("memory-backend-ram,id=b,size=64M,share=on"), "one memory object"},
+  };
+  for (const auto& [other, reason] : others) {
+    std::filesystem::remove(memory_path_);
+    TestHandler handler(socket_path_);
+    expect_ended(qemu(environment(memory_path_), nodes + other), reason);
+  }
+}
+
+TEST_F(QemuTest, InvocationsWithoutAGuestPassThrough) {
+  for (const std::string argument : {"-version", "-help", "-machine help"}) {
+    const Finished finished =
+        run(environment(memory_path_), "qemu-system-x86_64 " + argument + " >/dev/null");
+    EXPECT_EQ(finished.exit_code, 0) << argument << ": " << finished.output;
+    EXPECT_EQ(finished.output, "") << argument;
+  }
 }
 
 }  // namespace
