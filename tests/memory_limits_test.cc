@@ -4,19 +4,24 @@
 #include "base/memory_limits.h"
 
 #include <array>
+#include <atomic>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/kvm.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/host.h"
 #include "base/memory_file.h"
 #include "base/process_exit.h"
@@ -189,6 +194,33 @@ TEST(ProcessExit, IsSeenOfAProcessThatIsNoChild) {
   EXPECT_EQ(ended, (ExitStatus{.code = 149}));
   EXPECT_EQ(waited.value_or(ExitStatus{.code = 149}), (ExitStatus{.code = 149}));
   EXPECT_EQ(seen_exit([] {})[0], ExitStatus{});
+}
+
+TEST(VcpuActivity, VcpuInKvmRunRunsAndOneThatWasNeverEnteredDoesNot) {
+  const UniqueFd kvm(::open("/dev/kvm", O_RDWR | O_CLOEXEC));
+  if (!kvm.valid()) GTEST_SKIP() << "needs /dev/kvm";
+  const UniqueFd vm(::ioctl(kvm.get(), KVM_CREATE_VM, 0));
+  ASSERT_EQ(::ioctl(vm.get(), KVM_CREATE_IRQCHIP, 0), 0);
+  const UniqueFd first(::ioctl(vm.get(), KVM_CREATE_VCPU, 0));
+  // It waits in the kernel to be started by the first one.
+  const UniqueFd second(::ioctl(vm.get(), KVM_CREATE_VCPU, 1));
+  ASSERT_TRUE(first.valid() && second.valid());
+  EXPECT_EQ(vcpu_activity(::getpid()), VcpuActivity::kNotYet);
+
+  struct sigaction nothing{};
+  nothing.sa_handler = [](int) {};
+  ::sigaction(SIGUSR1, &nothing, nullptr);
+  std::atomic<bool> ended = false;
+  std::jthread vcpu([&] {
+    ::ioctl(second.get(), KVM_RUN, 0);
+    ended = true;
+  });
+  const Deadline deadline = Deadline::after(std::chrono::seconds(60));
+  while (vcpu_activity(::getpid()) != VcpuActivity::kHasRun && !deadline.passed()) {
+    std::this_thread::yield();
+  }
+  EXPECT_EQ(vcpu_activity(::getpid()), VcpuActivity::kHasRun);
+  while (!ended) ::pthread_kill(vcpu.native_handle(), SIGUSR1);
 }
 
 TEST(VcpuActivity, ProcessWithoutVcpusTellsNothing) {
