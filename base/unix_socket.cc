@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "base/limits.h"
+#include "base/listen_path.h"
 #include "base/socket.h"
 
 #ifndef SO_PEERPIDFD
@@ -21,21 +22,48 @@ namespace thaw {
 
 namespace {
 
-Result<sockaddr_un> unix_address(const std::string& path) {
-  if (path.empty() || path.size() > limits::kMaxSocketPath) {
-    return fail(ErrorCode::kInvalidArgument, "a socket path has 1 to {} bytes, not {}",
-                limits::kMaxSocketPath, path.size());
+/// A socket's path as bind and connect take it: at most limits::kMaxSocketPath bytes. A longer one
+/// is reached through its directory, which is kept open for that.
+class UnixAddress {
+ public:
+  static Result<UnixAddress> of(const std::string& path) {
+    if (path.empty()) return fail(ErrorCode::kInvalidArgument, "a socket's path is empty");
+    if (path.find('\0') != std::string::npos) {
+      return fail(ErrorCode::kInvalidArgument, "a socket's path has a byte 0 in it");
+    }
+    UnixAddress address;
+    if (path.size() <= limits::kMaxSocketPath) {
+      path.copy(address.address_.sun_path, path.size());
+      return address;
+    }
+    const std::size_t slash = path.rfind('/');
+    if (slash != std::string::npos) {
+      const std::string directory = path.substr(0, slash + 1);
+      address.directory_ = UniqueFd(::open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+      if (!address.directory_.valid()) return fail_errno(fmt::format("open {}", directory));
+    }
+    const std::string shorter =
+        fmt::format("/proc/self/fd/{}/{}", address.directory_.get(), path.substr(slash + 1));
+    if (slash == std::string::npos || shorter.size() > limits::kMaxSocketPath) {
+      return fail(ErrorCode::kInvalidArgument, "the name of the socket {} is too long", path);
+    }
+    shorter.copy(address.address_.sun_path, shorter.size());
+    return address;
   }
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  path.copy(address.sun_path, path.size());
-  return address;
-}
 
-const sockaddr* as_sockaddr(const sockaddr_un& address) {
-  // SAFETY: bind and connect take every family's address as sockaddr.
-  return reinterpret_cast<const sockaddr*>(&address);
-}
+  /// connect(2) or bind(2) with it.
+  template <typename Call>
+  int with(Call call, const UniqueFd& socket) const {
+    // SAFETY: bind and connect take every family's address as sockaddr.
+    return call(socket.get(), reinterpret_cast<const sockaddr*>(&address_), sizeof(address_));
+  }
+
+ private:
+  UnixAddress() { address_.sun_family = AF_UNIX; }
+
+  UniqueFd directory_;
+  sockaddr_un address_{};
+};
 
 Result<UniqueFd> create_unix_socket() {
   UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -43,34 +71,49 @@ Result<UniqueFd> create_unix_socket() {
   return socket;
 }
 
-/// Makes room at `path`: removes a socket whose listener has died.
-Result<void> remove_stale_socket(const std::string& path, const sockaddr_un& address) {
+/// What is at a path where a socket is to be.
+enum class Place { kFree, kStaleSocket };
+
+/// kAlreadyExists when it is taken.
+Result<Place> look_at(const std::string& path, const UnixAddress& address) {
   struct stat status{};
   if (::lstat(path.c_str(), &status) != 0) {
-    if (errno == ENOENT) return {};
+    if (errno == ENOENT) return Place::kFree;
     return fail_errno(path);
   }
   if (!S_ISSOCK(status.st_mode)) {
     return fail(ErrorCode::kAlreadyExists, "{} exists and is no socket", path);
   }
   const UniqueFd probe = TRY(create_unix_socket());
-  if (::connect(probe.get(), as_sockaddr(address), sizeof(address)) == 0 || errno != ECONNREFUSED) {
+  if (address.with(::connect, probe) == 0 || errno != ECONNREFUSED) {
     return fail(ErrorCode::kAlreadyExists, "{} is in use by another process", path);
   }
-  if (::unlink(path.c_str()) != 0 && errno != ENOENT) return fail_errno(path);
-  return {};
+  return Place::kStaleSocket;
 }
 
 }  // namespace
 
+Result<void> check_listen_path(const std::string& path) {
+  const UnixAddress address = TRY(UnixAddress::of(path));
+  if (TRY(look_at(path, address)) == Place::kStaleSocket) return {};
+  const std::size_t slash = path.rfind('/');
+  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+  struct stat status{};
+  if (::stat(directory.c_str(), &status) != 0) return fail_errno(directory);
+  return {};
+}
+
 Result<UniqueFd> listen_unix(const std::string& path, std::optional<FileOwner> owner) {
-  const sockaddr_un address = TRY(unix_address(path));
-  TRY(remove_stale_socket(path, address));
+  const UnixAddress address = TRY(UnixAddress::of(path));
+  if (TRY(look_at(path, address)) == Place::kStaleSocket && ::unlink(path.c_str()) != 0 &&
+      errno != ENOENT) {
+    return fail_errno(path);
+  }
   UniqueFd socket = TRY(create_unix_socket());
   // The socket file gets the descriptor's mode when it is bound, so there is no moment at which
   // others may connect.
   if (::fchmod(socket.get(), 0600) != 0) return fail_errno("fchmod of a socket");
-  if (::bind(socket.get(), as_sockaddr(address), sizeof(address)) != 0) {
+  if (address.with(::bind, socket) != 0) {
     return fail_errno(fmt::format("bind {}", path));
   }
   if ((owner && ::lchown(path.c_str(), owner->uid, owner->gid) != 0) ||
@@ -83,9 +126,9 @@ Result<UniqueFd> listen_unix(const std::string& path, std::optional<FileOwner> o
 }
 
 Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline) {
-  const sockaddr_un address = TRY(unix_address(path));
+  const UnixAddress address = TRY(UnixAddress::of(path));
   UniqueFd socket = TRY(create_unix_socket());
-  while (::connect(socket.get(), as_sockaddr(address), sizeof(address)) != 0) {
+  while (address.with(::connect, socket) != 0) {
     // EAGAIN: the listener's backlog is full, which poll cannot wait for.
     if (errno != EAGAIN && errno != EINTR) return fail_errno(fmt::format("connect to {}", path));
     if (deadline.passed()) return fail(ErrorCode::kTimeout, "connect to {}", path);

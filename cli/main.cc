@@ -167,8 +167,10 @@ class Declaration {
     constexpr int kMostMibPerSecond = 1 << 20;
     CLI::App* sub = command_on(
         app_, "prepare", "Make this host's fault handler ready for a restore", command::prepare);
-    sub->add_option("--socket", options_.socket, "Where the VMM will connect")->required();
-    sub->add_option("--state-out", options_.state, "File to write the VMM's state to");
+    sub->add_option("--socket", options_.socket, "Where the VMM will connect; no file may be there")
+        ->required();
+    sub->add_option("--state-out", options_.state,
+                    "File to write the VMM's state to; new, or a regular file to replace");
     sub->add_option("--owner", options_.owner, "UID:GID of the socket and the state file");
     sub->add_option(
            "--on-unservable", options_.on_unservable,
@@ -204,6 +206,8 @@ class Declaration {
         sub->add_option("--trace", options_.trace,
                         "File for what came when, in the window of a recording; for `ws plot`")
             ->excludes(shared);
+    sub->footer(
+        "If it is interrupted or fails, neither session nor socket nor state file is left.");
     sub->callback([=, &chosen = chosen_] {
       const bool has_window = window[0]->count() > 0 || window[1]->count() > 0;
       if (no_record->count() > 0 && trace->count() == 0 && has_window) {

@@ -10,8 +10,12 @@ namespace thaw::command {
 namespace {
 
 /// A path for the fault handler, whose working directory is another.
-std::string absolute(const std::string& path) {
-  return path.empty() ? path : std::filesystem::absolute(path).string();
+Result<std::string> absolute(const std::string& path) {
+  if (path.empty()) return path;
+  std::error_code error;
+  std::string whole = std::filesystem::absolute(path, error).string();
+  if (error) return fail_errno("the working directory", error.value());
+  return whole;
 }
 
 RecordMode record_mode(const Options& options) {
@@ -28,8 +32,8 @@ UnservablePolicy unservable_policy(const Options& options) {
 
 Result<void> prepare(const Options& options) {
   control::Prepare request{.snapshot = options.name,
-                           .socket = absolute(options.socket),
-                           .state_out = absolute(options.state),
+                           .socket = TRY(absolute(options.socket)),
+                           .state_out = TRY(absolute(options.state)),
                            .name_space = options.name_space,
                            .owner_uid = {},
                            .owner_gid = {},
@@ -40,7 +44,7 @@ Result<void> prepare(const Options& options) {
                            .record_most_ms = options.record_most_ms,
                            .prefetch = !options.no_prefetch,
                            .hydrate_bytes_per_s = options.hydrate_mib_s << 20,
-                           .trace_out = absolute(options.trace),
+                           .trace_out = TRY(absolute(options.trace)),
                            .shared = options.shared};
   if (!options.owner.empty()) {
     const FileOwner owner = TRY(parse_owner(options.owner));

@@ -1,27 +1,61 @@
 #pragma once
 
+#include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
-#include "base/connection_threads.h"
 #include "base/unique_fd.h"
-#include "faulthandler/daemon.h"
+#include "faulthandler/control_client.h"
+#include "faulthandler/task_queue.h"
 
 namespace thaw {
 
-/// Answers the control socket on threads of its own, one exchange a connection, so that neither a
-/// slow page server nor a client that stalls can hold up a fault. Removes the socket on stop.
+/// Answers the control socket. Commands block on page servers, files and the fault handler's loop,
+/// and their clients stall: none of that may hold up a fault or another command. So one thread
+/// talks to all clients and never waits for one; `prepare` runs in a pool of its own, so that `ps`,
+/// `stop` and `--upgrade` find a thread whatever page servers do. Removes the socket on stop.
 class ControlServer {
  public:
+  /// What it works with, which outlives it. The loop is its own and does not run yet.
+  struct Tools {
+    Loop& loop;
+    TaskQueue& tasks;
+    WorkerPool& prepares;
+    WorkerPool& others;
+  };
   /// `listener` listens at `path`.
-  ControlServer(std::string path, UniqueFd listener, Daemon& daemon);
+  ControlServer(std::string path, UniqueFd listener, const Tools& tools, ControlCommands commands);
+  ControlServer(const ControlServer&) = delete;
+  ControlServer& operator=(const ControlServer&) = delete;
+  /// Commands under way come to their end, and are answered.
   ~ControlServer();
 
  private:
-  void answer(const UniqueFd& connection) const;
+  void run();
+  void on_connection(int result);
+  void on_rested();
+  void make_room();
+  /// Hears new clients unless there are too many, and forgets those that have gone.
+  void after_turn();
+  void stop();
+  /// Has `act` called on its thread whenever the descriptor is readable.
+  void watch(Operation& operation, const UniqueFd& wakeup, int result,
+             const std::function<void()>& act);
 
   const std::string path_;
-  Daemon& daemon_;
-  ConnectionThreads threads_;
+  const UniqueFd listener_;
+  TaskQueue& tasks_;
+  ControlClient::Service service_;
+  std::vector<std::unique_ptr<ControlClient>> clients_;  // the oldest first
+  bool stopping_ = false;
+
+  Operation accepting_{[this](int result) { on_connection(result); }};
+  Operation resting_{[this](int) { on_rested(); }};
+  Operation task_watch_;
+  Operation prepare_watch_;
+  Operation other_watch_;
+  std::jthread thread_;  // the last member: it uses the others
 };
 
 }  // namespace thaw

@@ -1,43 +1,16 @@
 #include "faulthandler/daemon.h"
 
 #include <algorithm>
-#include <future>
 
 #include <poll.h>
 
 #include "base/cpu.h"
-#include "base/event_fd.h"
-#include "base/host.h"
 #include "base/log.h"
-#include "base/userfaultfd.h"
 #include "faulthandler/limits.h"
 
 namespace thaw {
 
 namespace {
-
-std::vector<std::string> warnings_for(const SnapshotSpec& spec) {
-  const std::string here = cpu_vendor();
-  if (spec.cpu_vendor.empty() || here.empty() || spec.cpu_vendor == here) return {};
-  return {fmt::format("the snapshot was made on a CPU of {}, this host's is of {}", spec.cpu_vendor,
-                      here)};
-}
-
-/// What the supervisor keeps of a session that is to be.
-struct KeptForSession {
-  KeptSession session;
-  MemoryRecord record;
-};
-Result<KeptForSession> kept_for(const control::Prepare& request, const PreparedSnapshot& snapshot,
-                                std::optional<FileOwner> owner) {
-  MemoryRecord record = TRY(MemoryRecord::create(encode_control_request(request),
-                                                 snapshot.image->manifest.spec.memory_pages()));
-  KeptSession kept;
-  kept[KeptRole::kRecord] = TRY(duplicate(record.file()));
-  kept[KeptRole::kSnapshot] = TRY(duplicate(snapshot.image->file));
-  kept[KeptRole::kListener] = TRY(listen_unix(request.socket, owner));
-  return KeptForSession{std::move(kept), std::move(record)};
-}
 
 /// A working set of so few recordings that more are wanted soon: of one restore in eight.
 constexpr std::uint8_t kFewRecordings = 3;
@@ -47,44 +20,6 @@ constexpr std::uint32_t kSoon = 8;
 constexpr std::uint64_t kTinySetPages = 64;
 
 }  // namespace
-
-Result<std::unique_ptr<TaskQueue>> TaskQueue::create() {
-  UniqueFd wakeup = TRY(create_event_fd());
-  return std::unique_ptr<TaskQueue>(new TaskQueue(std::move(wakeup)));
-}
-
-Result<void> TaskQueue::post(std::function<void()> task) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (closed_) return fail(ErrorCode::kStopped, "the fault handler ends");
-    if (tasks_.size() >= limits::kMaxPostedTasks) {
-      return fail(ErrorCode::kLimitExceeded, "{} commands are waiting already", tasks_.size());
-    }
-    tasks_.push_back(std::move(task));
-  }
-  signal_event_fd(wakeup_);
-  return {};
-}
-
-void TaskQueue::run_all() {
-  clear_event_fd(wakeup_);
-  std::deque<std::function<void()>> due;
-  {
-    const std::lock_guard lock(mutex_);
-    due.swap(tasks_);
-  }
-  for (const auto& task : due) task();
-}
-
-void TaskQueue::close() {
-  const std::lock_guard lock(mutex_);
-  closed_ = true;
-}
-
-bool TaskQueue::closed() const {
-  const std::lock_guard lock(mutex_);
-  return closed_;
-}
 
 Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised supervised,
                DaemonOptions options)
@@ -111,85 +46,27 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised sup
 
 Daemon::~Daemon() = default;
 
-template <typename T>
-Result<T> Daemon::on_loop(std::function<Result<T>()> task) {
-  auto promise = std::make_shared<std::promise<Result<T>>>();
-  auto future = promise->get_future();
-  TRY(tasks_.post([promise, task = std::move(task)] { promise->set_value(task()); }));
-  const Deadline deadline = Deadline::after(limits::kControlTimeout);
-  while (future.wait_for(limits::kControlInterval) != std::future_status::ready) {
-    if (tasks_.closed()) return fail(ErrorCode::kStopped, "the fault handler ends");
-    if (deadline.passed()) {
-      return fail(ErrorCode::kTimeout, "the fault handler's loop did not answer");
-    }
-  }
-  return future.get();
-}
-
 ControlReply Daemon::handle(const ControlRequest& request) {
-  if (const auto* wanted = std::get_if<control::Prepare>(&request)) return prepare(*wanted);
+  if (const auto* wanted = std::get_if<control::Prepare>(&request)) {
+    return prepare(*wanted, {}).reply;
+  }
   if (const auto* wanted = std::get_if<control::Stop>(&request)) {
-    const auto stopped = on_loop<void>([this, request = *wanted] { return stop_session(request); });
+    const auto stopped =
+        tasks_.run<void>([this, request = *wanted] { return stop_session(request); });
     if (!stopped) return stopped.error();
     return Stopped{};
   }
   if (std::holds_alternative<control::Upgrade>(request)) {
-    const auto asked = on_loop<void>([this] {
+    const auto asked = tasks_.run<void>([this] {
       sessions_.ask_for_upgrade();
       return Result<void>();
     });
     if (!asked) return asked.error();
     return Upgrading{};
   }
-  auto reports = on_loop<HandlerReport>([this] { return Result<HandlerReport>(list()); });
+  auto reports = tasks_.run<HandlerReport>([this] { return Result<HandlerReport>(list()); });
   if (!reports) return reports.error();
   return *std::move(reports);
-}
-
-ControlReply Daemon::prepare(const control::Prepare& request) {
-  const std::string name_space =
-      request.name_space.empty() ? options_.name_space : request.name_space;
-  if (request.owner_uid.has_value() != request.owner_gid.has_value()) {
-    return Error(ErrorCode::kInvalidArgument, "an owner has both a user and a group id");
-  }
-  for (const std::uint32_t ms : {request.record_idle_ms, request.record_most_ms}) {
-    if (ms > 0 && std::chrono::milliseconds(ms) <= limits::kMostRecording) continue;
-    return Error(ErrorCode::kInvalidArgument, "a recording ends after 1 ms to an hour");
-  }
-  const bool records = request.record == RecordMode::kAlways || !request.trace_out.empty();
-  if (request.shared && records) {
-    return Error(ErrorCode::kInvalidArgument,
-                 "what a VM touches is not seen when its memory is shared");
-  }
-  if (request.on_unservable == UnservablePolicy::kPoison && !can_poison()) {
-    return Error(ErrorCode::kUnsupported, "this kernel poisons no pages (Linux 6.6 and later do)");
-  }
-  std::optional<FileOwner> owner;
-  if (request.owner_uid) owner = FileOwner{*request.owner_uid, *request.owner_gid};
-
-  const MemoryUse use_of_memory = request.shared ? MemoryUse::kShared : MemoryUse::kOwn;
-  auto snapshot =
-      source_.prepare(name_space, request.snapshot, use_of_memory, request.state_out, owner);
-  if (!snapshot) return snapshot.error();
-  const SnapshotSpec& spec = snapshot->image->manifest.spec;
-  auto kept = kept_for(request, *snapshot, owner);
-  if (!kept) return kept.error();
-  const WindowUse use = request.shared ? WindowUse::kNone : window_use(request, *snapshot);
-  auto session = std::make_shared<NewSession>(session_options(request, *snapshot, use),
-                                              std::move(kept->record), std::move(kept->session));
-  const auto added = on_loop<Added>(
-      [this, session, use_of_memory] { return add_session(std::move(*session), use_of_memory); });
-  if (!added) {
-    remove_file(request.socket);
-    return added.error();
-  }
-  return control::Prepared{.session = added->session,
-                           .socket = request.socket,
-                           .memory = spec.memory,
-                           .state = spec.state,
-                           .regions = spec.regions,
-                           .generation = added->generation,
-                           .warnings = warnings_for(spec)};
 }
 
 SessionOptions Daemon::session_options(const control::Prepare& request,

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <deque>
 #include <functional>
 #include <map>
 #include <memory>
@@ -8,6 +7,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "faulthandler/control_commands.h"
 #include "faulthandler/damage_reports.h"
 #include "faulthandler/demand_link.h"
 #include "faulthandler/host_images.h"
@@ -18,35 +18,12 @@
 #include "faulthandler/restore_reports.h"
 #include "faulthandler/session_table.h"
 #include "faulthandler/snapshot_source.h"
+#include "faulthandler/task_queue.h"
 #include "faulthandler/uploader.h"
 #include "faulthandler/worker_pool.h"
 #include "format/control.h"
 
 namespace thaw {
-
-/// Tasks that other threads hand to the loop's thread: a bounded queue, and an eventfd that the
-/// loop polls. Locks itself; no lock is held while a task runs.
-class TaskQueue {
- public:
-  static Result<std::unique_ptr<TaskQueue>> create();
-
-  /// kLimitExceeded when the queue is full, kStopped when it is closed.
-  Result<void> post(std::function<void()> task);
-  const UniqueFd& wakeup() const { return wakeup_; }
-  /// Runs what was posted. On the loop's thread, when wakeup() is readable.
-  void run_all();
-  /// Nothing is run any more.
-  void close();
-  bool closed() const;
-
- private:
-  explicit TaskQueue(UniqueFd wakeup) : wakeup_(std::move(wakeup)) {}
-
-  const UniqueFd wakeup_;
-  mutable std::mutex mutex_;
-  std::deque<std::function<void()>> tasks_;  // guarded by mutex_
-  bool closed_ = false;                      // guarded by mutex_
-};
 
 struct DaemonOptions {
   std::vector<ServerAddress> servers;  // of pages; one to limits::kMaxServers
@@ -60,8 +37,8 @@ struct DaemonOptions {
 };
 
 /// The fault handler: its sessions, its links to the page servers, and what control commands do
-/// with them. handle() may be called from any thread and does its network and file work there;
-/// everything else happens on the loop's thread.
+/// with them. prepare() and handle() may be called from any thread, and prepare() does its network
+/// and file work there; everything else happens on the loop's thread.
 class Daemon final : private SessionTable::Owner {
  public:
   /// `supervisor` is this end of the connection to it. `on_serving` gets the control socket's
@@ -76,7 +53,10 @@ class Daemon final : private SessionTable::Owner {
          DaemonOptions options);
   virtual ~Daemon();
 
-  /// Carries out one control request and waits for its result.
+  /// Makes a session. Nothing of it is left after a failure. kStopped soon after a stop was
+  /// requested.
+  Preparation prepare(const control::Prepare& request, const std::stop_token& stop);
+  /// Carries out another request and waits for its result.
   ControlReply handle(const ControlRequest& request);
 
   /// On the loop's thread. Runs until all sessions have ended after request_stop().
@@ -87,7 +67,7 @@ class Daemon final : private SessionTable::Owner {
 
  private:
   void drain(control::StopMode mode);
-  ControlReply prepare(const control::Prepare& request);
+  Result<Preparation> try_to_prepare(const control::Prepare& request, const std::stop_token& stop);
   /// The session's place in the reply to whoever has it prepared.
   struct Added {
     std::uint64_t session;
@@ -113,6 +93,8 @@ class Daemon final : private SessionTable::Owner {
   /// How the server does for the origin that it does worst for.
   ServerReport report(std::size_t server) const;
   Result<void> stop_session(const control::Stop& request);
+  /// Ends a session unless its VMM has come: kBusy.
+  Result<void> end_unused(std::uint64_t id);
   /// kLimitExceeded when limits::kMaxLinks are in use.
   Result<Links*> links(const Origin& origin);
   void report_damage(Links& links, const Origin& origin);
@@ -136,10 +118,6 @@ class Daemon final : private SessionTable::Owner {
   void forget_ended();
   void watch_tasks(int result);
   void watch_workers(int result);
-
-  /// Runs `task` on the loop's thread and returns its result, or kTimeout, or kStopped.
-  template <typename T>
-  Result<T> on_loop(std::function<Result<T>()> task);
 
   Loop& loop_;
   TaskQueue& tasks_;

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "base/log.h"
 #include "faulthandler/limits.h"
 
 namespace thaw {
@@ -33,18 +34,25 @@ void DamageReports::note(const Origin& origin, const Damage& damage) {
 }
 
 void DamageReports::send() {
-  uploader_.add({.what = "the report of what came damaged",
-                 .attempt = [this] { return tell(); },
-                 .done = [this](bool told) { on_told(told); }});
+  const auto added = uploader_.add({.what = "the report of what came damaged",
+                                    .attempt = [this] { return tell(); },
+                                    .done = [this](bool told) { on_told(told); }});
+  if (added) return;
+  log_warning("{}", added.error().message());
+  forget();
+}
+
+void DamageReports::forget() {
+  const std::lock_guard lock(mutex_);
+  waiting_.clear();  // a session that meets them again reports them again
+  count_ = 0;
+  under_way_ = false;
 }
 
 void DamageReports::on_told(bool told) {
+  if (!told) return forget();
   {
     const std::lock_guard lock(mutex_);
-    if (!told) {
-      waiting_.clear();  // who meets them again reports them again
-      count_ = 0;
-    }
     under_way_ = !waiting_.empty();
     if (!under_way_) return;
   }

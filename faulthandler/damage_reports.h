@@ -38,6 +38,8 @@ class DamageReports {
   };
 
   void send();
+  /// Gives up what waits to be told.
+  void forget();
   /// On the uploader's thread.
   void on_told(bool told);
   Result<void> tell();

@@ -134,7 +134,20 @@ inline constexpr std::chrono::seconds kUnservableRetry{5};  // policy wait: unti
 /// Between two looks at whether a page has waited too long.
 inline constexpr std::chrono::milliseconds kWaitingLookLeast{20};
 inline constexpr std::chrono::milliseconds kWaitingLookMost{1000};
-inline constexpr std::chrono::seconds kControlTimeout{10};  // one exchange with the loop
+/// One exchange with the loop, and the time that a client has to ask or to take the reply.
+inline constexpr std::chrono::seconds kControlTimeout{10};
+/// A session is prepared within this time or not at all; its client waits for kCommitTimeout.
+inline constexpr std::chrono::seconds kPrepareTimeout{100};
+static_assert(kPrepareTimeout < kCommitTimeout);
+/// Threads that prepare sessions, and those that are kept for commands that need the loop alone.
+inline constexpr unsigned kPrepareThreads = 8;
+inline constexpr unsigned kControlThreads = 2;
+/// Sessions being prepared, those that wait for a thread included; clients of the control socket,
+/// and how many of them may have said nothing yet.
+inline constexpr std::size_t kMaxPrepares = 256;
+inline constexpr std::size_t kMaxControlClients = 512;
+inline constexpr std::size_t kMaxSilentClients = 64;
+static_assert(kMaxPrepares + kMaxSilentClients < kMaxControlClients);
 /// How soon who waits for the loop sees that it has ended.
 inline constexpr std::chrono::milliseconds kControlInterval{100};
 inline constexpr std::chrono::milliseconds kReconnectFirst{10};

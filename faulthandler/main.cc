@@ -120,6 +120,10 @@ thaw::Result<int> run_handler(const Options& options) {
   const auto loop = TRY(thaw::create_loop());
   const auto tasks = TRY(thaw::TaskQueue::create());
   const auto workers = TRY(thaw::WorkerPool::create(options.workers));
+  const auto control_loop = TRY(thaw::create_epoll_loop());
+  const auto control_tasks = TRY(thaw::TaskQueue::create());
+  const auto prepares = TRY(thaw::WorkerPool::create(thaw::limits::kPrepareThreads));
+  const auto other_commands = TRY(thaw::WorkerPool::create(thaw::limits::kControlThreads));
 
   std::unique_ptr<thaw::Daemon> daemon;
   // They go before the daemon does, which their threads use.
@@ -132,8 +136,19 @@ thaw::Result<int> run_handler(const Options& options) {
           [&](thaw::UniqueFd listener) {
             std::jthread([&] {
               thaw::give_up_precedence(cpus);  // which their threads would have, too
-              control = std::make_unique<thaw::ControlServer>(options.control, std::move(listener),
-                                                              *daemon);
+              control = std::make_unique<thaw::ControlServer>(
+                  options.control, std::move(listener),
+                  thaw::ControlServer::Tools{*control_loop, *control_tasks, *prepares,
+                                             *other_commands},
+                  thaw::ControlCommands{
+                      .prepare =
+                          [&](const thaw::control::Prepare& request, const std::stop_token& stop) {
+                            return daemon->prepare(request, stop);
+                          },
+                      .handle =
+                          [&](const thaw::ControlRequest& request) {
+                            return daemon->handle(request);
+                          }});
               if (options.http.empty()) return;
               operators = std::make_unique<thaw::OperatorPort>(thaw::OperatorPort::Calls{
                   .listen = [&] { return listen_for_operators(options); },

@@ -7,17 +7,19 @@
 namespace thaw {
 
 Result<void> PageServers::ask(const std::string& name_space,
-                              const std::function<Result<void>(PageClient&)>& ask) {
+                              const std::function<Result<void>(PageClient&)>& ask,
+                              const std::stop_token& stop) {
   std::optional<Error> failure;
   const std::size_t first = last_;
   for (std::size_t i = 0; i < addresses_.size(); ++i) {
     const std::size_t server = (first + i) % addresses_.size();
-    auto client = PageClient::connect(addresses_[server], name_space);
+    auto client = PageClient::connect(addresses_[server], name_space, stop);
     auto asked = client ? ask(*client) : std::unexpected(client.error());
     if (asked) {
       last_ = server;
       return {};
     }
+    if (stop.stop_requested()) return fail(ErrorCode::kStopped, "the command was called off");
     if (!is_of_one_server(asked.error())) return asked;
     if (addresses_.size() > 1) {
       log_warning("page server {}: {}", addresses_[server].text(), asked.error().message());

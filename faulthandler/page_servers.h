@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <functional>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -25,9 +26,10 @@ class PageServers {
   /// Connects to one server after the other until `ask` has got from it what it wants. A server
   /// that is away, silent, damaged, without what is asked for, or not the one to ask is passed
   /// over. What the first of them said is the error; but that one is away if that may be why nobody
-  /// has it.
+  /// has it. kStopped soon after a stop was requested.
   Result<void> ask(const std::string& name_space,
-                   const std::function<Result<void>(PageClient&)>& ask);
+                   const std::function<Result<void>(PageClient&)>& ask,
+                   const std::stop_token& stop = {});
   /// Tells all of them that keep the origin's store. It is enough that one of them takes it; else
   /// what the last of them said, kWrongStore of one that keeps another.
   Result<void> tell_all(const Origin& origin,

@@ -3,6 +3,7 @@
 #include <unordered_set>
 
 #include "base/file.h"
+#include "base/log.h"
 
 namespace thaw {
 
@@ -24,30 +25,34 @@ void RestoreReports::on_window_end(Session& session, std::vector<Touch> touches)
   if (!trace_out.empty()) write_trace(trace_out, recording);
   if (serve.window_use != WindowUse::kRecord) return;
   if (recording.touches.empty()) return session.set_recording(RecordingState::kFailed);
-  session.set_recording(RecordingState::kUploading);
   send_recording(session, std::move(recording));
 }
 
-void RestoreReports::upload(const Session& session, const char* what,
+bool RestoreReports::upload(const Session& session, const char* what,
                             std::function<Result<void>(PageClient&, SnapshotId)> send,
                             std::function<void(bool sent)> done) {
   const SessionOptions& options = session.options();
-  uploader_.add(
-      {.what = fmt::format("the {} of session {}", what, options.id),
-       .attempt =
-           [&servers = servers_, origin = options.serve.image->origin,
-            snapshot = options.serve.image->manifest.snapshot, send = std::move(send)] {
-             return servers.ask(origin.name_space, [&](PageClient& client) -> Result<void> {
-               if (client.store() == origin.store) return send(client, snapshot);
-               return fail(ErrorCode::kWrongStore, "the page server keeps the store {}",
-                           client.store().text());
-             });
-           },
-       .done = std::move(done)});
+  return add({.what = fmt::format("the {} of session {}", what, options.id),
+              .attempt =
+                  [&servers = servers_, origin = options.serve.image->origin,
+                   snapshot = options.serve.image->manifest.snapshot, send = std::move(send)] {
+                    return servers.ask(origin.name_space, [&](PageClient& client) -> Result<void> {
+                      if (client.store() == origin.store) return send(client, snapshot);
+                      return fail(ErrorCode::kWrongStore, "the page server keeps the store {}",
+                                  client.store().text());
+                    });
+                  },
+              .done = std::move(done)});
 }
 
-void RestoreReports::send_recording(const Session& session, Recording recording) {
-  upload(
+bool RestoreReports::add(Uploader::Upload upload) {
+  const auto added = uploader_.add(std::move(upload));
+  if (!added) log_warning("{}", added.error().message());
+  return added.has_value();
+}
+
+void RestoreReports::send_recording(Session& session, Recording recording) {
+  const bool added = upload(
       session, "recording",
       [recording = std::move(recording)](PageClient& client, SnapshotId snapshot) {
         return client.put_recording(snapshot, recording);
@@ -55,6 +60,7 @@ void RestoreReports::send_recording(const Session& session, Recording recording)
       [this, id = session.options().id](bool sent) {
         on_recording_(id, sent ? RecordingState::kStored : RecordingState::kFailed);
       });
+  session.set_recording(added ? RecordingState::kUploading : RecordingState::kFailed);
 }
 
 void RestoreReports::send_counters(const Session& session) {
@@ -74,13 +80,13 @@ void RestoreReports::send_counters(const Session& session) {
 }
 
 void RestoreReports::write_trace(const std::string& path, const Recording& trace) {
-  uploader_.add({.what = fmt::format("the trace {}", path),
-                 .attempt = [path, bytes = encode_recording(trace)]() -> Result<void> {
-                   PartialFile file = TRY(PartialFile::create(path));
-                   TRY(write_at(file.fd(), bytes, 0));
-                   return file.publish();
-                 },
-                 .done = [](bool) {}});
+  add({.what = fmt::format("the trace {}", path),
+       .attempt = [path, bytes = encode_recording(trace)]() -> Result<void> {
+         PartialFile file = TRY(PartialFile::create(path));
+         TRY(write_at(file.fd(), bytes, 0));
+         return file.publish();
+       },
+       .done = [](bool) {}});
 }
 
 }  // namespace thaw

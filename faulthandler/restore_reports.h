@@ -29,11 +29,13 @@ class RestoreReports {
   void on_window_end(Session& session, std::vector<Touch> touches);
 
  private:
+  /// False when too much waits to be brought away.
+  bool add(Uploader::Upload upload);
   /// Has it sent to a page server that keeps the session's snapshot and takes it.
-  void upload(const Session& session, const char* what,
+  bool upload(const Session& session, const char* what,
               std::function<Result<void>(PageClient&, SnapshotId)> send,
               std::function<void(bool sent)> done);
-  void send_recording(const Session& session, Recording recording);
+  void send_recording(Session& session, Recording recording);
   void send_counters(const Session& session);
   void write_trace(const std::string& path, const Recording& trace);
 

@@ -74,8 +74,9 @@ Result<void> Session::attach(std::string_view handoff, UniqueFd& userfaultfd) {
     layout_.push_back({region.size, region.offset, region.page_size});
   }
   state_ = SessionState::kServing;
-  remove_file(options_.socket_path);
   const bool adopted = !record_.regions().empty();
+  // Of a session that was adopted it is gone, and may be another session's by now.
+  if (!adopted) remove_file(options_.socket_path);
   log_info("session {}: {} {} to process {}", options_.id, adopted ? "goes on serving" : "serving",
            spec.name, vmm_.pid);
   watch_vmm();

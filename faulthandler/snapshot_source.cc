@@ -1,5 +1,6 @@
 #include "faulthandler/snapshot_source.h"
 
+#include "base/file.h"
 #include "base/log.h"
 
 namespace thaw {
@@ -93,28 +94,25 @@ Result<PreparedSnapshot> SnapshotSource::adopt(UniqueFd file, MemoryUse use) {
   return PreparedSnapshot{std::move(image), std::move(places), nullptr};
 }
 
-Result<PreparedSnapshot> SnapshotSource::prepare(const std::string& name_space,
-                                                 const std::string& snapshot, MemoryUse use,
-                                                 const std::string& state_out,
-                                                 std::optional<FileOwner> owner) {
-  const Wanted wanted{name_space, snapshot, use, state_out, owner};
+Result<PreparedSnapshot> SnapshotSource::prepare(const SnapshotWish& wish,
+                                                 const std::stop_token& stop) {
   PreparedSnapshot prepared;
-  TRY(servers_.ask(name_space, [&](PageClient& client) -> Result<void> {
-    prepared = TRY(prepare_from(client, wanted));
+  const auto take = [&](PageClient& client) -> Result<void> {
+    prepared = TRY(prepare_from(client, wish));
     return {};
-  }));
+  };
+  TRY(servers_.ask(wish.name_space, take, stop));
   return prepared;
 }
 
-Result<PreparedSnapshot> SnapshotSource::prepare_from(PageClient& client, const Wanted& wanted) {
-  Manifest manifest = TRY(client.show(wanted.snapshot));
-  const Key key{{client.store(), wanted.name_space}, manifest.snapshot};
+Result<PreparedSnapshot> SnapshotSource::prepare_from(PageClient& client,
+                                                      const SnapshotWish& wish) {
+  Manifest manifest = TRY(client.show(wish.snapshot));
+  const Key key{{client.store(), wish.name_space}, manifest.snapshot};
   const auto image = TRY(image_of(client, key, std::move(manifest)));
-  if (!wanted.state_out.empty()) {
-    PartialFile file = TRY(PartialFile::create(wanted.state_out));
-    if (wanted.owner) TRY(file.give_to(*wanted.owner));
-    TRY(fetch_state(client, image->manifest, image->map, file.fd()));
-    TRY(file.publish());
+  if (wish.state != nullptr) {
+    TRY(resize_file(*wish.state, {0}));  // another server may have written to it
+    TRY(fetch_state(client, image->manifest, image->map, *wish.state));
   }
   std::shared_ptr<const PrefetchSet> set;
   bool has_no_set = false;
@@ -124,15 +122,15 @@ Result<PreparedSnapshot> SnapshotSource::prepare_from(PageClient& client, const 
       set = std::make_shared<const PrefetchSet>(*std::move(ready));
     } else {
       report(key);
-      log_warning("{}: {}", wanted.snapshot, ready.error().message());
+      log_warning("{}: {}", wish.snapshot, ready.error().message());
     }
   } else if (working_set.error().code() == ErrorCode::kNotFound) {
     has_no_set = true;
   } else {
     if (is_damage(working_set.error())) report(key);
-    log_warning("{} without its working set: {}", wanted.snapshot, working_set.error().message());
+    log_warning("{} without its working set: {}", wish.snapshot, working_set.error().message());
   }
-  auto places = wanted.use == MemoryUse::kShared ? places_of(key, *image) : nullptr;
+  auto places = wish.use == MemoryUse::kShared ? places_of(key, *image) : nullptr;
   return PreparedSnapshot{image, std::move(places), std::move(set), has_no_set};
 }
 

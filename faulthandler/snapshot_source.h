@@ -3,11 +3,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <optional>
+#include <stop_token>
 #include <string>
 
 #include "base/error.h"
-#include "base/file.h"
+#include "base/unique_fd.h"
 #include "faulthandler/chunk_places.h"
 #include "faulthandler/page_servers.h"
 #include "faulthandler/prefetch_set.h"
@@ -20,6 +20,14 @@ namespace thaw {
 enum class MemoryUse {
   kOwn,     // memory of its own
   kShared,  // the host's image of its snapshot
+};
+
+/// What is wanted of the page servers for a session.
+struct SnapshotWish {
+  std::string name_space;
+  std::string snapshot;
+  MemoryUse use = MemoryUse::kOwn;
+  const UniqueFd* state = nullptr;  // file that the VMM's state is written to; nullptr: none
 };
 
 /// What a session begins with.
@@ -38,24 +46,15 @@ class SnapshotSource {
  public:
   explicit SnapshotSource(PageServers& servers) : servers_(servers) {}
 
-  /// The image and its working set, and the VMM state written to `state_out` unless that is empty.
-  /// kNotFound, kUnavailable and whatever the page client or the file says. A working set that
-  /// cannot be had is done without.
-  Result<PreparedSnapshot> prepare(const std::string& name_space, const std::string& snapshot,
-                                   MemoryUse use, const std::string& state_out,
-                                   std::optional<FileOwner> owner);
+  /// The image and its working set; the VMM's state is in its file then. kNotFound, kUnavailable
+  /// and whatever the page client or the file says; kStopped soon after a stop was requested. A
+  /// working set that cannot be had is done without.
+  Result<PreparedSnapshot> prepare(const SnapshotWish& wish, const std::stop_token& stop = {});
   /// The image that another process has kept in this file. `use` says whether its chunks' places
   /// are wanted. What read_snapshot_image() says.
   Result<PreparedSnapshot> adopt(UniqueFd file, MemoryUse use);
 
  private:
-  struct Wanted {
-    const std::string& name_space;
-    const std::string& snapshot;
-    MemoryUse use;
-    const std::string& state_out;
-    std::optional<FileOwner> owner;
-  };
   /// Ids are never reused inside an origin, so an image is known by them.
   using Key = std::pair<Origin, SnapshotId>;
   template <typename T>
@@ -72,7 +71,7 @@ class SnapshotSource {
                                                         Manifest manifest);
   /// Tells the page servers that its page map or working set came damaged.
   void report(const Key& key) const;
-  Result<PreparedSnapshot> prepare_from(PageClient& client, const Wanted& wanted);
+  Result<PreparedSnapshot> prepare_from(PageClient& client, const SnapshotWish& wish);
   std::shared_ptr<const ChunkPlaces> places_of(const Key& key, const SnapshotImage& image);
 
   PageServers& servers_;

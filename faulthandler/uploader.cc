@@ -19,16 +19,17 @@ constexpr std::array kPauses{std::chrono::milliseconds(200), std::chrono::millis
 
 Uploader::Uploader() : thread_([this](const std::stop_token& stop) { run(stop); }) {}
 
-void Uploader::add(Upload upload) {
-  bool full = false;
+Result<void> Uploader::add(Upload upload) {
   {
     const std::lock_guard lock(mutex_);
-    full = uploads_.size() >= limits::kMaxUploads;
-    if (!full) uploads_.push_back(std::move(upload));
+    if (uploads_.size() >= limits::kMaxUploads) {
+      return fail(ErrorCode::kLimitExceeded, "{} is not sent: {} others wait", upload.what,
+                  uploads_.size());
+    }
+    uploads_.push_back(std::move(upload));
   }
-  if (!full) return added_.notify_one();
-  log_warning("{} is not sent: {} others wait", upload.what, limits::kMaxUploads);
-  upload.done(false);
+  added_.notify_one();
+  return {};
 }
 
 void Uploader::run(const std::stop_token& stop) {

@@ -21,15 +21,15 @@ class Uploader {
     std::function<void(bool sent)> done;
   };
 
-  /// Both functions of an upload are called on the uploader's thread.
+  /// Both functions of an upload are called on the uploader's thread alone.
   Uploader();
   Uploader(const Uploader&) = delete;
   Uploader& operator=(const Uploader&) = delete;
   /// Tries once more what still waits, until one fails.
   ~Uploader() = default;
 
-  /// What does not fit is told to have failed.
-  void add(Upload upload);
+  /// kLimitExceeded when limits::kMaxUploads wait: neither of its functions will be called.
+  Result<void> add(Upload upload);
 
  private:
   void run(const std::stop_token& stop);

@@ -39,18 +39,24 @@ Result<void> check_texts(const control::Prepare& request) {
 
 Result<ControlReply> ask_fault_handler(const std::string& socket_path,
                                        const ControlRequest& request) {
-  if (const auto* const prepare = std::get_if<control::Prepare>(&request)) {
-    TRY(check_texts(*prepare));
-  }
-  const Deadline deadline = Deadline::after(limits::kCommitTimeout);
+  const auto* const prepare = std::get_if<control::Prepare>(&request);
+  if (prepare != nullptr) TRY(check_texts(*prepare));
+  const Deadline deadline =
+      Deadline::after(prepare != nullptr ? limits::kCommitTimeout : limits::kRequestTimeout);
   const auto socket = connect_unix(socket_path, deadline);
   if (!socket) {
     if (socket.error().code() != ErrorCode::kNotFound) return std::unexpected(socket.error());
     return fail(ErrorCode::kUnavailable, "no fault handler listens at {}", socket_path);
   }
   TRY(send_all(*socket, as_bytes(encode_control_request(request)), deadline));
-  const std::string line = TRY(receive_control_line(*socket, deadline));
-  ControlReply reply = TRY(decode_control_reply(line));
+  const auto line = receive_control_line(*socket, deadline);
+  if (!line && line.error().code() == ErrorCode::kTruncated) {
+    return fail(ErrorCode::kUnavailable, "the fault handler at {} went away", socket_path);
+  }
+  if (!line && line.error().code() == ErrorCode::kTimeout) {
+    return fail(ErrorCode::kTimeout, "the fault handler at {} does not answer", socket_path);
+  }
+  ControlReply reply = TRY(decode_control_reply(TRY(line)));
   if (auto* const error = std::get_if<Error>(&reply)) return std::unexpected(std::move(*error));
   return reply;
 }

@@ -14,8 +14,8 @@ namespace thaw {
 Result<std::string> receive_control_line(const UniqueFd& socket, Deadline deadline);
 
 /// Asks the fault handler at `socket_path` and waits for its reply; an error it replies with is
-/// returned as the error. kUnavailable when nobody listens. Preparing includes fetching the page
-/// map and the state file.
+/// returned as the error. kUnavailable when none listens there or it goes away, kTimeout when it
+/// does not answer. Preparing includes fetching the page map and the state file.
 Result<ControlReply> ask_fault_handler(const std::string& socket_path,
                                        const ControlRequest& request);
 

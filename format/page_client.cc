@@ -20,7 +20,29 @@ constexpr std::size_t kFetchWindow = 8;
 Result<PageClient> PageClient::connect(const ServerAddress& server, const std::string& name_space,
                                        message::Role role) {
   PageClient client(TRY(Stream::connect(server, Deadline::after(limits::kConnectTimeout))));
-  const auto reply = client.ask<message::Welcome>(
+  TRY(client.say_hello(server, name_space, role));
+  return client;
+}
+
+Result<PageClient> PageClient::connect(const ServerAddress& server, const std::string& name_space,
+                                       const std::stop_token& stop) {
+  PageClient client(TRY(Stream::connect(server, Deadline::after(limits::kConnectTimeout))));
+  TRY(client.end_on(stop));
+  TRY(client.say_hello(server, name_space, message::Role::kControl));
+  return client;
+}
+
+Result<void> PageClient::end_on(const std::stop_token& stop) {
+  if (!stop.stop_possible()) return {};
+  // A descriptor of its own, since a client moves.
+  const auto socket = std::make_shared<const UniqueFd>(TRY(duplicate(stream_.socket())));
+  on_stop_ = std::make_unique<OnStop>(stop, [socket] { shut_down(*socket); });
+  return {};
+}
+
+Result<void> PageClient::say_hello(const ServerAddress& server, const std::string& name_space,
+                                   message::Role role) {
+  const auto reply = ask<message::Welcome>(
       message::Hello{.version = message::kVersion, .role = role, .name_space = name_space}, {},
       limits::kConnectTimeout);
   if (!reply && reply.error().code() == ErrorCode::kUnavailable && server.tls == nullptr) {
@@ -31,8 +53,8 @@ Result<PageClient> PageClient::connect(const ServerAddress& server, const std::s
     return fail(ErrorCode::kBadVersion, "the page server speaks version {}, this build {}",
                 welcome.version, message::kVersion);
   }
-  client.store_ = welcome.store;
-  return client;
+  store_ = welcome.store;
+  return {};
 }
 
 Result<void> PageClient::send(const Message& request, std::span<const ByteSpan> body,

@@ -2,6 +2,8 @@
 
 #include <deque>
 #include <functional>
+#include <memory>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -26,6 +28,10 @@ class PageClient {
   /// With another role than kControl only for chunks.
   static Result<PageClient> connect(const ServerAddress& server, const std::string& name_space,
                                     message::Role role = message::Role::kControl);
+  /// The connection ends when a stop is requested, and so does the call that waits on it:
+  /// kUnavailable.
+  static Result<PageClient> connect(const ServerAddress& server, const std::string& name_space,
+                                    const std::stop_token& stop);
 
   // Pushing: begin_push, then for all pages in order offer and uploads, then commit. Offers and
   // uploads are sent without waiting; each is answered in the order of all that were sent.
@@ -86,8 +92,12 @@ class PageClient {
   std::uint64_t bytes_received() const { return bytes_received_; }
 
  private:
+  using OnStop = std::stop_callback<std::function<void()>>;
   explicit PageClient(Stream stream) : stream_(std::move(stream)) {}
 
+  Result<void> end_on(const std::stop_token& stop);
+  Result<void> say_hello(const ServerAddress& server, const std::string& name_space,
+                         message::Role role);
   Result<void> send(const Message& request, std::span<const ByteSpan> body, Deadline deadline);
   Result<void> fill(MutableByteSpan to, Deadline deadline);
   /// Receives the reply to the oldest outstanding request; its body is in body_.
@@ -106,6 +116,7 @@ class PageClient {
   Bytes head_;
   Bytes body_;
   std::uint64_t bytes_received_ = 0;
+  std::unique_ptr<OnStop> on_stop_;  // the last member: it has the connection ended
 };
 
 /// Whether the server cannot be reached, or went away.

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/limits.h"
+#include "base/listen_path.h"
 #include "base/socket.h"
 #include "tests/support/test_support.h"
 
@@ -70,11 +71,33 @@ TEST(ListenUnix, ReplacesAStaleSocketAndRefusesOneInUse) {
   EXPECT_TRUE(succeeded(connect_unix(path, soon()))) << "the live one still answers";
 }
 
+TEST(ListenUnix, PathMayBeLongerThanAnAddress) {
+  const ScratchDirectory scratch;
+  const std::string directory = scratch.path(std::string(150, 'd'));
+  std::filesystem::create_directory(directory);
+  const std::string path = directory + "/s";
+  {
+    const auto listener = listen_unix(path, std::nullopt);
+    ASSERT_TRUE(succeeded(listener));
+    EXPECT_TRUE(succeeded(connect_unix(path, soon())));
+    EXPECT_EQ(code_of(listen_unix(path, std::nullopt)), ErrorCode::kAlreadyExists);
+  }
+  EXPECT_TRUE(succeeded(listen_unix(path, std::nullopt))) << "a stale one is replaced";
+  EXPECT_EQ(code_of(connect_unix(directory + "/none", soon())), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(listen_unix(directory + "/" + std::string(108, 's'), std::nullopt)),
+            ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code_of(listen_unix(directory + "/none/s", std::nullopt)), ErrorCode::kNotFound);
+}
+
 TEST(ListenUnix, RefusesFilesAndBadPaths) {
   const ScratchDirectory scratch;
   std::ofstream(scratch.path("file")) << "precious";
   EXPECT_EQ(code_of(listen_unix(scratch.path("file"), std::nullopt)), ErrorCode::kAlreadyExists);
   EXPECT_TRUE(std::filesystem::exists(scratch.path("file")));
+  EXPECT_EQ(code_of(check_listen_path(scratch.path("file"))), ErrorCode::kAlreadyExists);
+  EXPECT_EQ(code_of(check_listen_path(scratch.path("none/s"))), ErrorCode::kNotFound);
+  EXPECT_TRUE(succeeded(check_listen_path(scratch.path("s"))));
+  EXPECT_FALSE(std::filesystem::exists(scratch.path("s")));
   EXPECT_EQ(code_of(listen_unix("", std::nullopt)), ErrorCode::kInvalidArgument);
   EXPECT_EQ(code_of(listen_unix(std::string(limits::kMaxSocketPath + 1, 'x'), std::nullopt)),
             ErrorCode::kInvalidArgument);

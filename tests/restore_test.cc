@@ -285,6 +285,59 @@ TEST_P(RestoreTest, ConnectionsThatAreNoVmmsLeaveTheSessionWaiting) {
   wait_for_state(number, "ended");
 }
 
+TEST_P(RestoreTest, PrepareGoesWithItsClient) {
+  ASSERT_EQ(::kill(server_.pid(), SIGSTOP), 0);
+  {
+    Program client({program_path("thaw"), "--control", path("control"), "prepare", "snapshot",
+                    "--socket", path("vm"), "--state-out", path("vm.state")});
+    const Deadline deadline = Deadline::after(kPatience);
+    while (!std::filesystem::exists(path("vm.state.partial")) && !deadline.passed()) {
+      std::this_thread::yield();
+    }
+    EXPECT_TRUE(std::filesystem::exists(path("vm.state.partial"))) << "it has begun";
+    client.signal(SIGKILL);
+    static_cast<void>(client.wait());
+    while (std::filesystem::exists(path("vm.state.partial")) && !deadline.passed()) {
+      EXPECT_EQ(control({"ps"}).exit_code, 0);
+    }
+  }
+  ASSERT_EQ(::kill(server_.pid(), SIGCONT), 0);
+  EXPECT_FALSE(std::filesystem::exists(path("vm.state.partial")));
+  EXPECT_FALSE(std::filesystem::exists(path("vm.state")));
+  EXPECT_FALSE(std::filesystem::exists(path("vm")));
+  EXPECT_EQ(Json::parse(control({"ps"}).output)["sessions"].size(), 0u);
+  EXPECT_EQ(server_.thaw({"rm", "snapshot"}).exit_code, 0);
+}
+
+TEST_P(RestoreTest, PathsThatCannotBeUsedAreRefusedAndLeftAlone) {
+  write_file(path("file"), as_bytes("precious"));
+  std::filesystem::create_directory(path("directory"));
+  std::filesystem::create_symlink("file", path("link"));
+  const auto refusal = [&](const std::string& socket, const std::string& state) {
+    const Outcome outcome =
+        control({"prepare", "snapshot", "--socket", path(socket), "--state-out", path(state)});
+    EXPECT_NE(outcome.exit_code, 0);
+    EXPECT_FALSE(std::filesystem::exists(path("state-out")));
+    EXPECT_FALSE(std::filesystem::exists(path("state-out.partial")));
+    EXPECT_FALSE(std::filesystem::exists(path("vm")));
+    return Json::parse(outcome.output)["error"]["code"].get<std::string>();
+  };
+  EXPECT_EQ(refusal("file", "state-out"), "already_exists");
+  EXPECT_EQ(refusal("directory", "state-out"), "already_exists");
+  EXPECT_EQ(refusal("none/vm", "state-out"), "not_found");
+  EXPECT_EQ(refusal("vm", "directory"), "already_exists");
+  EXPECT_EQ(refusal("vm", "link"), "already_exists");
+  EXPECT_EQ(refusal("vm", "none/state"), "not_found");
+  EXPECT_EQ(refusal("vm", "directory/../vm"), "invalid_argument");
+  EXPECT_EQ(refusal(std::string(200, 's'), "state-out"), "invalid_argument");
+  EXPECT_EQ(as_text(read_file(path("file"))), "precious");
+
+  const std::string deep = std::string(100, 'd') + "/vm";
+  std::filesystem::create_directory(path(std::string(100, 'd')));
+  prepare({}, deep);
+  EXPECT_EQ(start_vmm("verify", "image", deep).wait().value(), 0);
+}
+
 TEST_P(RestoreTest, HostileControlClientsDisturbNobody) {
   const Deadline deadline = Deadline::after(kPatience);
   std::vector<UniqueFd> clients;

@@ -24,7 +24,7 @@ class SnapshotSourceTest : public testing::Test {
     ASSERT_EQ(server_.thaw({"push", "snapshot", "--memory", path("image")}).exit_code, 0);
   }
   PreparedSnapshot prepare(MemoryUse use) {
-    auto prepared = source_.prepare("default", "snapshot", use, "", std::nullopt);
+    auto prepared = source_.prepare({"default", "snapshot", use});
     EXPECT_TRUE(succeeded(prepared));
     return std::move(prepared).value();
   }

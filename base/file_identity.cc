@@ -1,0 +1,21 @@
+#include "base/file_identity.h"
+
+#include <sys/stat.h>
+
+#include "base/file.h"
+
+namespace thaw {
+
+Result<FileIdentity> file_identity(const UniqueFd& file) {
+  struct stat status{};
+  if (::fstat(file.get(), &status) != 0) return fail_errno("fstat");
+  return FileIdentity{status.st_dev, status.st_ino};
+}
+
+void remove_file(const std::string& path, const FileIdentity& file) {
+  struct stat status{};
+  if (::lstat(path.c_str(), &status) != 0) return;
+  if (status.st_dev == file.device && status.st_ino == file.inode) remove_file(path);
+}
+
+}  // namespace thaw

@@ -1,0 +1,22 @@
+#pragma once
+
+#include <string>
+
+#include <sys/types.h>
+
+#include "base/error.h"
+#include "base/unique_fd.h"
+
+namespace thaw {
+
+/// Names one file while it exists, whatever its path stands for later.
+struct FileIdentity {
+  dev_t device;
+  ino_t inode;
+};
+Result<FileIdentity> file_identity(const UniqueFd& file);
+
+/// Removes a name only if it still stands for that file.
+void remove_file(const std::string& path, const FileIdentity& file);
+
+}  // namespace thaw
