@@ -648,6 +648,12 @@ TEST_F(QemuTest, GuestDoesNotRunOnMemoryThatWasNotHandedOver) {
   }
 }
 
+TEST_F(QemuTest, DaemonSaysWhyItDoesNotBegin) {
+  const std::string arguments = "-daemonize -display none -accel tcg -m 64";
+  expect_ended(run(environment(memory_path_), "qemu-system-x86_64 " + arguments),
+               "was not handed over");
+}
+
 TEST_F(QemuTest, SecondObjectOfSharedMemoryIsRefused) {
   const std::string nodes = fmt::format(
       "-S -m 128 -object memory-backend-file,id=a,size=64M,share=on,mem-path={} "

@@ -10,7 +10,8 @@
 ///
 /// A guest must never run on memory that is not served: every failure ends the process with one
 /// line on stderr and exit code 1. So does a guest that could run before a handover: at the first
-/// turn of the main loop of a process that emulates a machine, and at each KVM_RUN. Such a process
+/// turn of the main loop of a process that emulates a machine, before it becomes a daemon, and at
+/// each KVM_RUN. Such a process
 /// has made a VM of KVM, or memory for translated code. Others are left alone, so children that
 /// inherit the environment (the shell of an exec: migration, QEMU's helpers) are too.
 ///
@@ -54,6 +55,7 @@ using AdviseFunction = int (*)(void*, std::size_t, int);
 using ProtectFunction = int (*)(void*, std::size_t, int);
 using ControlFunction = int (*)(int, unsigned long, ...);
 using AcquireFunction = int (*)(void*);
+using EnterFunction = int (*)(const char*);
 
 constexpr int kDontNeedLocked = 24;  // MADV_DONTNEED_LOCKED of Linux 5.18
 
@@ -70,6 +72,7 @@ constinit std::atomic<AdviseFunction> next_madvise = nullptr;
 constinit std::atomic<ProtectFunction> next_mprotect = nullptr;
 constinit std::atomic<ControlFunction> next_ioctl = nullptr;
 constinit std::atomic<AcquireFunction> next_acquire = nullptr;
+constinit std::atomic<EnterFunction> next_chdir = nullptr;
 
 constinit std::atomic<bool> emulates = false;       // this process emulates a machine
 constinit std::atomic<bool> guest_may_run = false;  // its memory was handed over
@@ -403,6 +406,15 @@ int check_and_acquire(void* context) noexcept {
   return next(context);
 }
 
+/// With -daemonize QEMU does this once its machine is made, and then tells its caller that all is
+/// well and closes stderr (os_setup_post() in os-posix.c). Later the failure could not be told.
+int check_and_enter(const char* directory) noexcept {
+  if (emulates.load(std::memory_order_acquire)) require_handover();
+  const EnterFunction next = next_chdir.load(std::memory_order_acquire);
+  if (next != nullptr) return next(directory);
+  return static_cast<int>(::syscall(SYS_chdir, directory));
+}
+
 template <typename Function>
 void find_next(const char* name, std::atomic<Function>& next) {
   // SAFETY: POSIX lets dlsym's object pointer be a function; `Function` is the type of that name.
@@ -414,6 +426,7 @@ void find_next(const char* name, std::atomic<Function>& next) {
   find_next("madvise", next_madvise);
   find_next("mprotect", next_mprotect);
   find_next("ioctl", next_ioctl);
+  find_next("chdir", next_chdir);
   find_next("g_main_context_acquire", next_acquire);  // none in programs without GLib
   // What is misspelt or missing is found before QEMU has done anything.
   check_names();
@@ -449,6 +462,8 @@ int ioctl(int fd, unsigned long request, ...) noexcept {
   va_end(arguments);
   return check_and_control(fd, request, argument);
 }
+
+int chdir(const char* directory) noexcept { return check_and_enter(directory); }
 
 /// GLib's, whose headers are not needed for it.
 int g_main_context_acquire(void* context);
