@@ -181,11 +181,42 @@ TEST_P(MicroVmRestoreTest, LostMemoryWouldShow) {
     image[at + 8] ^= std::byte{1};
   }
   write_file(path("vm.memory"), image);
+  EXPECT_EQ(restore("vm", from_file("vm", to_the_end())).exit_code, 1);
+  EXPECT_NE(messages().find("checksum_mismatch"), std::string::npos) << messages();
+  change_state("vm", [](MicroVmState& state) { state.content.reset(); });
 
   const Outcome restored = restore("vm", from_file("vm", to_the_end()));
 
   EXPECT_EQ(restored.exit_code, 0) << messages();
   expect_other_lines(serial + restored.output);
+}
+
+TEST_P(MicroVmRestoreTest, MemoryOfAnotherCaptureIsRefused) {
+  run_to_capture("vm");
+  const Words later = capture_arguments("later", kCapturedAfter + 1);
+  ASSERT_EQ(microvm(run_arguments(later)).exit_code, 0) << messages();
+  for (const bool whole : {true, false}) {
+    // What a capture of changes has: its witnesses.
+    if (!whole) change_state("vm", [](MicroVmState& state) { state.content.reset(); });
+    const Outcome restored = restore("vm", from_file("later", to_the_end()));
+    EXPECT_EQ(restored.exit_code, 1);
+    EXPECT_EQ(restored.output, "");
+    EXPECT_NE(messages().find("checksum_mismatch"), std::string::npos) << messages();
+  }
+}
+
+TEST_P(MicroVmRestoreTest, CaptureThatFailsLeavesWhatWasThere) {
+  run_to_capture("vm");
+  const Bytes image = read_file(path("vm.memory"));
+  std::filesystem::create_directory(path("occupied"));
+  for (const std::string& state : {path("occupied"), path("none/state")}) {
+    const Outcome outcome =
+        microvm(run_arguments({"--capture-memory", path("vm.memory"), "--capture-state", state,
+                               "--capture-after", std::to_string(kCapturedAfter + 1)}));
+    EXPECT_EQ(outcome.exit_code, 1) << state;
+    EXPECT_EQ(read_file(path("vm.memory")), image) << state;
+  }
+  EXPECT_EQ(restore("vm", from_file("vm", to_the_end())).exit_code, 0) << messages();
 }
 
 TEST_P(MicroVmRestoreTest, DamagedFilesAreRefusedByName) {
@@ -434,6 +465,17 @@ TEST_P(MicroVmServedTest, RestoredVmIsCapturedAgain) {
   const Outcome third = restore("second", from_file("second", to_the_end()));
   EXPECT_EQ(third.exit_code, 0) << messages();
   expect_uninterrupted(captured_ + second.output + third.output);
+}
+
+TEST_P(MicroVmServedTest, StateOfAnotherCaptureIsRefused) {
+  const Words later = capture_arguments("later", kCapturedAfter + 1);
+  ASSERT_EQ(microvm(run_arguments(later)).exit_code, 0) << messages();
+
+  const Outcome restored = restore("later", from_socket(to_the_end()));
+
+  EXPECT_EQ(restored.exit_code, 1);
+  EXPECT_EQ(restored.output, "");
+  EXPECT_NE(messages().find("checksum_mismatch"), std::string::npos) << messages();
 }
 
 TEST_P(MicroVmServedTest, MemoryOfAnotherSizeIsNotServed) {

@@ -12,14 +12,17 @@ namespace {
 
 /// As STATE.md has it, to seal hostile content.
 constexpr EnvelopeKind kStateKind{.magic = 0x31'53'56'54,
-                                  .version = 1,
+                                  .version = 2,
                                   .most_plain_bytes = limits::kMaxMicroVmStateBytes,
                                   .name = "microVM state"};
 
 // Offsets in the plain content of a sample.
 constexpr std::size_t kMemoryAt = 0;
 constexpr std::size_t kVendorAt = 28;
-constexpr std::size_t kCpuidCountAt = 40;
+constexpr std::size_t kContentKindAt = 40;
+constexpr std::size_t kWitnessCountAt = 52;
+constexpr std::size_t kFirstWitnessAt = 56;
+constexpr std::size_t kCpuidCountAt = kFirstWitnessAt + std::size_t{2} * 16;
 constexpr std::size_t kVcpuCountAt = kCpuidCountAt + 4 + std::size_t{2} * 28;
 constexpr std::size_t kFirstSectionAt = kVcpuCountAt + 4;
 
@@ -58,6 +61,10 @@ TEST(MicroVmState, RoundTrips) {
     EXPECT_EQ(back->serial_bytes, state.serial_bytes);
     EXPECT_EQ(back->clock_ns, state.clock_ns);
     EXPECT_EQ(back->cpu_vendor, state.cpu_vendor);
+    EXPECT_EQ(back->content, state.content);
+    ASSERT_EQ(back->witnesses.size(), 2u);
+    EXPECT_EQ(back->witnesses[1].page, state.witnesses[1].page);
+    EXPECT_EQ(back->witnesses[1].hash, state.witnesses[1].hash);
     EXPECT_EQ(back->cpuid[1].edx, 5u);
     EXPECT_EQ(back->vcpus.back().xsave, state.vcpus.back().xsave);
     EXPECT_EQ(back->vcpus.back().registers.rip, state.vcpus.back().registers.rip);
@@ -69,6 +76,7 @@ TEST(MicroVmState, RoundTrips) {
 TEST(MicroVmState, LargestStateFitsItsLimit) {
   MicroVmState state = sample_microvm_state(limits::kMaxVcpus);
   state.memory = {limits::kMaxMicroVmMemory};
+  state.witnesses.resize(limits::kMaxWitnesses);
   state.cpuid.resize(limits::kMaxCpuidEntries);
   for (VcpuState& vcpu : state.vcpus) {
     vcpu.xsave.resize(limits::kMaxXsaveBytes);
@@ -110,7 +118,8 @@ TEST(MicroVmState, OtherFilesAreRefusedByName) {
     return code_of(decode_state(bad));
   };
   EXPECT_EQ(decoding_sealed(0, std::uint32_t{0x31'4e'4d'54}), ErrorCode::kBadMagic);
-  EXPECT_EQ(decoding_sealed(4, std::uint16_t{2}), ErrorCode::kBadVersion);
+  EXPECT_EQ(decoding_sealed(4, std::uint16_t{1}), ErrorCode::kBadVersion);
+  EXPECT_EQ(decoding_sealed(4, std::uint16_t{3}), ErrorCode::kBadVersion);
   EXPECT_EQ(decoding_sealed(6, std::uint16_t{1}), ErrorCode::kMalformed);
   EXPECT_EQ(decoding_sealed(8, std::uint32_t{2u << 20}), ErrorCode::kTooLarge);
   EXPECT_EQ(decoding_sealed(16, std::uint64_t{0}), ErrorCode::kChecksumMismatch);
@@ -126,6 +135,12 @@ TEST(MicroVmState, LyingFieldsAreRefusedByName) {
   EXPECT_EQ(decoding_with(kMemoryAt, limits::kMaxMicroVmMemory + 1), ErrorCode::kTooLarge);
   EXPECT_EQ(decoding_with(kMemoryAt, ~std::uint64_t{0}), ErrorCode::kTooLarge);
   EXPECT_EQ(decoding_with(kVendorAt, '\0'), ErrorCode::kMalformed);
+  EXPECT_EQ(decoding_with(kContentKindAt, std::uint32_t{2}), ErrorCode::kMalformed);
+  EXPECT_EQ(decoding_with(kContentKindAt, std::uint32_t{0}), ErrorCode::kMalformed);
+  EXPECT_EQ(decoding_with(kWitnessCountAt, std::uint32_t{limits::kMaxWitnesses + 1}),
+            ErrorCode::kTooLarge);
+  EXPECT_EQ(decoding_with(kFirstWitnessAt, std::uint64_t{(64u << 20) / kPageBytes}),
+            ErrorCode::kMalformed);
   EXPECT_EQ(decoding_with(kCpuidCountAt, std::uint32_t{limits::kMaxCpuidEntries + 1}),
             ErrorCode::kTooLarge);
   EXPECT_EQ(decoding_with(kCpuidCountAt, ~std::uint32_t{0}), ErrorCode::kTooLarge);
@@ -147,6 +162,16 @@ TEST(MicroVmState, LyingSectionsAreRefusedByName) {
               of_fixed_size ? ErrorCode::kMalformed : ErrorCode::kTooLarge)
         << kind;
   }
+}
+
+TEST(MicroVmState, MayNameNoContent) {
+  MicroVmState state = sample_microvm_state(1);
+  state.content.reset();
+  state.witnesses.clear();
+  const auto back = decode_state(encode_state(state));
+  ASSERT_TRUE(succeeded(back));
+  EXPECT_EQ(back->content, std::nullopt);
+  EXPECT_TRUE(back->witnesses.empty());
 }
 
 TEST(MicroVmState, SizesOfMemory) {

@@ -10,12 +10,15 @@
 #include <poll.h>
 #include <sys/stat.h>
 
+#include "base/file.h"
+#include "base/memory_file.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "format/chunk.h"
 #include "tests/support/kvm.h"
 #include "tests/support/programs.h"
 #include "tests/support/test_support.h"
+#include "vmm-client/microvm/memory_identity.h"
 #include "vmm-client/microvm/memory_image.h"
 
 namespace thaw::test {
@@ -92,23 +95,45 @@ TEST(MemoryImage, IsTheMemoryWithHolesForZeros) {
     zero += is_zero_page(PageSpan(ByteSpan(memory).subspan(page * kPageBytes, kPageBytes))) ? 1 : 0;
   }
 
-  const auto written = write_memory_image(memory, directory.path("image"));
+  PartialFile file = PartialFile::create(directory.path("image")).value();
+  const auto written = write_memory_image(memory, file.fd());
 
   ASSERT_TRUE(succeeded(written));
+  ASSERT_TRUE(succeeded(file.publish()));
+  EXPECT_TRUE(succeeded(check_content(open_for_reading(directory.path("image")).value(),
+                                      {memory.size()}, written->content)));
   EXPECT_EQ(written->holes.value, zero * kPageBytes);
   EXPECT_EQ(written->data.value, memory.size() - zero * kPageBytes);
   EXPECT_EQ(read_file(directory.path("image")), memory);
   struct stat status{};
   ASSERT_EQ(::stat(directory.path("image").c_str(), &status), 0);
   EXPECT_LE(static_cast<std::uint64_t>(status.st_blocks) * 512, written->data.value + (64u << 10));
-  EXPECT_FALSE(std::filesystem::exists(directory.path("image.partial")));
 }
 
-TEST(MemoryImage, FailureLeavesNothing) {
-  const ScratchDirectory directory;
-  EXPECT_EQ(code_of(write_memory_image(Bytes(kPageBytes), directory.path("none/image"))),
-            ErrorCode::kNotFound);
-  EXPECT_TRUE(std::filesystem::is_empty(directory.path("")));
+TEST(MemoryIdentity, EveryByteOfAFileCounts) {
+  const Bytes memory = make_image(3, 1500);
+  const UniqueFd file = create_memory_file("identity", {memory.size()}).value();
+  const std::uint64_t content = write_memory_image(memory, file)->content;
+  EXPECT_TRUE(succeeded(check_content(file, {memory.size()}, content)));
+  for (const std::size_t at : {std::size_t{0}, kIdentityPieceBytes, memory.size() - 1}) {
+    const std::byte other = memory[at] ^ std::byte{1};
+    ASSERT_TRUE(succeeded(write_at(file, {&other, 1}, at)));
+    EXPECT_EQ(code_of(check_content(file, {memory.size()}, content)), ErrorCode::kChecksumMismatch);
+    ASSERT_TRUE(succeeded(write_at(file, {&memory[at], 1}, at)));
+  }
+  EXPECT_TRUE(succeeded(check_content(file, {memory.size()}, content)));
+}
+
+TEST(MemoryIdentity, WitnessesAreTheirPagesAlone) {
+  Bytes memory = make_image(3, 10);
+  const auto witnesses = take_witnesses(
+      {3 * kPageBytes + 5, 3 * kPageBytes + 9, 7 * kPageBytes, memory.size()}, memory);
+  ASSERT_EQ(witnesses.size(), 2u) << "each page once, and none outside";
+  EXPECT_TRUE(succeeded(check_witnesses(witnesses, memory)));
+  memory[4 * kPageBytes] ^= std::byte{1};
+  EXPECT_TRUE(succeeded(check_witnesses(witnesses, memory)));
+  memory[8 * kPageBytes - 1] ^= std::byte{1};
+  EXPECT_EQ(code_of(check_witnesses(witnesses, memory)), ErrorCode::kChecksumMismatch);
 }
 
 class MicroVmTest : public testing::Test {

@@ -38,7 +38,7 @@ inline constexpr EnvelopeKind kWorkingSet{.magic = 0x31'53'57'54,
 
 /// As vmm-client/microvm/STATE.md has it.
 inline constexpr EnvelopeKind kMicroVmState{.magic = 0x31'53'56'54,
-                                            .version = 1,
+                                            .version = 2,
                                             .most_plain_bytes = limits::kMaxMicroVmStateBytes,
                                             .name = "microVM state"};
 

@@ -11,6 +11,10 @@ void run(ByteSpan input) {
   if (!state) return;
   CHECK(check_memory_size(state->memory));
   CHECK(state->cpuid.size() <= limits::kMaxCpuidEntries);
+  CHECK(state->witnesses.size() <= limits::kMaxWitnesses);
+  for (const PageWitness& witness : state->witnesses) {
+    CHECK(witness.page.value < pages_for(state->memory).value);
+  }
   CHECK(!state->vcpus.empty() && state->vcpus.size() <= limits::kMaxVcpus);
   for (const VcpuState& vcpu : state->vcpus) {
     CHECK(vcpu.xsave.size() >= limits::kMinXsaveBytes);

@@ -46,6 +46,8 @@ MicroVmState sample_microvm_state(std::size_t vcpus) {
                      .clock_ns = 987'654'321,
                      .tsc_khz = 2'500'000,
                      .cpu_vendor = {},
+                     .content = 0x0123'4567'89ab'cdef,
+                     .witnesses = {{{256}, 11}, {{16'383}, 12}},
                      .cpuid = std::vector<kvm_cpuid_entry2>(2),
                      .vcpus = {}};
   std::ranges::copy(std::string_view("GenuineIntel"), state.cpu_vendor.begin());

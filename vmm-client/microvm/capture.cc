@@ -1,20 +1,36 @@
 #include "vmm-client/microvm/capture.h"
 
+#include <filesystem>
+
 #include "base/file.h"
 #include "vmm-client/microvm/limits.h"
+#include "vmm-client/microvm/memory_identity.h"
 
 namespace thaw {
 
 Result<MemoryImageStatistics> capture(MicroVm& vm, const CaptureFiles& files, Captured captured) {
   std::vector<bool> changed;
   if (captured == Captured::kChanges) changed = TRY(vm.changed_pages());
-  const Bytes state = encode_state(TRY(vm.state()));
-  const MemoryImageStatistics statistics =
-      TRY(write_memory_image(vm.memory(), files.memory, changed));
-  PartialFile file = TRY(PartialFile::create(files.state));
-  TRY(write_at(file.fd(), state, 0));
-  TRY(file.publish());
-  return statistics;
+  MicroVmState state = TRY(vm.state());
+  for (const std::string& path : {files.memory, files.state}) {
+    if (!std::filesystem::is_directory(path)) continue;
+    return fail(ErrorCode::kAlreadyExists, "{} is a directory", path);
+  }
+  PartialFile memory = TRY(PartialFile::create(files.memory));
+  PartialFile rest = TRY(PartialFile::create(files.state));
+  const MemoryImageStatistics written = TRY(write_memory_image(vm.memory(), memory.fd(), changed));
+  if (captured == Captured::kAll) state.content = written.content;
+  std::vector<std::uint64_t> addresses;
+  for (const VcpuState& vcpu : state.vcpus) {
+    addresses.insert(addresses.end(), {vcpu.registers.rip, vcpu.registers.rsp});
+  }
+  state.witnesses = take_witnesses(addresses, vm.memory());
+  TRY(write_at(rest.fd(), encode_state(state), 0));
+  // The state first: where that fails, the memory that was there stays. A crash in between leaves a
+  // state that names other memory.
+  TRY(rest.publish());
+  TRY(memory.publish());
+  return written;
 }
 
 Result<MicroVmState> read_state_file(const std::string& path) {

@@ -13,6 +13,11 @@ inline constexpr std::uint64_t kMaxMicroVmMemory = std::uint64_t{3} << 30;
 /// Of a microVM's memory, because its page tables have entries of this size.
 inline constexpr std::uint64_t kMicroVmMemoryUnit = 2u << 20;
 
+/// Pages that name a VM's memory in its state: where each vCPU's code and stack are.
+inline constexpr std::size_t kMaxWitnesses = 2 * kMaxVcpus;
+/// That write or read a memory image.
+inline constexpr unsigned kMaxImageThreads = 8;
+
 // What KVM knows of a vCPU.
 inline constexpr std::size_t kMaxCpuidEntries = 256;
 inline constexpr std::size_t kMaxMsrs = 512;
@@ -25,7 +30,7 @@ inline constexpr std::size_t kMaxMicroVmStateBytes = 1u << 20;
 inline constexpr std::size_t kMaxMicroVmStateFileBytes = kMaxMicroVmStateBytes + (64u << 10);
 
 static_assert(kMaxVcpus * (kMaxXsaveBytes + kMaxMsrs * 12 + kMaxXcrs * 12 + 4096) +
-                      kMaxCpuidEntries * 28 + 4096 <=
+                      kMaxCpuidEntries * 28 + kMaxWitnesses * 16 + 4096 <=
                   kMaxMicroVmStateBytes,
               "the largest state fits its file");
 

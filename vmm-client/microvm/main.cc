@@ -110,9 +110,10 @@ Result<int> run(const Options& options) {
   return drive(*vm, options, std::nullopt);
 }
 
-Result<MicroVmMemory> memory_to_restore(const Options& options, ByteCount size,
+Result<MicroVmMemory> memory_to_restore(const Options& options, const MicroVmState& state,
                                         PhaseTimer& phases) {
-  if (options.socket.empty()) return MicroVmMemory::from_file(options.memory_file, size);
+  if (options.socket.empty()) return MicroVmMemory::from_file(options.memory_file, state);
+  const ByteCount size = state.memory;
   const Deadline deadline = Deadline::after(kHandOver);
   if (options.shared) return MicroVmMemory::shared(size, options.socket, deadline);
   MicroVmMemory memory = TRY(MicroVmMemory::missing(size));
@@ -125,7 +126,7 @@ Result<int> restore(const Options& options) {
   phases.begin("state");
   const MicroVmState state = TRY(read_state_file(options.state_file));
   phases.begin("memory");
-  MicroVmMemory memory = TRY(memory_to_restore(options, state.memory, phases));
+  MicroVmMemory memory = TRY(memory_to_restore(options, state, phases));
   phases.begin("vm");
   const DirtyLog log = options.captured == Captured::kChanges ? DirtyLog::kOn : DirtyLog::kOff;
   const auto vm = TRY(MicroVm::create(std::move(memory), print_serial, log));

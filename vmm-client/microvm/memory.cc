@@ -12,12 +12,14 @@ Result<MicroVmMemory> MicroVmMemory::zeros(ByteCount size) {
   return MicroVmMemory(TRY(Mapping::anonymous(size)));
 }
 
-Result<MicroVmMemory> MicroVmMemory::from_file(const std::string& path, ByteCount size) {
+Result<MicroVmMemory> MicroVmMemory::from_file(const std::string& path, const MicroVmState& state) {
+  const ByteCount size = state.memory;
   const UniqueFd file = TRY(open_for_reading(path));
   if (const ByteCount found = TRY(file_size(file)); found != size) {
     return fail(ErrorCode::kMalformed, "{} has {} bytes, the state is of a VM with {}", path,
                 found.value, size.value);
   }
+  if (state.content) TRY(check_content(file, size, *state.content));
   return MicroVmMemory(TRY(Mapping::private_file(file, size)));
 }
 

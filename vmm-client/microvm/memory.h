@@ -8,6 +8,7 @@
 #include "base/mapping.h"
 #include "base/types.h"
 #include "vmm-client/guest_memory.h"
+#include "vmm-client/microvm/state.h"
 #include "vmm-client/shell.h"
 
 namespace thaw {
@@ -17,8 +18,9 @@ class MicroVmMemory {
  public:
   /// Zeros.
   static Result<MicroVmMemory> zeros(ByteCount size);
-  /// What a raw image has; the image is not written to. kMalformed when it is of another size.
-  static Result<MicroVmMemory> from_file(const std::string& path, ByteCount size);
+  /// What a raw image has; the image is not written to. kMalformed when it is of another size,
+  /// kChecksumMismatch when it is not the memory that the state names.
+  static Result<MicroVmMemory> from_file(const std::string& path, const MicroVmState& state);
   /// Missing for now: touch nothing before restore() has succeeded.
   static Result<MicroVmMemory> missing(ByteCount size);
   /// This host's image of the snapshot: see GuestMemory::share().

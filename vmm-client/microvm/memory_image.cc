@@ -10,29 +10,36 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "format/chunk.h"
+#include "vmm-client/microvm/limits.h"
+#include "vmm-client/microvm/memory_identity.h"
 
 namespace thaw {
 
 namespace {
 
 /// What a thread takes at a time.
-constexpr std::size_t kBlockBytes = 4u << 20;
-constexpr unsigned kMostThreads = 8;
+constexpr std::size_t kBlockBytes = kIdentityPieceBytes;
 
 class ImageWriter {
  public:
   ImageWriter(ByteSpan memory, const std::vector<bool>& changed, const UniqueFd& file)
-      : memory_(memory), changed_(changed), file_(file) {}
+      : memory_(memory),
+        changed_(changed),
+        file_(file),
+        hashes_((memory.size() + kBlockBytes - 1) / kBlockBytes) {}
 
   Result<MemoryImageStatistics> write() {
     {
-      const unsigned threads = std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads);
+      const unsigned threads =
+          std::clamp(std::thread::hardware_concurrency(), 1u, limits::kMaxImageThreads);
       std::vector<std::jthread> pool;
       pool.reserve(threads);
       for (unsigned i = 0; i < threads; ++i) pool.emplace_back([this] { write_blocks(); });
     }
     if (failure_) return std::unexpected(*failure_);
-    return MemoryImageStatistics{.data = {data_}, .holes = {memory_.size() - data_}};
+    return MemoryImageStatistics{.data = {data_},
+                                 .holes = {memory_.size() - data_},
+                                 .content = changed_.empty() ? name_content(hashes_) : 0};
   }
 
  private:
@@ -53,6 +60,9 @@ class ImageWriter {
 
   /// Neighbouring pages that are no holes go into one write.
   Result<void> write_block(std::size_t begin, std::size_t end) {
+    if (changed_.empty()) {
+      hashes_[begin / kBlockBytes] = hash_piece(memory_.subspan(begin, end - begin));
+    }
     std::size_t run = begin;
     for (std::size_t at = begin; at < end; at += kPageBytes) {
       if (!is_hole(at)) continue;
@@ -70,6 +80,7 @@ class ImageWriter {
   const ByteSpan memory_;
   const std::vector<bool>& changed_;  // empty: not known
   const UniqueFd& file_;
+  std::vector<std::uint64_t> hashes_;  // of the blocks, each written by one thread
   std::atomic<std::size_t> next_ = 0;
   std::atomic<std::size_t> data_ = 0;
   std::atomic<bool> failed_ = false;
@@ -79,15 +90,12 @@ class ImageWriter {
 
 }  // namespace
 
-Result<MemoryImageStatistics> write_memory_image(ByteSpan memory, const std::string& path,
+Result<MemoryImageStatistics> write_memory_image(ByteSpan memory, const UniqueFd& file,
                                                  const std::vector<bool>& changed) {
   CHECK(memory.size() % kPageBytes == 0);
   CHECK(changed.empty() || changed.size() == memory.size() / kPageBytes);
-  PartialFile file = TRY(PartialFile::create(path));
-  TRY(resize_file(file.fd(), {memory.size()}));
-  const MemoryImageStatistics statistics = TRY(ImageWriter(memory, changed, file.fd()).write());
-  TRY(file.publish());
-  return statistics;
+  TRY(resize_file(file, {memory.size()}));
+  return ImageWriter(memory, changed, file).write();
 }
 
 }  // namespace thaw

@@ -73,6 +73,7 @@ Result<void> MicroVm::load_state(const MicroVmState& state) {
     log_warning("the state was captured on a CPU of {}, this one is of {}",
                 as_text(state.cpu_vendor), as_text(host));
   }
+  TRY(check_witnesses(state.witnesses, memory_.bytes()));
   const std::size_t xsave = TRY(xsave_bytes(vm_));
   std::vector<SerialCursor> cursors;
   TRY(set_vm_clock(vm_, state.clock_ns));

@@ -47,7 +47,8 @@ class MicroVm final : private VcpuPorts {
   Result<void> load_payload(const PayloadOptions& options);
   /// Puts the vCPUs into a captured state; the memory has the content that belongs to it, or will
   /// have it when it is touched. Logs a warning if it was captured on another vendor's CPU.
-  /// kInvalidArgument when the state is of another number of vCPUs or other memory.
+  /// kInvalidArgument when the state is of another number of vCPUs or another size of memory,
+  /// kChecksumMismatch when its witnesses are not in the memory.
   Result<void> load_state(const MicroVmState& state);
 
   /// Lets the vCPUs run. REQUIRES: something was loaded, and it is paused.

@@ -11,7 +11,7 @@ namespace thaw {
 namespace {
 
 constexpr EnvelopeKind kState{.magic = 0x31'53'56'54,  // "TVS1"
-                              .version = 1,
+                              .version = 2,
                               .most_plain_bytes = limits::kMaxMicroVmStateBytes,
                               .name = "microVM state"};
 
@@ -27,6 +27,10 @@ enum class Section : std::uint32_t {
   kMultiprocessing = 8,
   kSerial = 9,
 };
+
+/// Whether a name of all memory follows.
+constexpr std::uint32_t kNoContent = 0;
+constexpr std::uint32_t kContent = 1;
 
 constexpr std::size_t kCpuidEntryBytes = 28;
 constexpr std::size_t kNumberedValueBytes = 12;  // an MSR or an XCR
@@ -168,6 +172,30 @@ Result<VcpuState> read_vcpu(Reader& from) {
   return vcpu;
 }
 
+/// What names the memory.
+Result<void> read_identity(Reader& from, MicroVmState& state) {
+  const auto kind = from.next<std::uint32_t>();
+  const auto content = from.next<std::uint64_t>();
+  const std::size_t count = from.next<std::uint32_t>();
+  if (!from.ok()) return fail(ErrorCode::kTruncated, "a state ends in the name of its memory");
+  if (kind > kContent || (kind == kNoContent && content != 0)) {
+    return fail(ErrorCode::kMalformed, "a state that names its memory in way {}", kind);
+  }
+  if (kind == kContent) state.content = content;
+  if (count > limits::kMaxWitnesses) {
+    return fail(ErrorCode::kTooLarge, "a state with {} witnesses", count);
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    const PageIndex page{from.next<std::uint64_t>()};
+    state.witnesses.push_back({page, from.next<std::uint64_t>()});
+    if (!from.ok()) return fail(ErrorCode::kTruncated, "a state ends in its witnesses");
+    if (page.value < pages_for(state.memory).value) continue;
+    return fail(ErrorCode::kMalformed, "a witness is page {} of {}", page.value,
+                pages_for(state.memory).value);
+  }
+  return {};
+}
+
 Result<std::vector<kvm_cpuid_entry2>> read_cpuid(Reader& from) {
   const std::size_t count = from.next<std::uint32_t>();
   if (count > limits::kMaxCpuidEntries) {
@@ -200,13 +228,21 @@ Result<void> check_memory_size(ByteCount memory) {
 
 Bytes encode_state(const MicroVmState& state) {
   CHECK(check_memory_size(state.memory) && state.cpuid.size() <= limits::kMaxCpuidEntries &&
-        !state.vcpus.empty() && state.vcpus.size() <= limits::kMaxVcpus);
+        state.witnesses.size() <= limits::kMaxWitnesses && !state.vcpus.empty() &&
+        state.vcpus.size() <= limits::kMaxVcpus);
   Writer to;
   to.add(state.memory.value);
   to.add(state.serial_bytes);
   to.add(state.clock_ns);
   to.add(state.tsc_khz);
   to.add(state.cpu_vendor);
+  to.add(state.content ? kContent : kNoContent);
+  to.add(state.content.value_or(0));
+  to.add(static_cast<std::uint32_t>(state.witnesses.size()));
+  for (const PageWitness& witness : state.witnesses) {
+    to.add(witness.page.value);
+    to.add(witness.hash);
+  }
   to.add(static_cast<std::uint32_t>(state.cpuid.size()));
   for (const kvm_cpuid_entry2& entry : state.cpuid) {
     to.add_bytes(std::as_bytes(std::span(&entry, 1)).first(kCpuidEntryBytes));
@@ -234,6 +270,7 @@ Result<MicroVmState> decode_state(ByteSpan sealed) {
   if (!std::ranges::all_of(state.cpu_vendor, printable)) {
     return fail(ErrorCode::kMalformed, "a CPU vendor with unprintable characters");
   }
+  TRY(read_identity(from, state));
   state.cpuid = TRY(read_cpuid(from));
   const std::size_t vcpus = from.next<std::uint32_t>();
   if (!from.ok()) return fail(ErrorCode::kTruncated, "a state ends before its vCPUs");

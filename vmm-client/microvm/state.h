@@ -2,12 +2,14 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/types.h"
 #include "vmm-client/microvm/kvm_abi.h"
+#include "vmm-client/microvm/memory_identity.h"
 
 namespace thaw {
 
@@ -39,7 +41,11 @@ struct MicroVmState {
   std::uint64_t serial_bytes = 0;  // that the guest has written
   std::uint64_t clock_ns = 0;      // KVM's clock of the VM
   std::uint32_t tsc_khz = 0;
-  CpuVendor cpu_vendor{};               // of the host where it ran
+  CpuVendor cpu_vendor{};  // of the host where it ran
+  /// Names the memory that was captured with it: see memory_identity.h. Nothing where a capture
+  /// looked at changes alone.
+  std::optional<std::uint64_t> content{};
+  std::vector<PageWitness> witnesses{};
   std::vector<kvm_cpuid_entry2> cpuid;  // the same for all vCPUs
   std::vector<VcpuState> vcpus;
 };
