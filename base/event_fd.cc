@@ -29,14 +29,28 @@ void clear_event_fd(const UniqueFd& fd) {
   if (::read(fd.get(), &count, sizeof(count)) < 0) return;  // nothing was signalled
 }
 
-Result<UniqueFd> take_signals(std::initializer_list<int> signals) {
+namespace {
+
+sigset_t set_of(std::initializer_list<int> signals) {
   sigset_t set;
   sigemptyset(&set);
   for (const int signal : signals) sigaddset(&set, signal);
+  return set;
+}
+
+}  // namespace
+
+Result<UniqueFd> take_signals(std::initializer_list<int> signals) {
+  const sigset_t set = set_of(signals);
   CHECK(::pthread_sigmask(SIG_BLOCK, &set, nullptr) == 0);
   UniqueFd fd(::signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   if (!fd.valid()) return fail_errno("signalfd");
   return fd;
+}
+
+void give_back_signals(std::initializer_list<int> signals) {
+  const sigset_t set = set_of(signals);
+  CHECK(::pthread_sigmask(SIG_UNBLOCK, &set, nullptr) == 0);
 }
 
 int next_signal(const UniqueFd& fd) {

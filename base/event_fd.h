@@ -16,6 +16,8 @@ void clear_event_fd(const UniqueFd& fd);
 /// Blocks the signals for this thread and those it starts, and returns a descriptor that is
 /// readable when one is pending. Call before starting threads.
 Result<UniqueFd> take_signals(std::initializer_list<int> signals);
+/// Lets the signals act on this thread again as if they had not been taken.
+void give_back_signals(std::initializer_list<int> signals);
 /// The next pending signal, or 0 when there is none.
 int next_signal(const UniqueFd& fd);
 

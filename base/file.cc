@@ -4,7 +4,6 @@
 #include <filesystem>
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -32,6 +31,11 @@ Result<std::uint64_t> file_number(const UniqueFd& file) {
 Result<ByteCount> file_size(const UniqueFd& file) {
   struct stat status{};
   if (::fstat(file.get(), &status) != 0) return fail_errno("fstat");
+  if (S_ISBLK(status.st_mode)) {
+    const off_t end = ::lseek(file.get(), 0, SEEK_END);
+    if (end < 0) return fail_errno("find the end of a block device");
+    return ByteCount{static_cast<std::uint64_t>(end)};
+  }
   return ByteCount{static_cast<std::uint64_t>(status.st_size)};
 }
 
@@ -84,12 +88,11 @@ Result<ByteCount> free_space(const std::string& path) {
   return ByteCount{std::uint64_t{status.f_bavail} * status.f_frsize};
 }
 
-Result<void> copy_files(const std::string& from, const std::string& to) {
+namespace {
+
+Result<void> copy_and_rename(const std::string& from, const std::string& partial,
+                             const std::string& to) {
   std::error_code error;
-  if (std::filesystem::exists(to) && !std::filesystem::is_empty(to, error)) {
-    return fail(ErrorCode::kAlreadyExists, "{} is not empty", to);
-  }
-  const std::string partial = std::string(to, 0, to.find_last_not_of('/') + 1) + ".partial";
   std::filesystem::remove_all(partial, error);
   if (!error) std::filesystem::create_directories(partial, error);
   if (!error) std::filesystem::copy(from, partial, error);
@@ -97,8 +100,22 @@ Result<void> copy_files(const std::string& from, const std::string& to) {
   const UniqueFd directory(::open(partial.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory.valid() || ::syncfs(directory.get()) != 0) return fail_errno("sync " + partial);
   std::filesystem::rename(partial, to, error);
-  if (error || ::syncfs(directory.get()) != 0) return fail_errno("rename " + partial);
+  if (error) return fail_errno("rename " + partial, error.value());
+  if (::syncfs(directory.get()) != 0) return fail_errno("sync " + to);
   return {};
+}
+
+}  // namespace
+
+Result<void> copy_files(const std::string& from, const std::string& to) {
+  std::error_code error;
+  if (std::filesystem::exists(to) && !std::filesystem::is_empty(to, error)) {
+    return fail(ErrorCode::kAlreadyExists, "{} is not empty", to);
+  }
+  const std::string partial = std::string(to, 0, to.find_last_not_of('/') + 1) + ".partial";
+  auto copied = copy_and_rename(from, partial, to);
+  if (!copied) std::filesystem::remove_all(partial, error);
+  return copied;
 }
 
 void remove_file(const std::string& path) { ::unlink(path.c_str()); }
@@ -122,62 +139,6 @@ Result<std::string> read_text_file(const std::string& path, std::size_t most_byt
   }
   text.resize(filled);
   return text;
-}
-
-namespace {
-
-/// Whether `path` is the file that `fd` has open. Between the open and the lock its writer may have
-/// renamed it: truncating it then would destroy what was published.
-bool still_names(const std::string& path, const UniqueFd& fd) {
-  struct stat named{};
-  struct stat opened{};
-  return ::lstat(path.c_str(), &named) == 0 && ::fstat(fd.get(), &opened) == 0 &&
-         named.st_dev == opened.st_dev && named.st_ino == opened.st_ino;
-}
-
-}  // namespace
-
-Result<PartialFile> PartialFile::create(const std::string& path) {
-  const std::string partial = path + ".partial";
-  UniqueFd fd(::open(partial.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd.valid()) return fail_errno(fmt::format("create {}", partial));
-  if (::flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    return fail(ErrorCode::kBusy, "{} is being written by another process", partial);
-  }
-  struct stat opened{};
-  if (::fstat(fd.get(), &opened) != 0) return fail_errno(partial);
-  // In a directory of somebody else it may be a link to what is not his, and is emptied below.
-  if (!S_ISREG(opened.st_mode) || opened.st_nlink > 1) {
-    return fail(ErrorCode::kAlreadyExists, "{} is no file of its own", partial);
-  }
-  if (!still_names(partial, fd)) {
-    return fail(ErrorCode::kBusy, "{} was just published or removed by its writer", partial);
-  }
-  if (::ftruncate(fd.get(), 0) != 0) return fail_errno(fmt::format("truncate {}", partial));
-  return PartialFile(path, std::move(fd));
-}
-
-PartialFile::~PartialFile() {
-  if (fd_.valid()) ::unlink(partial_path().c_str());
-}
-
-Result<void> PartialFile::give_to(FileOwner owner) {
-  if (::fchown(fd_.get(), owner.uid, owner.gid) != 0) {
-    return fail_errno(fmt::format("chown {}", partial_path()));
-  }
-  return {};
-}
-
-Result<void> PartialFile::publish() {
-  if (::fsync(fd_.get()) != 0) return fail_errno(fmt::format("sync {}", partial_path()));
-  if (::rename(partial_path().c_str(), path_.c_str()) != 0) {
-    return fail_errno(fmt::format("rename {} to {}", partial_path(), path_));
-  }
-  fd_.reset();
-  const auto parent = std::filesystem::absolute(path_).parent_path();
-  const UniqueFd directory = TRY(open_for_reading(parent.string()));
-  if (::fsync(directory.get()) != 0) return fail_errno(fmt::format("sync {}", parent.string()));
-  return {};
 }
 
 }  // namespace thaw

@@ -30,6 +30,7 @@ Result<UniqueFd> duplicate(const UniqueFd& file);
 Result<std::uint64_t> file_number(const UniqueFd& file);
 
 Result<UniqueFd> open_for_reading(const std::string& path);
+/// Of a block device its capacity; its position moves there.
 Result<ByteCount> file_size(const UniqueFd& file);
 
 /// Fills the whole span from `offset`; kTruncated if the file ends before.
@@ -62,30 +63,5 @@ void remove_file(const std::string& path);
 bool is_terminal(int fd);
 
 Result<std::string> read_text_file(const std::string& path, std::size_t most_bytes);
-
-/// A file that appears under its name whole or not at all: written as NAME.partial (mode 0600,
-/// locked against a second writer), synced, then renamed. Destroyed before publish(), it is
-/// removed. One thread.
-class PartialFile {
- public:
-  /// kBusy when another process is writing the same NAME.partial, kAlreadyExists when that is no
-  /// file or one with another name too.
-  static Result<PartialFile> create(const std::string& path);
-  PartialFile(PartialFile&&) = default;
-  PartialFile& operator=(PartialFile&&) = delete;
-  ~PartialFile();
-
-  const UniqueFd& fd() const { return fd_; }
-  Result<void> give_to(FileOwner owner);
-  /// Makes the content durable and visible under its name.
-  Result<void> publish();
-
- private:
-  PartialFile(std::string path, UniqueFd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
-  std::string partial_path() const { return path_ + ".partial"; }
-
-  std::string path_;
-  UniqueFd fd_;
-};
 
 }  // namespace thaw

@@ -25,6 +25,15 @@ inline constexpr std::size_t kMaxConfigurationBytes = 1u << 20;
 /// How often files that may be replaced while a program runs are looked at.
 inline constexpr seconds kFileWatchInterval{1};
 
+/// How long a named pipe may lack its other end, and how often that is looked at.
+inline constexpr seconds kPipePeer{30};
+inline constexpr milliseconds kPipePoll{50};
+
+/// The longest tick of a kernel's clock for time stamps of files, and how often a file is looked at
+/// that is being written.
+inline constexpr milliseconds kTimeStampTick{12};
+inline constexpr unsigned kTimeStampAttempts = 3;
+
 // TLS.
 inline constexpr std::size_t kMaxPemBytes = 64u << 10;  // of a key
 inline constexpr std::size_t kTlsInboxBytes = 32u << 10;

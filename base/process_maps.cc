@@ -1,12 +1,15 @@
 #include "base/process_maps.h"
 
 #include <algorithm>
+#include <array>
 #include <cinttypes>
 #include <cstdio>
+#include <filesystem>
 #include <sstream>
 
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include "base/file.h"
 
@@ -22,7 +25,12 @@ constexpr std::size_t kMostBytes = std::size_t{16} << 20;
 struct Line {
   HostAddress from;
   HostAddress to;
+  std::array<char, 5> permissions;
   MappedFile file;
+
+  bool is_of(const struct stat& status) const {
+    return file.inode == status.st_ino && file.device == status.st_dev;
+  }
 };
 std::optional<Line> parse(const std::string& line) {
   std::uint64_t from = 0;
@@ -31,13 +39,15 @@ std::optional<Line> parse(const std::string& line) {
   unsigned major_number = 0;
   unsigned minor_number = 0;
   int path = 0;
-  if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %*s %*x %x:%x %" SCNu64 " %n", &from, &to,
-                  &major_number, &minor_number, &inode, &path) != 5 ||
+  std::array<char, 5> permissions{};
+  if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %4s %*x %x:%x %" SCNu64 " %n", &from, &to,
+                  permissions.data(), &major_number, &minor_number, &inode, &path) != 6 ||
       inode == 0) {
     return std::nullopt;
   }
   return Line{{from},
               {to},
+              permissions,
               {makedev(major_number, minor_number), inode,
                line.substr(std::min(static_cast<std::size_t>(path), line.size()))}};
 }
@@ -64,14 +74,41 @@ Result<std::vector<AddressRange>> mapped_parts(pid_t pid, const UniqueFd& file, 
   std::vector<AddressRange> parts;
   for (std::string line; std::getline(maps, line);) {
     const auto mapped = parse(line);
-    if (!mapped || mapped->file.inode != status.st_ino || mapped->file.device != status.st_dev) {
-      continue;
-    }
+    if (!mapped || !mapped->is_of(status)) continue;
     const HostAddress first = std::max(start, mapped->from);
     const HostAddress last = std::min(end, mapped->to);
     if (first < last) parts.push_back({first, last - first});
   }
   return parts;
+}
+
+namespace {
+
+bool maps_for_writing(const std::string& process, const struct stat& file) {
+  const auto text = read_text_file(fmt::format("/proc/{}/maps", process), kMostBytes);
+  if (!text) return false;
+  std::istringstream maps(*text);
+  for (std::string line; std::getline(maps, line);) {
+    const auto mapped = parse(line);
+    if (!mapped || !mapped->is_of(file)) continue;
+    if (mapped->permissions[1] == 'w' && mapped->permissions[3] == 's') return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+bool is_mapped_for_writing(const UniqueFd& file) {
+  struct stat status{};
+  if (::fstat(file.get(), &status) != 0) return false;
+  std::error_code error;
+  const std::string own = std::to_string(::getpid());
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
+    const std::string process = entry.path().filename().string();
+    if (process == own || process.find_first_not_of("0123456789") != std::string::npos) continue;
+    if (maps_for_writing(process, status)) return true;
+  }
+  return false;
 }
 
 }  // namespace thaw

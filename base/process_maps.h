@@ -35,4 +35,8 @@ struct MappedFile {
 /// where it cannot be read.
 std::optional<MappedFile> mapped_file(const std::string& maps, HostAddress at);
 
+/// Whether another process that this one may look at has the file mapped so that what it writes
+/// gets into the file.
+bool is_mapped_for_writing(const UniqueFd& file);
+
 }  // namespace thaw

@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/partial_file.h"
 #include "bench/figures.h"
 #include "format/hash.h"
 #include "pageserver/sys/rocks_store.h"

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/limits.h"
+#include "base/output_file.h"
 #include "base/printable.h"
 #include "cli/commands.h"
 #include "cli/json.h"
@@ -53,16 +54,13 @@ Result<Validity> validity_within(const std::string& authority, unsigned days) {
   return validity;
 }
 
-/// The files are for their owner alone.
-Result<void> write_text(const std::string& path, const std::string& text) {
-  PartialFile file = TRY(PartialFile::create(path));
-  TRY(write_at(file.fd(), as_bytes(text), 0));
-  return file.publish();
-}
-
+/// New files are for their owner alone.
 Result<void> write_pair(const Files& files, const CertificateAndKey& pair) {
-  TRY(write_text(files.key, pair.key));
-  return write_text(files.certificate, pair.certificate);
+  OutputFile key = TRY(OutputFile::open(files.key));
+  OutputFile certificate = TRY(OutputFile::open(files.certificate));
+  TRY(key.write(as_bytes(pair.key), 0));
+  TRY(certificate.write(as_bytes(pair.certificate), 0));
+  return OutputFile::publish_together(key, &certificate);
 }
 
 void print_pair(const Files& files, const Validity& validity, const std::string& next,

@@ -10,6 +10,16 @@ namespace thaw::limits {
 /// Addresses of page servers that one command asks, one after the other.
 inline constexpr std::size_t kMaxServersAsked = 8;
 
+// Transfers that go on after their connection was lost.
+/// How long the first replies may take. A server that is slower gets more time after a retry.
+inline constexpr std::chrono::seconds kFirstReply{10};
+/// How long a transfer may come no further, over however many connections.
+inline constexpr std::chrono::seconds kNoProgress{60};
+inline constexpr std::chrono::milliseconds kFirstReconnectPause{200};
+inline constexpr std::chrono::milliseconds kMostReconnectPause{2000};
+
+static_assert(kFirstReply < kRequestTimeout && kRequestTimeout < kNoProgress);
+
 // A push.
 inline constexpr unsigned kMaxPushWorkers = 8;
 /// Requests of a push whose answers are awaited.

@@ -5,6 +5,7 @@
 #include "base/command_line.h"
 #include "base/exit_code.h"
 #include "base/log.h"
+#include "base/unfinished_name.h"
 #include "cli/commands.h"
 #include "cli/limits.h"
 #include "cli/options.h"
@@ -62,7 +63,9 @@ class Declaration {
 
   void declare_snapshot_commands() {
     CLI::App* sub = command_on(app_, "push", "Store a snapshot on the page server", command::push);
-    sub->add_option("--memory", options_.memory, "Raw image of guest memory")->required();
+    sub->add_option("--memory", options_.memory,
+                    "Raw image of guest memory: a file, a block device, a pipe, or - for stdin")
+        ->required();
     sub->add_option("--state", options_.state,
                     "The VMM's state file, kept and given back as it is");
     CLI::Option* const parent =
@@ -94,7 +97,11 @@ class Declaration {
 
     sub = command_on(app_, "pull", "Write a snapshot's memory image, sparse, and state file",
                      command::pull);
-    sub->add_option("--memory", options_.memory, "File for the memory image")->required();
+    sub->add_option(
+           "--memory", options_.memory,
+           "File for the memory image, or a pipe, a device, - for stdout: these get all zeros as "
+           "well")
+        ->required();
     sub->add_option("--state", options_.state, "File for the VMM's state");
 
     command(app_, "ls", "List the snapshots", command::list);
@@ -329,6 +336,7 @@ int main(int argc, char** argv) {
   };
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv, tell)) return *exit_code;
 
+  thaw::leave_nothing_unfinished();
   thaw::start_logging("thaw", thaw::LogLevel::kInfo);
   const auto exit_code = chosen(options);
   if (!exit_code) {

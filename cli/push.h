@@ -2,12 +2,13 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/error.h"
 #include "cli/image_walk.h"
 #include "cli/page_tables.h"
-#include "cli/server_list.h"
+#include "cli/transfer.h"
 #include "format/manifest.h"
 
 namespace thaw {
@@ -26,14 +27,27 @@ struct PushOptions {
   ByteCount below_4g{};  // as physical_layout() takes it
 };
 
+/// What makes a snapshot suspicious that was pushed all the same.
+enum class PushWarning {
+  kMemoryChanged,   // while it was read: the VM may not have been paused
+  kMemoryReplaced,  // the name is another file's by now
+  kStateChanged,
+  kStateReplaced,
+  kDiffKeepsNothing,    // without a hole no page is the parent's: a copy may have lost the holes
+  kDiffChangesNothing,  // all of it is a hole
+};
+std::string_view warning_name(PushWarning warning);
+std::string_view warning_text(PushWarning warning);
+
 struct PushResult {
   Manifest manifest;
   std::uint64_t uploaded_bytes = 0;
   unsigned reconnects = 0;
+  std::vector<PushWarning> warnings;
 };
 
-/// Pushes a snapshot. When the connection is lost it starts over on a new one, a bounded number of
-/// times: pages that had arrived are found by their hash and not sent again.
+/// Pushes a snapshot from files, block devices or streams. When the connection is lost it starts
+/// over on a new one: pages that had arrived are found by their hash and not sent again.
 Result<PushResult> push_snapshot(PushOptions options);
 
 }  // namespace thaw

@@ -3,15 +3,19 @@
 #include <optional>
 
 #include "base/event_fd.h"
+#include "base/output_file.h"
 #include "cli/commands.h"
 #include "cli/record.h"
 #include "cli/recordings.h"
 #include "cli/report.h"
+#include "cli/transfer.h"
 #include "cli/working_set_view.h"
 
 namespace thaw::command {
 
 namespace {
+
+constexpr std::initializer_list<int> kStopSignals{SIGINT, SIGTERM, SIGHUP};
 
 using Summaries = std::vector<message::RecordingSummary>;
 
@@ -46,7 +50,9 @@ RecordOptions record_options(const Options& options, const Manifest& snapshot) {
 }  // namespace
 
 Result<int> record(const Options& options) {
-  const UniqueFd stop_signals = TRY(take_signals({SIGINT, SIGTERM, SIGHUP}));
+  std::optional<OutputFile> file;
+  if (!options.file.empty()) file.emplace(TRY(OutputFile::open(options.file)));
+  const UniqueFd stop_signals = TRY(take_signals(kStopSignals));
   ServerList servers = TRY(servers_of(options));
   Manifest snapshot;
   const Summaries known = TRY(servers.ask([&](PageClient& client) -> Result<Summaries> {
@@ -59,14 +65,25 @@ Result<int> record(const Options& options) {
       TRY(record_runs(record_options(options, snapshot), stop_signals,
                       [&](const RecordedRun& run) { print_run(run, options.form()); }));
 
-  PageClient after = TRY(servers.connect());
+  // What is left to do may end at any time.
+  give_back_signals(kStopSignals);
   std::optional<WorkingSetView> set;
   const bool all_stored = std::ranges::all_of(runs, &RecordedRun::stored);
   const bool any_stored = std::ranges::any_of(runs, &RecordedRun::stored);
-  if (any_stored) set = TRY(fetch_working_set(after, snapshot));
-  if (any_stored && !options.file.empty()) {
-    const Summaries fresh = TRY(recordings_from(after, snapshot, next));
-    TRY(thaw::export_recordings(after, snapshot.snapshot, fresh, options.file));
+  if (any_stored) {
+    Bytes content;
+    TRY(Transfer(std::move(servers))
+            .run([](PageClient&) { return Result<void>(); },
+                 [&](PageClient& client) -> Result<void> {
+                   set = TRY(fetch_working_set(client, snapshot));
+                   const Summaries fresh = TRY(recordings_from(client, snapshot, next));
+                   content = TRY(fetch_recordings(client, snapshot.snapshot, fresh));
+                   return {};
+                 }));
+    if (file) {
+      TRY(file->write(content, 0));
+      TRY(file->publish());
+    }
   }
   print_runs(runs, set, options.form());
   return all_stored ? 0 : 1;

@@ -1,31 +1,22 @@
 #include "cli/recordings.h"
 
-#include "base/file.h"
+#include "base/input_file.h"
 #include "cli/limits.h"
 
 namespace thaw {
 
-Result<void> export_recordings(PageClient& client, SnapshotId snapshot,
-                               const std::vector<message::RecordingSummary>& recordings,
-                               const std::string& path) {
-  PartialFile file = TRY(PartialFile::create(path));
-  std::uint64_t at = 0;
+Result<Bytes> fetch_recordings(PageClient& client, SnapshotId snapshot,
+                               const std::vector<message::RecordingSummary>& recordings) {
+  Bytes content;
   for (const message::RecordingSummary& summary : recordings) {
     const Bytes sealed = encode_recording(TRY(client.recording(snapshot, summary.number)));
-    TRY(write_at(file.fd(), sealed, at));
-    at += sealed.size();
+    content.insert(content.end(), sealed.begin(), sealed.end());
   }
-  return file.publish();
+  return content;
 }
 
 Result<std::vector<Recording>> read_recordings(const std::string& path) {
-  const UniqueFd file = TRY(open_for_reading(path));
-  const std::uint64_t size = TRY(file_size(file)).value;
-  if (size > limits::kMaxRecordingsFileBytes) {
-    return fail(ErrorCode::kTooLarge, "{} has {} bytes", path, size);
-  }
-  Bytes content(size);
-  TRY(read_at(file, content, 0));
+  const Bytes content = TRY(read_input(path, {limits::kMaxRecordingsFileBytes}));
   auto recordings = decode_recordings(content);
   if (!recordings) {
     return fail(recordings.error().code(), "{}: {}", path, recordings.error().context());

@@ -13,10 +13,9 @@ namespace thaw {
 
 /// Recordings as files.
 
-/// Writes these recordings of a snapshot into a file, which appears whole or not at all.
-Result<void> export_recordings(PageClient& client, SnapshotId snapshot,
-                               const std::vector<message::RecordingSummary>& recordings,
-                               const std::string& path);
+/// These recordings of a snapshot, as a file has them.
+Result<Bytes> fetch_recordings(PageClient& client, SnapshotId snapshot,
+                               const std::vector<message::RecordingSummary>& recordings);
 
 /// All recordings of a file. kMalformed when there are none.
 Result<std::vector<Recording>> read_recordings(const std::string& path);

@@ -122,6 +122,11 @@ void print_push(const PushResult& result, OutputForm form) {
     Json json = manifest_json(result.manifest);
     json["uploaded_bytes"] = result.uploaded_bytes;
     json["reconnects"] = result.reconnects;
+    json["warnings"] = Json::array();
+    for (const PushWarning warning : result.warnings) {
+      json["warnings"].push_back(
+          {{"code", warning_name(warning)}, {"text", warning_text(warning)}});
+    }
     return print_json(json);
   }
   const PushStatistics& pages = result.manifest.statistics;
@@ -137,6 +142,7 @@ void print_pull(const PullResult& result, OutputForm form) {
   if (form == OutputForm::kJson) {
     Json json = manifest_json(result.manifest);
     json["received_bytes"] = result.received_bytes;
+    json["reconnects"] = result.reconnects;
     return print_json(json);
   }
   fmt::print("pulled {}: {} of memory, {} of state, {} received\n", result.manifest.spec.name,

@@ -12,6 +12,9 @@ namespace {
 /// A path for the fault handler, whose working directory is another.
 Result<std::string> absolute(const std::string& path) {
   if (path.empty()) return path;
+  if (path == "-") {
+    return fail(ErrorCode::kInvalidArgument, "the fault handler needs a path, not \"-\"");
+  }
   std::error_code error;
   std::string whole = std::filesystem::absolute(path, error).string();
   if (error) return fail_errno("the working directory", error.value());

@@ -1,11 +1,14 @@
 #include <filesystem>
+#include <functional>
+#include <optional>
 
-#include "base/file.h"
+#include "base/output_file.h"
 #include "cli/commands.h"
 #include "cli/output.h"
 #include "cli/plot.h"
 #include "cli/recordings.h"
 #include "cli/report.h"
+#include "cli/transfer.h"
 #include "cli/working_set_view.h"
 
 namespace thaw::command {
@@ -14,22 +17,28 @@ namespace {
 
 /// A snapshot with the recordings that there are of it, at least one.
 struct Recorded {
-  PageClient client;
   Manifest snapshot;
   std::vector<message::RecordingSummary> recordings;
 };
 
-Result<Recorded> find_recordings(const Options& options) {
-  Manifest snapshot;
-  message::WorkingSetReport report;
-  ServerList servers = TRY(servers_of(options));
-  PageClient client = TRY(servers.connect([&](PageClient& begun) -> Result<void> {
-    snapshot = TRY(begun.show(options.name));
-    report = TRY(begun.working_set_report(snapshot.snapshot));
-    if (!report.recordings.empty()) return {};
-    return fail(ErrorCode::kNotFound, "{} has no recording", options.name);
-  }));
-  return Recorded{std::move(client), std::move(snapshot), std::move(report.recordings)};
+Result<Recorded> find_recordings(PageClient& client, const std::string& name) {
+  Manifest snapshot = TRY(client.show(name));
+  auto report = TRY(client.working_set_report(snapshot.snapshot));
+  if (report.recordings.empty()) return fail(ErrorCode::kNotFound, "{} has no recording", name);
+  return Recorded{std::move(snapshot), std::move(report.recordings)};
+}
+
+/// Gives `take` what there is of a snapshot, once, and the connection on which to get more.
+Result<void> with_recordings(
+    const Options& options, const std::function<Result<void>(PageClient&, const Recorded&)>& take) {
+  Transfer transfer(TRY(servers_of(options)));
+  std::optional<Recorded> of;
+  return transfer.run(
+      [&](PageClient& client) -> Result<void> {
+        of = TRY(find_recordings(client, options.name));
+        return {};
+      },
+      [&](PageClient& client) { return take(client, *of); });
 }
 
 /// What is to be drawn.
@@ -40,13 +49,16 @@ struct Drawing {
 };
 
 Result<Drawing> newest_recording(const Options& options) {
-  Recorded of = TRY(find_recordings(options));
-  const message::RecordingSummary& newest = of.recordings.back();
-  Recording recording = TRY(of.client.recording(of.snapshot.snapshot, newest.number));
-  return Drawing{.recording = std::move(recording),
-                 .memory = of.snapshot.spec.memory_pages(),
-                 .title = fmt::format("{}: recording {} of {} UTC", options.name, newest.number,
-                                      human_time(newest.created_unix_ms))};
+  Drawing drawing;
+  TRY(with_recordings(options, [&](PageClient& client, const Recorded& of) -> Result<void> {
+    const message::RecordingSummary& newest = of.recordings.back();
+    drawing = {.recording = TRY(client.recording(of.snapshot.snapshot, newest.number)),
+               .memory = of.snapshot.spec.memory_pages(),
+               .title = fmt::format("{}: recording {} of {} UTC", options.name, newest.number,
+                                    human_time(newest.created_unix_ms))};
+    return {};
+  }));
+  return drawing;
 }
 
 Result<Drawing> trace(const std::string& path) {
@@ -70,9 +82,17 @@ Result<void> show_working_set(const Options& options) {
 }
 
 Result<void> export_recordings(const Options& options) {
-  Recorded of = TRY(find_recordings(options));
-  TRY(thaw::export_recordings(of.client, of.snapshot.snapshot, of.recordings, options.file));
-  print_recordings("exported", of.recordings.size(), options.form());
+  OutputFile file = TRY(OutputFile::open(options.file));
+  std::size_t count = 0;
+  Bytes content;
+  TRY(with_recordings(options, [&](PageClient& client, const Recorded& of) -> Result<void> {
+    count = of.recordings.size();
+    content = TRY(fetch_recordings(client, of.snapshot.snapshot, of.recordings));
+    return {};
+  }));
+  TRY(file.write(content, 0));
+  TRY(file.publish());
+  print_recordings("exported", count, options.form());
   return {};
 }
 
@@ -93,11 +113,11 @@ Result<void> drop_working_set(const Options& options) {
 }
 
 Result<void> plot(const Options& options) {
+  OutputFile file = TRY(OutputFile::open(options.file));
   const Drawing drawing =
       TRY(options.trace.empty() ? newest_recording(options) : trace(options.trace));
   const std::string picture = plot_svg(drawing.recording, drawing.memory, drawing.title);
-  PartialFile file = TRY(PartialFile::create(options.file));
-  TRY(write_at(file.fd(), as_bytes(picture), 0));
+  TRY(file.write(as_bytes(picture), 0));
   TRY(file.publish());
   print_success(options.form());
   return {};

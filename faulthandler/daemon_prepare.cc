@@ -8,6 +8,7 @@
 #include "base/host.h"
 #include "base/listen_path.h"
 #include "base/log.h"
+#include "base/partial_file.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "faulthandler/daemon.h"
@@ -60,6 +61,7 @@ Result<void> check_paths(const control::Prepare& request) {
     return fail(ErrorCode::kInvalidArgument,
                 "the socket, the state file and the trace need paths of their own");
   }
+  if (!request.trace_out.empty()) TRY(PartialFile::create(request.trace_out));
   if (request.state_out.empty()) return {};
   // The handler is often root and the directory a VMM's: it follows no link that it finds there.
   std::error_code error;

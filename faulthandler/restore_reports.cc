@@ -2,8 +2,8 @@
 
 #include <unordered_set>
 
-#include "base/file.h"
 #include "base/log.h"
+#include "base/partial_file.h"
 
 namespace thaw {
 
@@ -81,11 +81,7 @@ void RestoreReports::send_counters(const Session& session) {
 
 void RestoreReports::write_trace(const std::string& path, const Recording& trace) {
   add({.what = fmt::format("the trace {}", path),
-       .attempt = [path, bytes = encode_recording(trace)]() -> Result<void> {
-         PartialFile file = TRY(PartialFile::create(path));
-         TRY(write_at(file.fd(), bytes, 0));
-         return file.publish();
-       },
+       .attempt = [path, bytes = encode_recording(trace)] { return write_whole_file(path, bytes); },
        .done = [](bool) {}});
 }
 

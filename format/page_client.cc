@@ -121,11 +121,11 @@ Result<void> PageClient::begin_push(const SnapshotSpec& spec, const std::string&
 
 Result<void> PageClient::send_offer(const message::Offer& offer, std::span<const Sha256> hashes) {
   const ByteSpan body = std::as_bytes(hashes);
-  return send(offer, std::span(&body, 1), Deadline::after(limits::kRequestTimeout));
+  return send(offer, std::span(&body, 1), Deadline::after(patience_));
 }
 
 Result<Bytes> PageClient::receive_needed(std::size_t hashes) {
-  auto needed = TRY(receive_as<message::Needed>(Deadline::after(limits::kRequestTimeout)));
+  auto needed = TRY(receive_as<message::Needed>(Deadline::after(patience_)));
   if (needed.missing_bitmap.size() != empty_bitmap(hashes).size()) {
     return fail(ErrorCode::kProtocol, "a bitmap of {} bytes for {} hashes",
                 needed.missing_bitmap.size(), hashes);
@@ -134,18 +134,18 @@ Result<Bytes> PageClient::receive_needed(std::size_t hashes) {
 }
 
 Result<void> PageClient::send_upload(std::uint32_t count, ByteSpan chunks) {
-  return send(message::Upload{count}, std::span(&chunks, 1),
-              Deadline::after(limits::kRequestTimeout));
+  return send(message::Upload{count}, std::span(&chunks, 1), Deadline::after(patience_));
 }
 
 Result<void> PageClient::receive_uploaded() {
-  TRY(receive_as<message::Done>(Deadline::after(limits::kRequestTimeout)));
+  TRY(receive_as<message::Done>(Deadline::after(patience_)));
   return {};
 }
 
 Result<Manifest> PageClient::commit(const ColdMap& cold) {
   const Bytes sealed = cold.empty() ? Bytes() : encode_cold_map(cold);
-  TRY(ask<message::ManifestReply>(message::Commit{}, sealed, limits::kCommitTimeout));
+  TRY(ask<message::ManifestReply>(message::Commit{}, sealed,
+                                  patience_ * (limits::kCommitTimeout / limits::kRequestTimeout)));
   return decode_manifest(body_);
 }
 
@@ -289,11 +289,11 @@ Result<void> PageClient::report_damage(const message::ReportDamage& report) {
 }
 
 Result<void> PageClient::request_chunks(std::vector<ChunkId> ids) {
-  return send(message::GetChunks{std::move(ids)}, {}, Deadline::after(limits::kRequestTimeout));
+  return send(message::GetChunks{std::move(ids)}, {}, Deadline::after(patience_));
 }
 
 Result<ByteSpan> PageClient::receive_chunks() {
-  TRY(receive_as<message::Chunks>(Deadline::after(limits::kRequestTimeout)));
+  TRY(receive_as<message::Chunks>(Deadline::after(patience_)));
   return ByteSpan(body_);
 }
 

@@ -33,6 +33,10 @@ class PageClient {
   static Result<PageClient> connect(const ServerAddress& server, const std::string& name_space,
                                     const std::stop_token& stop);
 
+  /// How long the reply to a request may take from now on; limits::kRequestTimeout unless set. A
+  /// commit has as many times longer as limits::kCommitTimeout is.
+  void set_patience(Nanoseconds patience) { patience_ = patience; }
+
   // Pushing: begin_push, then for all pages in order offer and uploads, then commit. Offers and
   // uploads are sent without waiting; each is answered in the order of all that were sent.
   /// `parent` names the snapshot that this one came from; empty: none.
@@ -106,11 +110,15 @@ class PageClient {
   template <typename Reply>
   Result<Reply> receive_as(Deadline deadline);
   template <typename Reply>
-  Result<Reply> ask(const Message& request, ByteSpan body = {},
-                    Nanoseconds timeout = limits::kRequestTimeout);
+  Result<Reply> ask(const Message& request, ByteSpan body, Nanoseconds timeout);
+  template <typename Reply>
+  Result<Reply> ask(const Message& request, ByteSpan body = {}) {
+    return ask<Reply>(request, body, patience_);
+  }
 
   Stream stream_;
   StoreId store_;
+  Nanoseconds patience_ = limits::kRequestTimeout;
   std::uint64_t next_request_ = 1;
   std::deque<std::uint64_t> outstanding_;
   Bytes head_;

@@ -3,6 +3,7 @@
 #include <charconv>
 
 #include "base/file.h"
+#include "base/partial_file.h"
 #include "base/random.h"
 
 namespace thaw {
@@ -31,9 +32,7 @@ Result<StoreId> parse(std::string_view text) {
 Result<StoreId> draw(const std::string& path) {
   StoreId id;
   TRY(fill_random(id.bytes));
-  PartialFile file = TRY(PartialFile::create(path));
-  TRY(write_at(file.fd(), as_bytes(id.text() + "\n"), 0));
-  TRY(file.publish());
+  TRY(write_whole_file(path, as_bytes(id.text() + "\n")));
   return id;
 }
 

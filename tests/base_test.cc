@@ -22,6 +22,7 @@
 #include "base/histogram.h"
 #include "base/host.h"
 #include "base/mapping.h"
+#include "base/partial_file.h"
 #include "base/types.h"
 #include "tests/support/test_support.h"
 
@@ -230,56 +231,6 @@ TEST(File, TextFilesHaveABound) {
   EXPECT_EQ(read_text_file(scratch.path("t"), 5).value(), "12345");
   EXPECT_EQ(code_of(read_text_file(scratch.path("t"), 4)), ErrorCode::kTooLarge);
   EXPECT_FALSE(read_text_file("/proc/self/status", 1 << 16).value().empty());
-}
-
-TEST(PartialFile, AppearsOnlyWhenPublished) {
-  const ScratchDirectory scratch;
-  const std::string path = scratch.path("state");
-  {
-    auto file = PartialFile::create(path);
-    ASSERT_TRUE(succeeded(file));
-    ASSERT_TRUE(succeeded(write_at(file->fd(), as_bytes("all"), 0)));
-    EXPECT_FALSE(std::filesystem::exists(path));
-    ASSERT_TRUE(succeeded(file->publish()));
-  }
-  EXPECT_EQ(read_text_file(path, 10).value(), "all");
-  EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
-  EXPECT_EQ(std::filesystem::status(path).permissions(),
-            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
-}
-
-TEST(PartialFile, AbandonedIsRemovedAndThePublishedOneStays) {
-  const ScratchDirectory scratch;
-  const std::string path = scratch.path("state");
-  std::ofstream(path) << "old";
-  {
-    const auto file = PartialFile::create(path);
-    ASSERT_TRUE(succeeded(file));
-    ASSERT_TRUE(succeeded(write_at(file->fd(), as_bytes("new"), 0)));
-  }
-  EXPECT_FALSE(std::filesystem::exists(path + ".partial"));
-  EXPECT_EQ(read_text_file(path, 10).value(), "old");
-}
-
-TEST(PartialFile, SecondWriterIsBusyAndLeftoversAreTakenOver) {
-  const ScratchDirectory scratch;
-  const std::string path = scratch.path("state");
-  std::ofstream(path + ".partial") << "of a dead writer";
-  auto first = PartialFile::create(path);
-  ASSERT_TRUE(succeeded(first));
-  EXPECT_EQ(file_size(first->fd()).value(), ByteCount{0});
-  EXPECT_EQ(code_of(PartialFile::create(path)), ErrorCode::kBusy);
-  EXPECT_TRUE(std::filesystem::exists(path + ".partial")) << "the refused one removes nothing";
-  EXPECT_TRUE(succeeded(first->publish()));
-  EXPECT_TRUE(succeeded(PartialFile::create(path)));
-}
-
-TEST(PartialFile, RefusesASymbolicLink) {
-  const ScratchDirectory scratch;
-  std::ofstream(scratch.path("victim")) << "precious";
-  std::filesystem::create_symlink(scratch.path("victim"), scratch.path("state.partial"));
-  EXPECT_FALSE(PartialFile::create(scratch.path("state")));
-  EXPECT_EQ(read_text_file(scratch.path("victim"), 100).value(), "precious");
 }
 
 /// In nanoseconds; 0 before Linux 6.12.

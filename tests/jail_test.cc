@@ -108,16 +108,19 @@ TEST_P(JailTest, NobodyElseMayConnect) {
 
 TEST_P(JailTest, WhatTheJailHasPreparedInsteadOfAFileIsNotOverwritten) {
   write_file(path("precious"), as_bytes("precious"));
-  std::filesystem::create_hard_link(path("precious"), path("jail/run/state.partial"));
-  const Outcome outcome = control({"prepare", "snapshot", "--socket", path("jail/run/vm"),
-                                   "--state-out", path("jail/run/state")});
-  EXPECT_EQ(Json::parse(outcome.output)["error"]["code"], "already_exists");
-  std::filesystem::remove(path("jail/run/state.partial"));
-  std::filesystem::create_symlink(path("precious"), path("jail/run/state.partial"));
-  EXPECT_NE(control({"prepare", "snapshot", "--socket", path("jail/run/vm"), "--state-out",
-                     path("jail/run/state")})
-                .exit_code,
-            0);
+  const auto prepare = [&](const std::string& number) {
+    return control({"prepare", "snapshot", "--socket", path("jail/run/vm" + number), "--state-out",
+                    path("jail/run/state")});
+  };
+  std::filesystem::create_symlink(path("precious"), path("jail/run/state"));
+  EXPECT_EQ(Json::parse(prepare("1").output)["error"]["code"], "already_exists");
+  std::filesystem::remove(path("jail/run/state"));
+  ASSERT_EQ(::mkfifo(path("jail/run/state").c_str(), 0600), 0);
+  EXPECT_EQ(Json::parse(prepare("2").output)["error"]["code"], "already_exists");
+  EXPECT_TRUE(std::filesystem::is_fifo(path("jail/run/state")));
+  std::filesystem::remove(path("jail/run/state"));
+  std::filesystem::create_hard_link(path("precious"), path("jail/run/state"));
+  EXPECT_EQ(prepare("3").exit_code, 0) << "the name in the jail is another file's from now on";
   EXPECT_EQ(read_file(path("precious")).size(), std::string("precious").size());
 }
 

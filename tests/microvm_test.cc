@@ -12,6 +12,7 @@
 
 #include "base/file.h"
 #include "base/memory_file.h"
+#include "base/partial_file.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "format/chunk.h"

@@ -11,8 +11,8 @@ thaw_add_test(pageserver_test SOURCES pageserver_test.cc TIMEOUT 180
   LIBRARIES thaw_test_wire nlohmann_json::nlohmann_json)
 add_dependencies(pageserver_test thaw-pageserver thaw-cli)
 
-thaw_add_test(push_test SOURCES push_test.cc TIMEOUT 120
-  LIBRARIES thaw_format thaw_test_programs nlohmann_json::nlohmann_json)
+thaw_add_test(push_test SOURCES push_test.cc transfer_test.cc TIMEOUT 120
+  LIBRARIES thaw_test_wire nlohmann_json::nlohmann_json)
 add_dependencies(push_test thaw-pageserver thaw-cli without_io_uring)
 
 thaw_add_test(working_sets_test SOURCES working_sets_test.cc TIMEOUT 120

@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/file.h"
+#include "base/partial_file.h"
 #include "base/socket.h"
 #include "format/chunk.h"
 #include "tests/support/programs.h"

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/partial_file.h"
 
 namespace thaw::test {
 

@@ -1,23 +1,29 @@
 #include "vmm-client/microvm/capture.h"
 
-#include <filesystem>
-
 #include "base/file.h"
+#include "base/partial_file.h"
+#include "base/path_target.h"
 #include "vmm-client/microvm/limits.h"
 #include "vmm-client/microvm/memory_identity.h"
 
 namespace thaw {
 
+namespace {
+
+/// A link of the user stays, and what it names is replaced.
+Result<PartialFile> create_output(const std::string& path) {
+  constexpr int kStdout = 1;
+  return PartialFile::create(TRY(find_target(path, kStdout)).path);
+}
+
+}  // namespace
+
 Result<MemoryImageStatistics> capture(MicroVm& vm, const CaptureFiles& files, Captured captured) {
   std::vector<bool> changed;
   if (captured == Captured::kChanges) changed = TRY(vm.changed_pages());
   MicroVmState state = TRY(vm.state());
-  for (const std::string& path : {files.memory, files.state}) {
-    if (!std::filesystem::is_directory(path)) continue;
-    return fail(ErrorCode::kAlreadyExists, "{} is a directory", path);
-  }
-  PartialFile memory = TRY(PartialFile::create(files.memory));
-  PartialFile rest = TRY(PartialFile::create(files.state));
+  PartialFile memory = TRY(create_output(files.memory));
+  PartialFile rest = TRY(create_output(files.state));
   const MemoryImageStatistics written = TRY(write_memory_image(vm.memory(), memory.fd(), changed));
   if (captured == Captured::kAll) state.content = written.content;
   std::vector<std::uint64_t> addresses;
@@ -28,8 +34,7 @@ Result<MemoryImageStatistics> capture(MicroVm& vm, const CaptureFiles& files, Ca
   TRY(write_at(rest.fd(), encode_state(state), 0));
   // The state first: where that fails, the memory that was there stays. A crash in between leaves a
   // state that names other memory.
-  TRY(rest.publish());
-  TRY(memory.publish());
+  TRY(PartialFile::publish_together({&rest, &memory}));
   return written;
 }
 

@@ -1,0 +1,272 @@
+// Files that a user names: what is replaced, what is written in place, and what is read.
+
+#include <array>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <thread>
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/input_file.h"
+#include "base/output_file.h"
+#include "base/partial_file.h"
+#include "base/unfinished_name.h"
+#include "tests/support/test_support.h"
+
+namespace thaw::test {
+namespace {
+
+class NamedFilesTest : public testing::Test {
+ protected:
+  std::string path(const std::string& name) const { return directory_.path(name); }
+  std::string text(const std::string& name) const {
+    return read_text_file(path(name), 1 << 20).value_or("(none)");
+  }
+  void write(const std::string& name, const std::string& content) const {
+    std::ofstream(path(name)) << content;
+  }
+  std::size_t entries() const {
+    const std::filesystem::directory_iterator all(path(""));
+    return static_cast<std::size_t>(std::distance(begin(all), end(all)));
+  }
+  static mode_t mode_of(const std::string& name) {
+    struct stat status{};
+    EXPECT_EQ(::stat(name.c_str(), &status), 0);
+    return status.st_mode & 07777;
+  }
+
+  ScratchDirectory directory_;
+};
+
+using PartialFileTest = NamedFilesTest;
+
+TEST_F(PartialFileTest, AppearsOnlyWhenPublished) {
+  {
+    auto file = PartialFile::create(path("state"));
+    ASSERT_TRUE(succeeded(file));
+    ASSERT_TRUE(succeeded(write_at(file->fd(), as_bytes("all"), 0)));
+    EXPECT_FALSE(std::filesystem::exists(path("state")));
+    ASSERT_TRUE(succeeded(file->publish()));
+  }
+  EXPECT_EQ(text("state"), "all");
+  EXPECT_EQ(mode_of(path("state")), 0600u);
+  EXPECT_EQ(entries(), 1u);
+}
+
+TEST_F(PartialFileTest, AbandonedLeavesNothingAndThePublishedOneStays) {
+  write("state", "old");
+  {
+    const auto file = PartialFile::create(path("state"));
+    ASSERT_TRUE(succeeded(file));
+    ASSERT_TRUE(succeeded(write_at(file->fd(), as_bytes("new"), 0)));
+  }
+  EXPECT_EQ(text("state"), "old");
+  EXPECT_EQ(entries(), 1u);
+}
+
+TEST_F(PartialFileTest, KeepsModeAndOwnerOfWhatItReplaces) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can give files away";
+  write("state", "old");
+  ASSERT_EQ(::chown(path("state").c_str(), 1000, 1001), 0);
+  ASSERT_EQ(::chmod(path("state").c_str(), 0640), 0);
+  ASSERT_TRUE(succeeded(write_whole_file(path("state"), as_bytes("new"))));
+  struct stat status{};
+  ASSERT_EQ(::stat(path("state").c_str(), &status), 0);
+  EXPECT_EQ(status.st_uid, 1000u);
+  EXPECT_EQ(status.st_gid, 1001u);
+  EXPECT_EQ(status.st_mode & 07777, 0640u);
+  EXPECT_EQ(text("state"), "new");
+}
+
+TEST_F(PartialFileTest, RefusesWhatIsNoRegularFile) {
+  write("victim", "precious");
+  std::filesystem::create_symlink(path("victim"), path("link"));
+  std::filesystem::create_directory(path("directory"));
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  for (const char* const name : {"link", "directory", "directory/", "pipe"}) {
+    EXPECT_EQ(code_of(PartialFile::create(path(name))), ErrorCode::kAlreadyExists) << name;
+  }
+  EXPECT_EQ(code_of(PartialFile::create(path("no/file"))), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(PartialFile::create("/dev/null")), ErrorCode::kAlreadyExists);
+  EXPECT_EQ(text("victim"), "precious");
+  EXPECT_TRUE(std::filesystem::is_symlink(path("link")));
+}
+
+TEST_F(PartialFileTest, NamesMayBeAsLongAsTheFileSystemAllows) {
+  const std::string longest(255, 'a');
+  EXPECT_TRUE(succeeded(write_whole_file(path(longest), as_bytes("x"))));
+  EXPECT_EQ(text(longest), "x");
+}
+
+TEST_F(PartialFileTest, TwoAppearTogether) {
+  auto first = PartialFile::create(path("a"));
+  auto second = PartialFile::create(path("b"));
+  ASSERT_TRUE(succeeded(first) && succeeded(second));
+  EXPECT_FALSE(first->has_name_of(*second));
+  EXPECT_TRUE(first->has_name_of(*PartialFile::create(path("./a"))));
+  ASSERT_TRUE(succeeded(PartialFile::publish_together({&*first, &*second})));
+  EXPECT_EQ(text("a"), "");
+  EXPECT_EQ(text("b"), "");
+  EXPECT_EQ(entries(), 2u);
+}
+
+TEST_F(PartialFileTest, NamesOfUnfinishedFilesAreRemovedBySignals) {
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    leave_nothing_unfinished();
+    const UniqueFd directory(::open(path("").c_str(), O_PATH | O_CLOEXEC));
+    auto name = UnfinishedName::draw(directory);
+    if (!name) ::_exit(1);
+    std::ofstream(path(name->text())) << "half";
+    ::raise(SIGTERM);
+    ::_exit(2);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM) << status;
+  EXPECT_EQ(entries(), 0u);
+}
+
+using OutputFileTest = NamedFilesTest;
+
+TEST_F(OutputFileTest, LinkStaysAndItsTargetIsReplaced) {
+  std::filesystem::create_directory(path("d"));
+  write("d/real", "old");
+  std::filesystem::create_symlink("d/real", path("link"));
+  std::filesystem::create_symlink("link", path("second"));
+  std::filesystem::create_symlink("d/none", path("dangling"));
+  std::filesystem::create_symlink("circle", path("circle"));
+  ASSERT_TRUE(succeeded(write_output(path("second"), as_bytes("new"))));
+  EXPECT_EQ(text("d/real"), "new");
+  ASSERT_TRUE(succeeded(write_output(path("dangling"), as_bytes("made"))));
+  EXPECT_EQ(text("d/none"), "made");
+  for (const char* const name : {"link", "second", "dangling"}) {
+    EXPECT_TRUE(std::filesystem::is_symlink(path(name))) << name;
+  }
+  EXPECT_FALSE(succeeded(write_output(path("circle"), as_bytes("x"))));
+}
+
+TEST_F(OutputFileTest, PipeGetsZerosForWhatIsSkipped) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  std::string got;
+  std::jthread reader([&] {
+    std::ifstream pipe(path("pipe"), std::ios::binary);
+    got.assign(std::istreambuf_iterator<char>(pipe), {});
+  });
+  {
+    auto output = OutputFile::open(path("pipe"));
+    ASSERT_TRUE(succeeded(output));
+    ASSERT_TRUE(succeeded(output->expect({300'000}, {2})));
+    ASSERT_TRUE(succeeded(output->write(as_bytes("a"), 1)));
+    ASSERT_TRUE(succeeded(output->write(as_bytes("b"), 200'000)));
+    ASSERT_TRUE(succeeded(output->publish()));
+  }
+  reader.join();
+  std::string expected(300'000, '\0');
+  expected[1] = 'a';
+  expected[200'000] = 'b';
+  EXPECT_TRUE(got == expected);
+  EXPECT_TRUE(std::filesystem::is_fifo(path("pipe")));
+}
+
+TEST_F(OutputFileTest, DevicesStayAndTheirErrorsAreTold) {
+  EXPECT_TRUE(succeeded(write_output("/dev/null", as_bytes("x"))));
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  EXPECT_EQ(code_of(write_output("/dev/full", as_bytes("x"))), ErrorCode::kNoSpace);
+}
+
+TEST_F(OutputFileTest, RefusesByName) {
+  std::filesystem::create_directory(path("directory"));
+  const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM, 0));
+  sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+  path("socket").copy(address.sun_path, sizeof(address.sun_path) - 1);
+  ASSERT_EQ(::bind(socket.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  for (const char* const name : {"directory", "directory/", "socket"}) {
+    EXPECT_EQ(code_of(OutputFile::open(path(name))), ErrorCode::kAlreadyExists) << name;
+  }
+  EXPECT_EQ(code_of(OutputFile::open(path("no/file"))), ErrorCode::kNotFound);
+  auto file = OutputFile::open(path("file"));
+  ASSERT_TRUE(succeeded(file));
+  EXPECT_EQ(code_of(file->expect({1}, {~std::uint64_t{0}})), ErrorCode::kNoSpace);
+  EXPECT_TRUE(file->has_target_of(*OutputFile::open(path("directory/../file"))));
+}
+
+class InputFileTest : public NamedFilesTest {
+ protected:
+  static constexpr ByteCount kMost{1u << 20};
+  std::string content(const std::string& name) const {
+    const auto read = read_input(name, kMost);
+    return read ? std::string(as_text(*read)) : std::string(error_name(read.error().code()));
+  }
+};
+
+TEST_F(InputFileTest, StreamsAreReadToTheirEnd) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  std::string expected(500'000, '\0');
+  expected[0] = 'a';
+  expected[400'000] = 'b';
+  std::jthread writer([&] { write("pipe", expected); });
+  EXPECT_TRUE(content(path("pipe")) == expected);
+
+  std::array<int, 2> ends{};
+  ASSERT_EQ(::pipe(ends.data()), 0);
+  const UniqueFd read_end(ends[0]);
+  UniqueFd write_end(ends[1]);
+  ASSERT_EQ(::write(write_end.get(), "abc", 3), 3);
+  write_end.reset();
+  EXPECT_EQ(content("/dev/fd/" + std::to_string(read_end.get())), "abc");
+}
+
+TEST_F(InputFileTest, StreamHasABound) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  std::jthread writer([&] { write("pipe", std::string(kMost.value + 1, 'x')); });
+  EXPECT_EQ(content(path("pipe")), "too_large");
+}
+
+TEST_F(InputFileTest, RefusesWhatHasNoEndOrNoContent) {
+  std::filesystem::create_directory(path("directory"));
+  for (const std::string& name :
+       {path("directory"), std::string("/dev/zero"), std::string("/dev/null"),
+        std::string("/proc/self/mem"), std::string("/proc/self/maps")}) {
+    EXPECT_EQ(content(name), "invalid_argument") << name;
+  }
+  EXPECT_EQ(content(path("none")), "not_found");
+}
+
+TEST_F(InputFileTest, TellsThatAFileWasWrittenOrReplaced) {
+  write("file", "abc");
+  const auto change_after = [&](const std::function<void()>& act) {
+    const auto input = InputFile::open(path("file"), kMost);
+    act();
+    return input->change().value();
+  };
+  using enum InputFile::Change;
+  EXPECT_EQ(change_after([] {}), kNone);
+  EXPECT_EQ(change_after([&] { write("file", "xyz"); }), kWritten) << "at once after it was opened";
+  EXPECT_EQ(change_after([&] { std::filesystem::resize_file(path("file"), 2); }), kWritten);
+  EXPECT_EQ(change_after([&] {
+              const auto before = std::filesystem::last_write_time(path("file"));
+              write("file", "uv");
+              std::filesystem::last_write_time(path("file"), before);
+            }),
+            kWritten)
+      << "with its old time";
+  EXPECT_EQ(change_after([&] {
+              write("other", "n");
+              std::filesystem::rename(path("other"), path("file"));
+            }),
+            kReplaced);
+}
+
+}  // namespace
+}  // namespace thaw::test
