@@ -60,13 +60,16 @@ Result<void> Collection::mark_snapshots() {
   return {};
 }
 
-/// A chunk that is stored from now on is no candidate: whoever stores it is not known to us.
+/// A chunk that is stored from now on is no candidate. What pushes under way stand on is none
+/// either: forgotten, it would be stored again with the next offer that has it. A push that is
+/// committed after it was asked for its chunks has them in its snapshot too.
 Result<void> Collection::find_dead() {
   ChunkId end;
   TRY(control_.write([&]() -> Result<void> {
     end = TRY(chunks().next_chunk(name_space_));
     return {};
   }));
+  pushes_.mark(name_space_, live_);
   TRY(mark_snapshots());
   recorded_ = TRY(chunks().condemned(name_space_));
   dead_ = recorded_;
@@ -98,8 +101,8 @@ Result<void> Collection::forget_dead() {
   return batch.empty() ? Result<void>() : forget();
 }
 
-/// Pushes do not meet the dead any more; what they met before is in the set of one that is under
-/// way, or in a snapshot.
+/// Pushes do not meet the dead any more. What they met since they were first asked is in the set of
+/// one that is under way, or in a snapshot.
 Result<void> Collection::spare_what_is_used() {
   TRY(mark_snapshots());
   pushes_.mark(name_space_, live_);

@@ -12,15 +12,15 @@ namespace thaw {
 
 struct CollectionReport {
   std::uint64_t snapshots = 0;
-  std::uint64_t live_chunks = 0;
+  std::uint64_t live_chunks = 0;  // of snapshots and of pushes under way
   std::uint64_t dead_chunks = 0;  // deleted, or to be deleted
   std::uint64_t dead_bytes = 0;
 };
 
 /// One garbage collection of a namespace, beside pushes and restores: chunks that no snapshot has
-/// are condemned, so that pushes do not meet them any more; what pushes under way have met before
-/// is left alone; the others go. Ended at any point, even by a crash, it leaves a consistent store,
-/// and the next collection goes on. One at a time for a store.
+/// and no push under way stands on are condemned, so that pushes do not meet them any more; what
+/// pushes have met in between is left alone; the others go. Ended at any point, even by a crash, it
+/// leaves a consistent store, and the next collection goes on. One at a time for a store.
 class Collection {
  public:
   Collection(Store& store, NamespaceId in, SnapshotPins& pins, const LivePushes& pushes,

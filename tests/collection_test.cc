@@ -1,5 +1,7 @@
 #include "pageserver/collection.h"
 
+#include <set>
+
 #include "pageserver/snapshots.h"
 #include "tests/support/raw_store.h"
 #include "tests/support/stepped_control.h"
@@ -79,19 +81,72 @@ TEST_F(CollectionTest, PushesUnderWayKeepWhatTheyStandOn) {
   Push push(*store_, name_space_, spec("pushed", image));
   pushes_.add(push);
   ASSERT_EQ(*send(push, image), 0u) << "all of it is there";
+  const auto collected = collect();
+  ASSERT_TRUE(succeeded(collected));
+  EXPECT_EQ(collected->dead_chunks, 0u);
+  EXPECT_EQ(collected->live_chunks, 50u);
+  EXPECT_TRUE(store_->chunk_upkeep().condemned(name_space_)->empty());
+  EXPECT_EQ(stored("twin", image).statistics.new_pages, 0u) << "the hashes still lead there";
+  const auto manifest = push.commit();
+  pushes_.remove(push);
+  ASSERT_TRUE(succeeded(manifest));
+  EXPECT_EQ(load(*manifest, name_space_), image);
+}
+
+/// What a push meets after it was first asked is condemned and spared: no hash leads there.
+TEST_F(CollectionTest, PushesKeepWhatTheyMeetMeanwhile) {
+  const Bytes image = random_image(50);
+  stored("gone", image);
+  remove("gone");
+  Push push(*store_, name_space_, spec("pushed", image));
+  pushes_.add(push);
+  control_.before_write = [&](int write) {
+    // The one that condemns.
+    if (write != 1) return;
+    EXPECT_EQ(send(push, image), 0u);
+  };
   EXPECT_EQ(collect()->dead_chunks, 0u);
+  control_.before_write = nullptr;
   const auto manifest = push.commit();
   pushes_.remove(push);
   ASSERT_TRUE(succeeded(manifest));
   EXPECT_EQ(load(*manifest, name_space_), image);
 
-  // No hash leads to those chunks any more, and yet they are deleted when their time comes.
+  // Yet they are deleted when their time comes.
   const Manifest twin = stored("twin", image);
   EXPECT_EQ(twin.statistics.new_pages, 50u);
   EXPECT_EQ(collect()->dead_chunks, 0u);
   remove("pushed");
   EXPECT_EQ(collect()->dead_chunks, 50u);
   EXPECT_EQ(load(twin, name_space_), image);
+}
+
+/// A push of few pages again and again, out of order, with a collection after each of its offers.
+TEST_F(CollectionTest, APushMeetsItsOwnPagesAgain) {
+  constexpr std::size_t kDistinct = 40;
+  constexpr std::size_t kOffers = 30;
+  constexpr std::size_t kPerOffer = 20;
+  const Bytes distinct = random_image(kDistinct);
+  Bytes image;
+  std::set<std::size_t> drawn;
+  for (std::size_t i = 0; i < kOffers * kPerOffer; ++i) {
+    const std::size_t from = pick(generator_, kDistinct);
+    drawn.insert(from);
+    const PageSpan content = page(distinct, from);
+    image.insert(image.end(), content.begin(), content.end());
+  }
+  Push push(*store_, name_space_, spec("pushed", image));
+  pushes_.add(push);
+  for (std::size_t first = 0; first < kOffers * kPerOffer; first += kPerOffer) {
+    ASSERT_TRUE(succeeded(send(push, image, first, kPerOffer)));
+    ASSERT_TRUE(succeeded(collect()));
+  }
+  EXPECT_EQ(chunks(), drawn.size());
+  const auto manifest = push.commit();
+  pushes_.remove(push);
+  ASSERT_TRUE(succeeded(manifest));
+  EXPECT_EQ(manifest->statistics.new_pages, drawn.size());
+  EXPECT_EQ(load(*manifest, name_space_), image);
 }
 
 /// At every step of a collection another push begins, and is committed at every later one.

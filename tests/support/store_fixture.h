@@ -53,13 +53,16 @@ class StoreTest : public testing::Test {
   }
   /// Offers the whole image in one step and uploads what is missing; returns how many pages were.
   Result<std::size_t> send(Push& push, const Bytes& image) {
-    const std::size_t pages = image.size() / kPageBytes;
-    message::Offer offer{{0}, {pages}, empty_bitmap(pages)};
+    return send(push, image, 0, image.size() / kPageBytes);
+  }
+  /// The same of a part of it, the next one.
+  Result<std::size_t> send(Push& push, const Bytes& image, std::size_t first, std::size_t pages) {
+    message::Offer offer{{first}, {pages}, empty_bitmap(pages)};
     std::vector<Sha256> hashes;
     std::vector<std::size_t> offered;
-    for (std::size_t i = 0; i < pages; ++i) {
+    for (std::size_t i = first; i < first + pages; ++i) {
       if (is_zero_page(page(image, i))) {
-        set_bit(offer.zero_bitmap, i);
+        set_bit(offer.zero_bitmap, i - first);
         continue;
       }
       hashes.push_back(hasher_.hash(page(image, i)));
