@@ -33,4 +33,15 @@ capnp::Data::Reader to_data(ByteSpan bytes) {
   return {reinterpret_cast<const unsigned char*>(bytes.data()), bytes.size()};
 }
 
+void write_pack_id(const PackId& from, schema::PackKey::Builder to) {
+  to.setSnapshot(from.snapshot.value);
+  to.setGeneration(from.generation);
+  to.setNumber(from.number);
+}
+PackId read_pack_id(schema::PackKey::Reader from) {
+  return {.snapshot = {from.getSnapshot()},
+          .generation = from.getGeneration(),
+          .number = from.getNumber()};
+}
+
 }  // namespace thaw

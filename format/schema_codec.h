@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "format/manifest.h"
+#include "format/pack.h"
 #include "format/wire.capnp.h"
 
 namespace thaw {
@@ -37,6 +38,9 @@ std::string to_string(capnp::Text::Reader text);
 capnp::Text::Reader to_text(const std::string& text);
 Bytes to_bytes(capnp::Data::Reader data);
 capnp::Data::Reader to_data(ByteSpan bytes);
+
+void write_pack_id(const PackId& from, schema::PackKey::Builder to);
+PackId read_pack_id(schema::PackKey::Reader from);
 
 /// The part that BeginPush and Manifest have in common, under the same field names.
 template <typename Builder>

@@ -81,11 +81,7 @@ void write(const message::ReportDamage& from, MessageBuilder to) {
   auto chunks = report.initChunks(static_cast<unsigned>(from.chunks.size()));
   for (unsigned i = 0; i < chunks.size(); ++i) chunks.set(i, from.chunks[i].value);
   auto packs = report.initPacks(static_cast<unsigned>(from.packs.size()));
-  for (unsigned i = 0; i < packs.size(); ++i) {
-    packs[i].setSnapshot(from.packs[i].snapshot.value);
-    packs[i].setGeneration(from.packs[i].generation);
-    packs[i].setNumber(from.packs[i].number);
-  }
+  for (unsigned i = 0; i < packs.size(); ++i) write_pack_id(from.packs[i], packs[i]);
 }
 
 void write(const message::Tags& from, MessageBuilder to) {
@@ -185,9 +181,7 @@ Result<message::ReportDamage> read_damage(schema::DamageReport::Reader from) {
   report.chunks.reserve(ids.size());
   for (const std::uint64_t id : ids) report.chunks.push_back({id});
   report.packs.reserve(packs.size());
-  for (const auto pack : packs) {
-    report.packs.push_back({{pack.getSnapshot()}, pack.getGeneration(), pack.getNumber()});
-  }
+  for (const auto pack : packs) report.packs.push_back(read_pack_id(pack));
   return report;
 }
 

@@ -83,10 +83,7 @@ void write(const message::DropWorkingSet& from, Builder to) {
   to.setDropWorkingSet(from.snapshot.value);
 }
 void write(const message::GetPack& from, Builder to) {
-  auto get = to.initGetPack();
-  get.setSnapshot(from.snapshot.value);
-  get.setGeneration(from.generation);
-  get.setNumber(from.number);
+  write_pack_id({from.snapshot, from.generation, from.number}, to.initGetPack());
 }
 void write_counters(const message::PrefetchCounters& from, schema::PrefetchCounters::Builder to) {
   to.setSessions(from.sessions);
@@ -304,10 +301,10 @@ Result<Message> read(Reader from) {
       return message::ShowWorkingSet{{from.getShowWorkingSet()}};
     case schema::Message::DROP_WORKING_SET:
       return message::DropWorkingSet{{from.getDropWorkingSet()}};
-    case schema::Message::GET_PACK:
-      return message::GetPack{{from.getGetPack().getSnapshot()},
-                              from.getGetPack().getGeneration(),
-                              from.getGetPack().getNumber()};
+    case schema::Message::GET_PACK: {
+      const PackId id = read_pack_id(from.getGetPack());
+      return message::GetPack{id.snapshot, id.generation, id.number};
+    }
     case schema::Message::PUT_PREFETCH_REPORT:
       return message::PutPrefetchReport{{from.getPutPrefetchReport().getSnapshot()},
                                         read_counters(from.getPutPrefetchReport().getCounters())};
