@@ -6,10 +6,18 @@
 namespace thaw {
 
 Result<void> SnapshotPins::pin(Store& store, NamespaceId in, SnapshotId snapshot) {
+  const Key key{in, snapshot};
+  {
+    std::unique_lock lock(mutex_);
+    removed_.wait(lock, [&] { return !being_removed_.contains(key); });
+    ++pins_[key];
+  }
+  // It counts already, so that what is found cannot be removed any more.
+  const auto found = store.manifest(in, snapshot);
+  if (found) return {};
   const std::lock_guard lock(mutex_);
-  TRY(store.manifest(in, snapshot));
-  ++pins_[{in, snapshot}];
-  return {};
+  if (--pins_.at(key) == 0) pins_.erase(key);
+  return std::unexpected(found.error());
 }
 
 void SnapshotPins::unpin(NamespaceId in, SnapshotId snapshot) {
@@ -18,22 +26,45 @@ void SnapshotPins::unpin(NamespaceId in, SnapshotId snapshot) {
   CHECK(found != pins_.end());
   if (--found->second > 0) return;
   pins_.erase(found);
-  unpinned_[{in, snapshot}] = Clock::now();
+  const auto now = Clock::now();
+  unpinned_[{in, snapshot}] = now;
+  // Once in a grace: so many are kept as lose their last pin within two of them.
+  if (now - looked_through_ >= grace_) forget_old(now);
 }
 
 bool SnapshotPins::is_settled(NamespaceId in, SnapshotId snapshot) {
   const std::lock_guard lock(mutex_);
   const auto now = Clock::now();
-  std::erase_if(unpinned_, [&](const auto& entry) { return now - entry.second >= grace_; });
+  forget_old(now);
   return now - started_ >= grace_ && !pins_.contains({in, snapshot}) &&
          !unpinned_.contains({in, snapshot});
 }
 
+std::size_t SnapshotPins::lately_unpinned() const {
+  const std::lock_guard lock(mutex_);
+  return unpinned_.size();
+}
+
+void SnapshotPins::forget_old(Clock::time_point now) {
+  std::erase_if(unpinned_, [&](const auto& entry) { return now - entry.second >= grace_; });
+  looked_through_ = now;
+}
+
 Result<bool> SnapshotPins::unless_pinned(NamespaceId in, SnapshotId snapshot,
                                          const std::function<Result<void>()>& remove) {
-  const std::lock_guard lock(mutex_);
-  if (pins_.contains({in, snapshot})) return false;
-  TRY(remove());
+  const Key key{in, snapshot};
+  {
+    const std::lock_guard lock(mutex_);
+    if (pins_.contains(key)) return false;
+    being_removed_.insert(key);
+  }
+  const auto removed = remove();
+  {
+    const std::lock_guard lock(mutex_);
+    being_removed_.erase(key);
+  }
+  removed_.notify_all();
+  TRY(removed);
   return true;
 }
 
