@@ -272,10 +272,12 @@ Result<void> Jobs::scrub(NamespaceId in, Control& control) {
   control.count("affected_snapshots", report.affected);
   control.count("packs", report.packs);
   control.count("damaged_sets", report.damaged_sets);
+  control.count("recordings", report.recordings);
+  control.count("damaged_recordings", report.damaged_recordings);
   if (report.clean()) return {};
   return fail(ErrorCode::kCorrupt,
-              "{} chunks and {} working sets are damaged, {} snapshots affected", report.damaged,
-              report.damaged_sets, report.affected);
+              "{} chunks, {} working sets and {} recordings are damaged, {} snapshots affected",
+              report.damaged, report.damaged_sets, report.damaged_recordings, report.affected);
 }
 
 Result<void> Jobs::retain(NamespaceId in, bool dry_run, Control& control) {

@@ -55,6 +55,7 @@ Result<ByteCount> PackCheck::verify(const ReadSet& set, std::uint32_t number) {
 
 Result<void> PackCheck::withdraw(const ReadSet& set, std::optional<std::uint32_t> pack,
                                  const Error& error) {
+  if (is_shortage(error)) return std::unexpected(error);
   // While it was read it may have been replaced, and on the writer's strand made again.
   if (!is_there_still(set)) return {};
   ++damaged_;

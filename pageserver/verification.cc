@@ -86,9 +86,14 @@ Result<void> Verification::check_chunks(ChunkId next) {
 
 Result<void> Verification::check_sets(std::span<const SnapshotId> snapshots,
                                       const std::set<PackId>* only) {
-  for (const SnapshotId snapshot : snapshots) TRY(packs_.check(snapshot, only));
+  for (const SnapshotId snapshot : snapshots) {
+    TRY(packs_.check(snapshot, only));
+    TRY(recordings_.check(snapshot));
+  }
   report_.packs = packs_.packs();
   report_.damaged_sets = packs_.damaged();
+  report_.recordings = recordings_.recordings();
+  report_.damaged_recordings = recordings_.damaged();
   return {};
 }
 
@@ -97,6 +102,9 @@ Result<ByteCount> Verification::check(std::span<const ChunkId> batch) {
   ByteCount bytes{0};
   std::vector<KnownPage> intact;
   for (std::size_t i = 0; i < batch.size(); ++i) {
+    if (!read.chunks[i] && is_shortage(read.chunks[i].error())) {
+      return std::unexpected(read.chunks[i].error());
+    }
     if (read.chunks[i]) bytes += ByteCount{read.chunks[i]->size()};
     Sha256 hash;
     if (is_intact(batch[i], read.chunks[i], hash)) intact.push_back({hash, batch[i]});

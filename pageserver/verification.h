@@ -11,6 +11,7 @@
 #include "pageserver/chunk_set.h"
 #include "pageserver/job.h"
 #include "pageserver/pack_check.h"
+#include "pageserver/recording_check.h"
 #include "pageserver/store.h"
 
 namespace thaw {
@@ -24,18 +25,25 @@ struct VerificationReport {
   std::uint64_t affected = 0;      // snapshots that have damaged chunks, or are damaged themselves
   std::uint64_t packs = 0;         // read and verified
   std::uint64_t damaged_sets = 0;  // working sets that were no good
-  bool clean() const { return damaged + affected + damaged_sets == 0; }
+  std::uint64_t recordings = 0;    // read and decoded
+  std::uint64_t damaged_recordings = 0;
+  bool clean() const { return damaged + affected + damaged_sets + damaged_recordings == 0; }
 };
 
 /// A check of everything that a namespace has: each page map is read, and each chunk that a
 /// snapshot or a hash names is read, decompressed, compared with its checksum, hashed, and looked
 /// up by that hash. What is damaged or missing is put into quarantine and named with the snapshots
-/// that it affects. Then come the working sets, as PackCheck says. One that was stopped is taken up
-/// where it was. One at a time for a store, and none beside a collection.
+/// that it affects. Then come the working sets and recordings, as PackCheck and RecordingCheck say.
+/// One that was stopped is taken up where it was. One at a time for a store, and none beside a
+/// collection.
 class Verification {
  public:
   Verification(Store& store, NamespaceId in, JobControl& control)
-      : store_(store), name_space_(in), control_(control), packs_(store, in, control) {}
+      : store_(store),
+        name_space_(in),
+        control_(control),
+        packs_(store, in, control),
+        recordings_(store, in, control) {}
 
   /// Takes up the one that was stopped.
   Result<VerificationReport> run();
@@ -79,6 +87,7 @@ class Verification {
   std::map<ChunkId, std::string> reasons_;  // of the first bad ones
   VerificationReport report_;
   PackCheck packs_;
+  RecordingCheck recordings_;
   ChunkCodec codec_;
   Hasher hasher_;
 };

@@ -3,11 +3,21 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "base/log.h"
 #include "pageserver/limits.h"
 #include "pageserver/rank.h"
 #include "pageserver/snapshots.h"
 
 namespace thaw {
+
+namespace {
+
+/// What is there and cannot be read, or is not there although it should be: that does not pass.
+bool is_lost(const Error& error) {
+  return error.code() == ErrorCode::kCorrupt || error.code() == ErrorCode::kNotFound;
+}
+
+}  // namespace
 
 Result<BuildTurns::Turn> BuildTurns::take(NamespaceId in, SnapshotId snapshot) {
   const Turn::Key key{in.value, snapshot.value};
@@ -50,8 +60,9 @@ Result<void> WorkingSetBuild::prepare() {
   held_.clear();
   state_ = TRY(sets().state(name_space_, manifest_.snapshot));
   if (!recording_ && state_.generation) return {};
+  TRY(read_recordings());
   PageMap map;
-  if (recording_ || !state_.recordings.empty()) {
+  if (recording_ || !recordings_.empty()) {
     if (!TRY(rank_recordings()) || is_known_) return {};
     map = TRY(read_page_map(store_, name_space_, manifest_.snapshot));
   } else {
@@ -81,6 +92,10 @@ Result<Bytes> WorkingSetBuild::publish() {
   }
   // Nobody else writes now.
   if (!prepared_) return fail(ErrorCode::kCorrupt, "a recording or working set is missing");
+  for (const auto& [number, reason] : unreadable_) {
+    log_warning("recording {} of {} is lost: {}", number, manifest_.spec.name, reason);
+    TRY(sets().drop_recording(name_space_, manifest_.snapshot, number));
+  }
   PackId id{.snapshot = set_.snapshot, .generation = set_.generation};
   for (; id.number < held_.size(); ++id.number) {
     TRY(sets().put_pack(name_space_, id, held_[id.number]));
@@ -95,28 +110,41 @@ Result<Bytes> WorkingSetBuild::publish() {
   return encode_working_set(set_);
 }
 
+Result<void> WorkingSetBuild::read_recordings() {
+  recordings_.clear();
+  unreadable_.clear();
+  for (const message::RecordingSummary& summary : state_.recordings) {
+    const auto sealed = sets().recording(name_space_, manifest_.snapshot, summary.number);
+    if (!sealed && !is_lost(sealed.error())) return std::unexpected(sealed.error());
+    auto recording =
+        sealed ? decode_recording(*sealed) : Result<Recording>(std::unexpected(sealed.error()));
+    if (recording) {
+      recordings_.push_back({summary.number, *std::move(recording)});
+    } else {
+      unreadable_.emplace(summary.number, recording.error().message());
+    }
+  }
+  return {};
+}
+
 Result<bool> WorkingSetBuild::rank_recordings() {
+  if (recording_ && std::ranges::find(recordings_, *recording_, &NumberedRecording::recording) !=
+                        recordings_.end()) {
+    is_known_ = state_.generation.has_value();
+    if (is_known_) return true;
+    // The set was withdrawn, and is made of what is there.
+    recording_.reset();
+  }
   // As many of the older ones as may stay beside a new one.
-  const std::size_t most = recording_ ? kept_ - 1 : state_.recordings.size();
-  const std::size_t stay = std::min(state_.recordings.size(), most);
-  const auto older = std::span<const message::RecordingSummary>(state_.recordings).last(stay);
-  const std::uint64_t next = state_.last_recording + 1;
+  const std::size_t most = recording_ ? kept_ - 1 : recordings_.size();
+  const auto older =
+      std::span<const NumberedRecording>(recordings_).last(std::min(recordings_.size(), most));
+  // After a repair not all of the store may be of one time.
+  std::uint64_t next = std::max(state_.last_recording, state_.generation.value_or(0)) + 1;
+  if (!state_.recordings.empty()) next = std::max(next, state_.recordings.back().number + 1);
   oldest_kept_ = older.empty() ? next : older.front().number;
   std::vector<Recording> recordings;
-  for (const message::RecordingSummary& summary : state_.recordings) {
-    const auto sealed =
-        TRY(if_found(sets().recording(name_space_, manifest_.snapshot, summary.number)));
-    if (!sealed) return false;
-    Recording recording = TRY(decode_recording(*sealed));
-    if (recording_ && recording == *recording_) {
-      is_known_ = state_.generation.has_value();
-      if (is_known_) return true;
-      // The set was withdrawn, and is made of what is there.
-      recording_.reset();
-      return rank_recordings();
-    }
-    if (summary.number >= oldest_kept_) recordings.push_back(std::move(recording));
-  }
+  for (const NumberedRecording& each : older) recordings.push_back(each.recording);
   if (recording_) recordings.push_back(*recording_);
   set_.generation = recording_ ? next : older.back().number;
   set_.pages = rank(recordings);
@@ -144,8 +172,8 @@ Result<WorkingSetBuild::Ancestor> WorkingSetBuild::find_ancestor() const {
     if (!sealed) break;
     Manifest manifest = TRY(decode_manifest(*sealed));
     if (const auto found = TRY(if_found(sets().working_set(name_space_, next)))) {
-      WorkingSet set = TRY(decode_working_set(*found));
-      return Ancestor{std::move(manifest), std::move(set)};
+      auto set = decode_working_set(*found);
+      if (set) return Ancestor{std::move(manifest), *std::move(set)};
     }
     next = manifest.parent;
   }

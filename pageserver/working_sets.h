@@ -2,9 +2,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -52,6 +54,9 @@ class BuildTurns {
 /// take its time, publish() writes where the store's writes are serialised, and does the work over
 /// if the recordings are others by then. What is made depends on the recordings alone.
 ///
+/// A recording that is there and cannot be read is left out, and deleted with publish(). A set of
+/// an ancestor that cannot be read is one that is not there.
+///
 /// Packs that are made and not written yet are kept in memory up to a limit; those beyond it are
 /// made in publish(), each written before the next. One thread at a time.
 class WorkingSetBuild {
@@ -78,6 +83,8 @@ class WorkingSetBuild {
       : store_(store), name_space_(in), manifest_(std::move(manifest)) {}
 
   WorkingSetStore& sets() const { return store_.working_sets(); }
+  /// Fills recordings_ and unreadable_.
+  Result<void> read_recordings();
   /// Fills set_ but for its packs. False when the store has changed in between.
   Result<bool> rank_recordings();
   /// Compares the new recording with the set that is there. False as above.
@@ -101,6 +108,12 @@ class WorkingSetBuild {
   bool prepared_ = false;
   bool is_known_ = false;  // the recording is there: its sender was not told, and sent it again
   WorkingSetState state_;  // that it stands on
+  struct NumberedRecording {
+    std::uint64_t number;
+    Recording recording;
+  };
+  std::vector<NumberedRecording> recordings_;        // that are there, oldest first
+  std::map<std::uint64_t, std::string> unreadable_;  // why, by number
   message::RecordingSummary summary_;
   std::uint64_t oldest_kept_ = 0;
   WorkingSet set_;

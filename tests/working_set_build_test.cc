@@ -8,9 +8,11 @@
 #include "format/pack.h"
 #include "pageserver/limits.h"
 #include "pageserver/rank.h"
+#include "pageserver/verification.h"
 #include "pageserver/working_sets.h"
 #include "tests/support/programs.h"
 #include "tests/support/raw_store.h"
+#include "tests/support/stepped_control.h"
 #include "tests/support/store_fixture.h"
 #include "tests/support/test_support.h"
 
@@ -143,6 +145,79 @@ TEST_F(WorkingSetBuildTest, LastRecordingsAreKeptAndRanked) {
   const WorkingSet alone = put(manifest_, touching(manifest_, 1, 9), 1).value();
   EXPECT_EQ(alone.recordings, 1u);
   EXPECT_EQ(sets().state(name_space_, manifest_.snapshot)->recordings.size(), 1u);
+}
+
+TEST_F(WorkingSetBuildTest, DamagedRecordingIsLeftOutAndGoes) {
+  const Bytes image = make_image(1, 100);
+  const Manifest manifest = *store("mine", image, name_space_);
+  for (const std::uint64_t first : {0, 10, 20}) {
+    ASSERT_TRUE(succeeded(put(manifest, touching(manifest, first, first + 5))));
+  }
+  // The first and the second; of the second nothing but its summary is left.
+  change([](RawStore& raw) {
+    int found = 0;
+    for (const std::string& key : raw.keys("snapshot")) {
+      if (key[0] != 'r') continue;
+      if (found == 0) raw.damage("snapshot", key);
+      if (found++ == 1) raw.remove("snapshot", key);
+    }
+  });
+  const auto set = put(manifest, touching(manifest, 30, 35));
+  ASSERT_TRUE(succeeded(set));
+  EXPECT_EQ(set->recordings, 2u);
+  const WorkingSetState state = *sets().state(name_space_, manifest.snapshot);
+  ASSERT_EQ(state.recordings.size(), 2u);
+  EXPECT_EQ(state.recordings[0].number, 3u);
+  EXPECT_EQ(state.recordings[1].number, 4u);
+}
+
+TEST_F(WorkingSetBuildTest, WithoutAReadableRecordingTheSetIsInherited) {
+  const Bytes image = make_image(1, 100);
+  const Manifest parent = *store("their-parent", image, name_space_);
+  ASSERT_TRUE(succeeded(put(parent, touching(parent, 0, 5))));
+  const Manifest child = *store("child", image, name_space_, parent.snapshot);
+  ASSERT_TRUE(succeeded(put(child, touching(child, 10, 15))));
+  ASSERT_TRUE(succeeded(sets().withdraw(name_space_, child.snapshot)));
+  change([&](RawStore& raw) {
+    for (const std::string& key : raw.keys("snapshot")) {
+      if (key[0] == 'r' && key[10] == static_cast<char>(child.snapshot.value)) {
+        raw.damage("snapshot", key);
+      }
+    }
+  });
+  const auto set = make_set(child);
+  ASSERT_TRUE(succeeded(set));
+  EXPECT_EQ(set->pages.size(), 5u);
+  EXPECT_EQ(set->pages[0].page.value, 0u);
+  EXPECT_TRUE(sets().state(name_space_, child.snapshot)->recordings.empty());
+}
+
+TEST_F(WorkingSetBuildTest, ScrubNamesAndRemovesDamagedRecordings) {
+  const Bytes image = make_image(1, 100);
+  const Manifest manifest = *store("mine", image, name_space_);
+  for (const std::uint64_t first : {0, 10}) {
+    ASSERT_TRUE(succeeded(put(manifest, touching(manifest, first, first + 5))));
+  }
+  bool damaged = false;
+  change([&](RawStore& raw) {
+    for (const std::string& key : raw.keys("snapshot")) {
+      if (key[0] == 'r' && !std::exchange(damaged, true)) raw.damage("snapshot", key);
+    }
+  });
+  const auto scrub = [&](SteppedControl& control) {
+    return Verification(*store_, name_space_, control).run();
+  };
+  SteppedControl first;
+  const auto report = scrub(first);
+  ASSERT_TRUE(succeeded(report));
+  EXPECT_EQ(report->recordings, 2u);
+  EXPECT_EQ(report->damaged_recordings, 1u);
+  EXPECT_FALSE(report->clean());
+  ASSERT_EQ(first.findings.size(), 1u);
+  EXPECT_TRUE(first.findings[0].starts_with("recording 1 of mine: ")) << first.findings[0];
+  SteppedControl second;
+  EXPECT_TRUE(scrub(second)->clean());
+  EXPECT_EQ(sets().state(name_space_, manifest.snapshot)->recordings.size(), 1u);
 }
 
 TEST_F(WorkingSetBuildTest, RecordingWithoutTouchesMakesAnEmptySet) {

@@ -169,6 +169,15 @@ Result<void> RocksWorkingSets::withdraw(NamespaceId in, SnapshotId snapshot) {
   return database_.write(batch, Durability::kSynced);
 }
 
+Result<void> RocksWorkingSets::drop_recording(NamespaceId in, SnapshotId snapshot,
+                                              std::uint64_t number) {
+  Batch batch(database_);
+  for (const char kind : {kRecordings, kSummaries}) {
+    batch.remove(Family::kSnapshot, numbered_key(kind, in, snapshot, number));
+  }
+  return database_.write(batch, Durability::kSynced);
+}
+
 Result<void> RocksWorkingSets::drop(NamespaceId in, SnapshotId snapshot) {
   Batch batch(database_);
   TRY(remove_all_but_the_last_number(batch, in, snapshot));

@@ -23,6 +23,7 @@ class RocksWorkingSets final : public WorkingSetStore {
   Result<void> publish(NamespaceId in, const WorkingSet& set,
                        const std::optional<NewRecording>& recording) override;
   Result<void> withdraw(NamespaceId in, SnapshotId snapshot) override;
+  Result<void> drop_recording(NamespaceId in, SnapshotId snapshot, std::uint64_t number) override;
   Result<void> drop(NamespaceId in, SnapshotId snapshot) override;
   Result<void> add(NamespaceId in, SnapshotId snapshot,
                    const message::PrefetchCounters& report) override;
