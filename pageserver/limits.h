@@ -26,6 +26,13 @@ inline constexpr std::size_t kMaxNamedChunks = 100;
 /// and the least time between two looks, which may go through all hashes.
 inline constexpr std::size_t kMaxSuspects = 1024;
 inline constexpr seconds kSuspectInterval{10};
+// Connections.
+/// For all but peers and tables: the log, files being written, event queues, threads' own.
+inline constexpr std::size_t kOwnDescriptors = 64;
+/// Connections that have not said hello. Where one more comes the oldest goes.
+inline constexpr std::size_t kMostStrangers = 64;
+inline constexpr seconds kHelloTimeout{5};  // from the connection to the hello's end
+
 // Who may do what.
 inline constexpr std::size_t kMaxPolicyBytes = 1u << 20;
 inline constexpr std::chrono::seconds kPolicyInterval{1};  // between looks at its file

@@ -6,12 +6,16 @@
 
 #include "base/command_line.h"
 #include "base/confine.h"
+#include "base/descriptor_limit.h"
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "pageserver/descriptors.h"
 #include "pageserver/limits.h"
 #include "pageserver/store_check.h"
 #include "pageserver/store_id.h"
+#include "pageserver/sys/rocks_files.h"
+#include "pageserver/sys/rocks_repair.h"
 #include "pageserver/sys/rocks_store.h"
 #include "pageserver/sys/server.h"
 
@@ -52,8 +56,8 @@ thaw::UpkeepOptions upkeep_of(const Options& options) {
           .most_garbage_age = std::chrono::minutes(options.gc_minutes)};
 }
 
-thaw::Result<bool> check(thaw::Store& store, const Options& options) {
-  const thaw::StoreCheck check = TRY(thaw::check_store(store, options.repair));
+/// False when there are problems.
+bool report(const thaw::StoreCheck& check, const Options& options) {
   if (options.json) {
     const nlohmann::ordered_json json{{"snapshots", check.snapshots},
                                       {"chunks", check.chunks},
@@ -75,8 +79,27 @@ void print_error(const thaw::Error& error) {
   std::puts(json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
 }
 
+thaw::Result<bool> check(const Options& options, const thaw::StoreLimits& limits) {
+  thaw::StoreCheck found;
+  if (options.repair) found.problems = TRY(thaw::repair_files(options.store));
+  auto opened = options.repair ? thaw::open_rocks_store(options.store, limits)
+                               : thaw::open_rocks_reader(options.store, limits);
+  if (!opened && opened.error().code() == thaw::ErrorCode::kCorrupt) {
+    for (const thaw::DamagedFile& file : thaw::damaged_files(options.store, thaw::Reading::kAll)) {
+      found.problems.push_back(file.text());
+    }
+    if (found.problems.empty()) found.problems.push_back(opened.error().context());
+    return report(found, options);
+  }
+  const auto store = TRY(std::move(opened));
+  thaw::StoreCheck checked = TRY(thaw::check_store(*store, options.repair));
+  checked.problems.insert(checked.problems.begin(), found.problems.begin(), found.problems.end());
+  return report(checked, options);
+}
+
 thaw::Result<void> take_backup(const Options& options) {
-  if (std::filesystem::exists(options.from_backup + "/" + thaw::kStoreIdFile)) {
+  std::error_code ignored;
+  if (std::filesystem::exists(options.from_backup + "/" + thaw::kStoreIdFile, ignored)) {
     return thaw::fail(thaw::ErrorCode::kInvalidArgument,
                       "{} is no backup but a store that was served: its copy would pass for it",
                       options.from_backup);
@@ -84,12 +107,13 @@ thaw::Result<void> take_backup(const Options& options) {
   return thaw::copy_files(options.from_backup, options.store);
 }
 
-thaw::Result<std::unique_ptr<thaw::Store>> open_store(const Options& options) {
-  if (options.replica) return thaw::open_rocks_replica(options.store);
+thaw::Result<std::unique_ptr<thaw::Store>> open_store(const Options& options,
+                                                      const thaw::StoreLimits& limits) {
+  if (options.replica) return thaw::open_rocks_replica(options.store, limits);
   std::error_code error;
   std::filesystem::create_directories(options.store, error);
   if (error) return thaw::fail_errno("create " + options.store, error.value());
-  return thaw::open_rocks_store(options.store, {options.min_free_mib << 20});
+  return thaw::open_rocks_store(options.store, limits);
 }
 
 /// False when a check has found problems.
@@ -101,13 +125,21 @@ thaw::Result<bool> run(const Options& options) {
     return thaw::fail(thaw::ErrorCode::kInvalidArgument,
                       "--policy needs --tls-cert: without TLS nobody shows who he is");
   }
-  if (options.check && !std::filesystem::exists(options.store + "/CURRENT")) {
-    return thaw::fail(thaw::ErrorCode::kNotFound, "there is no store in {}", options.store);
-  }
+  const std::size_t descriptors = thaw::raise_descriptor_limit();
+  const thaw::DescriptorShares shares =
+      thaw::share_descriptors(descriptors, options.max_connections);
+  const thaw::StoreLimits limits{.min_free = {options.min_free_mib << 20},
+                                 .open_tables = shares.tables};
   if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
+  if (options.check) return check(options, limits);
   if (!options.from_backup.empty()) TRY(take_backup(options));
-  const auto store = TRY(open_store(options));
-  if (options.check) return check(*store, options);
+  const auto store = TRY(open_store(options, limits));
+  thaw::log_info("{} connections and {} tables may be open, of {} descriptors", shares.connections,
+                 shares.tables, descriptors);
+  if (shares.connections < options.max_connections) {
+    thaw::log_warning("the limit of descriptors allows {} connections, --max-connections wants {}",
+                      shares.connections, options.max_connections);
+  }
   const thaw::StoreId store_id = TRY(options.replica ? thaw::read_store_id(options.store)
                                                      : thaw::open_store_id(options.store));
   TRY(thaw::run_server(*store,
@@ -116,7 +148,7 @@ thaw::Result<bool> run(const Options& options) {
                         .use = options.replica ? thaw::StoreUse::kReplica : thaw::StoreUse::kOwn,
                         .tls = tls,
                         .policy = options.policy,
-                        .max_connections = options.max_connections,
+                        .descriptors = shares,
                         .kept_recordings = options.keep_recordings,
                         .upkeep = upkeep_of(options),
                         .pin_grace = std::chrono::seconds(options.pin_grace_s)},

@@ -43,7 +43,20 @@ Result<Reply> Peer::hello(const Message& message) {
   role_ = hello->role;
   name_space_name_ = hello->name_space;
   TRY(look_up_rights());
+  TRY(take_place());
   return with_body(message::Welcome{.store = server_.store});
+}
+
+Result<void> Peer::take_place() {
+  std::uint64_t taken = server_.connections.load(std::memory_order_relaxed);
+  do {
+    if (taken >= server_.most_connections) {
+      return fail(ErrorCode::kLimitExceeded, "the page server has {} connections and takes no more",
+                  taken);
+    }
+  } while (!server_.connections.compare_exchange_weak(taken, taken + 1, std::memory_order_relaxed));
+  counted_.reset(&server_.connections);
+  return {};
 }
 
 Result<void> Peer::look_up_rights() {

@@ -44,7 +44,8 @@ struct ServerCommon {
   const StoreId store;
   StoreUse use = StoreUse::kOwn;  // set before the first peer
   Clock::time_point started = Clock::now();
-  std::atomic<std::uint64_t> connections = 0;
+  std::uint64_t most_connections = UINT64_MAX;  // set before the first peer
+  std::atomic<std::uint64_t> connections = 0;   // that have said hello
   BuildTurns builds;
   SnapshotPins pins;
   LivePushes pushes;
@@ -82,18 +83,13 @@ class Peer {
   /// `kept_recordings` is how many a snapshot has at most.
   Peer(Store& store, ServerCommon& server,
        std::size_t kept_recordings = limits::kDefaultKeptRecordings)
-      : store_(store),
-        server_(server),
-        kept_recordings_(kept_recordings),
-        counted_(&server.connections),
-        pins_(server.pins) {
-    server.connections.fetch_add(1, std::memory_order_relaxed);
-  }
+      : store_(store), server_(server), kept_recordings_(kept_recordings), pins_(server.pins) {}
 
   /// Who it is, as it has shown. REQUIRES: before hello().
   void identify(std::string identity) { identity_ = std::move(identity); }
   /// The first request. kProtocol when it is none, kBadVersion, kInvalidArgument, kUnauthorized
-  /// when this peer may do nothing in the namespace, be it there or not.
+  /// when this peer may do nothing in the namespace, be it there or not, kLimitExceeded when the
+  /// server has as many connections as it takes.
   Result<Reply> hello(const Message& message);
   message::Role role() const { return role_; }
 
@@ -115,6 +111,7 @@ class Peer {
   /// kUnauthorized when the peer may not ask for this.
   Result<void> authorise(const Message& message);
   Result<void> look_up_rights();
+  Result<void> take_place();
   Result<Reply> read(const Message& message, ByteSpan body);
   // What looks after the store, in peer_upkeep.cc: nothing when the message is of another kind.
   Result<std::optional<Reply>> read_upkeep(const Message& message);

@@ -105,6 +105,9 @@ class WorkingSetStore {
   /// Deletes set and packs, which are no good; recordings and counters stay, so that the set can be
   /// made again of them. What is not there is fine.
   virtual Result<void> withdraw(NamespaceId name_space, SnapshotId snapshot) = 0;
+  /// Deletes one recording, which is no good; its number is not used again.
+  virtual Result<void> drop_recording(NamespaceId name_space, SnapshotId snapshot,
+                                      std::uint64_t number) = 0;
   /// Deletes set, packs, recordings and counters; what is not there is fine.
   virtual Result<void> drop(NamespaceId name_space, SnapshotId snapshot) = 0;
   /// Adds to the counters. Not synced.
@@ -164,6 +167,11 @@ struct NamedNamespace {
   std::string name;
   NamespaceId id;
 };
+
+/// Whether this process could not look: it says nothing of what is stored.
+inline bool is_shortage(const Error& error) {
+  return error.code() == ErrorCode::kNoDescriptors || error.code() == ErrorCode::kNoMemory;
+}
 
 /// Where snapshots live, and the only thing that the server's core knows of it. Reads may run on
 /// any number of threads; writes (the last group) on one thread at a time, which the caller sees
@@ -240,8 +248,9 @@ class Store {
   virtual Result<void> compact_hashes(NamespaceId name_space) = 0;
   /// Copies the store as it is now into a new directory, consistently. Any thread; takes long.
   virtual Result<void> back_up(const std::string& directory) = 0;
-  /// Reads every file of the store and compares it with its checksums. Any thread; takes long.
-  virtual Result<void> verify_files() = 0;
+  /// Reads every file of the store and compares it with its checksums; a line for each that is
+  /// damaged. Any thread; takes long.
+  virtual std::vector<std::string> damaged_files() = 0;
 
   virtual ChunkUpkeep& chunk_upkeep() = 0;
   virtual WorkingSetStore& working_sets() = 0;

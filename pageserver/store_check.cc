@@ -42,9 +42,7 @@ Result<void> check_namespace(Store& store, NamespaceId in, bool repair, StoreChe
 
 Result<StoreCheck> check_store(Store& store, bool repair) {
   StoreCheck check;
-  if (const auto verified = store.verify_files(); !verified) {
-    check.problems.push_back(verified.error().message());
-  }
+  check.problems = store.damaged_files();
   for (const NamedNamespace& each : TRY(store.namespaces())) {
     const std::size_t before = check.problems.size();
     // What cannot be read is one more problem, and the others are still worth knowing.

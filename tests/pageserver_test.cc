@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <sys/mount.h>
+#include <sys/resource.h>
 
 #include "base/socket.h"
 #include "format/hash.h"
@@ -183,30 +184,118 @@ TEST_F(DemandTest, MessagesThatAreNoneEndTheConnectionWithTheirName) {
   garbage.expect_closed();
 }
 
-TEST_F(DemandTest, ConnectionsThatHaveEndedMakeRoom) {
-  Program server({program_path("thaw-pageserver"), "--store", path("small"), "--listen",
-                  "127.0.0.1:0", "--min-free-mib", "0", "--max-connections", "2"});
-  const TcpAddress address = *resolve_tcp(server.wait_for_line("listening on ").value());
-  const auto greeted = [&]() -> std::optional<UniqueFd> {
-    UniqueFd socket = connect_tcp(address, deadline_).value();
+/// A server of its own that may have few descriptors, or little else.
+class FewConnectionsTest : public PageServerTest {
+ protected:
+  /// `limit` is what the shell sets first.
+  void start(const std::string& limit, const std::string& options = {}) {
+    few_ = std::make_unique<Program>(std::vector<std::string>{
+        "/bin/sh", "-c",
+        limit + "; exec " + program_path("thaw-pageserver") + " --store " + path("few") +
+            " --listen 127.0.0.1:0 --min-free-mib 0 " + options});
+    address_ = *resolve_tcp(few_->wait_for_line("listening on ").value());
+  }
+  /// Nothing where the server has refused it, which is kLimitExceeded.
+  std::optional<UniqueFd> greeted(message::Role role = message::Role::kDemand) {
+    UniqueFd socket = connect_tcp(address_, deadline_).value();
     Bytes hello;
-    encode_message(message::Hello{.role = message::Role::kDemand, .name_space = "default"}, 1, 0,
-                   hello);
-    std::array<std::byte, kWireHeadBytes> prefix;
-    if (!send_all(socket, hello, deadline_) || !receive_all(socket, prefix, deadline_)) {
-      return std::nullopt;
+    encode_message(message::Hello{.role = role, .name_space = "default"}, 1, 0, hello);
+    if (!send_all(socket, hello, deadline_)) return std::nullopt;
+    const auto reply = receive_message(socket, deadline_);
+    if (!reply) return std::nullopt;
+    const auto* const refusal = std::get_if<message::ErrorReply>(&reply->envelope.message);
+    if (refusal == nullptr) return socket;
+    EXPECT_EQ(refusal->code, ErrorCode::kLimitExceeded) << refusal->text;
+    ++refusals_;
+    return std::nullopt;
+  }
+  std::vector<UniqueFd> strangers(std::size_t count) {
+    std::vector<UniqueFd> sockets;
+    for (std::size_t i = 0; i < count; ++i) {
+      sockets.push_back(connect_tcp(address_, deadline_).value());
     }
-    return socket;
-  };
+    return sockets;
+  }
+  int push_to_it(const std::string& name) {
+    return run({program_path("thaw"), "--server", address_.text(), "push", name, "--memory",
+                image_file(1, 300)})
+        .exit_code;
+  }
+  bool has_room() {
+    while (!deadline_.passed()) {
+      if (greeted()) return true;
+    }
+    return false;
+  }
+
+  Deadline deadline_ = Deadline::after(kPatience);
+  std::unique_ptr<Program> few_;
+  TcpAddress address_;
+  int refusals_ = 0;
+};
+
+TEST_F(FewConnectionsTest, OneTooManyIsToldSoAndThoseThatHaveEndedMakeRoom) {
+  start("true", "--max-connections 2");
   auto first = greeted();
-  auto second = greeted();
+  auto second = greeted(message::Role::kControl);
   ASSERT_TRUE(first && second);
-  EXPECT_FALSE(greeted()) << "two are the limit";
+  EXPECT_FALSE(greeted());
+  EXPECT_EQ(refusals_, 1) << "it can read why";
   first.reset();
   second.reset();
-  bool room = false;
-  while (!room && !deadline_.passed()) room = greeted().has_value();
-  EXPECT_TRUE(room);
+  EXPECT_TRUE(has_room());
+}
+
+TEST_F(FewConnectionsTest, StrangersTakeNobodysPlace) {
+  for (const char* const limit : {"ulimit -n 64", "ulimit -n 256", "ulimit -Sn 256"}) {
+    SCOPED_TRACE(limit);
+    start(limit);
+    const auto kept = greeted();
+    ASSERT_TRUE(kept);
+    const auto idle = strangers(300);
+    EXPECT_EQ(push_to_it(std::string("a") + (limit + 8)), 0);
+    EXPECT_TRUE(greeted());
+    few_.reset();
+  }
+}
+
+TEST_F(FewConnectionsTest, PeersLeaveDescriptorsForTheStore) {
+  start("ulimit -n 256");
+  std::vector<UniqueFd> peers;
+  for (int i = 0; i < 250; ++i) {
+    if (auto peer = greeted(message::Role::kControl)) peers.push_back(*std::move(peer));
+  }
+  EXPECT_GT(refusals_, 0);
+  EXPECT_GT(peers.size(), 50u);
+  EXPECT_LT(peers.size(), 128u);
+  peers.pop_back();
+  EXPECT_TRUE(has_room());
+  EXPECT_EQ(push_to_it("b"), 0) << "the store can be written";
+}
+
+TEST_F(FewConnectionsTest, WhoSaysNoHelloIsLeft) {
+  start("true");
+  const auto idle = strangers(1);
+  std::array<std::byte, 1> byte;
+  const auto end = receive_some(idle[0], byte, deadline_);
+  EXPECT_TRUE(end && *end == 0);
+}
+
+TEST_F(FewConnectionsTest, WithoutAThreadAConnectionIsRefusedByName) {
+  if (kSanitized) GTEST_SKIP() << "needs a bound on address space";
+  start("true");
+  std::ifstream statm("/proc/" + std::to_string(few_->pid()) + "/statm");
+  std::size_t pages = 0;
+  statm >> pages;
+  // The stack of a thread takes more.
+  const rlimit little{.rlim_cur = pages * kPageBytes + (4u << 20), .rlim_max = RLIM_INFINITY};
+  ASSERT_EQ(::prlimit(few_->pid(), RLIMIT_AS, &little, nullptr), 0);
+  EXPECT_FALSE(greeted());
+  EXPECT_EQ(refusals_, 1);
+  EXPECT_TRUE(greeted(message::Role::kControl));
+  const rlimit enough{.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
+  ASSERT_EQ(::prlimit(few_->pid(), RLIMIT_AS, &enough, nullptr), 0);
+  EXPECT_TRUE(greeted());
 }
 
 TEST_F(DemandTest, RequestInAnyPiecesIsAnswered) {

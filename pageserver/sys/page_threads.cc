@@ -5,6 +5,7 @@
 
 #include "base/cpu.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "format/limits.h"
 
 namespace thaw {
@@ -114,24 +115,39 @@ void PageThreads::forget_ended() {
   connections_.remove_if([](const Connection& connection) { return connection.ended.load(); });
 }
 
-void PageThreads::serve(Stream stream, Peer peer, std::string remote) {
+Result<PageThreads::Place> PageThreads::take_place() {
   const std::lock_guard lock(mutex_);
-  if (stopped_) return;
-  Connection& connection =
-      connections_.emplace_back(std::move(stream), std::move(peer), std::move(remote));
-  connection.thread = std::jthread([this, &connection] {
-    if (const auto served = run(connection, bulk_); !served) {
-      log_warning("left {}: {}", connection.remote, served.error().message());
+  Connection& connection = connections_.emplace_back();
+  auto thread = start_thread([this, &connection] {
+    connection.decided.acquire();
+    if (connection.stream) {
+      if (const auto served = run(connection, bulk_); !served) {
+        log_warning("left {}: {}", connection.remote, served.error().message());
+      }
+      shut_down(connection.stream->socket());
+      connection.peer.reset();
     }
-    shut_down(connection.stream.socket());
-    connection.peer.reset();
     connection.ended = true;
   });
+  if (!thread) {
+    connections_.pop_back();
+    return std::unexpected(thread.error());
+  }
+  connection.thread = *std::move(thread);
+  return Place(*this, connection);
+}
+
+void PageThreads::serve(Connection& connection, Stream stream, Peer peer, std::string remote) {
+  const std::lock_guard lock(mutex_);
+  if (stopped_) return;
+  connection.stream.emplace(std::move(stream));
+  connection.peer.emplace(std::move(peer));
+  connection.remote = std::move(remote);
 }
 
 Result<void> PageThreads::run(Connection& connection, BulkWork& bulk) {
-  TRY(make_blocking(connection.stream.socket()));
-  PagePeer peer(connection.stream, *connection.peer, bulk);
+  TRY(make_blocking(connection.stream->socket()));
+  PagePeer peer(*connection.stream, *connection.peer, bulk);
   while (true) {
     const auto more = peer.serve_next();
     if (!more) {
@@ -149,7 +165,9 @@ void PageThreads::stop() {
     stopped_ = true;
     ending.swap(connections_);
   }
-  for (const Connection& connection : ending) shut_down_receiving(connection.stream.socket());
+  for (const Connection& connection : ending) {
+    if (connection.stream) shut_down_receiving(connection.stream->socket());
+  }
 }
 
 }  // namespace thaw

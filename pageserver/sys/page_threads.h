@@ -4,8 +4,10 @@
 #include <list>
 #include <mutex>
 #include <optional>
+#include <semaphore>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "base/stream.h"
 #include "pageserver/peer.h"
@@ -28,26 +30,55 @@ class PageThreads {
 
   /// Drops connections that have ended: until then they count as connections.
   void forget_ended();
-  /// Takes over a connection whose hello has been answered.
-  void serve(Stream stream, Peer peer, std::string remote);
+
+  class Place;
+  /// A thread for a connection that is about to come; kLimitExceeded when there can be none.
+  Result<Place> take_place();
   /// Connections end, after the reply to what was received, and no others are taken any more.
   void stop();
 
  private:
   struct Connection {
-    Stream stream;
+    // Nothing until it has come; then the thread's own.
+    std::optional<Stream> stream;
     std::optional<Peer> peer;  // as long as it is served: its pins go with it
     std::string remote;
+    std::binary_semaphore decided{0};  // it has come, or never will
     std::atomic<bool> ended = false;
     std::jthread thread;  // the last member: it uses the others
   };
   static Result<void> run(Connection& connection, BulkWork& bulk);
+  void serve(Connection& connection, Stream stream, Peer peer, std::string remote);
 
   BulkWork bulk_;  // before the connections, whose threads use it
 
   std::mutex mutex_;
   std::list<Connection> connections_;  // guarded by mutex_
   bool stopped_ = false;               // guarded by mutex_
+};
+
+/// A thread that waits for its connection; it ends when there comes none. One thread.
+class PageThreads::Place {
+ public:
+  Place(Place&& other) noexcept
+      : threads_(other.threads_), connection_(std::exchange(other.connection_, nullptr)) {}
+  Place& operator=(Place&&) = delete;
+  ~Place() {
+    if (connection_ != nullptr) connection_->decided.release();
+  }
+
+  /// Takes over a connection whose hello has been answered. Once.
+  void serve(Stream stream, Peer peer, std::string remote) {
+    threads_->serve(*connection_, std::move(stream), std::move(peer), std::move(remote));
+  }
+
+ private:
+  friend PageThreads;
+  Place(PageThreads& threads, Connection& connection)
+      : threads_(&threads), connection_(&connection) {}
+
+  PageThreads* threads_;
+  Connection* connection_;
 };
 
 }  // namespace thaw

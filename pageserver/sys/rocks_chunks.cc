@@ -4,8 +4,8 @@
 #include <array>
 #include <ranges>
 
-#include "pageserver/sys/cached_reads.h"
 #include "pageserver/sys/rocks_keys.h"
+#include "pageserver/sys/store_files.h"
 
 namespace thaw {
 
@@ -21,7 +21,6 @@ constexpr std::uint64_t kReservedIds = 1u << 16;
 // Of a namespace, in the family of totals.
 constexpr char kChunks = 'c';
 constexpr char kChunkBytes = 'b';
-constexpr char kWatermark = 'w';
 constexpr char kCondemned = 'x';
 constexpr char kQuarantined = 'q';
 constexpr char kCheckedUpTo = 'u';

@@ -1,25 +1,23 @@
 #include "pageserver/sys/rocks_database.h"
 
 #include <algorithm>
-#include <array>
-#include <cstdarg>
-#include <cstdio>
 #include <filesystem>
 #include <numeric>
+#include <system_error>
 
-#include <rocksdb/cache.h>
 #include <rocksdb/db.h>
-#include <rocksdb/filter_policy.h>
-#include <rocksdb/listener.h>
-#include <rocksdb/table.h>
+#include <rocksdb/env.h>
 #include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/write_batch.h>
 
 #include "base/check.h"
 #include "base/file.h"
 #include "base/log.h"
-#include "pageserver/sys/cached_reads.h"
+#include "pageserver/sys/recovered_logs.h"
+#include "pageserver/sys/rocks_files.h"
 #include "pageserver/sys/rocks_keys.h"
+#include "pageserver/sys/rocks_options.h"
+#include "pageserver/sys/store_files.h"
 
 namespace thaw {
 
@@ -31,98 +29,20 @@ using rocksdb::Status;
 
 /// What each version has that the one before it had not; see take_over().
 constexpr std::uint64_t kStoreVersion = 3;
-constexpr std::size_t kBlockCacheBytes = 64u << 20;
-
-constexpr std::array<std::pair<const char*, Family>, 6> kFamilies{{{"default", Family::kDefault},
-                                                                   {"chunk", Family::kChunk},
-                                                                   {"hash", Family::kHash},
-                                                                   {"snapshot", Family::kSnapshot},
-                                                                   {"meta", Family::kMeta},
-                                                                   {"pack", Family::kPack}}};
+/// Ids that are left out where some may have been lost: more than a log has room for.
+constexpr std::uint64_t kSkippedChunks = 1u << 24;
+constexpr std::uint64_t kSkippedSnapshots = 1u << 16;
 
 Slice slice(std::string_view text) { return {text.data(), text.size()}; }
 ByteSpan span_of(const Slice& value) { return as_bytes({value.data(), value.size()}); }
 
-std::unexpected<Error> store_failure(const Status& status, const char* what) {
-  ErrorCode code = ErrorCode::kIo;
-  if (status.IsNotFound()) code = ErrorCode::kNotFound;
-  if (status.IsCorruption()) code = ErrorCode::kCorrupt;
-  if (status.IsNoSpace() || status.ToString().find("No space left") != std::string::npos) {
-    code = ErrorCode::kNoSpace;
+/// RocksDB's threads begin with their first work, in the midst of a write, where it could not be
+/// said that there are none. They are the process's.
+void start_threads(rocksdb::Env& env) {
+  for (const auto priority : {rocksdb::Env::Priority::LOW, rocksdb::Env::Priority::HIGH}) {
+    env.IncBackgroundThreadsIfNeeded(1, priority);
+    env.Schedule([](void*) {}, nullptr, priority);
   }
-  return fail(code, "{}: {}", what, status.ToString());
-}
-
-rocksdb::ColumnFamilyOptions family_options(Family family,
-                                            const std::shared_ptr<rocksdb::Cache>& cache) {
-  rocksdb::BlockBasedTableOptions table;
-  table.block_cache = cache;
-  table.block_size = 4096;
-  table.format_version = 5;
-  table.checksum = rocksdb::kXXH3;
-  if (family == Family::kHash) table.filter_policy.reset(rocksdb::NewRibbonFilterPolicy(10));
-  rocksdb::ColumnFamilyOptions options;
-  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-  options.compression = rocksdb::kNoCompression;
-  options.level_compaction_dynamic_level_bytes = true;
-  options.optimize_filters_for_hits = family == Family::kChunk;
-  if (family == Family::kHash) {
-    // A new page is looked up twice, and is in none of the memtables.
-    options.memtable_prefix_bloom_size_ratio = 0.05;
-    options.memtable_whole_key_filtering = true;
-  }
-  return options;
-}
-
-/// RocksDB's own messages, into our log. Its default, a file beside the data, aborts the process
-/// (an assertion of Debian's build) when the disk is full.
-class StoreLog final : public rocksdb::Logger {
- public:
-  StoreLog() : Logger(rocksdb::InfoLogLevel::WARN_LEVEL) {}
-  using Logger::Logv;
-  void Logv(const char* format, va_list arguments) override {
-    std::array<char, 512> line{};
-    std::vsnprintf(line.data(), line.size(), format, arguments);
-    log_warning("rocksdb: {}", line.data());
-  }
-};
-
-/// Leaves getting over a failure to write(). When space runs out once more while RocksDB (7.8)
-/// recovers from a full disk by itself, it refuses all writes until it is opened again. It would do
-/// so as well when a compaction meets a damaged block; what is there can be read all the same, and
-/// pushes go on, which may bring the damaged pages again.
-class Failures final : public rocksdb::EventListener {
- public:
-  explicit Failures(std::shared_ptr<std::atomic<bool>> happened) : happened_(std::move(happened)) {}
-  void OnBackgroundError(rocksdb::BackgroundErrorReason reason, Status* error) override {
-    if (reason == rocksdb::BackgroundErrorReason::kCompaction && error->IsCorruption()) {
-      log_error("files of the store are damaged: {}; run a scrub", error->ToString());
-      *error = Status::OK();
-      return;
-    }
-    *happened_ = true;
-  }
-  void OnErrorRecoveryBegin(rocksdb::BackgroundErrorReason, Status, bool* automatic) override {
-    *automatic = false;
-  }
-
- private:
-  const std::shared_ptr<std::atomic<bool>> happened_;
-};
-
-rocksdb::DBOptions database_options(rocksdb::Env& env,
-                                    const std::shared_ptr<std::atomic<bool>>& must_resume) {
-  rocksdb::DBOptions options;
-  options.env = &env;
-  options.info_log = std::make_shared<StoreLog>();
-  options.create_if_missing = true;
-  options.create_missing_column_families = true;
-  options.max_open_files = -1;
-  options.avoid_flush_during_shutdown = true;  // see fill_memtable()
-  options.listeners.push_back(std::make_shared<Failures>(must_resume));
-  // A torn tail of the log is the normal end after a crash; anything else refuses to open.
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
-  return options;
 }
 
 }  // namespace
@@ -167,59 +87,94 @@ void RocksDatabase::Batch::remove_prefix(Family from, const std::string& prefix)
 }
 
 Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& directory,
-                                                           ByteCount min_free) {
-  return open(directory, min_free, Access::kOwner);
+                                                           const StoreLimits& limits) {
+  return open(directory, limits, Access::kOwner);
 }
 
-Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open_replica(const std::string& directory) {
-  if (!std::filesystem::exists(directory + "/CURRENT")) {
-    return fail(ErrorCode::kNotFound, "there is no store in {}", directory);
-  }
-  return open(directory, {0}, Access::kReplica);
+Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open_replica(const std::string& directory,
+                                                                   const StoreLimits& limits) {
+  return open(directory, limits, Access::kReplica);
+}
+
+Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open_reader(const std::string& directory,
+                                                                  const StoreLimits& limits) {
+  return open(directory, limits, Access::kReader);
 }
 
 Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& directory,
-                                                           ByteCount min_free, Access access) {
-  const auto cache = rocksdb::NewLRUCache(kBlockCacheBytes);
-  std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
-  descriptors.reserve(kFamilies.size());
-  for (const auto& [name, family] : kFamilies) {
-    descriptors.emplace_back(name, family_options(family, cache));
+                                                           const StoreLimits& limits,
+                                                           Access access) {
+  const bool is_new = !TRY(has_store_files(directory));
+  if (is_new && access != Access::kOwner) {
+    return fail(ErrorCode::kNotFound, "there is no store in {}", directory);
   }
-  auto env = create_caching_env();
-  const auto must_resume = std::make_shared<std::atomic<bool>>(false);
+  auto env = create_store_env();
+  const auto failure = std::make_shared<BackgroundFailure>();
+  rocksdb::DBOptions options = database_options(*env, limits.open_tables, failure);
+  // Where something is left of a store, an empty one would take its place.
+  options.create_if_missing = is_new;
+  options.create_missing_column_families = access == Access::kOwner;
+  const auto families = column_families();
   rocksdb::DB* db = nullptr;
   std::vector<rocksdb::ColumnFamilyHandle*> handles;
-  const rocksdb::DBOptions options = database_options(*env, must_resume);
-  // A replica has a place of its own only for a log, and its log is ours.
-  const Status status =
-      access == Access::kOwner
-          ? rocksdb::DB::Open(options, directory, descriptors, &handles, &db)
-          : rocksdb::DB::OpenAsSecondary(options, directory, directory, descriptors, &handles, &db);
-  if (!status.ok()) {
-    if (status.ToString().find("lock") != std::string::npos) {
-      return fail(ErrorCode::kBusy, "{} is in use by another process", directory);
+  take_file_error();
+  FileLock lock(nullptr, Unlock{env.get()});
+  if (access == Access::kReader) {
+    rocksdb::FileLock* taken = nullptr;
+    const Status locked = env->LockFile(directory + "/LOCK", &taken);
+    lock.reset(taken);
+    // Where nothing can be written no other process writes either.
+    if (!locked.ok()) {
+      const auto refused = open_failure(locked, directory);
+      if (refused.error().code() == ErrorCode::kBusy) return refused;
     }
-    return store_failure(status, fmt::format("opening the store in {}", directory).c_str());
   }
+  Status status;
+  bool torn = false;
+  try {
+    start_threads(*env);
+    switch (access) {
+      case Access::kOwner: {
+        const RecoveredLogs logs;
+        status = rocksdb::DB::Open(options, directory, families, &handles, &db);
+        torn = logs.torn();
+        break;
+      }
+      case Access::kReplica:
+        // It has a place of its own only for a log, and its log is ours.
+        status =
+            rocksdb::DB::OpenAsSecondary(options, directory, directory, families, &handles, &db);
+        break;
+      case Access::kReader: {
+        const RecoveredLogs logs;
+        status = rocksdb::DB::OpenForReadOnly(options, directory, families, &handles, &db);
+        break;
+      }
+    }
+  } catch (const std::system_error& error) {
+    return fail_errno("starting the store's threads", error.code().value());
+  }
+  if (!status.ok()) return open_failure(status, directory);
   std::unique_ptr<RocksDatabase> opened(
-      new RocksDatabase(std::move(env), std::unique_ptr<rocksdb::DB>(db), handles, must_resume,
-                        directory, min_free, access));
+      new RocksDatabase(std::move(env), std::unique_ptr<rocksdb::DB>(db), handles, failure,
+                        directory, limits.min_free, access));
+  opened->lock_ = std::move(lock);
   TRY(opened->check_version());
   if (access == Access::kOwner) TRY(opened->fill_memtable());
+  if (torn) TRY(opened->skip_ids());
   return opened;
 }
 
 RocksDatabase::RocksDatabase(std::unique_ptr<rocksdb::Env> env, std::unique_ptr<rocksdb::DB> db,
                              const std::vector<rocksdb::ColumnFamilyHandle*>& handles,
-                             std::shared_ptr<std::atomic<bool>> must_resume, std::string directory,
+                             std::shared_ptr<BackgroundFailure> failure, std::string directory,
                              ByteCount min_free, Access access)
     : directory_(std::move(directory)),
       min_free_(min_free),
       access_(access),
       env_(std::move(env)),
       db_(std::move(db)),
-      must_resume_(std::move(must_resume)) {
+      failure_(std::move(failure)) {
   for (rocksdb::ColumnFamilyHandle* handle : handles) {
     families_.push_back(Handle(handle, HandleDeleter{db_.get()}));
   }
@@ -232,6 +187,8 @@ RocksDatabase::~RocksDatabase() {
   }
 }
 
+void RocksDatabase::Unlock::operator()(rocksdb::FileLock* lock) const { env->UnlockFile(lock); }
+
 void RocksDatabase::HandleDeleter::operator()(rocksdb::ColumnFamilyHandle* handle) const {
   db->DestroyColumnFamilyHandle(handle);
 }
@@ -243,7 +200,9 @@ Result<void> RocksDatabase::check_version() {
                 *version, kStoreVersion);
   }
   if (version == kStoreVersion) return {};
-  if (access_ == Access::kReplica) {
+  // It has nothing that a check would miss.
+  if (access_ == Access::kReader && version) return {};
+  if (access_ != Access::kOwner) {
     return fail(ErrorCode::kBadVersion,
                 "the store is of an older version, which its owner changes");
   }
@@ -264,6 +223,25 @@ Result<void> RocksDatabase::fill_memtable() {
   const Status status = db_->Put(options, family(Family::kMeta), "version", version);
   if (!status.ok()) return store_failure(status, "writing to the store");
   return {};
+}
+
+/// The last records of the log are gone. Were they acknowledged, and damaged since, what they gave
+/// out is known to others: it is not given out again.
+Result<void> RocksDatabase::skip_ids() {
+  Batch batch(*this);
+  const auto skip = [&](char kind, std::uint64_t count) -> Result<void> {
+    return scan(Family::kMeta, std::string(1, kind), {},
+                [&](std::string_view in, ByteSpan number) -> Result<bool> {
+                  if (in.size() != 2) return true;
+                  batch.put_number(Family::kMeta, kind + std::string(in),
+                                   TRY(parse_number(number)) + count);
+                  return true;
+                });
+  };
+  TRY(skip(kWatermark, kSkippedChunks));
+  TRY(skip(kLastSnapshot, kSkippedSnapshots));
+  log_warning("the store's log ends in the midst of a record, as after a crash");
+  return write(batch, Durability::kSynced);
 }
 
 /// Adds to `batch` what turns a store of this older version into one of the version after it, and
@@ -396,11 +374,17 @@ Result<void> RocksDatabase::back_up(const std::string& directory) {
   return fill_memtable();
 }
 
-Result<void> RocksDatabase::verify_files() {
-  if (const Status status = db_->VerifyChecksum(rocksdb::ReadOptions()); !status.ok()) {
-    return store_failure(status, "verifying the store's files");
+std::vector<std::string> RocksDatabase::damaged_files() {
+  std::vector<rocksdb::LiveFileMetaData> files;
+  db_->GetLiveFilesMetaData(&files);
+  std::vector<std::string> tables;
+  tables.reserve(files.size());
+  for (const rocksdb::LiveFileMetaData& file : files) tables.push_back(file.directory + file.name);
+  std::vector<std::string> lines;
+  for (const DamagedFile& file : damaged_tables(tables, Reading::kAll)) {
+    lines.push_back(file.text());
   }
-  return {};
+  return lines;
 }
 
 Result<void> RocksDatabase::check_space(const Batch& batch) {
@@ -413,21 +397,22 @@ Result<void> RocksDatabase::check_space(const Batch& batch) {
 /// After a failure, such as of a full disk, RocksDB refuses writes or leaves its files unmerged
 /// until it is told to go on; the next write does that.
 Result<void> RocksDatabase::write(Batch& batch, Durability durability) {
-  if (access_ == Access::kReplica) return fail(ErrorCode::kUnsupported, "a replica is not written");
-  if (must_resume_->exchange(false)) {
+  if (access_ != Access::kOwner) return fail(ErrorCode::kUnsupported, "a replica is not written");
+  if (failure_->must_resume.exchange(false)) {
     if (const Status status = db_->Resume(); !status.ok()) {
-      *must_resume_ = true;
+      failure_->must_resume = true;
       // After some failures RocksDB writes only when it was opened again. It goes on reading.
       log_error("the store cannot be written, maybe until the next start: {}", status.ToString());
-      return store_failure(status, "the store cannot be written");
+      return store_failure(status, "the store cannot be written", failure_->error_number);
     }
     TRY(fill_memtable());
   }
   rocksdb::WriteOptions options;
   options.sync = durability == Durability::kSynced;
+  if (options.sync) CHECK(batch.changes_->PutLogData(slice(kSyncedMark)).ok());
   if (const Status status = db_->Write(options, batch.changes_.get()); !status.ok()) {
-    *must_resume_ = true;
-    return store_failure(status, "writing to the store");
+    failure_->must_resume = true;
+    return store_failure(status, "writing to the store", failure_->error_number);
   }
   return {};
 }

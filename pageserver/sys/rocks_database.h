@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -13,11 +12,13 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "base/types.h"
+#include "pageserver/sys/store_limits.h"
 
 namespace rocksdb {
 class ColumnFamilyHandle;
 class DB;
 class Env;
+class FileLock;
 class PinnableSlice;
 class Slice;
 class Status;
@@ -25,6 +26,8 @@ class WriteBatch;
 }  // namespace rocksdb
 
 namespace thaw {
+
+struct BackgroundFailure;
 
 /// The column families, in the order in which they are opened. FORMAT.md has their keys.
 enum class Family : std::uint8_t { kDefault, kChunk, kHash, kSnapshot, kMeta, kPack };
@@ -87,13 +90,18 @@ class RocksDatabase {
   };
 
   /// Made if there is none. kBusy when another process has it open, kBadVersion when it is of a
-  /// newer version.
+  /// newer version, kCorrupt with the names of the damaged files, kPermission, kReadOnly, kNoSpace,
+  /// kNoDescriptors.
   static Result<std::unique_ptr<RocksDatabase>> open(const std::string& directory,
-                                                     ByteCount min_free);
+                                                     const StoreLimits& limits);
   /// Beside the process that has it open and writes to it, or without one: as it was at the last
   /// catch_up(). Writes are kUnsupported. kNotFound when there is none, kBadVersion when it is of
   /// another version.
-  static Result<std::unique_ptr<RocksDatabase>> open_replica(const std::string& directory);
+  static Result<std::unique_ptr<RocksDatabase>> open_replica(const std::string& directory,
+                                                             const StoreLimits& limits);
+  /// For a look at one that no process has open. Nothing of it is changed. Errors as above.
+  static Result<std::unique_ptr<RocksDatabase>> open_reader(const std::string& directory,
+                                                            const StoreLimits& limits);
   RocksDatabase(const RocksDatabase&) = delete;
   RocksDatabase& operator=(const RocksDatabase&) = delete;
   ~RocksDatabase();
@@ -123,8 +131,8 @@ class RocksDatabase {
   void stop_compacting();
   /// A consistent copy of all that was written before, durable, in a directory that is made.
   Result<void> back_up(const std::string& directory);
-  /// Compares every block of every file with its checksum; kCorrupt.
-  Result<void> verify_files();
+  /// Compares every block of every table with its checksum. A line for each that is damaged.
+  std::vector<std::string> damaged_files();
 
   /// kNoSpace when the batch would leave too little on the file system.
   Result<void> check_space(const Batch& batch);
@@ -138,17 +146,23 @@ class RocksDatabase {
     rocksdb::DB* db;
     void operator()(rocksdb::ColumnFamilyHandle* handle) const;
   };
-  enum class Access { kOwner, kReplica };
+  struct Unlock {
+    rocksdb::Env* env;
+    void operator()(rocksdb::FileLock* lock) const;
+  };
+  using FileLock = std::unique_ptr<rocksdb::FileLock, Unlock>;
+  enum class Access { kOwner, kReplica, kReader };
   using Handle = std::unique_ptr<rocksdb::ColumnFamilyHandle, HandleDeleter>;
 
   RocksDatabase(std::unique_ptr<rocksdb::Env> env, std::unique_ptr<rocksdb::DB> db,
                 const std::vector<rocksdb::ColumnFamilyHandle*>& handles,
-                std::shared_ptr<std::atomic<bool>> must_resume, std::string directory,
+                std::shared_ptr<BackgroundFailure> failure, std::string directory,
                 ByteCount min_free, Access access);
   static Result<std::unique_ptr<RocksDatabase>> open(const std::string& directory,
-                                                     ByteCount min_free, Access access);
+                                                     const StoreLimits& limits, Access access);
   Result<void> check_version();
   Result<void> fill_memtable();
+  Result<void> skip_ids();
   Result<void> compact(Family which, const rocksdb::Slice* first, const rocksdb::Slice* last);
   Result<void> take_over(std::uint64_t version, Batch& batch);
   rocksdb::ColumnFamilyHandle* family(Family which) const {
@@ -158,10 +172,11 @@ class RocksDatabase {
   const std::string directory_;
   const ByteCount min_free_;
   const Access access_;
-  const std::unique_ptr<rocksdb::Env> env_;  // outlives the database
+  const std::unique_ptr<rocksdb::Env> env_;  // outlives the database and the lock
+  FileLock lock_{nullptr, Unlock{nullptr}};  // a reader's; RocksDB has that of the owner
   const std::unique_ptr<rocksdb::DB> db_;
   std::vector<Handle> families_;
-  const std::shared_ptr<std::atomic<bool>> must_resume_;  // RocksDB's threads say so
+  const std::shared_ptr<BackgroundFailure> failure_;
 };
 
 }  // namespace thaw

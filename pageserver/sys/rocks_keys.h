@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -34,6 +35,13 @@ inline Result<std::uint64_t> parse_number(ByteSpan value) {
   if (value.size() != 8) return fail(ErrorCode::kCorrupt, "a number of {} bytes", value.size());
   return load_big_endian(value);
 }
+
+// In the family of totals: all names of namespaces, and of a namespace the bounds of its ids.
+inline constexpr std::string_view kNamespaces = "namespace/";
+inline constexpr char kWatermark = 'w';
+inline constexpr char kLastSnapshot = 's';
+// In the family of snapshots.
+inline constexpr char kManifests = 'm';
 
 /// Of one kind of thing in a namespace.
 inline std::string prefixed(char kind, NamespaceId in) {

@@ -10,6 +10,7 @@
 #include "base/bytes.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/thread.h"
 #include "pageserver/sys/rocks_chunks.h"
 #include "pageserver/sys/rocks_database.h"
 #include "pageserver/sys/rocks_keys.h"
@@ -26,13 +27,11 @@ using message::Tag;
 
 // Of a namespace, in the family of totals.
 constexpr char kSettings = 'l';
-constexpr char kLastSnapshot = 's';
-constexpr std::string_view kNamespacePrefix = "namespace/";
 
 std::string name_key(NamespaceId in, const std::string& name) { return prefixed('n', in) + name; }
 std::string tag_key(NamespaceId in, const std::string& tag) { return prefixed('t', in) + tag; }
 std::string manifest_key(NamespaceId in, SnapshotId snapshot) {
-  return snapshot_key('m', in, snapshot);
+  return snapshot_key(kManifests, in, snapshot);
 }
 std::string retired_key(NamespaceId in, SnapshotId snapshot) {
   return snapshot_key('d', in, snapshot);
@@ -45,7 +44,7 @@ std::string segment_key(NamespaceId in, SnapshotId snapshot, std::uint32_t segme
   append_big_endian(key, segment, 4);
   return key;
 }
-std::string namespace_key(const std::string& name) { return std::string(kNamespacePrefix) + name; }
+std::string namespace_key(const std::string& name) { return std::string(kNamespaces) + name; }
 
 /// In the order in which they are stored, before the label's key.
 constexpr std::array kSettingsFields{
@@ -63,8 +62,9 @@ class RocksStore final : public Store {
       : database_(std::move(database)), chunks_(*database_), working_sets_(*database_) {}
 
   /// REQUIRES: the database is a replica's.
-  void follow_owner() {
-    follower_ = std::jthread([this](const std::stop_token& stop) { follow(stop); });
+  Result<void> follow_owner() {
+    follower_ = TRY(start_thread([this](const std::stop_token& stop) { follow(stop); }));
+    return {};
   }
 
   Result<std::optional<NamespaceId>> find_namespace(const std::string& name) override {
@@ -75,7 +75,7 @@ class RocksStore final : public Store {
 
   Result<std::vector<NamedNamespace>> namespaces() override {
     std::vector<NamedNamespace> all;
-    TRY(database_->scan(Family::kMeta, std::string(kNamespacePrefix), {},
+    TRY(database_->scan(Family::kMeta, std::string(kNamespaces), {},
                         [&](std::string_view name, ByteSpan number) -> Result<bool> {
                           const std::uint64_t id = TRY(parse_number(number));
                           all.push_back({std::string(name), {static_cast<std::uint16_t>(id)}});
@@ -150,7 +150,7 @@ class RocksStore final : public Store {
   }
 
   Result<std::vector<SnapshotId>> snapshots(NamespaceId in, SnapshotId after) override {
-    return snapshots_of('m', in, {after.value + 1});
+    return snapshots_of(kManifests, in, {after.value + 1});
   }
   Result<std::vector<SnapshotId>> retired(NamespaceId in) override {
     return snapshots_of('d', in, {});
@@ -347,7 +347,7 @@ class RocksStore final : public Store {
   Result<void> back_up(const std::string& directory) override {
     return database_->back_up(directory);
   }
-  Result<void> verify_files() override { return database_->verify_files(); }
+  std::vector<std::string> damaged_files() override { return database_->damaged_files(); }
 
   ChunkUpkeep& chunk_upkeep() override { return chunks_; }
   WorkingSetStore& working_sets() override { return working_sets_; }
@@ -399,14 +399,21 @@ class RocksStore final : public Store {
 
 }  // namespace
 
-Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory, ByteCount min_free) {
-  return std::make_unique<RocksStore>(TRY(RocksDatabase::open(directory, min_free)));
+Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory,
+                                                const StoreLimits& limits) {
+  return std::make_unique<RocksStore>(TRY(RocksDatabase::open(directory, limits)));
 }
 
-Result<std::unique_ptr<Store>> open_rocks_replica(const std::string& directory) {
-  auto store = std::make_unique<RocksStore>(TRY(RocksDatabase::open_replica(directory)));
-  store->follow_owner();
+Result<std::unique_ptr<Store>> open_rocks_replica(const std::string& directory,
+                                                  const StoreLimits& limits) {
+  auto store = std::make_unique<RocksStore>(TRY(RocksDatabase::open_replica(directory, limits)));
+  TRY(store->follow_owner());
   return store;
+}
+
+Result<std::unique_ptr<Store>> open_rocks_reader(const std::string& directory,
+                                                 const StoreLimits& limits) {
+  return std::make_unique<RocksStore>(TRY(RocksDatabase::open_reader(directory, limits)));
 }
 
 }  // namespace thaw

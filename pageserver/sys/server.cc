@@ -1,8 +1,12 @@
 #include "pageserver/sys/server.h"
 
+#include <algorithm>
+#include <atomic>
 #include <list>
 #include <memory>
 #include <optional>
+#include <system_error>
+#include <utility>
 #include <vector>
 
 #include <boost/asio.hpp>
@@ -27,6 +31,7 @@ using Socket = asio::basic_stream_socket<tcp, Strand>;
 constexpr auto kUseAwaitable = asio::as_tuple(asio::use_awaitable);
 /// For the bulk work of control connections, beside one thread for their sockets.
 constexpr unsigned kBulkThreads = 2;
+constexpr Nanoseconds kFirstAcceptPause = limits::milliseconds(100);
 /// Of a message: memory for so much is there before it comes.
 constexpr std::size_t kFirstPieceBytes = 64u << 10;
 
@@ -56,6 +61,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
     asio::co_spawn(socket_.get_executor(), watch(shared_from_this()), asio::detached);
   }
 
+  /// Whether it has not been answered a hello yet. Any thread.
+  bool is_stranger() const { return stranger_; }
+  /// Closes at once, for another. Any thread.
+  void make_room() {
+    asio::post(socket_.get_executor(), [self = shared_from_this()] {
+      if (self->stranger_) self->close();
+    });
+  }
   /// Closes now if no request is under way, else after its reply. Any thread.
   void stop() {
     asio::post(socket_.get_executor(), [self = shared_from_this()] {
@@ -72,7 +85,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
   };
 
   asio::awaitable<void> serve([[maybe_unused]] std::shared_ptr<Connection> self) {
-    bool greeted = false;
     const auto secured = co_await secure();
     if (!secured) {
       log_warning("refused {}: {}", remote_, secured.error().message());
@@ -80,7 +92,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     }
     if (tls_ && secured) peer_.identify(tls_->peer_identity());
     while (secured && !stopping_) {
-      Result<Request> request = co_await receive(greeted ? kFullMessages : kGreeting);
+      Result<Request> request = co_await receive(stranger_ ? kGreeting : kFullMessages);
       if (!request) {
         // A peer that has gone needs no answer; one that speaks badly gets it and is left.
         if (request.error().code() != ErrorCode::kUnavailable) {
@@ -90,25 +102,37 @@ class Connection : public std::enable_shared_from_this<Connection> {
         }
         break;
       }
-      Result<Reply> reply = co_await answer(*request, greeted);
-      const bool fatal = !greeted && !reply;
-      greeted = greeted || reply.has_value();
+      Result<Reply> reply = co_await answer(*request);
+      std::optional<PageThreads::Place> place;
+      if (stranger_ && reply && peer_.role() != message::Role::kControl) {
+        if (auto taken = executors_.pages.take_place()) {
+          place.emplace(*std::move(taken));
+        } else {
+          log_warning("refused {}: {}", remote_, taken.error().message());
+          reply = std::unexpected(taken.error());
+        }
+      }
+      const bool fatal = stranger_ && !reply;
+      if (reply) stranger_ = false;
       if (!reply) reply = error_reply(reply.error());
       const bool sent = co_await send(request->id, *reply);
-      if (!sent || fatal) break;
-      if (peer_.role() != message::Role::kControl) {
+      if (!sent) break;
+      if (fatal) {
+        co_await linger();
+        break;
+      }
+      if (place) {
         watchdog_.cancel();
         UniqueFd released(socket_.release());
-        executors_.pages.serve(Stream(std::move(released), std::move(tls_)), std::move(peer_),
-                               remote_);
+        place->serve(Stream(std::move(released), std::move(tls_)), std::move(peer_), remote_);
         co_return;
       }
     }
     close();
   }
 
-  asio::awaitable<Result<Reply>> answer(const Request& request, bool greeted) {
-    if (!greeted) co_return peer_.hello(request.message);
+  asio::awaitable<Result<Reply>> answer(const Request& request) {
+    if (stranger_) co_return peer_.hello(request.message);
     co_await asio::post(asio::bind_executor(executors_.bulk, asio::use_awaitable));
     auto step = peer_.handle(request.message, request.body);
     Result<Reply> reply = fail(ErrorCode::kIo, "no reply");
@@ -277,9 +301,10 @@ class Connection : public std::enable_shared_from_this<Connection> {
     return {.message = to_reply(error), .owned = {}, .pieces = {}, .pin = {}};
   }
 
-  /// The peer has this long for its next step.
+  /// The peer has this long for its next step, and for all of them up to its hello.
   void arm(Nanoseconds patience) {
     deadline_ = patience == Nanoseconds::max() ? Clock::time_point::max() : Clock::now() + patience;
+    if (stranger_) deadline_ = std::min(deadline_, came_ + limits::kHelloTimeout);
     watchdog_.expires_at(deadline_);
   }
 
@@ -306,7 +331,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::optional<TlsSession> tls_;
   const std::string remote_;
   asio::steady_timer watchdog_;
+  const Clock::time_point came_ = Clock::now();
   Clock::time_point deadline_ = Clock::time_point::max();
+  std::atomic<bool> stranger_ = true;
   bool timed_out_ = false;
   bool idle_ = false;
   bool stopping_ = false;
@@ -329,6 +356,7 @@ class Acceptor {
         access_(access) {
     server_.use = options_.use;
     server_.access = access;
+    server_.most_connections = options_.descriptors.connections;
     if (options_.use == StoreUse::kReplica) return;
     jobs_.emplace(store_, server_.pins, server_.pushes, options_.upkeep,
                   [this](auto work) { asio::post(executors_.writer, std::move(work)); });
@@ -388,24 +416,43 @@ class Acceptor {
     }
   }
 
+  /// Of those that are strangers still, so many stay as may; the oldest go.
+  void make_room(std::size_t most) {
+    std::erase_if(strangers_, [](const auto& weak) {
+      const auto connection = weak.lock();
+      return connection == nullptr || !connection->is_stranger();
+    });
+    for (; strangers_.size() > most; strangers_.pop_front()) {
+      if (const auto oldest = strangers_.front().lock()) oldest->make_room();
+    }
+  }
+
+  /// Nothing can be accepted now: those that are here go on, new ones wait in the system's queue.
+  asio::awaitable<void> wait_for_room(const error_code& error, Nanoseconds& pause) {
+    if (pause == kFirstAcceptPause) log_warning("accept: {}; new peers wait", error.message());
+    make_room(0);
+    asio::steady_timer timer(strand_, pause);
+    pause = std::min<Nanoseconds>(2 * pause, limits::kAcceptPauseMost);
+    co_await timer.async_wait(kUseAwaitable);
+    executors_.pages.forget_ended();
+  }
+
   asio::awaitable<void> accept() {
+    Nanoseconds pause = kFirstAcceptPause;
     while (acceptor_.is_open()) {
       auto [error, socket] =
           co_await acceptor_.async_accept(asio::make_strand(context_), kUseAwaitable);
       if (error == asio::error::operation_aborted) co_return;
       if (error) {
-        // Out of descriptors, mostly: the peers that are here go on, new ones wait.
-        log_warning("accept: {}", error.message());
-        asio::steady_timer pause(strand_, limits::milliseconds(100));
-        co_await pause.async_wait(kUseAwaitable);
+        co_await wait_for_room(error, pause);
         continue;
+      }
+      if (std::exchange(pause, kFirstAcceptPause) != kFirstAcceptPause) {
+        log_info("accept: peers are taken again");
       }
       std::erase_if(connections_, [](const auto& weak) { return weak.expired(); });
       executors_.pages.forget_ended();
-      if (server_.connections >= options_.max_connections) {
-        log_warning("refused a peer: {} connections are the limit", options_.max_connections);
-        continue;
-      }
+      make_room(options_.descriptors.strangers - 1);
       std::optional<TlsSession> tls;
       if (options_.tls != nullptr) {
         auto session = options_.tls->begin();
@@ -424,6 +471,7 @@ class Acceptor {
           fmt::format("{}:{}", remote.address().to_string(), remote.port()),
           Peer(store_, server_, options_.kept_recordings), executors_);
       connections_.push_back(connection);
+      strangers_.push_back(connection);
       connection->start();
     }
   }
@@ -439,6 +487,7 @@ class Acceptor {
   Executors executors_;
   std::optional<Jobs> jobs_;
   std::list<std::weak_ptr<Connection>> connections_;
+  std::list<std::weak_ptr<Connection>> strangers_;  // among others, oldest first
 };
 
 }  // namespace
@@ -448,18 +497,23 @@ Result<void> run_server(Store& store, const ServerOptions& options,
   std::unique_ptr<Access> access;
   if (!options.policy.empty()) access = TRY(Access::load(options.policy));
   asio::io_context context;
-  Acceptor acceptor(context, store, options, access.get());
-  const std::string address = TRY(acceptor.listen());
+  std::optional<Acceptor> acceptor;
+  try {
+    acceptor.emplace(context, store, options, access.get());
+  } catch (const std::system_error& error) {
+    return fail_errno("starting the server's threads", error.code().value());
+  }
+  const std::string address = TRY(acceptor->listen());
   asio::signal_set signals(context, SIGTERM, SIGINT);
   signals.async_wait([&](const error_code& error, int signal) {
     if (error) return;
     log_info("signal {}: finishing what is under way", signal);
-    acceptor.stop();
+    acceptor->stop();
   });
-  acceptor.start();
+  acceptor->start();
   ready(address);
   context.run();
-  acceptor.join();
+  acceptor->join();
   return {};
 }
 

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/stream.h"
 #include "format/store_id.h"
+#include "pageserver/descriptors.h"
 #include "pageserver/jobs.h"
 #include "pageserver/limits.h"
 #include "pageserver/peer.h"
@@ -22,7 +23,7 @@ struct ServerOptions {
   StoreUse use = StoreUse::kOwn;
   std::shared_ptr<TlsContext> tls;  // nullptr: plain TCP
   std::string policy;               // file; empty: every peer may do everything
-  std::size_t max_connections = 1024;
+  DescriptorShares descriptors{.connections = 1024, .strangers = 64, .tables = 0};
   std::size_t kept_recordings = limits::kDefaultKeptRecordings;  // of a snapshot
   UpkeepOptions upkeep;
   std::chrono::seconds pin_grace{60};  // a fault handler that was lost may come back so long

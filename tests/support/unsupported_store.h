@@ -53,7 +53,7 @@ class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkee
   Result<void> compact_chunks(ChunkId, ChunkId) override { return no(); }
   Result<void> compact_hashes(NamespaceId) override { return no(); }
   Result<void> back_up(const std::string&) override { return no(); }
-  Result<void> verify_files() override { return no(); }
+  std::vector<std::string> damaged_files() override { return {}; }
   ChunkUpkeep& chunk_upkeep() override { return *this; }
   WorkingSetStore& working_sets() override { return *this; }
   Result<WorkingSetState> state(NamespaceId, SnapshotId) override { return no(); }
@@ -67,6 +67,7 @@ class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkee
     return no();
   }
   Result<void> withdraw(NamespaceId, SnapshotId) override { return no(); }
+  Result<void> drop_recording(NamespaceId, SnapshotId, std::uint64_t) override { return no(); }
   Result<void> drop(NamespaceId, SnapshotId) override { return no(); }
   Result<void> add(NamespaceId, SnapshotId, const message::PrefetchCounters&) override {
     return no();

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+
+namespace rocksdb {
+class Status;
+}  // namespace rocksdb
+
+namespace thaw {
+
+struct DamagedFile {
+  std::string path;
+  std::string why;
+  /// Name and reason, a line.
+  std::string text() const;
+};
+
+/// How much of a table is read: what is needed to open it, or all of its blocks.
+enum class Reading { kEnds, kAll };
+
+/// Which of these tables are damaged, by their checksums.
+std::vector<DamagedFile> damaged_tables(std::span<const std::string> paths, Reading reading);
+/// Which of the files of a store that does not open are damaged: CURRENT, manifest and tables.
+std::vector<DamagedFile> damaged_files(const std::string& directory, Reading reading);
+/// The paths of all tables in the directory, those that no manifest has included.
+std::vector<std::string> tables_in(const std::string& directory);
+
+/// Whether RocksDB has been in the directory, even if it would not find its store any more.
+Result<bool> has_store_files(const std::string& directory);
+
+/// Why a store did not open, from the status and this thread's last file error: kBusy, kPermission,
+/// kReadOnly, kNoSpace, kNoMemory, kNoDescriptors; kCorrupt with the damaged files.
+std::unexpected<Error> open_failure(const rocksdb::Status& status, const std::string& directory);
+
+}  // namespace thaw
