@@ -2,8 +2,11 @@
 
 #include <array>
 #include <cerrno>
+#include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include <fcntl.h>
@@ -212,6 +215,33 @@ Result<void> filter_system_calls(SystemCalls left) {
   return checked(seccomp_load(filter.get()), "load");
 }
 
+/// Not THAW_...: those are options. Stands in the environment of a process whose programs inherit
+/// the filter for all, and says which one that is. An upgrade must not add the same filter again:
+/// the kernel runs each of them.
+constexpr const char* kMark = "CONFINED_BY_THAW";
+
+std::string mark_of(std::span<const char* const> denied) {
+  std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+  for (const char* const name : denied) {
+    for (const char c : std::string_view(name)) {
+      hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+    }
+    hash = (hash ^ 0xff) * 0x100000001b3;
+  }
+  return fmt::format("{:016x}", hash);
+}
+
+Result<void> filter_once(SystemCalls left) {
+  if (left != SystemCalls::kOfAll) return filter_system_calls(left);
+  const std::string mark = mark_of(kDeniedToAll);
+  const char* const inherited = std::getenv(kMark);
+  const bool filtered = ::prctl(PR_GET_SECCOMP, 0, 0, 0, 0) == 2;  // SECCOMP_MODE_FILTER
+  if (filtered && inherited != nullptr && mark == inherited) return {};
+  TRY(filter_system_calls(left));
+  ::setenv(kMark, mark.c_str(), 1);
+  return {};
+}
+
 unsigned number_of(Capability capability) {
   switch (capability) {
     case Capability::kChown:
@@ -265,7 +295,7 @@ Result<void> confine(std::span<const Capability> kept, SystemCalls left) {
   TRY(keep_memory_out_of_core_dumps());
   TRY(keep_capabilities(kept));
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail_errno("no_new_privs");
-  if (!kSanitized) TRY(filter_system_calls(left));
+  if (!kSanitized) TRY(filter_once(left));
   return {};
 }
 

@@ -30,6 +30,8 @@ enum class SystemCalls {
 /// * system calls: others than `left` fail with EPERM, and the kernel notes them in the audit log.
 ///   No namespace is made; nothing is mounted, traced or loaded into the kernel;
 /// * memory in core dumps: they have registers alone, since guest memory may be anywhere.
+/// The filter of kOfAll is inherited by the programs that this process becomes or starts; if one of
+/// them asks for the same filter, it is not added again.
 /// Under a sanitizer, whose reports need more, system calls stay as they are.
 /// REQUIRES: no other thread yet; threads have capabilities of their own.
 /// kPermission or kIo where the kernel or a surrounding filter does not let it.

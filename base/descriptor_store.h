@@ -12,6 +12,9 @@ namespace thaw {
 /// Descriptors that outlive a program, as systemd keeps and passes them (sd_listen_fds(3),
 /// sd_notify(3), FileDescriptorStoreMax= in systemd.service(5)).
 
+/// The number of the first one that is passed (SD_LISTEN_FDS_START).
+inline constexpr int kFirstPassed = 3;
+
 struct NamedDescriptor {
   std::string name;  // of letters, digits, '-' and '.'
   UniqueFd descriptor;
@@ -22,9 +25,18 @@ struct NamedDescriptor {
 Result<std::vector<NamedDescriptor>> take_passed_descriptors();
 
 /// Turns this process into another program that is passed these, by the same rules: returns only
-/// when that fails, and then they are gone. REQUIRES: a command of at least one word.
+/// when that fails, and then they stand where that program would have found them: become() passes
+/// them to another one. REQUIRES: a command of at least one word.
+Result<void> become_with(const std::string& file, const std::vector<std::string>& command,
+                         std::vector<NamedDescriptor> descriptors);
+/// The same of the file that the command's first word names.
 Result<void> become_with(const std::vector<std::string>& command,
                          std::vector<NamedDescriptor> descriptors);
+
+/// Starts the program that runs, with this command and all of the descriptors. It is nobody's child
+/// and outlives this process. Threads of this process are not copied. REQUIRES: as become_with().
+Result<void> start_copy_with(const std::vector<std::string>& command,
+                             std::vector<NamedDescriptor>& descriptors);
 
 /// The service manager that started this process, if there is one (NOTIFY_SOCKET). What it is told
 /// gets lost where it does not listen. One thread.

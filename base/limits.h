@@ -35,7 +35,8 @@ inline constexpr milliseconds kTimeStampTick{12};
 inline constexpr unsigned kTimeStampAttempts = 3;
 
 // TLS.
-inline constexpr std::size_t kMaxPemBytes = 64u << 10;  // of a key
+inline constexpr std::size_t kMaxPemBytes = 64u << 10;   // of a key
+inline constexpr std::size_t kMaxChainBytes = 1u << 20;  // of a file of certificates
 inline constexpr std::size_t kTlsInboxBytes = 32u << 10;
 inline constexpr std::size_t kTlsRecordBytes = 16u << 10;  // the most plain bytes in one record
 /// Servers of which a client remembers a session.

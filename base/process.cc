@@ -1,14 +1,18 @@
 #include "base/process.h"
 
 #include <algorithm>
+#include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <string_view>
 #include <utility>
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -49,16 +53,19 @@ std::vector<std::string> environment_with(const std::vector<EnvironmentVariable>
 /// What a child does between fork and exec. Its calls fail only without memory.
 class SpawnPlan {
  public:
-  explicit SpawnPlan(const UniqueFd& passed) {
+  explicit SpawnPlan(const ChildProcess::Plan& plan) {
     sigset_t none;
     sigemptyset(&none);
     bool ok = ::posix_spawn_file_actions_init(&actions_) == 0;
     ok &= ::posix_spawnattr_init(&attributes_) == 0;
     ok &= ::posix_spawn_file_actions_addopen(&actions_, 0, "/dev/null", O_RDONLY, 0) == 0;
+    if (plan.messages != nullptr) {
+      ok &= ::posix_spawn_file_actions_adddup2(&actions_, plan.messages->get(), 2) == 0;
+    }
     ok &= ::posix_spawn_file_actions_adddup2(&actions_, 2, 1) == 0;
-    if (passed.valid()) {
+    if (plan.passed != nullptr) {
       // Where the number is the same already, this takes close-on-exec off it.
-      ok &= ::posix_spawn_file_actions_adddup2(&actions_, passed.get(),
+      ok &= ::posix_spawn_file_actions_adddup2(&actions_, plan.passed->get(),
                                                ChildProcess::kChildDescriptor) == 0;
     }
     ok &= ::posix_spawnattr_setpgroup(&attributes_, 0) == 0;
@@ -91,19 +98,18 @@ std::string ExitStatus::text() const {
                          : fmt::format("was killed by signal {} (SIG{})", signal, name);
 }
 
-Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& command,
-                                         const std::vector<EnvironmentVariable>& environment,
-                                         const UniqueFd& passed) {
-  CHECK(!command.empty());
+Result<ChildProcess> ChildProcess::start(const Plan& plan) {
+  CHECK(!plan.command.empty());
   // Where SIGCHLD is ignored, which is inherited, the kernel reaps children itself.
   ::signal(SIGCHLD, SIG_DFL);
-  const std::vector<std::string> variables = environment_with(environment);
-  const SpawnPlan plan(passed);
+  const std::string& file = plan.file.empty() ? plan.command.front() : plan.file;
+  const std::vector<std::string> variables = environment_with(plan.environment);
+  const SpawnPlan spawn(plan);
   pid_t pid = -1;
   const int error_number =
-      ::posix_spawnp(&pid, command.front().c_str(), plan.actions(), plan.attributes(),
-                     pointers_to(command).data(), pointers_to(variables).data());
-  if (error_number != 0) return fail_errno(fmt::format("start {}", command.front()), error_number);
+      ::posix_spawnp(&pid, file.c_str(), spawn.actions(), spawn.attributes(),
+                     pointers_to(plan.command).data(), pointers_to(variables).data());
+  if (error_number != 0) return fail_errno(fmt::format("start {}", file), error_number);
   ChildProcess child(pid);
   child.pidfd_ = UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!child.pidfd_.valid()) return fail_errno(fmt::format("pidfd_open of process {}", pid));
@@ -133,10 +139,59 @@ Result<void> raise_descriptor_limit() {
   return {};
 }
 
+Result<std::size_t> descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return fail_errno("getrlimit");
+  return static_cast<std::size_t>(limit.rlim_cur);
+}
+
+Result<std::size_t> open_descriptors() {
+  std::error_code error;
+  const std::filesystem::directory_iterator all("/proc/self/fd", error);
+  if (error) return fail_errno("read /proc/self/fd", error.value());
+  // Without the one that it is read through.
+  return static_cast<std::size_t>(std::distance(begin(all), end(all))) - 1;
+}
+
+void name_process(const std::string& name) { ::prctl(PR_SET_NAME, name.c_str(), 0, 0, 0); }
+
+Result<void> set_orphan_fate(OrphanFate fate) {
+  const long signal = fate == OrphanFate::kIsKilled ? SIGKILL : 0;
+  if (::prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) != 0) return fail_errno("PR_SET_PDEATHSIG");
+  return {};
+}
+
 Result<void> become(const std::vector<std::string>& command) {
   CHECK(!command.empty());
-  ::execvp(command.front().c_str(), pointers_to(command).data());
-  return fail_errno(fmt::format("start {}", command.front()));
+  return become(command.front(), command);
+}
+
+Result<void> become(const std::string& file, const std::vector<std::string>& command) {
+  CHECK(!command.empty());
+  ::execvp(file.c_str(), pointers_to(command).data());
+  return fail_errno(fmt::format("start {}", file));
+}
+
+Result<Pipe> create_pipe() {
+  std::array<int, 2> ends{};
+  if (::pipe2(ends.data(), O_CLOEXEC) != 0) return fail_errno("pipe");
+  Pipe pipe{UniqueFd(ends[0]), UniqueFd(ends[1])};
+  // The other end blocks: a program that writes to it need not know that it is a pipe.
+  if (::fcntl(pipe.reading.get(), F_SETFL, O_NONBLOCK) != 0) return fail_errno("O_NONBLOCK");
+  return pipe;
+}
+
+std::string drain_pipe(const UniqueFd& reading, std::size_t most) {
+  std::string text(most, '\0');
+  std::size_t filled = 0;
+  while (filled < most) {
+    const ssize_t n = ::read(reading.get(), text.data() + filled, most - filled);
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    filled += static_cast<std::size_t>(n);
+  }
+  text.resize(filled);
+  return text;
 }
 
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,9 +37,36 @@ std::string own_program();
 /// Lets this process, and those that it starts, have as many descriptors as the system allows it.
 Result<void> raise_descriptor_limit();
 
+/// By this name a process starts the program that it runs itself, even if that was replaced or
+/// deleted since.
+inline constexpr const char* kRunningProgram = "/proc/self/exe";
+
+/// The name that `ps` and `top` show of this process: without it one that was started through
+/// kRunningProgram would be called "exe".
+void name_process(const std::string& name);
+
+/// The kernel kills this process (SIGKILL) when the process that started it ends.
+enum class OrphanFate { kGoesOn, kIsKilled };
+Result<void> set_orphan_fate(OrphanFate fate);
+
+/// How many descriptors this process may have, and how many it has.
+Result<std::size_t> descriptor_limit();
+Result<std::size_t> open_descriptors();
+
 /// Turns this process into another program: returns only when that fails. REQUIRES: a command of at
 /// least one word.
 Result<void> become(const std::vector<std::string>& command);
+/// The same of the program in `file`; the command's first word is only what it is called.
+Result<void> become(const std::string& file, const std::vector<std::string>& command);
+
+/// A pipe, of which reading does not block.
+struct Pipe {
+  UniqueFd reading;
+  UniqueFd writing;
+};
+Result<Pipe> create_pipe();
+/// What is in the pipe now, at most this much.
+std::string drain_pipe(const UniqueFd& reading, std::size_t most);
 
 /// A program that was started by this one, in a process group of its own, so that it can be ended
 /// with what it starts. It is reaped only on destruction: until then nobody else gets its number.
@@ -50,12 +78,16 @@ class ChildProcess {
   /// kNotFound, kPermission. REQUIRES: a command of at least one word.
   static Result<ChildProcess> start(const std::vector<std::string>& command,
                                     const std::vector<EnvironmentVariable>& environment) {
-    return start(command, environment, UniqueFd());
+    return start({.command = command, .environment = environment});
   }
-  /// The same, with a descriptor that the child finds under the number kChildDescriptor.
-  static Result<ChildProcess> start(const std::vector<std::string>& command,
-                                    const std::vector<EnvironmentVariable>& environment,
-                                    const UniqueFd& passed);
+  struct Plan {
+    std::vector<std::string> command;
+    std::string file{};  // the program; empty: the command's first word
+    std::vector<EnvironmentVariable> environment{};
+    const UniqueFd* passed = nullptr;    // the child finds it under the number kChildDescriptor
+    const UniqueFd* messages = nullptr;  // where stdout and stderr go; nullptr: to our stderr
+  };
+  static Result<ChildProcess> start(const Plan& plan);
   static constexpr int kChildDescriptor = 3;
   ChildProcess(ChildProcess&& other) noexcept;
   ChildProcess& operator=(ChildProcess&&) = delete;

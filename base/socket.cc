@@ -90,6 +90,21 @@ Result<HostAndPort> split_host_and_port(const std::string& host_and_port) {
   return HostAndPort{std::move(host), std::string(port)};
 }
 
+bool is_numeric_host(const std::string& host) {
+  const addrinfo hints{.ai_flags = AI_NUMERICHOST,
+                       .ai_family = AF_UNSPEC,
+                       .ai_socktype = SOCK_STREAM,
+                       .ai_protocol = 0,
+                       .ai_addrlen = 0,
+                       .ai_addr = nullptr,
+                       .ai_canonname = nullptr,
+                       .ai_next = nullptr};
+  addrinfo* found = nullptr;
+  if (::getaddrinfo(host.c_str(), nullptr, &hints, &found) != 0) return false;
+  ::freeaddrinfo(found);
+  return true;
+}
+
 Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port) {
   const auto [host, port] = TRY(split_host_and_port(host_and_port));
   const addrinfo hints{.ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG,

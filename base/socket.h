@@ -38,6 +38,8 @@ struct HostAndPort {
   std::string port;
 };
 Result<HostAndPort> split_host_and_port(const std::string& host_and_port);
+/// Whether the host is an address, for which no name server is asked.
+bool is_numeric_host(const std::string& host);
 
 /// Resolves "HOST:PORT" or "[IPV6]:PORT"; the first address of a name wins. kInvalidArgument for
 /// text of another form, kUnavailable when the name does not resolve.

@@ -13,7 +13,7 @@ namespace thaw {
 
 /// What a program is told of TLS by its flags.
 struct TransportFlags {
-  TlsFiles tls;           // all empty: without TLS
+  TlsFiles tls{};         // all empty: without TLS
   bool insecure = false;  // plain TCP may leave the host
 };
 

@@ -21,6 +21,14 @@ struct TlsFiles {
   std::string authority;
 };
 
+/// What stands in such files.
+struct TlsPem {
+  std::string certificate;
+  std::string key;
+  std::string authority;
+  friend bool operator==(const TlsPem&, const TlsPem&) = default;
+};
+
 /// One connection's TLS. What is received goes into inbox(), what is to be sent comes out of
 /// outbox(); in between are the handshake and plain bytes. Once the handshake is done, a record
 /// costs four allocations of 40 bytes inside OpenSSL, and no others but those of outbox(). After an
@@ -78,6 +86,9 @@ class TlsContext {
 
   /// kPermission when others can read the key, kTls when the files are not what they should be.
   static Result<std::shared_ptr<TlsContext>> load(TlsFiles files, Side side);
+  /// For a program that follows another one. If the files are no good now, what was in force
+  /// before stays in force, which the log says; fails only if that is no good either.
+  static Result<std::shared_ptr<TlsContext>> load(TlsFiles files, Side side, const TlsPem& before);
   TlsContext(const TlsContext&) = delete;
   TlsContext& operator=(const TlsContext&) = delete;
   ~TlsContext();
@@ -85,6 +96,10 @@ class TlsContext {
   /// A client names the server, as it was told to connect to it: the server's certificate must have
   /// that DNS name or IP address.
   Result<TlsSession> begin(const std::string& server_name = {});
+  /// Looks at the files now, as begin() does.
+  void look();
+  /// What is in force.
+  TlsPem pem() const;
 
  private:
   struct Keys;

@@ -1,5 +1,7 @@
+#include <algorithm>
 #include <array>
 #include <ctime>
+#include <vector>
 
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
@@ -32,20 +34,61 @@ int remember_session(SSL* ssl, SSL_SESSION* session) {
 /// Nobody is there to be asked for a passphrase.
 int no_passphrase(char*, int, int, void*) { return -1; }
 
-Result<OwnedKey> read_key(const std::string& path) {
-  const UniqueFd file = TRY(open_for_reading(path));
+OwnedBio bio_of(const std::string& pem) {
+  return OwnedBio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
+}
+
+Result<TlsPem> read_files(const TlsFiles& files) {
+  const UniqueFd key = TRY(open_for_reading(files.key));
   struct stat status{};
-  if (::fstat(file.get(), &status) != 0) return fail_errno("stat " + path);
+  if (::fstat(key.get(), &status) != 0) return fail_errno("stat " + files.key);
   if ((status.st_mode & (S_IRWXO | S_IWGRP)) != 0) {
     return fail(ErrorCode::kPermission, "{} is a key that others have access to: chmod 600 {}",
-                path, path);
+                files.key, files.key);
   }
-  const std::string pem = TRY(read_text_file(path, limits::kMaxPemBytes));
-  const OwnedBio bio(BIO_new_mem_buf(pem.data(), static_cast<int>(pem.size())));
+  return TlsPem{.certificate = TRY(read_text_file(files.certificate, limits::kMaxChainBytes)),
+                .key = TRY(read_text_file(files.key, limits::kMaxPemBytes)),
+                .authority = TRY(read_text_file(files.authority, limits::kMaxChainBytes))};
+}
+
+Result<OwnedKey> parse_key(const std::string& pem, const std::string& path) {
+  const OwnedBio bio = bio_of(pem);
   ERR_clear_error();
   OwnedKey key(PEM_read_bio_PrivateKey(bio.get(), nullptr, no_passphrase, nullptr));
   if (key == nullptr) return fail_openssl(path + " is no private key without a passphrase");
   return key;
+}
+
+/// All certificates of the text, in their order; none where one of them is damaged.
+std::vector<OwnedCertificate> parse_certificates(const std::string& pem) {
+  const OwnedBio bio = bio_of(pem);
+  std::vector<OwnedCertificate> all;
+  ERR_clear_error();
+  while (true) {
+    OwnedCertificate next(PEM_read_bio_X509_AUX(bio.get(), nullptr, no_passphrase, nullptr));
+    if (next == nullptr) break;
+    all.push_back(std::move(next));
+  }
+  if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE) return {};
+  if (!all.empty()) ERR_clear_error();
+  return all;
+}
+
+/// The own certificate, and those between it and the authority.
+bool use_chain(SSL_CTX* context, const std::string& pem) {
+  const auto chain = parse_certificates(pem);
+  if (chain.empty() || SSL_CTX_use_certificate(context, chain.front().get()) != 1) return false;
+  return std::all_of(chain.begin() + 1, chain.end(), [&](const OwnedCertificate& between) {
+    return SSL_CTX_add1_chain_cert(context, between.get()) == 1;
+  });
+}
+
+bool trust(SSL_CTX* context, const std::string& pem) {
+  const auto authorities = parse_certificates(pem);
+  return !authorities.empty() &&
+         std::ranges::all_of(authorities, [&](const OwnedCertificate& authority) {
+           return X509_STORE_add_cert(SSL_CTX_get_cert_store(context), authority.get()) == 1;
+         });
 }
 
 void warn_when_outdated(SSL_CTX* context, const std::string& path) {
@@ -54,8 +97,10 @@ void warn_when_outdated(SSL_CTX* context, const std::string& path) {
   log_warning("the certificate {} has run out: peers will refuse it", path);
 }
 
-Result<OwnedSslContext> make_context(const TlsFiles& files, TlsContext::Side side) {
-  const OwnedKey key = TRY(read_key(files.key));
+/// `files`: what they are called that the texts were read from.
+Result<OwnedSslContext> make_context(const TlsPem& pem, const TlsFiles& files,
+                                     TlsContext::Side side) {
+  const OwnedKey key = TRY(parse_key(pem.key, files.key));
   ERR_clear_error();
   OwnedSslContext made(SSL_CTX_new(TLS_method()));
   SSL_CTX* const context = made.get();
@@ -65,13 +110,13 @@ Result<OwnedSslContext> make_context(const TlsFiles& files, TlsContext::Side sid
       SSL_CTX_set_session_id_context(context, kSessionScope.data(), kSessionScope.size()) != 1) {
     return fail_openssl("a TLS context");
   }
-  if (SSL_CTX_use_certificate_chain_file(context, files.certificate.c_str()) != 1) {
+  if (!use_chain(context, pem.certificate)) {
     return fail_openssl(files.certificate + " has no certificate");
   }
   if (SSL_CTX_use_PrivateKey(context, key.get()) != 1) {
     return fail_openssl(fmt::format("{} is not the key of {}", files.key, files.certificate));
   }
-  if (SSL_CTX_load_verify_file(context, files.authority.c_str()) != 1) {
+  if (!trust(context, pem.authority)) {
     return fail_openssl(files.authority + " has no certificate of an authority");
   }
   SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
@@ -130,6 +175,14 @@ struct TlsContext::State {
         side(chosen),
         watch({files.certificate, files.key, files.authority}) {}
 
+  Result<std::shared_ptr<Keys>> make_keys(TlsPem pem) const {
+    auto made = std::make_shared<Keys>();
+    made->context = TRY(make_context(pem, files, side));
+    made->pem = std::move(pem);
+    return made;
+  }
+  Result<std::shared_ptr<Keys>> read_keys() const { return make_keys(TRY(read_files(files))); }
+
   const TlsFiles files;
   const Side side;
   FileWatch watch;
@@ -142,25 +195,42 @@ TlsContext::~TlsContext() = default;
 
 Result<std::shared_ptr<TlsContext>> TlsContext::load(TlsFiles files, Side side) {
   auto state = std::make_unique<State>(std::move(files), side);
-  state->keys = std::make_shared<Keys>();
-  state->keys->context = TRY(make_context(state->files, side));
+  state->keys = TRY(state->read_keys());
   return std::shared_ptr<TlsContext>(new TlsContext(std::move(state)));
 }
 
-Result<TlsSession> TlsContext::begin(const std::string& server_name) {
-  if (state_->watch.changed()) {
-    auto context = make_context(state_->files, state_->side);
-    if (context) {
-      log_info("TLS: read {} and its authority again", state_->files.certificate);
-      auto keys = std::make_shared<Keys>();
-      keys->context = *std::move(context);
-      const std::lock_guard lock(state_->mutex);
-      state_->keys = std::move(keys);
-    } else {
-      log_error("TLS: the changed files are no good, what was read before stays in force: {}",
-                context.error().message());
-    }
+Result<std::shared_ptr<TlsContext>> TlsContext::load(TlsFiles files, Side side,
+                                                     const TlsPem& before) {
+  auto state = std::make_unique<State>(std::move(files), side);
+  auto keys = state->read_keys();
+  if (!keys) {
+    log_error("TLS: the files are no good, what was in force before stays in force: {}",
+              keys.error().message());
+    keys = state->make_keys(before);
   }
+  state->keys = TRY(std::move(keys));
+  return std::shared_ptr<TlsContext>(new TlsContext(std::move(state)));
+}
+
+TlsPem TlsContext::pem() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->keys->pem;
+}
+
+void TlsContext::look() {
+  if (!state_->watch.changed()) return;
+  auto keys = state_->read_keys();
+  if (!keys) {
+    return log_error("TLS: the changed files are no good, what was read before stays in force: {}",
+                     keys.error().message());
+  }
+  log_info("TLS: read {} and its authority again", state_->files.certificate);
+  const std::lock_guard lock(state_->mutex);
+  state_->keys = *std::move(keys);
+}
+
+Result<TlsSession> TlsContext::begin(const std::string& server_name) {
+  look();
   std::shared_ptr<Keys> keys;
   {
     const std::lock_guard lock(state_->mutex);

@@ -39,6 +39,7 @@ std::unexpected<Error> fail_openssl(const std::string& what);
 /// What one reading of the files gave. Its sessions are found by the server's name.
 struct TlsContext::Keys {
   OwnedSslContext context;
+  TlsPem pem;  // what it was made of
   std::mutex mutex;
   std::map<std::string, OwnedSslSession> sessions;  // guarded by mutex
 

@@ -15,6 +15,7 @@ struct WantedPage {
   Clock::time_point since;  // when its fault was read
   unsigned attempts = 0;    // replies to it that were no good
   ServerSet refused_by{};   // whose they were
+  unsigned list = 0;        // of servers, by whose numbers that is
 };
 
 /// A page that rides along with wanted ones if the server has it at hand.

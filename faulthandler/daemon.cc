@@ -6,6 +6,7 @@
 
 #include "base/cpu.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "faulthandler/limits.h"
 
 namespace thaw {
@@ -27,6 +28,8 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised sup
       tasks_(tasks),
       workers_(workers),
       options_(std::move(options)),
+      places_(options_.servers.begin(), options_.servers.end()),
+      unresolved_(options_.unresolved),
       servers_(options_.servers),
       source_(servers_),
       placement_(options_.placement),
@@ -57,12 +60,10 @@ ControlReply Daemon::handle(const ControlRequest& request) {
     return Stopped{};
   }
   if (std::holds_alternative<control::Upgrade>(request)) {
-    const auto asked = tasks_.run<void>([this] {
-      sessions_.ask_for_upgrade();
-      return Result<void>();
-    });
+    const auto asked = tasks_.run<std::uint64_t>(
+        [this] { return Result<std::uint64_t>(sessions_.ask_for_upgrade()); });
     if (!asked) return asked.error();
-    return Upgrading{};
+    return Upgrading{*asked};
   }
   auto reports = tasks_.run<HandlerReport>([this] { return Result<HandlerReport>(list()); });
   if (!reports) return reports.error();
@@ -117,6 +118,7 @@ Result<Daemon::Added> Daemon::add_session(NewSession added, MemoryUse use) {
   if (sessions_.all().size() >= limits::kMaxSessions) {
     return fail(ErrorCode::kLimitExceeded, "{} sessions are the limit", limits::kMaxSessions);
   }
+  TRY(check_descriptors(added.open_descriptors, use));
   SessionOptions& options = added.options;
   Links& server = *TRY(links(options.serve.image->origin));
   set_up(options, server);
@@ -130,6 +132,24 @@ Result<Daemon::Added> Daemon::add_session(NewSession added, MemoryUse use) {
                                          std::move(added.record), std::move(added.kept));
   last_generation_ = std::max(last_generation_ + 1, unix_milliseconds());
   return Added{id, last_generation_};
+}
+
+Result<void> Daemon::check_descriptors(std::size_t open, MemoryUse use) const {
+  const auto of_supervisor = [](bool shared) {
+    return shared ? limits::kKeptSharedDescriptors : limits::kKeptDescriptors;
+  };
+  std::size_t here = open + limits::kSpareDescriptors + limits::kArrivalDescriptors;
+  std::size_t there = limits::kSupervisorDescriptors + of_supervisor(use == MemoryUse::kShared);
+  for (const auto& [id, session] : sessions_.all()) {
+    if (session->state() == SessionState::kPrepared) here += limits::kArrivalDescriptors;
+    there += of_supervisor(session->options().shared != nullptr);
+  }
+  const std::size_t limit = TRY(descriptor_limit());
+  if (std::max(here, there) <= limit) return {};
+  return fail(ErrorCode::kNoDescriptors,
+              "with one session more {} may be needed, and {} are the limit: raise it (ulimit -n, "
+              "LimitNOFILE=)",
+              std::max(here, there), limit);
 }
 
 void Daemon::set_up(SessionOptions& options, Links& server) {
@@ -158,7 +178,7 @@ Result<Daemon::Links*> Daemon::links(const Origin& origin) {
     return fail(ErrorCode::kLimitExceeded, "sessions are of {} stores and namespaces already",
                 links_.size());
   }
-  auto links = std::make_unique<Links>(loop_, options_.servers, origin);
+  auto links = std::make_unique<Links>(loop_, places_, origin);
   report_damage(*links, origin);
   return links_.emplace(origin, std::move(links)).first->second.get();
 }
@@ -175,7 +195,14 @@ void Daemon::note_recording(std::uint64_t session, RecordingState state) {
 
 HandlerReport Daemon::list() const {
   HandlerReport handler;
-  for (std::size_t i = 0; i < options_.servers.size(); ++i) handler.servers.push_back(report(i));
+  handler.upgrades = sessions_.settled_upgrades();
+  handler.upgrade_failure = sessions_.upgrade_failure();
+  for (std::size_t i = 0; i < places_.size(); ++i) {
+    if (places_[i]) handler.servers.push_back(report(i));
+  }
+  for (const std::string& name : unresolved_) {
+    handler.servers.push_back({.address = name, .state = ServerState::kAway});
+  }
   for (const auto& [origin, links] : links_) handler.hedges += links->demand.hedges();
   handler.sessions.assign(sessions_.ended().begin(), sessions_.ended().end());
   handler.damaged = damage_.noted();
@@ -190,7 +217,7 @@ HandlerReport Daemon::list() const {
 
 ServerReport Daemon::report(std::size_t server) const {
   ServerReport worst;
-  worst.address = options_.servers[server].text();
+  worst.address = places_[server]->text();
   for (const auto& [origin, links] : links_) {
     const ServerReport one = links->demand.report(server);
     worst.requests += one.requests;
@@ -200,6 +227,24 @@ ServerReport Daemon::report(std::size_t server) const {
     worst.away_ms = std::max(worst.away_ms, one.away_ms);
   }
   return worst;
+}
+
+void Daemon::take_servers(const std::vector<ServerAddress>& servers,
+                          std::vector<std::string> unresolved, UniqueFd settings) {
+  ServerSet answering;
+  for (const auto& [origin, links] : links_) {
+    for (std::size_t i = 0; i < places_.size(); ++i) {
+      if (links->demand.is_ready(i)) answering.set(i);
+    }
+  }
+  places_ = place_servers(places_, servers, answering);
+  unresolved_ = std::move(unresolved);
+  servers_.set(servers_in(places_));
+  for (const auto& [origin, links] : links_) {
+    links->demand.set_servers(places_);
+    links->prefetch.set_servers(places_);
+  }
+  sessions_.keep_settings(std::move(settings));
 }
 
 Result<void> Daemon::stop_session(const control::Stop& request) {

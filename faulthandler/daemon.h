@@ -26,7 +26,8 @@
 namespace thaw {
 
 struct DaemonOptions {
-  std::vector<ServerAddress> servers;  // of pages; one to limits::kMaxServers
+  std::vector<ServerAddress> servers;     // of pages; at most limits::kMaxServers
+  std::vector<std::string> unresolved{};  // names of page servers whose addresses are not known
   std::string name_space;
   std::uint32_t around = 1;  // largest fault-around window in pages, a power of two
   /// Of so many restores of a snapshot that has a working set, one records all the same, or of
@@ -59,6 +60,11 @@ class Daemon final : private SessionTable::Owner {
   /// Carries out another request and waits for its result.
   ControlReply handle(const ControlRequest& request);
 
+  /// From now on these are the page servers, and names without addresses; a handler that follows
+  /// runs by `settings`. On the loop's thread.
+  void take_servers(const std::vector<ServerAddress>& servers, std::vector<std::string> unresolved,
+                    UniqueFd settings);
+
   /// On the loop's thread. Runs until all sessions have ended after request_stop().
   void run();
   /// The first time: no new sessions, and an end when the last VM has exited. The second time: the
@@ -77,15 +83,22 @@ class Daemon final : private SessionTable::Owner {
   struct Links {
     DemandLink demand;
     PrefetchLink prefetch;
-    Links(Loop& loop, const std::vector<ServerAddress>& servers, const Origin& origin)
-        : demand(loop, servers, origin), prefetch(loop, servers, origin, demand) {}
+    Links(Loop& loop, const ServerPlaces& servers, const Origin& origin)
+        : demand(loop, {}, origin), prefetch(loop, {}, origin, demand) {
+      demand.set_servers(servers);
+      prefetch.set_servers(servers);
+    }
   };
   struct NewSession {
     SessionOptions options;
     MemoryRecord record;
     KeptSession kept;
+    std::size_t open_descriptors = 0;  // of this process
   };
   Result<Added> add_session(NewSession added, MemoryUse use);
+  /// A session whose VMM could not be taken in for want of descriptors is not begun. `open`: those
+  /// of this process.
+  Result<void> check_descriptors(std::size_t open, MemoryUse use) const;
   SessionOptions session_options(const control::Prepare& request, const PreparedSnapshot& snapshot,
                                  WindowUse use) const;
   void set_up(SessionOptions& options, Links& server);
@@ -124,6 +137,8 @@ class Daemon final : private SessionTable::Owner {
   WorkerPool& workers_;
   PlainBuffers buffers_;
   const DaemonOptions options_;
+  ServerPlaces places_;
+  std::vector<std::string> unresolved_;
   PageServers servers_;
   SnapshotSource source_;
   Placement placement_;

@@ -9,6 +9,7 @@
 #include "base/listen_path.h"
 #include "base/log.h"
 #include "base/partial_file.h"
+#include "base/process.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "faulthandler/daemon.h"
@@ -149,8 +150,9 @@ Result<Preparation> Daemon::try_to_prepare(const control::Prepare& request,
   SessionFiles files(request);
   if (state) TRY(files.publish(*state));
   kept[KeptRole::kListener] = TRY(files.listen());
-  const auto session = std::make_shared<NewSession>(session_options(request, snapshot, window),
-                                                    std::move(record), std::move(kept));
+  const auto session =
+      std::make_shared<NewSession>(session_options(request, snapshot, window), std::move(record),
+                                   std::move(kept), open_descriptors().value_or(0));
   const Added added = TRY(tasks_.run<Added>(
       [this, session, use = wish.use] { return add_session(std::move(*session), use); }));
   files.keep();

@@ -9,18 +9,48 @@ namespace thaw {
 
 DemandLink::DemandLink(Loop& loop, const std::vector<ServerAddress>& servers, const Origin& origin)
     : loop_(loop),
-      choice_(servers.size()),
-      wrong_stores_(servers.size()),
-      requests_(servers.size()) {
-  CHECK(!servers.empty() && servers.size() <= limits::kMaxServers);
-  DemandServer::Owner& owner = *this;  // a private base: emplace_back may not convert
-  for (const ServerAddress& address : servers) {
-    servers_.emplace_back(loop, address, origin, servers_.size(), owner);
-  }
+      origin_(origin),
+      choice_(limits::kMaxServers),
+      wrong_stores_(limits::kMaxServers),
+      requests_(limits::kMaxServers) {
+  set_servers({servers.begin(), servers.end()});
   for (Batch& batch : batches_) {
     batch.pages.reserve(limits::kMaxBatchPages);
     batch.riders.reserve(limits::kMaxBatchRiders);
   }
+}
+
+void DemandLink::set_servers(const ServerPlaces& servers) {
+  CHECK(servers.size() >= servers_.size() && servers.size() <= limits::kMaxServers);
+  DemandServer::Owner& owner = *this;  // a private base: emplace_back may not convert
+  for (std::size_t i = 0; i < servers.size(); ++i) {
+    if (i == servers_.size()) {
+      servers_.emplace_back(loop_, servers[i], origin_, i, owner);
+    } else if (!is_same_server(servers_[i].address(), servers[i])) {
+      servers_[i].change(servers[i]);
+      choice_.forget(i);
+      wrong_stores_[i] = 0;
+      requests_[i] = 0;
+      foreign_.reset(i);
+    }
+  }
+  ++list_;
+  for (Batch& batch : batches_) {
+    for (WantedPage& page : batch.pages) renew(page);
+  }
+  if (needs_servers()) open_all();
+}
+
+ServerSet DemandLink::vacant() const {
+  ServerSet vacant;
+  for (std::size_t i = 0; i < servers_.size(); ++i) vacant.set(i, !servers_[i].address());
+  return vacant;
+}
+
+void DemandLink::renew(WantedPage& wanted) const {
+  if (std::exchange(wanted.list, list_) == list_) return;
+  wanted.refused_by.reset();
+  wanted.attempts = 0;
 }
 
 bool DemandLink::waiting() const {
@@ -44,6 +74,7 @@ void DemandLink::request(ChunkSink& sink, std::span<const WantedPage> pages,
         riders.size() <= limits::kMaxBatchRiders);
   batch->sink = &sink;
   batch->pages.assign(pages.begin(), pages.end());
+  for (WantedPage& page : batch->pages) renew(page);
   batch->riders.assign(riders.begin(), riders.end());
   batch->request_id = next_request_++;
   batch->asked.reset();
@@ -99,6 +130,7 @@ void DemandLink::forget(const ChunkSink& sink) {
 }
 
 void DemandLink::serve(const Origin& origin) {
+  origin_ = origin;
   for (DemandServer& server : servers_) server.serve(origin);
 }
 
@@ -250,7 +282,7 @@ void DemandLink::on_server_lost(std::size_t server) {
 ServerReport DemandLink::report(std::size_t server) const {
   const auto now = Clock::now();
   ServerReport report;
-  report.address = servers_[server].address().text();
+  report.address = servers_[server].address()->text();
   report.requests = requests_[server];
   if (const auto since = servers_[server].away_since()) {
     report.state = ServerState::kAway;

@@ -17,6 +17,7 @@
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/server_choice.h"
+#include "faulthandler/server_places.h"
 #include "format/chunk.h"
 #include "format/control.h"
 
@@ -31,11 +32,18 @@ namespace thaw {
 /// them, and a second one is asked without having to be greeted first. One thread.
 class DemandLink final : private DemandServer::Owner {
  public:
-  /// REQUIRES: one to limits::kMaxServers servers.
+  /// REQUIRES: at most limits::kMaxServers servers.
   DemandLink(Loop& loop, const std::vector<ServerAddress>& servers, const Origin& origin);
   DemandLink(const DemandLink&) = delete;
   DemandLink& operator=(const DemandLink&) = delete;
   ~DemandLink() = default;
+
+  /// From now on these are the servers. What a page was refused for counts no more: another server
+  /// may have it. REQUIRES: at most limits::kMaxServers, and not fewer than before.
+  void set_servers(const ServerPlaces& servers);
+  bool is_ready(std::size_t server) const {
+    return server < servers_.size() && servers_[server].ready();
+  }
 
   /// Whether anybody waits for a reply.
   bool waiting() const;
@@ -113,6 +121,10 @@ class DemandLink final : private DemandServer::Owner {
   std::size_t unasked_pages() const override;
 
   bool needs(SnapshotId snapshot) const;
+  /// Numbers that have no server now.
+  ServerSet vacant() const;
+  /// Forgets what the servers before have said of it.
+  void renew(WantedPage& wanted) const;
   void open_all();
   /// Sends it to the best server; it waits where there is none.
   void send(Batch& batch);
@@ -137,6 +149,8 @@ class DemandLink final : private DemandServer::Owner {
   Batch* free_batch();
 
   Loop& loop_;
+  Origin origin_;
+  unsigned list_ = 0;  // of servers: how often it has changed
   TellDamage tell_damage_;
   std::vector<Entry> sinks_;
   std::array<Batch, limits::kMaxBatches> batches_;

@@ -80,7 +80,7 @@ void DemandLink::tell_chunk(std::size_t server, Batch& batch, std::size_t number
 
 Refusal DemandLink::judge(const WantedPage& wanted) const {
   if (wanted.attempts < limits::kMaxPageAttempts) return Refusal::kAskAgain;
-  const ServerSet none = wanted.refused_by | foreign_;
+  const ServerSet none = wanted.refused_by | foreign_ | vacant();
   for (std::size_t i = 0; i < servers_.size(); ++i) {
     if (!none[i] && choice_.is_ready(i)) return Refusal::kAskAgain;
   }
@@ -111,7 +111,7 @@ void DemandLink::on_wrong_store(std::size_t server, const Error& error) {
   foreign_.set(server);
   for (Batch& batch : batches_) {
     if (batch.request_id == 0 || batch.asked.any()) continue;
-    if ((foreign_ | batch.pages.front().refused_by).count() < servers_.size()) continue;
+    if ((foreign_ | vacant() | batch.pages.front().refused_by).count() < servers_.size()) continue;
     for (WantedPage& wanted : batch.pages) wanted.attempts = limits::kMaxPageAttempts;
     take_refusal(batch, error);
   }

@@ -15,7 +15,7 @@ constexpr std::size_t kSendBytes = limits::kMaxBatches * 1280;
 
 }  // namespace
 
-DemandServer::DemandServer(Loop& loop, const ServerAddress& address, Origin origin,
+DemandServer::DemandServer(Loop& loop, const std::optional<ServerAddress>& address, Origin origin,
                            std::size_t number, Owner& owner)
     : number_(number),
       owner_(owner),
@@ -56,7 +56,7 @@ void DemandServer::send_pin(const Message& message, std::uint64_t request, Snaps
 void DemandServer::take_pin_reply(std::vector<PinRequest>::iterator request, const Message& reply) {
   if (const auto* const error = std::get_if<message::ErrorReply>(&reply)) {
     log_warning("snapshot {} may be deleted at {} while it is restored: {}",
-                request->snapshot.value, address().text(), from_reply(*error).message());
+                request->snapshot.value, address()->text(), from_reply(*error).message());
   }
   pin_requests_.erase(request);
 }

@@ -39,13 +39,19 @@ class DemandServer final : private ServerConnection::User {
   };
 
   /// `number`: its place among the owner's.
-  DemandServer(Loop& loop, const ServerAddress& address, Origin origin, std::size_t number,
-               Owner& owner);
+  DemandServer(Loop& loop, const std::optional<ServerAddress>& address, Origin origin,
+               std::size_t number, Owner& owner);
   DemandServer(const DemandServer&) = delete;
   DemandServer& operator=(const DemandServer&) = delete;
   ~DemandServer() = default;
 
-  const ServerAddress& address() const { return connection_.server(); }
+  /// Nothing: there is none of this number for now.
+  const std::optional<ServerAddress>& address() const { return connection_.server(); }
+  /// From now on it is this one.
+  void change(const std::optional<ServerAddress>& address) {
+    connection_.leave("it is no page server of this host any more");
+    connection_.move_to(address);
+  }
   void open() { connection_.open(); }
   bool ready() const { return connection_.ready(); }
   bool has_room() const { return asked_.size() < limits::kMaxUnanswered; }

@@ -2,7 +2,7 @@
 
 #include <charconv>
 
-#include "base/file.h"
+#include <fmt/core.h>
 
 namespace thaw {
 
@@ -22,25 +22,27 @@ std::optional<KeptName> parse_kept_name(std::string_view name) {
   return read;
 }
 
-std::uint32_t KeptSession::roles() const {
-  std::uint32_t roles = 0;
-  for (std::size_t i = 0; i < kKeptRoles; ++i) {
-    if (descriptors_[i].valid()) roles |= 1u << i;
-  }
-  return roles;
+UniqueFd& KeptSession::operator[](KeptRole role) {
+  auto& descriptor = descriptors_[static_cast<std::size_t>(role)];
+  if (descriptor == nullptr) descriptor = std::make_shared<UniqueFd>();
+  return *descriptor;
 }
 
-Result<KeptSession> KeptSession::duplicate() const {
-  KeptSession copy;
-  for (std::size_t i = 0; i < kKeptRoles; ++i) {
-    if (descriptors_[i].valid()) copy.descriptors_[i] = TRY(thaw::duplicate(descriptors_[i]));
-  }
-  return copy;
+const UniqueFd& KeptSession::operator[](KeptRole role) const {
+  static const UniqueFd kNone;
+  const auto& descriptor = descriptors_[static_cast<std::size_t>(role)];
+  return descriptor == nullptr ? kNone : *descriptor;
+}
+
+std::uint32_t KeptSession::roles() const {
+  std::uint32_t roles = 0;
+  for_each([&](KeptRole role, const UniqueFd&) { roles |= 1u << static_cast<unsigned>(role); });
+  return roles;
 }
 
 void KeptSession::add(KeptSession other) {
   for (std::size_t i = 0; i < kKeptRoles; ++i) {
-    if (other.descriptors_[i].valid()) descriptors_[i] = std::move(other.descriptors_[i]);
+    if (other.has(static_cast<KeptRole>(i))) descriptors_[i] = std::move(other.descriptors_[i]);
   }
 }
 

@@ -3,11 +3,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 
-#include "base/error.h"
 #include "base/unique_fd.h"
 
 namespace thaw {
@@ -37,32 +37,38 @@ struct KeptName {
 };
 std::optional<KeptName> parse_kept_name(std::string_view name);
 
-/// The descriptors of one session; those that it does not have are not valid.
+/// The descriptors of one session; those that it does not have are not valid. Copies share them, so
+/// that a copy costs none. One thread.
 class KeptSession {
  public:
-  UniqueFd& operator[](KeptRole role) { return descriptors_[static_cast<std::size_t>(role)]; }
-  const UniqueFd& operator[](KeptRole role) const {
-    return descriptors_[static_cast<std::size_t>(role)];
-  }
+  KeptSession() = default;
+  KeptSession(KeptSession&&) = default;
+  KeptSession& operator=(KeptSession&&) = default;
+
+  UniqueFd& operator[](KeptRole role);
+  const UniqueFd& operator[](KeptRole role) const;
   bool has(KeptRole role) const { return (*this)[role].valid(); }
   /// Calls `visit(role, descriptor)` for each that it has.
   template <typename Visit>
   void for_each(Visit visit) const {
     for (std::size_t i = 0; i < kKeptRoles; ++i) {
-      if (descriptors_[i].valid()) visit(static_cast<KeptRole>(i), descriptors_[i]);
+      const auto role = static_cast<KeptRole>(i);
+      if (has(role)) visit(role, (*this)[role]);
     }
   }
   /// A bit for each role that it has.
   std::uint32_t roles() const;
-  /// Another set of descriptors of the same files.
-  Result<KeptSession> duplicate() const;
+  /// The same descriptors; the last copy that goes closes them.
+  KeptSession share() const { return *this; }
   /// Takes over those that `other` has.
   void add(KeptSession other);
 
  private:
+  KeptSession(const KeptSession&) = default;
+
   // In this order they are closed from the last to the first: the userfaultfd before the
   // connection, whose end tells a VMM that it may unmap its memory.
-  std::array<UniqueFd, kKeptRoles> descriptors_;
+  std::array<std::shared_ptr<UniqueFd>, kKeptRoles> descriptors_;  // nullptr: there is none
 };
 
 }  // namespace thaw

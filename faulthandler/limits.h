@@ -9,6 +9,13 @@
 namespace thaw::limits {
 
 inline constexpr std::size_t kMaxSessions = 1024;
+/// Descriptors that a session takes: when its VMM comes, and of the supervisor in all, without and
+/// with a host image; and what each process keeps for everything else.
+inline constexpr std::size_t kArrivalDescriptors = 4;
+inline constexpr std::size_t kKeptDescriptors = 7;
+inline constexpr std::size_t kKeptSharedDescriptors = 10;
+inline constexpr std::size_t kSpareDescriptors = 10;
+inline constexpr std::size_t kSupervisorDescriptors = 34;
 inline constexpr std::size_t kMaxEndedReports = 64;    // sessions that `list` still remembers
 inline constexpr std::size_t kMaxEventReads = 4;       // system calls in one drain of a userfaultfd
 inline constexpr std::size_t kMaxRegionPieces = 2048;  // that a VMM may cut its regions into
@@ -118,6 +125,29 @@ inline constexpr std::chrono::milliseconds kRestartFirst{10};
 inline constexpr std::chrono::milliseconds kRestartMost{1000};
 /// Before an upgrade, and between two looks at whether it can be done.
 inline constexpr std::chrono::milliseconds kUpgradePause{50};
+/// An upgrade: how long the new program may take to say that it could serve, the new supervisor to
+/// have a handler that serves, and all of it.
+inline constexpr std::chrono::seconds kProof{10};
+inline constexpr std::chrono::seconds kProbation{5};
+inline constexpr std::chrono::seconds kGuard{15};
+inline constexpr std::chrono::seconds kUpgrade{60};
+inline constexpr std::size_t kMaxProofText = 4096;  // what the new program says of its failure
+inline constexpr std::size_t kMaxSettingsBytes = 8u << 20;
+/// How long a handler waits for its settings, which are there before it starts.
+inline constexpr std::chrono::seconds kSettings{5};
+/// Between two looks at the addresses of page servers; sooner while a name does not resolve.
+inline constexpr std::chrono::seconds kResolveFirst{1};
+inline constexpr std::chrono::seconds kResolveInterval{15};
+/// What a supervisor and its handler may tell each other in words.
+inline constexpr std::size_t kMaxKeepText = 1024;
+/// How often, and from when on how rarely, a message is sent again that the kernel does not take.
+inline constexpr std::chrono::milliseconds kKeepSendFirst{10};
+inline constexpr std::chrono::milliseconds kKeepSendMost{500};
+inline constexpr std::chrono::seconds kKeepSendPatience{20};
+/// Fault handlers in a row that crash on one session before it is set aside.
+inline constexpr unsigned kMostCrashes = 3;
+/// How long a handler may take to exit once its connection to the supervisor has ended.
+inline constexpr std::chrono::seconds kHandlerExit{3};
 /// Without a handler for so long, VMs are dealt with as their policies say.
 inline constexpr std::chrono::seconds kNobodyServes{10};
 /// Between two looks at whether VMMs whose sessions are over have exited.
@@ -155,6 +185,7 @@ inline constexpr std::chrono::milliseconds kReconnectMost{1000};
 inline constexpr std::chrono::microseconds kDelayedFirst{50};
 inline constexpr std::chrono::microseconds kDelayedMost{10'000};
 
+static_assert(kProbation < kNobodyServes && 2 * kProbation < kGuard && kProof + kGuard < kUpgrade);
 static_assert(kMaxBatchPages + kMaxBatchRiders <= kMaxChunksPerRequest);
 
 }  // namespace thaw::limits

@@ -3,6 +3,7 @@
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
+#include <memory>
 #include <thread>
 #include <utility>
 
@@ -14,17 +15,21 @@
 #include "base/descriptor_store.h"
 #include "base/event_fd.h"
 #include "base/file.h"
-#include "base/host.h"
 #include "base/log.h"
 #include "base/process.h"
 #include "base/socket.h"
 #include "faulthandler/control_server.h"
 #include "faulthandler/daemon.h"
+#include "faulthandler/handler_settings.h"
+#include "faulthandler/inheritance.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/operator_port.h"
+#include "faulthandler/server_names.h"
+#include "faulthandler/settle_settings.h"
 #include "faulthandler/supervisor.h"
 #include "faulthandler/sys/create_loop.h"
 #include "faulthandler/sys/epoll_loop.h"
+#include "faulthandler/upgrade_guard.h"
 #include "format/control_channel.h"
 
 namespace {
@@ -36,45 +41,11 @@ constexpr std::array kKeptCapabilities{thaw::Capability::kChown,    thaw::Capabi
                                        thaw::Capability::kKill,     thaw::Capability::kSysNice,
                                        thaw::Capability::kSysPtrace};
 
-struct Options {
-  std::string control = "/run/thaw/control.sock";
-  std::vector<std::string> servers{"127.0.0.1:7433"};
-  thaw::TransportFlags transport;
-  std::string name_space = "default";
-  std::string placement = "follow";
-  std::string spin = "auto";
-  std::uint32_t around = 64;
-  std::uint32_t record_every = 64;
-  std::uint64_t images_mib = thaw::usable_memory().value / 2 >> 20;
-  std::string http;
-  unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
-  bool verbose = false;
-  bool no_sandbox = false;
-  bool supervised = false;
-  bool upgrade = false;
-};
+/// How the supervisor starts the process that serves.
+constexpr const char* kHandlerArgument = "--supervised";
 
-/// All addresses of all names, in their order.
-thaw::Result<std::vector<thaw::ServerAddress>> resolve(const std::vector<std::string>& names,
-                                                       const thaw::TransportFlags& transport) {
-  const auto tls = TRY(thaw::load_tls(transport, thaw::TlsContext::Side::kClient));
-  std::vector<thaw::ServerAddress> servers;
-  for (const std::string& name : names) {
-    bool has_loopback = false;
-    for (thaw::ServerAddress& server : TRY(thaw::resolve_servers(name, transport, tls))) {
-      const auto same = [&](const thaw::ServerAddress& other) { return other.tcp == server.tcp; };
-      if (std::ranges::any_of(servers, same)) continue;
-      // "localhost" is one server, which most often listens on one of its addresses.
-      if (server.tcp.is_loopback() && std::exchange(has_loopback, true)) continue;
-      if (servers.size() == thaw::limits::kMaxServers) {
-        thaw::log_warning("page server {} of {} is one too many: {} are the limit", server.text(),
-                          name, thaw::limits::kMaxServers);
-        continue;
-      }
-      servers.push_back(std::move(server));
-    }
-  }
-  return servers;
+void start_logging(std::string_view program, const thaw::HandlerSettings& settings) {
+  thaw::start_logging(program, settings.verbose ? thaw::LogLevel::kDebug : thaw::LogLevel::kInfo);
 }
 
 /// Has `on_signal` called with each of the signals, on the loop's thread. In place before the loop
@@ -102,24 +73,36 @@ class SignalWatch {
   thaw::Operation watching_{[this](int result) { on_readable(result); }};
 };
 
-/// Where operators are answered.
-thaw::Result<thaw::UniqueFd> listen_for_operators(const Options& options) {
-  const thaw::TcpAddress address = TRY(thaw::resolve_tcp(options.http));
-  TRY(thaw::check_transport(address, {.tls = {}, .insecure = options.transport.insecure}));
-  return thaw::listen_tcp(address);
+/// Keeps the daemon's settings true, and the supervisor's with them.
+std::unique_ptr<thaw::SettingsWatch> watch_settings(const thaw::HandlerSettings& settings,
+                                                    const std::shared_ptr<thaw::TlsContext>& tls,
+                                                    thaw::TaskQueue& tasks, thaw::Daemon& daemon) {
+  return std::make_unique<thaw::SettingsWatch>(
+      settings, tls, [&tasks, &daemon, tls](const thaw::HandlerSettings& now) {
+        auto kept = thaw::keep_settings(now);
+        if (!kept) return thaw::log_error("settings: {}", kept.error().message());
+        // Functions that are copied own nothing that cannot be.
+        const auto file = std::make_shared<thaw::UniqueFd>(*std::move(kept));
+        const auto posted =
+            tasks.post([&daemon, file, servers = thaw::addresses_of(now.resolved, tls),
+                        unresolved = thaw::unresolved_names(now.resolved)] {
+              daemon.take_servers(servers, unresolved, std::move(*file));
+            });
+        if (!posted) thaw::log_warning("settings: {}", posted.error().message());
+      });
 }
 
-/// Serves the VMs, as a supervisor's child.
-thaw::Result<int> run_handler(const Options& options) {
-  if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
+/// Serves the VMs, as a supervisor's child: by what the supervisor gives it, and nothing else.
+thaw::Result<int> run_handler(thaw::UniqueFd supervisor, const thaw::HandlerSettings& settings) {
+  if (!settings.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
   const thaw::CpuSet cpus = TRY(thaw::allowed_cpus(0));
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
-  const auto servers = TRY(resolve(options.servers, options.transport));
-  thaw::PlacementOptions placement = TRY(thaw::parse_placement(options.placement));
-  placement.spin = TRY(thaw::parse_spin(options.spin));
+  const auto tls = TRY(thaw::tls_of(settings));
+  thaw::PlacementOptions placement = TRY(thaw::parse_placement(settings.placement));
+  placement.spin = TRY(thaw::parse_spin(settings.spin));
   const auto loop = TRY(thaw::create_loop());
   const auto tasks = TRY(thaw::TaskQueue::create());
-  const auto workers = TRY(thaw::WorkerPool::create(options.workers));
+  const auto workers = TRY(thaw::WorkerPool::create(settings.workers));
   const auto control_loop = TRY(thaw::create_epoll_loop());
   const auto control_tasks = TRY(thaw::TaskQueue::create());
   const auto prepares = TRY(thaw::WorkerPool::create(thaw::limits::kPrepareThreads));
@@ -131,13 +114,16 @@ thaw::Result<int> run_handler(const Options& options) {
   std::unique_ptr<thaw::OperatorPort> operators;
   std::jthread closing;  // joining their threads takes as long as they work
   thaw::Daemon::Supervised supervised{
-      .supervisor = thaw::UniqueFd(thaw::ChildProcess::kChildDescriptor),
+      .supervisor = std::move(supervisor),
       .on_serving =
           [&](thaw::UniqueFd listener) {
+            // From here on it serves its VMs to the end if the supervisor dies.
+            const auto goes_on = thaw::set_orphan_fate(thaw::OrphanFate::kGoesOn);
+            if (!goes_on) thaw::log_error("{}", goes_on.error().message());
             std::jthread([&] {
               thaw::give_up_precedence(cpus);  // which their threads would have, too
               control = std::make_unique<thaw::ControlServer>(
-                  options.control, std::move(listener),
+                  settings.control, std::move(listener),
                   thaw::ControlServer::Tools{*control_loop, *control_tasks, *prepares,
                                              *other_commands},
                   thaw::ControlCommands{
@@ -149,9 +135,9 @@ thaw::Result<int> run_handler(const Options& options) {
                           [&](const thaw::ControlRequest& request) {
                             return daemon->handle(request);
                           }});
-              if (options.http.empty()) return;
+              if (settings.http.empty()) return;
               operators = std::make_unique<thaw::OperatorPort>(thaw::OperatorPort::Calls{
-                  .listen = [&] { return listen_for_operators(options); },
+                  .listen = [&] { return thaw::listen_for_operators(settings); },
                   .report = [&] { return daemon->handle(thaw::control::List{}); }});
             });
           },
@@ -162,16 +148,45 @@ thaw::Result<int> run_handler(const Options& options) {
           }};
   daemon = std::make_unique<thaw::Daemon>(
       *loop, *tasks, *workers, std::move(supervised),
-      thaw::DaemonOptions{.servers = servers,
-                          .name_space = options.name_space,
-                          .around = options.around,
-                          .record_every = options.record_every,
+      thaw::DaemonOptions{.servers = thaw::addresses_of(settings.resolved, tls),
+                          .unresolved = thaw::unresolved_names(settings.resolved),
+                          .name_space = settings.name_space,
+                          .around = settings.around,
+                          .record_every = settings.record_every,
                           .placement = placement,
-                          .image_budget = {options.images_mib << 20}});
+                          .image_budget = {settings.images_mib << 20}});
   const SignalWatch watch(*loop, signals, [&](int) { daemon->request_stop(); });
+  const auto settings_watch = watch_settings(settings, tls, *tasks, *daemon);
   // From here on nothing fails: what is under way in the loop must complete before it is destroyed.
   daemon->run();
   tasks->close();
+  return 0;
+}
+
+/// A handler of the supervisor that has started this process.
+thaw::Result<int> handle() {
+  TRY(thaw::set_orphan_fate(thaw::OrphanFate::kIsKilled));
+  thaw::UniqueFd supervisor(thaw::ChildProcess::kChildDescriptor);
+  const thaw::UniqueFd given =
+      TRY(thaw::take_over(supervisor, thaw::Deadline::after(thaw::limits::kSettings)));
+  const thaw::HandlerSettings settings = TRY(thaw::read_settings(given));
+  start_logging("thaw-faulthandler", settings);
+  return run_handler(std::move(supervisor), settings);
+}
+
+/// Shows a supervisor that runs that this program could follow it.
+thaw::Result<int> prove(thaw::HandlerSettings given) {
+  const thaw::UniqueFd supervisor(thaw::ChildProcess::kChildDescriptor);
+  const thaw::UniqueFd in_force =
+      TRY(thaw::take_over(supervisor, thaw::Deadline::after(thaw::limits::kSettings)));
+  const thaw::HandlerSettings before = TRY(thaw::read_settings(in_force));
+  given.command = before.command;
+  const thaw::HandlerSettings settled =
+      TRY(thaw::settle(std::move(given), &before, thaw::SettingsUse::kProof));
+  // What a handler does before it can be told anything.
+  if (!settled.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
+  TRY(thaw::create_loop());
+  TRY(thaw::hand_over(supervisor, TRY(thaw::keep_settings(settled))));
   return 0;
 }
 
@@ -185,125 +200,192 @@ thaw::Result<thaw::UniqueFd> control_listener(const std::string& path,
 }
 
 /// Keeps what must outlive the process that serves the VMs.
-thaw::Result<int> supervise(const Options& options, thaw::Supervisor::Commands commands) {
-  auto passed = TRY(thaw::take_passed_descriptors());
+thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inheritance before,
+                            std::vector<thaw::NamedDescriptor> passed) {
   TRY(thaw::raise_descriptor_limit());
-  if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities, thaw::SystemCalls::kOfAll));
+  if (!settings.no_sandbox) TRY(thaw::confine(kKeptCapabilities, thaw::SystemCalls::kOfAll));
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
-  const std::filesystem::path directory = std::filesystem::path(options.control).parent_path();
+  const std::filesystem::path directory = std::filesystem::path(settings.control).parent_path();
   std::error_code failed;
-  if (!directory.empty()) std::filesystem::create_directories(directory, failed);
+  if (!directory.empty() && passed.empty()) {
+    std::filesystem::create_directories(directory, failed);
+  }
   if (failed) return thaw::fail_errno("create " + directory.string(), failed.value());
-  // The process that serves will listen there. At the first start somebody reads why it cannot;
-  // later, VMs wait for this process.
-  if (!options.http.empty() && passed.empty()) TRY(listen_for_operators(options));
-  thaw::UniqueFd control = TRY(control_listener(options.control, passed));
+  thaw::UniqueFd control = TRY(control_listener(settings.control, passed));
   const auto loop = TRY(thaw::create_epoll_loop());
-  thaw::Supervisor supervisor(*loop, std::move(control), std::move(commands));
+  thaw::Supervisor supervisor(*loop, std::move(control),
+                              {.handler = {settings.command.front(), kHandlerArgument},
+                               .handler_file = thaw::kRunningProgram,
+                               .successor = settings.command},
+                              std::move(before));
   supervisor.take_over(std::move(passed));
   const SignalWatch watch(*loop, signals, [&](int signal) { supervisor.signal(signal); });
   const int exit_code = supervisor.run([&] {
-    std::printf("ready on %s\n", options.control.c_str());
+    std::printf("ready on %s\n", settings.control.c_str());
     std::fflush(stdout);
   });
-  thaw::remove_file(options.control);
+  thaw::remove_file(settings.control);
   return exit_code;
 }
 
-/// What starts others with the arguments that this process has.
-thaw::Supervisor::Commands commands_of(int argc, char** argv) {
+/// What this supervisor runs by: what the program before has proven or had in force, or else what
+/// the operator gives now.
+thaw::Result<thaw::HandlerSettings> settings_after(const thaw::Inheritance& before, bool has_kept,
+                                                   thaw::HandlerSettings given) {
+  if (!before.settings.valid()) {
+    return thaw::settle(std::move(given), nullptr,
+                        has_kept ? thaw::SettingsUse::kRestart : thaw::SettingsUse::kFirstStart);
+  }
+  const thaw::HandlerSettings in_force = TRY(thaw::read_settings(before.settings));
+  auto settled = thaw::settle(std::move(given), &in_force, thaw::SettingsUse::kRestart);
+  if (settled) return settled;
+  thaw::log_error("going on by the settings that were in force: {}", settled.error().message());
+  return in_force;
+}
+
+/// The words that this process was started with, the program's place first.
+std::vector<std::string> command_of(int argc, char** argv) {
   std::vector<std::string> command{thaw::own_program()};
   command.insert(command.end(), argv + 1, argv + argc);
-  thaw::Supervisor::Commands commands{.handler = command, .supervisor = command};
-  commands.handler.push_back("--supervised");
-  return commands;
+  return command;
 }
 
-/// Has the supervisor that is running become this program, and waits until its sessions go on.
+/// Has the supervisor that is running become the program that is installed now, and waits until it
+/// has, or has not.
 thaw::Result<int> upgrade(const std::string& control) {
-  TRY(thaw::ask_fault_handler(control, thaw::control::Upgrade{}));
-  // The socket is listened on all the time: who connects meanwhile is answered by the new handler,
-  // and loses the connection only to the one that goes.
-  const auto deadline = thaw::Deadline::after(thaw::limits::kControlTimeout);
-  std::this_thread::sleep_for(2 * thaw::limits::kUpgradePause);
-  auto reply = thaw::ask_fault_handler(control, thaw::control::List{});
-  while (!reply && !deadline.passed()) {
-    std::this_thread::sleep_for(thaw::limits::kUpgradePause);
-    reply = thaw::ask_fault_handler(control, thaw::control::List{});
+  const auto deadline = thaw::Deadline::after(thaw::limits::kUpgrade);
+  const auto asked = TRY(thaw::ask_fault_handler(control, thaw::control::Upgrade{}));
+  const auto* const upgrading = std::get_if<thaw::Upgrading>(&asked);
+  if (upgrading == nullptr) return thaw::fail(thaw::ErrorCode::kProtocol, "another reply");
+  // The socket is listened on all the time: a request is answered by the handler that goes or by
+  // the one that comes, and is lost only with the one that goes.
+  while (!deadline.passed()) {
+    std::this_thread::sleep_for(2 * thaw::limits::kUpgradePause);
+    const auto reply = thaw::ask_fault_handler(control, thaw::control::List{});
+    const auto* const report = reply ? std::get_if<thaw::HandlerReport>(&*reply) : nullptr;
+    if (report == nullptr || report->upgrades < upgrading->upgrade) continue;
+    if (!report->upgrade_failure.empty()) {
+      return thaw::fail(thaw::ErrorCode::kUnavailable,
+                        "not upgraded, the program before goes on: {}", report->upgrade_failure);
+    }
+    std::printf("%zu sessions go on\n", report->sessions.size());
+    return 0;
   }
-  const auto report = std::get<thaw::HandlerReport>(TRY(std::move(reply)));
-  std::printf("%zu sessions go on\n", report.sessions.size());
-  return 0;
+  return thaw::fail(thaw::ErrorCode::kTimeout, "the upgrade has not come to an end");
 }
 
-}  // namespace
+struct Options {
+  thaw::HandlerSettings settings;
+  bool upgrade = false;
+  bool prove = false;
+};
 
-int main(int argc, char** argv) {
-  Options options;
-  CLI::App app("Serves the missing pages of restored VMs on this host from a page server.");
-  app.add_option("--control", options.control, "Socket for `thaw prepare`, `ps` and `stop`")
+void add_options(CLI::App& app, Options& options) {
+  thaw::HandlerSettings& settings = options.settings;
+  app.add_option("--control", settings.control, "Socket for `thaw prepare`, `ps` and `stop`")
       ->capture_default_str();
-  app.add_option("--server", options.servers,
+  app.add_option("--server", settings.servers,
                  "HOST:PORT of a page server; several (again, or with commas), or a name of "
                  "several addresses, where any of "
-                 "them may serve: all have to keep the same store")
+                 "them may serve: all have to keep the same store. Names are resolved again while "
+                 "the handler serves")
       ->take_all()
       ->delimiter(',')
       ->capture_default_str();
-  thaw::add_transport_options(app, options.transport);
-  app.add_option("--namespace", options.name_space, "Namespace where `prepare` names none")
+  thaw::add_transport_options(app, settings.transport);
+  app.add_option("--namespace", settings.name_space, "Namespace where `prepare` names none")
       ->capture_default_str();
-  app.add_option("--placement", options.placement,
+  app.add_option("--placement", settings.placement,
                  "Where the thread that answers faults runs: follow (the CPU that faults), free "
                  "(anywhere), or the number of a CPU")
       ->type_name("follow|free|CPU")
       ->capture_default_str();
-  app.add_option("--spin-us", options.spin,
+  app.add_option("--spin-us", settings.spin,
                  "Microseconds to look for more after some work before sleeping; auto: while VMs "
                  "are being restored, when it pays")
       ->type_name("US|auto")
       ->capture_default_str();
-  app.add_option("--around", options.around,
+  app.add_option("--around", settings.around,
                  "Most pages that come along with a demanded one; 1: none")
       ->check(CLI::IsMember({1, 2, 4, 8, 16, 32, 64}))
       ->capture_default_str();
   app.add_option(
-         "--record-every", options.record_every,
+         "--record-every", settings.record_every,
          "Of so many restores of a snapshot one records what its guest touches, without "
          "prefetch, to keep the working set true; one in 8 while it is made of fewer than three "
          "recordings; 0: only while there is none")
       ->capture_default_str();
-  app.add_option("--workers", options.workers,
+  app.add_option("--workers", settings.workers,
                  "Threads that decompress prefetched pages and put them in")
       ->check(CLI::Range(1u, 64u))
       ->capture_default_str();
   app.add_option(
-         "--images-mib", options.images_mib,
+         "--images-mib", settings.images_mib,
          "What shared images of snapshots may take up together; those that no VM uses are "
          "kept within it for the next VM. Half of this host's memory, or of what the cgroup "
          "of the handler may use")
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
       ->capture_default_str();
-  app.add_option("--http", options.http,
+  app.add_option("--http", settings.http,
                  "HOST:PORT of a page for Prometheus, /metrics, and of /healthz; without it there "
                  "are none. Plain HTTP: on loopback, or with --insecure");
-  app.add_flag("--verbose", options.verbose, "Log details");
-  app.add_flag("--no-sandbox", options.no_sandbox,
+  app.add_flag("--verbose", settings.verbose, "Log details");
+  app.add_flag("--no-sandbox", settings.no_sandbox,
                "Keep all system calls, capabilities and core dumps, for debugging");
   app.add_flag("--upgrade", options.upgrade,
                "Have the fault handler that listens at --control become the program that is "
-               "installed now, under its running VMs, and end")
+               "installed now, under its running VMs, and end. That program is proven first: if it "
+               "cannot serve with the configuration as it is now, nothing changes")
       ->configurable(false);
-  // How the supervisor starts the process that serves.
-  app.add_flag("--supervised", options.supervised)->group("")->configurable(false);
+  // How a supervisor asks a program that may follow it.
+  app.add_flag(thaw::SuccessorProof::kArgument, options.prove)->group("")->configurable(false);
   thaw::add_configuration(app, "faulthandler");
-  if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
+}
 
-  thaw::start_logging(options.supervised ? "thaw-faulthandler" : "thaw-supervisor",
-                      options.verbose ? thaw::LogLevel::kDebug : thaw::LogLevel::kInfo);
-  const auto ended = options.upgrade      ? upgrade(options.control)
-                     : options.supervised ? run_handler(options)
-                                          : supervise(options, commands_of(argc, argv));
+thaw::Result<int> run(int argc, char** argv) {
+  const std::string role = argc == 2 ? argv[1] : "";
+  if (role == kHandlerArgument) return handle();
+  if (role == thaw::kGuardArgument) {
+    thaw::start_logging("thaw-supervisor", thaw::LogLevel::kInfo);
+    return thaw::guard_upgrade();
+  }
+
+  auto passed = TRY(thaw::take_passed_descriptors());
+  thaw::Inheritance before = thaw::take_inheritance(passed);
+  thaw::HandlerSettings settings;
+  if (before.of_upgrade) {
+    // They were proven a moment ago, or are those of the program before.
+    settings = TRY(thaw::read_settings(before.settings));
+    start_logging("thaw-supervisor", settings);
+  } else {
+    Options options;
+    CLI::App app("Serves the missing pages of restored VMs on this host from a page server.");
+    add_options(app, options);
+    const auto exit_code = thaw::parse_command_line(app, argc, argv);
+    // VMs wait for this process: nothing that has become wrong may keep it from serving them.
+    const bool goes_on = exit_code && *exit_code != 0 && before.settings.valid();
+    if (exit_code && !goes_on) return *exit_code;
+    start_logging("thaw-supervisor", options.settings);
+    if (options.upgrade) return upgrade(options.settings.control);
+    if (options.prove) return prove(std::move(options.settings));
+    options.settings.command = command_of(argc, argv);
+    if (goes_on) {
+      thaw::log_error("going on by the settings that were in force");
+      settings = TRY(thaw::read_settings(before.settings));
+    } else {
+      settings = TRY(settings_after(before, !passed.empty(), std::move(options.settings)));
+    }
+  }
+  before.settings = TRY(thaw::keep_settings(settings));
+  return supervise(settings, std::move(before), std::move(passed));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // Started through a descriptor, it would be called by that.
+  thaw::name_process("thaw-faulthandler");
+  const auto ended = run(argc, argv);
   if (ended) return *ended;
   thaw::log_error("{}", ended.error().message());
   return 1;

@@ -148,8 +148,8 @@ bool MemoryRecord::regions_are_of_batch() const {
   return head().regions[head().current].batch == head().journal.batch;
 }
 
-void MemoryRecord::note_outage(Nanoseconds time) {
-  ++head().outages;
+void MemoryRecord::note_outage(Nanoseconds time, OutageCause cause) {
+  if (cause == OutageCause::kDeath) ++head().outages;
   head().outage_ns += static_cast<std::uint64_t>(time.count());
 }
 MemoryRecord::Outages MemoryRecord::outages() const {

@@ -16,6 +16,9 @@
 
 namespace thaw {
 
+/// Why there was no handler for a while.
+enum class OutageCause { kDeath, kUpgrade };
+
 /// What must be known of memory that is being served by whoever goes on after this process: what it
 /// is, the state of each page, where its regions lie, and the events that were read. A memory file,
 /// which the supervisor holds on to. Written on the loop's thread as things happen; a process that
@@ -43,12 +46,13 @@ class MemoryRecord {
   /// Whether they have been through the journal's batch.
   bool regions_are_of_batch() const;
 
-  /// Processes that died while they served it, and how long nobody did.
+  /// Processes that died while they served it, which an upgrade is not; and how long none did,
+  /// upgrades included.
   struct Outages {
     std::uint64_t count = 0;
     Nanoseconds time{0};
   };
-  void note_outage(Nanoseconds time);
+  void note_outage(Nanoseconds time, OutageCause cause);
   Outages outages() const;
 
   /// Every page is there or was removed, and nothing is registered any more.

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <cstddef>
 #include <functional>
+#include <mutex>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -18,10 +19,17 @@ namespace thaw {
 /// one that answered last before the others. Any thread.
 class PageServers {
  public:
-  /// REQUIRES: at least one.
   explicit PageServers(std::vector<ServerAddress> addresses) : addresses_(std::move(addresses)) {}
 
-  const std::vector<ServerAddress>& addresses() const { return addresses_; }
+  std::vector<ServerAddress> addresses() const {
+    const std::lock_guard lock(mutex_);
+    return addresses_;
+  }
+  /// From now on these are the servers.
+  void set(std::vector<ServerAddress> addresses) {
+    const std::lock_guard lock(mutex_);
+    addresses_ = std::move(addresses);
+  }
 
   /// Connects to one server after the other until `ask` has got from it what it wants. A server
   /// that is away, silent, damaged, without what is asked for, or not the one to ask is passed
@@ -36,8 +44,9 @@ class PageServers {
                         const std::function<Result<void>(PageClient&)>& tell) const;
 
  private:
-  const std::vector<ServerAddress> addresses_;
-  std::atomic<std::size_t> last_ = 0;  // that answered
+  mutable std::mutex mutex_;
+  std::vector<ServerAddress> addresses_;  // guarded by mutex_
+  std::atomic<std::size_t> last_ = 0;     // that answered
 };
 
 }  // namespace thaw

@@ -15,12 +15,12 @@ constexpr std::size_t kUsualChunkBytes = 1500;
 
 }  // namespace
 
-PrefetchLink::PrefetchLink(Loop& loop, std::vector<ServerAddress> servers, Origin origin,
+PrefetchLink::PrefetchLink(Loop& loop, const std::vector<ServerAddress>& servers, Origin origin,
                            DemandLink& demand)
     : demand_(demand),
-      servers_(std::move(servers)),
+      servers_(servers.begin(), servers.end()),
       connection_(loop, std::move(origin),
-                  {.server = servers_.front(),
+                  {.server = servers_.empty() ? std::nullopt : servers_.front(),
                    .role = message::Role::kPrefetch,
                    .send_bytes = 0,
                    .most_reply_bytes = kMostPieceReplyBytes,
@@ -113,11 +113,25 @@ void PrefetchLink::on_lost() {
 }
 
 void PrefetchLink::move_on() {
-  if (servers_.size() == 1) return;
   const auto preferred = demand_.preferred();
-  const bool other = preferred && *preferred != server_;
-  server_ = other ? *preferred : (server_ + 1) % servers_.size();
-  connection_.move_to(servers_[server_]);
+  const std::size_t first = preferred && *preferred != server_ ? *preferred : server_ + 1;
+  for (std::size_t i = 0; i < servers_.size(); ++i) {
+    const std::size_t server = (first + i) % servers_.size();
+    if (!servers_[server]) continue;
+    server_ = server;
+    if (is_same_server(connection_.server(), servers_[server])) return;
+    return connection_.move_to(servers_[server]);
+  }
+  connection_.move_to(std::nullopt);
+}
+
+void PrefetchLink::set_servers(const ServerPlaces& servers) {
+  servers_ = servers;
+  if (server_ >= servers_.size() || !is_same_server(connection_.server(), servers_[server_])) {
+    connection_.leave("it is no page server of this host any more");
+    move_on();
+  }
+  if (needs_connection()) connection_.open();
 }
 
 bool PrefetchLink::may_try_elsewhere() {

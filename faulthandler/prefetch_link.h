@@ -36,10 +36,14 @@ class PrefetchLink final : private ServerConnection::User {
   };
 
   /// `demand` has the same servers, and must outlive it.
-  PrefetchLink(Loop& loop, std::vector<ServerAddress> servers, Origin origin, DemandLink& demand);
+  PrefetchLink(Loop& loop, const std::vector<ServerAddress>& servers, Origin origin,
+               DemandLink& demand);
   PrefetchLink(const PrefetchLink&) = delete;
   PrefetchLink& operator=(const PrefetchLink&) = delete;
   ~PrefetchLink() = default;
+
+  /// From now on these are the servers, of `demand` too.
+  void set_servers(const ServerPlaces& servers);
 
   /// Announces a sink and connects.
   void add(Sink& sink);
@@ -98,7 +102,7 @@ class PrefetchLink final : private ServerConnection::User {
   void offer_room();
 
   DemandLink& demand_;
-  const std::vector<ServerAddress> servers_;
+  ServerPlaces servers_;
   std::size_t server_ = 0;      // of servers_, the one that is connected to
   Clock::time_point next_try_;  // what is no good is looked for elsewhere, now and then
   std::vector<Sink*> sinks_;

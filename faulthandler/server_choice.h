@@ -21,6 +21,8 @@ class ServerChoice {
  public:
   explicit ServerChoice(std::size_t servers) : servers_(servers) {}
 
+  /// Another server has its number from now on.
+  void forget(std::size_t server) { servers_[server] = Server(); }
   void on_ready(std::size_t server) { servers_[server].ready = true; }
   /// Its connection is gone, or could not be made.
   void on_lost(std::size_t server, Clock::time_point now);

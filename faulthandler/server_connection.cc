@@ -56,7 +56,7 @@ void ServerConnection::serve(const Origin& origin) {
   leave("it is to serve another store");
 }
 
-void ServerConnection::move_to(const ServerAddress& server) {
+void ServerConnection::move_to(const std::optional<ServerAddress>& server) {
   CHECK(state_ == State::kAway || state_ == State::kClosing);
   server_ = server;
   away_since_ = {};  // which was another's
@@ -72,13 +72,14 @@ std::optional<Clock::time_point> ServerConnection::away_since() const {
 }
 
 void ServerConnection::connect() {
-  auto socket = create_tcp_socket(server_.tcp);
+  if (!server_) return;
+  auto socket = create_tcp_socket(server_->tcp);
   if (!socket) return lose(socket.error().message());
   socket_ = *std::move(socket);
   tls_.reset();
   unseals_later_ = false;
-  if (server_.tls != nullptr) {
-    auto session = server_.tls->begin(server_.host);
+  if (server_->tls != nullptr) {
+    auto session = server_->tls->begin(server_->host);
     if (!session) return lose(session.error().message());
     tls_ = *std::move(session);
     tls_->outbox().reserve(options_.send_bytes);
@@ -87,7 +88,7 @@ void ServerConnection::connect() {
   // What is kept of the lost connection's replies stays where it is.
   start_ = filled_ = kept_[current_] == 0 ? 0 : options_.buffer_bytes;
   unsent_.clear();
-  loop_.connect(socket_, server_.tcp, connecting_);
+  loop_.connect(socket_, server_->tcp, connecting_);
   arm_timer(limits::kDemandTimeout);
 }
 
@@ -258,7 +259,7 @@ Result<void> ServerConnection::take_reply(Envelope reply, ByteSpan body) {
   if (away_since_ != Clock::time_point{}) {
     // Only of what was told: a server that comes and goes would fill the log.
     if (away_logged_ >= away_since_) {
-      log_warning("page server {} is back", server_.text());
+      log_warning("page server {} is back", server_->text());
     }
     away_since_ = {};
   }
@@ -271,11 +272,11 @@ void ServerConnection::lose(const std::string& reason) {
   if (state_ == State::kReady && now - ready_since_ > limits::kReconnectMost) {
     backoff_ = limits::kReconnectFirst;  // it was not one of a series
   }
-  if (!closed_) {
+  if (!closed_ && server_) {
     if (away_since_ == Clock::time_point{}) away_since_ = now;
     if (now - away_logged_ > kAwayLogInterval) {
       away_logged_ = now;
-      log_error("page server {} is away: {}; {} pages wait for it", server_.text(), reason,
+      log_error("page server {} is away: {}; {} pages wait for it", server_->text(), reason,
                 user_.outstanding());
     }
   }

@@ -48,7 +48,7 @@ class ServerConnection {
   };
 
   struct Options {
-    ServerAddress server;
+    std::optional<ServerAddress> server{};  // nothing: there is none for now
     message::Role role = message::Role::kDemand;
     std::size_t send_bytes = 0;        // room for requests, so that none of them allocates
     std::size_t most_reply_bytes = 0;  // of one reply, head and all
@@ -63,9 +63,10 @@ class ServerConnection {
 
   /// From now on it is for another origin. REQUIRES: its user does not need it.
   void serve(const Origin& origin);
-  const ServerAddress& server() const { return server_; }
+  /// Nothing: there is none for now, and nothing is connected to.
+  const std::optional<ServerAddress>& server() const { return server_; }
   /// The next attempt to connect goes to this server. REQUIRES: it is not there, as in on_lost().
-  void move_to(const ServerAddress& server);
+  void move_to(const std::optional<ServerAddress>& server);
   /// Loses the connection, as if the server had gone.
   void leave(const std::string& reason);
   /// Since when the server has been away, if somebody has looked for it.
@@ -121,7 +122,7 @@ class ServerConnection {
   Loop& loop_;
   Origin origin_;
   const Options options_;
-  ServerAddress server_;
+  std::optional<ServerAddress> server_;
   User& user_;
   State state_ = State::kAway;
   UniqueFd socket_;

@@ -91,8 +91,8 @@ Result<void> Session::attach(std::string_view handoff, UniqueFd& userfaultfd) {
   return {};
 }
 
-void Session::note_outage(Nanoseconds time) {
-  if (state_ == SessionState::kServing) record_.note_outage(time);
+void Session::note_outage(Nanoseconds time, OutageCause cause) {
+  if (state_ == SessionState::kServing) record_.note_outage(time, cause);
 }
 
 void Session::watch_vmm() {

@@ -71,7 +71,7 @@ class Session final : private VmMemory::Owner {
   /// The layout of guest memory as it was handed over; empty before.
   const std::vector<RegionShape>& layout() const { return layout_; }
   /// Nobody served it for so long.
-  void note_outage(Nanoseconds time);
+  void note_outage(Nanoseconds time, OutageCause cause);
   void set_recording(RecordingState state) { recording_ = state; }
   /// Whether it has ended and may be destroyed.
   bool finished() const;

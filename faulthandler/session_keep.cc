@@ -7,7 +7,6 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/socket.h"
-#include "faulthandler/memory_record.h"
 #include "format/control.h"
 
 namespace thaw {
@@ -39,9 +38,11 @@ void kill_loudly(const UniqueFd& pidfd) {
 SessionKeep::SessionKeep(Loop& loop, UniqueFd control, Owner& owner)
     : loop_(loop), control_(std::move(control)), owner_(owner) {
   owner_.keep(kept_name(0, KeptRole::kListener), control_);
+  static_cast<void>(reserve_.refill());
 }
 
-void SessionKeep::take_over(std::vector<NamedDescriptor> kept) {
+void SessionKeep::take_over(std::vector<NamedDescriptor> kept, OutageCause cause) {
+  outage_cause_ = cause;
   for (NamedDescriptor& each : kept) {
     const auto name = parse_kept_name(each.name);
     if (!name || name->session == 0) continue;
@@ -55,42 +56,64 @@ void SessionKeep::take_over(std::vector<NamedDescriptor> kept) {
     if (dropped) let_linger(id, std::move(entry.kept));
   }
   std::erase_if(sessions_, [&](const auto& each) { return lingering_.contains(each.first); });
-  has_served_ = !sessions_.empty();
+  has_served_ = !sessions_.empty() || cause == OutageCause::kUpgrade;
   died_at_ = Clock::now();
-  if (has_served_) loop_.wait(limits::kNobodyServes, nobody_serves_);
+  if (!sessions_.empty()) loop_.wait(limits::kNobodyServes, nobody_serves_);
   for (auto& [id, entry] : sessions_) {
     if (!entry.kept.has(KeptRole::kArrival)) open_door(id, entry);
   }
 }
 
 Result<void> SessionKeep::begin_handler(UniqueFd connection) {
-  std::vector<KeepMessage> messages;
   KeptSession control;
   control[KeptRole::kListener] = TRY(duplicate(control_));
-  messages.push_back({.kind = KeepMessage::Kind::kKept, .descriptors = std::move(control)});
-  for (const auto& [id, entry] : sessions_) {
-    KeptSession copies = TRY(entry.kept.duplicate());
-    messages.push_back(
-        {.kind = KeepMessage::Kind::kKept, .session = id, .descriptors = std::move(copies)});
-  }
-  messages.push_back({.kind = KeepMessage::Kind::kAllKept, .value = highest_});
   channel_ = std::make_unique<KeepChannel>(
       loop_, std::move(connection), [this](KeepMessage message) { on_message(std::move(message)); },
-      [] {});
-  for (KeepMessage& message : messages) channel_->send(std::move(message));
+      [this](KeepChannel::End end) { owner_.on_handler_lost(end); });
+  channel_->send({.kind = KeepMessage::Kind::kKept, .descriptors = std::move(control)});
+  for (const auto& [id, entry] : sessions_) {
+    if (is_set_aside(entry)) continue;
+    channel_->send(
+        {.kind = KeepMessage::Kind::kKept, .session = id, .descriptors = entry.kept.share()});
+  }
+  channel_->send({.kind = KeepMessage::Kind::kUpgraded,
+                  .value = upgrades_.settled,
+                  .text = upgrades_.failure});
+  channel_->send({.kind = KeepMessage::Kind::kAllKept, .value = highest_});
   return {};
 }
 
-bool SessionKeep::end_handler() {
+void SessionKeep::settle_upgrade(std::string failure) {
+  upgrades_ = {upgrades_.settled + 1, std::move(failure)};
+  if (channel_ == nullptr) return;
+  channel_->send({.kind = KeepMessage::Kind::kUpgraded,
+                  .value = upgrades_.settled,
+                  .text = upgrades_.failure});
+}
+
+bool SessionKeep::end_handler(Death death) {
   channel_->drain();
   channel_->close();
   closing_channels_.push_back(std::move(channel_));
+  if (death == Death::kCrash) note_crash();
+  in_hand_ = 0;
   if (!serving_) return false;
   serving_ = false;
   died_at_ = Clock::now();
+  outage_cause_ = OutageCause::kDeath;
   // The timer of an outage that ended may run still: it looks at the time.
   if (!nobody_serves_.active()) loop_.wait(limits::kNobodyServes, nobody_serves_);
   return true;
+}
+
+void SessionKeep::note_crash() {
+  for (auto& [id, entry] : sessions_) {
+    if (id != in_hand_) continue;
+    if (++entry.crashes != limits::kMostCrashes) continue;
+    log_error("session {}: {} fault handlers in a row have crashed on it; it is set aside", id,
+              entry.crashes);
+    deal_with_unserved(id, entry.kept);
+  }
 }
 
 void SessionKeep::on_message(KeepMessage message) {
@@ -103,6 +126,15 @@ void SessionKeep::on_message(KeepMessage message) {
       return on_serving();
     case KeepMessage::Kind::kUpgrade:
       return owner_.on_upgrade();
+    case KeepMessage::Kind::kSettings:
+      return owner_.on_settings(std::move(message.descriptors[KeptRole::kRecord]));
+    case KeepMessage::Kind::kInHand:
+      // It has come through the one before.
+      if (const auto done = sessions_.find(in_hand_); done != sessions_.end()) {
+        done->second.crashes = 0;
+      }
+      in_hand_ = message.session;
+      return;
     default:
       log_error("the fault handler says what makes no sense");
   }
@@ -114,10 +146,13 @@ void SessionKeep::on_serving() {
   owner_.on_serving();
   if (!std::exchange(has_served_, true)) return;
   const Nanoseconds outage = Clock::now() - died_at_;
-  log_warning("{} sessions are served again after {:.1f} ms", sessions_.size(),
-              std::chrono::duration<double, std::milli>(outage).count());
-  channel_->send(
-      {.kind = KeepMessage::Kind::kOutage, .value = static_cast<std::uint64_t>(outage.count())});
+  const bool planned = outage_cause_ == OutageCause::kUpgrade;
+  log_line(planned ? LogLevel::kInfo : LogLevel::kWarning,
+           fmt::format("{} sessions are served again after {:.1f} ms", sessions_.size(),
+                       std::chrono::duration<double, std::milli>(outage).count()));
+  channel_->send({.kind = KeepMessage::Kind::kOutage,
+                  .session = planned ? 1u : 0u,
+                  .value = static_cast<std::uint64_t>(outage.count())});
 }
 
 void SessionKeep::keep(std::uint64_t id, KeptSession kept) {
@@ -125,6 +160,8 @@ void SessionKeep::keep(std::uint64_t id, KeptSession kept) {
   Entry& entry = sessions_[id];
   entry.kept = std::move(kept);
   remember(id, entry.kept);
+  // What frees descriptors must still be heard.
+  if (!channel_->has_room()) return give_up(id, {}, "the supervisor has no descriptors left");
   open_door(id, entry);
 }
 
@@ -139,42 +176,45 @@ void SessionKeep::forget(std::uint64_t id, const KeptSession& kept) {
 }
 
 void SessionKeep::open_door(std::uint64_t id, Entry& entry) {
-  auto listener = duplicate(entry.kept[KeptRole::kListener]);
-  Result<UniqueFd> image = UniqueFd();
-  if (entry.kept.has(KeptRole::kImageView)) image = duplicate(entry.kept[KeptRole::kImageView]);
-  if (!listener || !image) {
-    Arrival nobody;
-    nobody.refusal = listener ? image.error() : listener.error();
-    return on_arrival(id, std::move(nobody));
-  }
   entry.door = std::make_unique<VmmDoor>(
-      loop_, id, *std::move(listener), *std::move(image),
+      loop_, id, entry.kept.share(), reserve_,
       [this, id](Arrival arrival) { on_arrival(id, std::move(arrival)); });
 }
 
 void SessionKeep::on_arrival(std::uint64_t id, Arrival arrival) {
-  const auto kept = try_to_keep(id, arrival);
-  if (kept) return;
-  log_error("session {}: its VMM cannot be taken in: {}", id, kept.error().message());
-  if (arrival.vmm.pidfd.valid()) kill_loudly(arrival.vmm.pidfd);
-}
-
-Result<void> SessionKeep::try_to_keep(std::uint64_t id, Arrival& arrival) {
+  auto description = arrival.describe();
   KeptSession arrived;
-  arrived[KeptRole::kArrival] = TRY(arrival.describe());
   arrived[KeptRole::kConnection] = std::move(arrival.connection);
   arrived[KeptRole::kPidfd] = std::move(arrival.vmm.pidfd);
   arrived[KeptRole::kUserfaultfd] = std::move(arrival.userfaultfd);
+  if (!description) return give_up(id, std::move(arrived), description.error().message());
+  arrived[KeptRole::kArrival] = *std::move(description);
   remember(id, arrived);
-  auto copy = arrived.duplicate();
-  KeptSession& kept = sessions_[id].kept;
-  kept.add(std::move(arrived));
-  if (nobody_serves_for_long_) deal_with_unserved(id, kept);
+  Entry& entry = sessions_[id];
+  entry.kept.add(arrived.share());
+  if (nobody_serves_for_long_ || is_set_aside(entry)) deal_with_unserved(id, entry.kept);
   // Without a handler the next one will be told.
-  if (channel_ == nullptr) return {};
+  if (channel_ == nullptr || is_set_aside(entry)) return;
   channel_->send(
-      {.kind = KeepMessage::Kind::kArrived, .session = id, .descriptors = TRY(std::move(copy))});
-  return {};
+      {.kind = KeepMessage::Kind::kArrived, .session = id, .descriptors = std::move(arrived)});
+}
+
+void SessionKeep::give_up(std::uint64_t id, KeptSession arrived, const std::string& reason) {
+  log_error("session {}: its VMM cannot be taken in: {}", id, reason);
+  if (channel_ != nullptr) {
+    channel_->send({.kind = KeepMessage::Kind::kArrived, .session = id, .text = reason});
+  }
+  auto entry = sessions_.extract(id);
+  if (entry.mapped().door != nullptr) {
+    static_cast<void>(entry.mapped().door->close());
+    closing_doors_.push_back(std::move(entry.mapped().door));
+  }
+  KeptSession kept = std::move(entry.mapped().kept);
+  if (arrived.has(KeptRole::kPidfd)) kill_loudly(arrived[KeptRole::kPidfd]);
+  const bool lingers = arrived.has(KeptRole::kUserfaultfd);
+  remember(id, arrived);
+  kept.add(std::move(arrived));
+  lingers ? linger(id, std::move(kept)) : forget(id, kept);
 }
 
 void SessionKeep::drop(std::uint64_t id, bool dealt_with) {
@@ -200,6 +240,10 @@ void SessionKeep::drop(std::uint64_t id, bool dealt_with) {
 void SessionKeep::let_linger(std::uint64_t id, KeptSession kept) {
   log_error("session {} is over, and its VMM has handed over memory", id);
   if (policy_of(record_of(kept)) == UnservablePolicy::kKill) kill_loudly(kept[KeptRole::kPidfd]);
+  linger(id, std::move(kept));
+}
+
+void SessionKeep::linger(std::uint64_t id, KeptSession kept) {
   lingering_.emplace(id, std::move(kept));
   if (!lingering_timer_.active()) loop_.wait(limits::kLingerInterval, lingering_timer_);
 }
@@ -247,15 +291,15 @@ bool SessionKeep::busy() const {
   });
 }
 
-Result<std::vector<NamedDescriptor>> SessionKeep::pass_on() {
+std::vector<NamedDescriptor> SessionKeep::pass_on() {
   if (channel_ != nullptr) channel_->drain();
   std::vector<NamedDescriptor> kept;
-  kept.push_back({kept_name(0, KeptRole::kListener), TRY(duplicate(control_))});
-  for (const auto& [id, entry] : sessions_) {
-    KeptSession copies = TRY(entry.kept.duplicate());
+  kept.push_back({kept_name(0, KeptRole::kListener), std::move(control_)});
+  for (auto& [id, entry] : sessions_) {
     for (std::size_t i = 0; i < kKeptRoles; ++i) {
       const auto role = static_cast<KeptRole>(i);
-      if (copies.has(role)) kept.push_back({kept_name(id, role), std::move(copies[role])});
+      if (!entry.kept.has(role)) continue;
+      kept.push_back({kept_name(id, role), std::move(entry.kept[role])});
     }
   }
   kill_lingering();
@@ -272,6 +316,7 @@ void SessionKeep::stop() {
 }
 
 void SessionKeep::tidy() {
+  static_cast<void>(reserve_.refill());
   std::erase_if(closing_doors_, [](const auto& door) { return door->finished(); });
   std::erase_if(closing_channels_, [](const auto& channel) { return channel->finished(); });
 }

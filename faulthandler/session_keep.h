@@ -8,9 +8,11 @@
 #include "base/clock.h"
 #include "base/descriptor_store.h"
 #include "base/unique_fd.h"
+#include "faulthandler/descriptor_reserve.h"
 #include "faulthandler/keep_channel.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/memory_record.h"
 #include "faulthandler/vmm_door.h"
 
 namespace thaw {
@@ -28,8 +30,13 @@ class SessionKeep {
     virtual void forget(const std::string& name) = 0;
     /// The handler serves all sessions that there were.
     virtual void on_serving() = 0;
-    /// Somebody has asked the handler for an upgrade.
+    /// An operator has asked the handler for an upgrade.
     virtual void on_upgrade() = 0;
+    /// The handler runs by these settings from now on, and so shall the next one.
+    virtual void on_settings(UniqueFd settings) = 0;
+    /// The connection to the handler has ended. If the handler does not end too, it must be
+    /// replaced.
+    virtual void on_handler_lost(KeepChannel::End end) = 0;
 
    protected:
     ~Owner() = default;
@@ -40,21 +47,35 @@ class SessionKeep {
   SessionKeep& operator=(const SessionKeep&) = delete;
 
   /// Goes on with what a supervisor before has kept; the control socket is not among it.
-  void take_over(std::vector<NamedDescriptor> kept);
+  void take_over(std::vector<NamedDescriptor> kept, OutageCause cause);
+  /// Upgrades that were asked for and have come to their end, and why the last one failed.
+  struct Upgrades {
+    std::uint64_t settled = 0;
+    std::string failure{};  // empty: it did not
+  };
+  /// Of the supervisors before this one.
+  void set_upgrades(Upgrades upgrades) { upgrades_ = std::move(upgrades); }
+  const Upgrades& upgrades() const { return upgrades_; }
+  /// An upgrade has come to its end. The handler is told.
+  void settle_upgrade(std::string failure);
   /// A handler has been started, at the other end of this connection. It is told of all sessions.
   Result<void> begin_handler(UniqueFd connection);
   /// It has died. What it has said is still heard: a session that was prepared in its last moment
-  /// has been promised. Returns whether it has served. REQUIRES: one that has begun.
-  bool end_handler();
+  /// has been promised. `crashed`: by its own doing. A session that several handlers in a row have
+  /// crashed on is set aside, so that the others are served. Returns whether it has served.
+  /// REQUIRES: one that has begun.
+  enum class Death { kOther, kCrash };
+  bool end_handler(Death death);
 
   /// Whether some handler has served, of this supervisor or the one before.
   bool has_served() const { return has_served_; }
   std::size_t sessions() const { return sessions_.size(); }
   /// Whether a VMM is in a door, which nobody else could go on with.
   bool busy() const;
-  /// Copies of all that another supervisor goes on with. VMMs that this one alone holds on to are
-  /// killed. What the handler has said is heard before: REQUIRES: it is dead, and not busy().
-  Result<std::vector<NamedDescriptor>> pass_on();
+  /// All that another supervisor goes on with; this one has it no more. VMMs that this one alone
+  /// holds on to are killed. What the handler has said is heard before: REQUIRES: it is dead, and
+  /// not busy().
+  std::vector<NamedDescriptor> pass_on();
   /// Lets nobody in any more, and kills VMMs whose missing pages would read as zeros without this
   /// process.
   void stop();
@@ -65,17 +86,22 @@ class SessionKeep {
   struct Entry {
     KeptSession kept;
     std::unique_ptr<VmmDoor> door;
+    unsigned crashes = 0;  // of handlers that had it in hand, in a row
   };
+  static bool is_set_aside(const Entry& entry) { return entry.crashes >= limits::kMostCrashes; }
   void on_message(KeepMessage message);
   void keep(std::uint64_t id, KeptSession kept);
   void open_door(std::uint64_t id, Entry& entry);
   void on_arrival(std::uint64_t id, Arrival arrival);
-  Result<void> try_to_keep(std::uint64_t id, Arrival& arrival);
+  /// Neither its VMM nor the session can be gone on with: the one is killed, the other ends.
+  void give_up(std::uint64_t id, KeptSession arrived, const std::string& reason);
+  void note_crash();
   /// `dealt_with`: the handler has had the VMM.
   void drop(std::uint64_t id, bool dealt_with);
   /// A VMM whose memory nobody serves: killed, if that is its policy, and held on to until it has
   /// exited, for without its userfaultfd it could read zeros.
   void let_linger(std::uint64_t id, KeptSession kept);
+  void linger(std::uint64_t id, KeptSession kept);
   void look_at_lingering();
   /// They are dead when it returns.
   void kill_lingering();
@@ -87,12 +113,16 @@ class SessionKeep {
   void forget(std::uint64_t id, const KeptSession& kept);
 
   Loop& loop_;
-  const UniqueFd control_;
+  UniqueFd control_;
   Owner& owner_;
+  DescriptorReserve reserve_{control_};  // for VMMs that come
   std::map<std::uint64_t, Entry> sessions_;
   std::vector<std::unique_ptr<VmmDoor>> closing_doors_;
   std::map<std::uint64_t, KeptSession> lingering_;
   std::uint64_t highest_ = 0;  // number of a session
+  std::uint64_t in_hand_ = 0;  // what the handler says that it is working on; 0: nothing
+  Upgrades upgrades_;
+  OutageCause outage_cause_ = OutageCause::kDeath;
 
   std::unique_ptr<KeepChannel> channel_;  // nullptr: there is no handler
   std::vector<std::unique_ptr<KeepChannel>> closing_channels_;

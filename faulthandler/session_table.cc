@@ -10,7 +10,12 @@ namespace thaw {
 
 namespace {
 
-Result<Arrival> arrival_of(KeptSession& kept) {
+Result<Arrival> arrival_of(KeptSession& kept, const std::string& text) {
+  if (!kept.has(KeptRole::kArrival)) {
+    Arrival none;
+    none.refusal = Error(ErrorCode::kNoDescriptors, text);
+    return none;
+  }
   Arrival arrival = TRY(Arrival::read(kept[KeptRole::kArrival]));
   arrival.connection = std::move(kept[KeptRole::kConnection]);
   arrival.vmm.pidfd = std::move(kept[KeptRole::kPidfd]);
@@ -26,7 +31,10 @@ SessionTable::SessionTable(Loop& loop, UniqueFd supervisor, Owner& owner)
       supervisor_(
           loop, std::move(supervisor),
           [this](KeepMessage message) { on_message(std::move(message)); },
-          [this] { owner_.on_alone(); }) {}
+          [this](KeepChannel::End end) {
+            // The supervisor sees to it that another handler goes on, which it has told of all.
+            if (end == KeepChannel::End::kOther) owner_.on_alone();
+          }) {}
 
 std::uint64_t SessionTable::add(Service service, MemoryRecord record, KeptSession kept) {
   const std::uint64_t id = next_++;
@@ -59,7 +67,20 @@ bool SessionTable::forget_ended() {
   return all;
 }
 
-void SessionTable::ask_for_upgrade() { supervisor_.send({.kind = KeepMessage::Kind::kUpgrade}); }
+std::uint64_t SessionTable::ask_for_upgrade() {
+  supervisor_.send({.kind = KeepMessage::Kind::kUpgrade});
+  return settled_upgrades_ + 1;
+}
+
+void SessionTable::keep_settings(UniqueFd settings) {
+  KeptSession kept;
+  kept[KeptRole::kRecord] = std::move(settings);
+  supervisor_.send({.kind = KeepMessage::Kind::kSettings, .descriptors = std::move(kept)});
+}
+
+void SessionTable::take_in_hand(std::uint64_t id) {
+  supervisor_.send({.kind = KeepMessage::Kind::kInHand, .session = id});
+}
 
 void SessionTable::on_message(KeepMessage message) {
   switch (message.kind) {
@@ -67,18 +88,29 @@ void SessionTable::on_message(KeepMessage message) {
       if (message.session == 0) {
         control_ = std::move(message.descriptors[KeptRole::kListener]);
       } else {
+        take_in_hand(message.session);
         adopt(message.session, std::move(message.descriptors));
       }
       return;
     case KeepMessage::Kind::kAllKept:
+      take_in_hand(0);
       next_ = std::max(next_, message.value + 1);
       supervisor_.send({.kind = KeepMessage::Kind::kServing});
       return owner_.on_serving(std::move(control_));
     case KeepMessage::Kind::kArrived:
-      return on_arrival(message.session, std::move(message.descriptors));
+      take_in_hand(message.session);
+      on_arrival(message.session, std::move(message.descriptors), message.text);
+      return take_in_hand(0);
     case KeepMessage::Kind::kOutage:
       outage_ = Nanoseconds(message.value);
-      for (const auto& [id, session] : sessions_) session->note_outage(outage_);
+      for (const auto& [id, session] : sessions_) {
+        session->note_outage(outage_,
+                             message.session == 0 ? OutageCause::kDeath : OutageCause::kUpgrade);
+      }
+      return;
+    case KeepMessage::Kind::kUpgraded:
+      settled_upgrades_ = message.value;
+      upgrade_failure_ = std::move(message.text);
       return;
     default:
       log_error("the supervisor says what makes no sense");
@@ -99,17 +131,17 @@ Result<void> SessionTable::try_to_adopt(std::uint64_t id, KeptSession& kept) {
   Service service = TRY(owner_.adopt(record, kept));
   service.options.serve.window = {};
   std::optional<Arrival> arrival;
-  if (kept.has(KeptRole::kArrival)) arrival = TRY(arrival_of(kept));
+  if (kept.has(KeptRole::kArrival)) arrival = TRY(arrival_of(kept, {}));
   Session& session = make_session(id, std::move(service), std::move(record));
   session.start();
   if (arrival) session.on_arrival(*std::move(arrival));
   return {};
 }
 
-void SessionTable::on_arrival(std::uint64_t id, KeptSession arrived) {
+void SessionTable::on_arrival(std::uint64_t id, KeptSession arrived, const std::string& text) {
   Session* const session = find(id);
   if (session == nullptr) return;  // and the supervisor knows or will know
-  auto arrival = arrival_of(arrived);
+  auto arrival = arrival_of(arrived, text);
   if (arrival) return session->on_arrival(*std::move(arrival));
   log_error("session {}: {}", id, arrival.error().message());
 }

@@ -52,17 +52,25 @@ class SessionTable {
   const SessionTotals& ended_totals() const { return ended_totals_; }
   /// Forgets those that have ended; false when some of them have to be looked at again.
   bool forget_ended();
-  /// Asks the supervisor to become the program that is installed now.
-  void ask_for_upgrade();
+  /// Asks the supervisor to become the program that is installed now. Returns the number of this
+  /// upgrade: it has come to its end when as many have been settled.
+  std::uint64_t ask_for_upgrade();
+  std::uint64_t settled_upgrades() const { return settled_upgrades_; }
+  /// Why the last one failed; empty: it did not.
+  const std::string& upgrade_failure() const { return upgrade_failure_; }
+  /// What the next handler is to run by.
+  void keep_settings(UniqueFd settings);
 
  private:
   void on_message(KeepMessage message);
   /// Goes on with a session of the handler before. One that nobody can go on with is stopped.
   void adopt(std::uint64_t id, KeptSession kept);
   Result<void> try_to_adopt(std::uint64_t id, KeptSession& kept);
-  void on_arrival(std::uint64_t id, KeptSession arrived);
+  void on_arrival(std::uint64_t id, KeptSession arrived, const std::string& text);
   Session& make_session(std::uint64_t id, Service service, MemoryRecord record);
   void drop(const Session& session);
+  /// A crash from now on until another one is named is this session's doing; 0: none's.
+  void take_in_hand(std::uint64_t id);
 
   Loop& loop_;
   Owner& owner_;
@@ -71,6 +79,8 @@ class SessionTable {
   SessionTotals ended_totals_;
   Nanoseconds outage_{0};
   std::uint64_t next_ = 1;
+  std::uint64_t settled_upgrades_ = 0;
+  std::string upgrade_failure_;
   UniqueFd control_;  // until on_serving()
   KeepChannel supervisor_;
 };

@@ -1,25 +1,55 @@
 #include "faulthandler/supervisor.h"
 
 #include <algorithm>
+#include <csignal>
 #include <utility>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/socket.h"
+#include "faulthandler/handler_settings.h"
+#include "faulthandler/limits.h"
+#include "faulthandler/upgrade_guard.h"
 
 namespace thaw {
 
-Supervisor::Supervisor(Loop& loop, UniqueFd control, Commands commands)
-    : loop_(loop), commands_(std::move(commands)), keep_(loop, std::move(control), *this) {}
+namespace {
 
-void Supervisor::take_over(std::vector<NamedDescriptor> kept) { keep_.take_over(std::move(kept)); }
+/// By its own doing, or by that of a session. SIGKILL comes from outside.
+bool has_crashed(const ExitStatus& status) {
+  return status.signal != 0 && status.signal != SIGKILL && status.signal != SIGTERM &&
+         status.signal != SIGINT;
+}
+
+}  // namespace
+
+Supervisor::Supervisor(Loop& loop, UniqueFd control, Programs programs, Inheritance before)
+    : loop_(loop),
+      programs_(std::move(programs)),
+      before_(std::move(before)),
+      keep_(loop, std::move(control), *this) {
+  keep_.set_upgrades(before_.upgrades);
+  manager_.keep(kSettingsName, before_.settings);
+}
+
+void Supervisor::take_over(std::vector<NamedDescriptor> kept) {
+  keep_.take_over(std::move(kept),
+                  before_.of_upgrade ? OutageCause::kUpgrade : OutageCause::kDeath);
+}
 
 int Supervisor::run(std::function<void()> on_ready) {
   on_ready_ = std::move(on_ready);
+  if (before_.program.valid()) loop_.wait(limits::kProbation, probation_);
   start_handler();
-  loop_.run({.before = [] {}, .after = [this] { keep_.tidy(); }});
+  loop_.run({.before = [] {}, .after = [this] { tidy(); }});
   return exit_code_;
+}
+
+void Supervisor::tidy() {
+  keep_.tidy();
+  std::erase_if(ended_proofs_, [](const auto& proof) { return proof->finished(); });
 }
 
 void Supervisor::signal(int number) {
@@ -37,7 +67,9 @@ void Supervisor::start_handler() {
 
 Result<void> Supervisor::try_to_start() {
   MessagePair ends = TRY(create_message_pair());
-  ChildProcess handler = TRY(ChildProcess::start(commands_.handler, {}, ends.theirs));
+  TRY(hand_over(ends.ours, before_.settings));
+  ChildProcess handler = TRY(ChildProcess::start(
+      {.command = programs_.handler, .file = programs_.handler_file, .passed = &ends.theirs}));
   // One that cannot be told what there is goes at once.
   TRY(keep_.begin_handler(std::move(ends.ours)));
   handler_.emplace(std::move(handler));
@@ -55,8 +87,13 @@ void Supervisor::on_handler_exit(int result) {
   const auto status = handler_->status();
   if (!status) return loop_.poll(handler_->pidfd(), POLLIN, exiting_);
   // What it says last may be that it serves: it must be there to be told of a signal.
-  const bool served = keep_.end_handler();
+  const bool served = keep_.end_handler(has_crashed(*status) ? SessionKeep::Death::kCrash
+                                                             : SessionKeep::Death::kOther);
   handler_.reset();
+  loop_.cancel(losing_);
+  if (!served && before_.program.valid()) {
+    return go_back(fmt::format("its fault handler {} before it served", status->text()));
+  }
   const bool ended = status->signal == 0 && status->code == 0;
   if (ended || !keep_.has_served()) {
     return stop(status->signal != 0 ? 128 + status->signal : status->code);
@@ -71,35 +108,118 @@ void Supervisor::on_serving() {
   // Said to the one before, which may not have heard it.
   if (last_signal_ != 0) handler_->signal_group(last_signal_);
   pause_ = limits::kRestartFirst;
+  if (before_.guard.valid()) dismiss_guard(before_.guard);
+  if (before_.program.valid()) keep_.settle_upgrade({});
+  for (UniqueFd* spent : {&before_.guard, &before_.program, &before_.previous}) spent->reset();
+  loop_.cancel(probation_);
   if (std::exchange(announced_, true)) return;
   manager_.ready();
   on_ready_();
 }
 
+void Supervisor::on_settings(UniqueFd settings) {
+  if (!settings.valid()) return;
+  before_.settings = std::move(settings);
+  manager_.forget(kSettingsName);
+  manager_.keep(kSettingsName, before_.settings);
+}
+
+void Supervisor::on_handler_lost(KeepChannel::End end) {
+  if (end == KeepChannel::End::kGivenUp) return kill_lost_handler();
+  // Most often it is dead or about to exit.
+  if (!losing_.active()) loop_.wait(limits::kHandlerExit, losing_);
+}
+
+void Supervisor::kill_lost_handler() {
+  if (!handler_) return;
+  log_error("the fault handler is out of touch: it is killed, and another one goes on");
+  if (const auto killed = kill_process(handler_->pidfd()); !killed) {
+    log_error("{}", killed.error().message());
+  }
+}
+
+Result<void> Supervisor::kill_handler() {
+  if (!handler_) return {};
+  TRY(kill_process(handler_->pidfd()));
+  return wait_for_exit(handler_->pidfd(), Deadline::after(limits::kKilledExit));
+}
+
 void Supervisor::on_upgrade() {
-  // Who asked is to be told that it is under way.
-  if (!upgrading_.active()) loop_.wait(limits::kUpgradePause, upgrading_);
+  if (proof_ != nullptr || upgrading_.active()) return;  // they are told the same
+  log_info("upgrade: starting {} beside this program", programs_.successor.front());
+  auto proof =
+      SuccessorProof::start(loop_, programs_.successor, before_.settings,
+                            [this](Result<UniqueFd> settings) { on_proof(std::move(settings)); });
+  if (!proof) return fail_upgrade(proof.error().message());
+  proof_ = *std::move(proof);
+}
+
+void Supervisor::on_proof(Result<UniqueFd> settings) {
+  ended_proofs_.push_back(std::move(proof_));
+  if (!settings) return fail_upgrade(settings.error().message());
+  successor_ = *std::move(settings);
+  loop_.wait(Nanoseconds(0), upgrading_);
+}
+
+void Supervisor::fail_upgrade(const std::string& reason) {
+  log_error("upgrade: not done, the program before goes on: {}", reason);
+  keep_.settle_upgrade(reason);
 }
 
 void Supervisor::upgrade() {
-  if (keep_.busy()) return loop_.wait(limits::kUpgradePause, upgrading_);
-  log_info("becoming {}", commands_.supervisor.front());
-  // Whoever comes next goes on where this one is killed.
-  if (handler_) {
-    const auto killed = kill_process(handler_->pidfd());
-    if (!killed) log_error("{}", killed.error().message());
-    const auto exited = wait_for_exit(handler_->pidfd(), Deadline::after(limits::kKilledExit));
-    if (!exited) return log_error("not upgraded: {}", exited.error().message());
+  // The process that gave the proof is this one's child, and has to be reaped.
+  if (keep_.busy() || !handler_ || !ended_proofs_.empty()) {
+    return loop_.wait(limits::kUpgradePause, upgrading_);
   }
-  auto kept = keep_.pass_on();
-  if (!kept) return log_error("not upgraded: {}", kept.error().message());
+  log_info("upgrade: becoming {}", programs_.successor.front());
+  if (const auto killed = kill_handler(); !killed) return fail_upgrade(killed.error().message());
+  std::vector<NamedDescriptor> kept = keep_.pass_on();
   handler_.reset();
-  const auto failed = become_with(commands_.supervisor, *std::move(kept));
+  Inheritance after{.settings = std::move(successor_), .upgrades = keep_.upgrades()};
+  auto program = open_for_reading(kRunningProgram);
+  auto guard = start_guard(kept, before_.settings, after.upgrades);
+  const auto passed = [&]() -> Result<void> {
+    after.program = TRY(std::move(program));
+    after.guard = TRY(std::move(guard));
+    after.previous = TRY(duplicate(before_.settings));
+    return add_inheritance(kept, std::move(after));
+  }();
+  if (passed) become_another(programs_.successor.front(), programs_.successor, std::move(kept));
+  log_error("upgrade: not done: {}", passed.error().message());
+  CHECK(
+      add_inheritance(kept, {.settings = std::move(before_.settings),
+                             .upgrades = {keep_.upgrades().settled + 1, passed.error().message()}})
+          .has_value());
+  become_another(kRunningProgram, programs_.successor, std::move(kept));
+}
+
+void Supervisor::go_back(const std::string& reason) {
+  log_error("upgrade: going back to the program before: {}", reason);
+  if (const auto killed = kill_handler(); !killed) {
+    // The guard takes over from this process.
+    return stop(1);
+  }
+  const auto previous = read_settings(before_.previous);
+  if (!previous) return stop(1);
+  std::vector<NamedDescriptor> kept = keep_.pass_on();
+  const Result<void> passed = add_inheritance(
+      kept, {.settings = std::move(before_.previous),
+             .guard = std::move(before_.guard),
+             .upgrades = {keep_.upgrades().settled + 1, "the new program: " + reason}});
+  if (!passed) return stop(1);
+  // It is started through its descriptor, and knows the name of nothing that has this one.
+  kept.push_back({"spent", std::move(before_.program)});
+  const auto number = kFirstPassed + static_cast<int>(kept.size()) - 1;
+  become_another(fmt::format("/proc/self/fd/{}", number), previous->command, std::move(kept));
+}
+
+void Supervisor::become_another(const std::string& file, const std::vector<std::string>& command,
+                                std::vector<NamedDescriptor> kept) {
+  const auto failed = become_with(file, command, std::move(kept));
   log_error("{}", failed.error().message());
-  // Nothing is as it was, but all descriptors are in place for the program that this one is.
-  std::vector<std::string> same = commands_.supervisor;
-  same.front() = "/proc/self/exe";
-  CHECK(become(same).has_value());
+  // All descriptors are in place for the program that this one is.
+  CHECK(become(kRunningProgram, command).has_value());
+  std::unreachable();
 }
 
 void Supervisor::stop(int exit_code) {

@@ -1,13 +1,16 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/descriptor_store.h"
 #include "base/process.h"
+#include "faulthandler/inheritance.h"
 #include "faulthandler/session_keep.h"
+#include "faulthandler/successor_proof.h"
 
 namespace thaw {
 
@@ -15,16 +18,23 @@ namespace thaw {
 /// starts another one when it dies: that one takes over every session, and the guests go on. VMMs
 /// come in here, so that none is lost in between. It does no more than that, so that it has little
 /// to die of. One thread.
+///
+/// An upgrade replaces this program and its handler. The new program is proven beside them first
+/// (SuccessorProof). Then a guard holds all descriptors until a handler of the new program serves;
+/// if none does, the program before goes on, in this process or in the guard.
 class Supervisor final : private SessionKeep::Owner {
  public:
-  struct Commands {
-    /// Starts a handler, which finds its end of the connection as ChildProcess::kChildDescriptor.
+  struct Programs {
+    /// Starts a handler, which finds its end of the connection as ChildProcess::kChildDescriptor,
+    /// and on it its settings. `handler_file`: the program; empty: the command's first word.
     std::vector<std::string> handler;
-    /// Starts a supervisor.
-    std::vector<std::string> supervisor;
+    std::string handler_file{};
+    /// Starts the program that is installed now.
+    std::vector<std::string> successor{};
   };
-  /// `control` is the listener of the control socket.
-  Supervisor(Loop& loop, UniqueFd control, Commands commands);
+  /// `control` is the listener of the control socket. `before` is what the program before has left;
+  /// its settings are those that handlers run by.
+  Supervisor(Loop& loop, UniqueFd control, Programs programs, Inheritance before);
   Supervisor(const Supervisor&) = delete;
   Supervisor& operator=(const Supervisor&) = delete;
   virtual ~Supervisor() = default;
@@ -45,22 +55,39 @@ class Supervisor final : private SessionKeep::Owner {
   void forget(const std::string& name) override { manager_.forget(name); }
   void on_serving() override;
   void on_upgrade() override;
+  void on_settings(UniqueFd settings) override;
+  void on_handler_lost(KeepChannel::End end) override;
+  void kill_lost_handler();
 
   void start_handler();
   Result<void> try_to_start();
   void start_again_later();
   void on_handler_exit(int result);
-  /// Becomes the program that is installed now, as soon as no VMM is in a door.
+  /// Its process is dead when it returns.
+  Result<void> kill_handler();
+  void on_proof(Result<UniqueFd> settings);
+  void fail_upgrade(const std::string& reason);
+  /// Becomes the proven program, as soon as no VMM's handoff is under way.
   void upgrade();
+  /// No handler of this program has served: becomes the program before again.
+  void go_back(const std::string& reason);
+  /// With all that is kept. `file`: the program.
+  [[noreturn]] void become_another(const std::string& file, const std::vector<std::string>& command,
+                                   std::vector<NamedDescriptor> kept);
+  void tidy();
   void stop(int exit_code);
 
   Loop& loop_;
-  const Commands commands_;
+  const Programs programs_;
   ServiceManager manager_;
   std::function<void()> on_ready_;
+  Inheritance before_;
   SessionKeep keep_;
 
   std::optional<ChildProcess> handler_;
+  std::unique_ptr<SuccessorProof> proof_;  // nullptr: no program is being proven
+  std::vector<std::unique_ptr<SuccessorProof>> ended_proofs_;
+  UniqueFd successor_;      // the proven program's settings
   bool announced_ = false;  // that there is one which serves
   Nanoseconds pause_{limits::kRestartFirst};
   int last_signal_ = 0;  // 0: none came
@@ -72,6 +99,13 @@ class Supervisor final : private SessionKeep::Owner {
   }};
   Operation upgrading_{[this](int result) {
     if (result == -ETIME) upgrade();
+  }};
+  Operation losing_{[this](int result) {
+    if (result == -ETIME) kill_lost_handler();
+  }};
+  Operation probation_{[this](int result) {
+    if (result == -ETIME && before_.program.valid())
+      go_back("no fault handler of it came to serve");
   }};
 };
 

@@ -16,12 +16,14 @@ VmmDoor::Candidate::Candidate(VmmDoor& door, UniqueFd socket, PeerProcess peer)
       receiving([this, &door](int result) { door.on_handoff(*this, result); }),
       patience([this, &door](int result) { door.on_silence(*this, result); }) {}
 
-VmmDoor::VmmDoor(Loop& loop, std::uint64_t session, UniqueFd listener, UniqueFd image,
+VmmDoor::VmmDoor(Loop& loop, std::uint64_t session, KeptSession kept, DescriptorReserve& reserve,
                  std::function<void(Arrival)> on_arrival)
     : loop_(loop),
       session_(session),
-      listener_(std::move(listener)),
-      image_(std::move(image)),
+      kept_(std::move(kept)),
+      listener_(kept_[KeptRole::kListener]),
+      image_(kept_[KeptRole::kImageView]),
+      reserve_(reserve),
       on_arrival_(std::move(on_arrival)) {
   await_connection();
   loop_.wait(limits::kAcceptTimeout, patience_);
@@ -35,7 +37,11 @@ void VmmDoor::on_connection(int result) {
     return arrive(std::move(arrival));
   }
   std::erase_if(candidates_, [](const auto& each) { return each->dropped && each->settled(); });
-  auto accepted = accept_connection(listener_, Deadline::after(Nanoseconds(0)));
+  // A VMM is accepted only if its descriptors can be, too.
+  const bool has_room = reserve_.refill();
+  reserve_.release();
+  Result<UniqueFd> accepted = fail(ErrorCode::kNoDescriptors, "no descriptors are left");
+  if (has_room) accepted = accept_connection(listener_, Deadline::after(Nanoseconds(0)));
   if (!accepted && accepted.error().code() == ErrorCode::kTimeout) return await_connection();
   if (!accepted) {
     // Out of descriptors, mostly: the VMM stays in the queue, and polling tells of it all the time.
@@ -88,6 +94,8 @@ void VmmDoor::on_handoff(Candidate& candidate, int result) {
   if (result < 0) {
     return refuse(candidate, Error(ErrorCode::kIo, "receiving the handoff failed", -result));
   }
+  // A descriptor for which there is no number would be lost, and with it the guest's memory.
+  reserve_.release();
   auto handoff = candidate.receiver.receive(candidate.connection);
   if (!handoff) return refuse(candidate, handoff.error());
   if (chosen_ == nullptr && (*handoff || candidate.receiver.has_userfaultfd())) choose(candidate);

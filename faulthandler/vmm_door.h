@@ -10,7 +10,9 @@
 #include "base/file.h"
 #include "base/unique_fd.h"
 #include "faulthandler/arrival.h"
+#include "faulthandler/descriptor_reserve.h"
 #include "faulthandler/handoff_receiver.h"
+#include "faulthandler/kept_session.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
 
@@ -23,10 +25,10 @@ namespace thaw {
 /// Every wait has an end. On the loop's thread.
 class VmmDoor {
  public:
-  /// `session` is for the log. `image` is what its VMM is to map; not valid: it has memory of its
-  /// own. `on_arrival` is called at most once, and not in the constructor; it must not destroy the
-  /// door.
-  VmmDoor(Loop& loop, std::uint64_t session, UniqueFd listener, UniqueFd image,
+  /// `session` is for the log. `kept` has the listener and, if its VMM is to map one, the host
+  /// image. A VMM that comes when no descriptor is left is taken in with those of `reserve`.
+  /// `on_arrival` is called at most once, and not in the constructor; it must not destroy the door.
+  VmmDoor(Loop& loop, std::uint64_t session, KeptSession kept, DescriptorReserve& reserve,
           std::function<void(Arrival)> on_arrival);
   VmmDoor(const VmmDoor&) = delete;
   VmmDoor& operator=(const VmmDoor&) = delete;
@@ -74,8 +76,10 @@ class VmmDoor {
 
   Loop& loop_;
   const std::uint64_t session_;
-  const UniqueFd listener_;
-  const UniqueFd image_;
+  const KeptSession kept_;
+  const UniqueFd& listener_;
+  const UniqueFd& image_;
+  DescriptorReserve& reserve_;
   const std::function<void(Arrival)> on_arrival_;
   bool open_ = true;
   std::vector<std::unique_ptr<Candidate>> candidates_;  // the oldest first

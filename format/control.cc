@@ -196,6 +196,8 @@ void members(Is<SessionTotals> auto& object, auto visit) {
 }
 
 void members(Is<HandlerReport> auto& object, auto visit) {
+  visit("upgrades", object.upgrades);
+  visit("upgrade_failure", object.upgrade_failure);
   visit("servers", object.servers);
   visit("hedges", object.hedges);
   visit("damaged", object.damaged);
@@ -302,7 +304,10 @@ Result<ControlReply> decode_reply(const Json& json) {
   }
   if (json.contains("sessions")) return from_json_as<HandlerReport>(json);
   if (json.value("stopped", false)) return Stopped{};
-  if (json.value("upgrading", false)) return Upgrading{};
+  if (const auto upgrade = json.find("upgrading"); upgrade != json.end()) {
+    if (upgrade->is_boolean()) return Upgrading{};  // of a handler that does not count them
+    return Upgrading{from_json_as<std::uint64_t>(*upgrade)};
+  }
   return from_json_as<control::Prepared>(json.at("prepared"));
 }
 
@@ -374,8 +379,8 @@ std::string encode_control_reply(const ControlReply& reply) {
     json["prepared"] = to_json(*prepared);
   } else if (const auto* handler = std::get_if<HandlerReport>(&reply)) {
     json = to_json(*handler);
-  } else if (std::holds_alternative<Upgrading>(reply)) {
-    json["upgrading"] = true;
+  } else if (const auto* upgrading = std::get_if<Upgrading>(&reply)) {
+    json["upgrading"] = upgrading->upgrade;
   } else {
     json["stopped"] = true;
   }

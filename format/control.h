@@ -66,8 +66,9 @@ struct Stop {
   friend bool operator==(const Stop&, const Stop&) = default;
 };
 
-/// The handler's supervisor becomes the program that is installed now, and has another handler go
-/// on with all sessions.
+/// The handler's supervisor starts the program that is installed now beside itself. If that one
+/// could serve, the supervisor becomes it, and another handler goes on with all sessions. Otherwise
+/// everything stays as it is. The reply comes before that; HandlerReport tells the outcome.
 struct Upgrade {
   friend bool operator==(const Upgrade&, const Upgrade&) = default;
 };
@@ -167,7 +168,7 @@ struct SessionReport {
   std::uint64_t poisoned_pages = 0;  // that could not be had, and that the guest must not touch
   std::uint64_t bytes_received = 0;  // chunks, as they came from the page server
   std::uint64_t handler_deaths = 0;  // processes that died while they served it
-  std::uint64_t unserved_us = 0;     // from those deaths until it was served again, together
+  std::uint64_t unserved_us = 0;     // from deaths and upgrades until it was served again, together
   // From reading a fault's event to the end of its copy, in microseconds.
   double latency_us_p50 = 0;
   double latency_us_p99 = 0;
@@ -205,6 +206,8 @@ struct SessionTotals {
 };
 
 struct HandlerReport {
+  std::uint64_t upgrades = 0;     // that were asked for and have come to their end
+  std::string upgrade_failure{};  // why the last one changed nothing; empty: it did
   std::vector<ServerReport> servers;
   std::uint64_t hedges = 0;       // requests that went to a second server, the first being slow
   std::uint64_t damaged = 0;      // chunks and packs that were refused by their checksum
@@ -220,6 +223,8 @@ struct Stopped {
   friend bool operator==(const Stopped&, const Stopped&) = default;
 };
 struct Upgrading {
+  /// It has come to its end when HandlerReport::upgrades is as many.
+  std::uint64_t upgrade = 0;
   friend bool operator==(const Upgrading&, const Upgrading&) = default;
 };
 using ControlReply = std::variant<Error, control::Prepared, HandlerReport, Stopped, Upgrading>;

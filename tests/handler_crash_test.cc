@@ -3,10 +3,13 @@
 
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include <nlohmann/json.hpp>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
@@ -252,11 +255,138 @@ TEST_P(HandlerCrashTest, ProgramIsReplacedUnderRunningVms) {
     EXPECT_EQ(std::filesystem::read_symlink("/proc/" + std::to_string(process) + "/exe"), program);
   }
   EXPECT_EQ(session(number)["state"], "serving");
+  EXPECT_EQ(session(number)["handler_deaths"], 0);
+  EXPECT_GT(session(number)["unserved_us"], 0);
   vmm.tell("go on");
   EXPECT_EQ(vmm.wait().value(), 0);
   handler_->signal(SIGTERM);
   EXPECT_EQ(handler_->wait().value(), 0);
 }
+
+/// A fault handler of its own program and configuration file, with a VM that has read half.
+class UpgradeTest : public HandlerCrashTest {
+ protected:
+  void start_own() {
+    std::filesystem::copy_file(program_path("thaw-faulthandler"), program_);
+    configure("");
+    handler_.reset();
+    std::vector<std::string> command{program_, "--config", path("thaw.toml")};
+    if (GetParam() == LoopKind::kEpoll) {
+      command.insert(command.begin(), program_path("without_io_uring"));
+    }
+    handler_ = std::make_unique<Program>(command);
+    ASSERT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
+    number_ = prepare();
+    vmm_.emplace(start_half());
+  }
+  void configure(const std::string& more) {
+    write(path("thaw.toml"), fmt::format("control = \"{}\"\nserver = \"{}\"\n{}", path("control"),
+                                         server_.address(), more));
+  }
+  static void write(const std::string& file, const std::string& text) {
+    std::ofstream(file, std::ios::binary) << text;
+  }
+  /// Puts another program where this one is installed.
+  void install(const std::string& script) {
+    std::filesystem::remove(program_);
+    write(program_, script);
+    std::filesystem::permissions(program_, std::filesystem::perms::owner_all);
+  }
+  Outcome upgrade() {
+    return run({"sh", "-c", "exec \"$0\" \"$@\" 2>&1", program_path("thaw-faulthandler"),
+                "--control", path("control"), "--upgrade"});
+  }
+  void go_on_to_the_end() {
+    vmm_->tell("go on");
+    EXPECT_EQ(vmm_->wait().value(), 0);
+  }
+
+  const std::string program_ = path("thaw-faulthandler");
+  std::uint64_t number_ = 0;
+  std::optional<Program> vmm_;
+};
+
+TEST_P(UpgradeTest, ProgramThatCouldNotServeChangesNothing) {
+  start_own();
+  const pid_t worker = handler_->worker();
+  const auto expect_refusal = [&](const std::string& words) {
+    const Outcome refused = upgrade();
+    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_NE(refused.output.find(words), std::string::npos) << refused.output;
+    EXPECT_EQ(handler_->worker(), worker);
+    EXPECT_EQ(session(number_)["handler_deaths"], 0);
+  };
+  configure("around = \"lots");
+  expect_refusal("configuration file");
+  configure(
+      "tls-cert = \"/nonexistent/cert\"\ntls-key = \"/nonexistent/key\"\n"
+      "tls-ca = \"/nonexistent/ca\"");
+  expect_refusal("/nonexistent/key");
+  configure("placement = \"nowhere\"");
+  expect_refusal("nowhere");
+  const std::string other = free_address();
+  const UniqueFd used = listen_tcp(resolve_tcp(other).value()).value();
+  configure(fmt::format("http = \"{}\"", other));
+  expect_refusal(other);
+  configure("");
+  install("#!/bin/sh\nexit 0\n");
+  expect_refusal("exited with code 0 before it could serve");
+  install("#!/bin/sh\necho libmissing.so is not there >&2\nexit 127\n");
+  expect_refusal("libmissing.so is not there");
+  install("nonsense");
+  expect_refusal("start ");
+  std::filesystem::permissions(program_, std::filesystem::perms::owner_read);
+  expect_refusal("start ");
+  std::filesystem::remove(program_);
+  expect_refusal("start ");
+
+  go_on_to_the_end();
+}
+
+/// It passes the proof and ends as soon as it is the supervisor: the guard goes on.
+TEST_P(UpgradeTest, ProgramThatEndsAtOnceIsReplacedByTheOneBefore) {
+  start_own();
+  ASSERT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), 0);
+  install(
+      fmt::format("#!/bin/sh\n"
+                  "for last; do :; done\n"
+                  "[ \"$last\" = --prove ] || exit 3\n"
+                  "exec {} \"$@\"\n",
+                  program_path("thaw-faulthandler")));
+
+  const Outcome refused = upgrade();
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_NE(refused.output.find("ended before it served"), std::string::npos) << refused.output;
+  EXPECT_EQ(handler_->wait().value(), 3);
+  go_on_to_the_end();
+
+  // The guard is the supervisor now, and this process its parent.
+  wait_for_state(number_, "ended");
+  std::ifstream children(fmt::format("/proc/self/task/{}/children", ::getpid()));
+  pid_t supervisor = 0;
+  for (pid_t child = 0; children >> child;) {
+    if (child != handler_->pid() && child != server_.pid()) supervisor = child;
+  }
+  ASSERT_GT(supervisor, 0);
+  ::kill(supervisor, SIGTERM);
+  int status = -1;
+  EXPECT_EQ(::waitpid(supervisor, &status, 0), supervisor);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0), 0);
+}
+
+TEST_P(UpgradeTest, HandlerThatFollowsNeedsNothingFromOutside) {
+  start_own();
+  configure("around = \"lots");
+  std::filesystem::remove(program_);
+
+  replace_worker();
+
+  EXPECT_EQ(session(number_)["state"], "serving");
+  go_on_to_the_end();
+}
+
+INSTANTIATE_TEST_SUITE_P(Loops, UpgradeTest, both_loops(), loop_name);
 
 /// What a service manager does with the messages of a service, on a thread of its own.
 class DescriptorStore {
@@ -325,7 +455,8 @@ TEST_P(HandlerCrashTest, ServiceManagerHasWhatIsNeededWhenBothProcessesDie) {
   handler_.reset();
   store.close();
   EXPECT_TRUE(store.ready());
-  EXPECT_EQ(store.size(), 1u + 7u + 3u) << "the control socket, a VM, and one that has not come";
+  EXPECT_EQ(store.size(), 1u + 1u + 7u + 3u)
+      << "the control socket, the settings, a VM, and one that has not come";
 
   const pid_t restarted = ::fork();
   if (restarted == 0) {

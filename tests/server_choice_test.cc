@@ -4,6 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include "faulthandler/handler_settings.h"
+#include "faulthandler/server_names.h"
+#include "faulthandler/server_places.h"
+#include "faulthandler/settle_settings.h"
+#include "tests/support/test_support.h"
+
 namespace thaw::test {
 namespace {
 
@@ -125,6 +131,88 @@ TEST_F(ServerChoiceTest, HedgesATenthOfManyRequests) {
   }
   EXPECT_LE(hedges, 1000 + limits::kHedgeBurst);
   EXPECT_GE(hedges, 1000u);
+}
+
+ServerAddress server_at(const std::string& address) { return resolve_tcp(address).value(); }
+
+std::vector<std::string> texts_of(const ServerPlaces& places) {
+  std::vector<std::string> texts;
+  for (const auto& place : places) texts.push_back(place ? place->text() : "");
+  return texts;
+}
+
+using Texts = std::vector<std::string>;
+
+TEST(ServerPlaces, ServerThatAnswersIsKeptWhateverItsNameStandsForNow) {
+  const ServerPlaces before{server_at("127.0.0.1:1"), server_at("127.0.0.1:2")};
+
+  const auto after = place_servers(before, {server_at("127.0.0.1:3")}, ServerSet{0b10});
+
+  EXPECT_EQ(texts_of(after), (Texts{"127.0.0.1:3", "127.0.0.1:2"}));
+}
+
+TEST(ServerPlaces, OthersKeepTheirNumbers) {
+  const ServerPlaces before{server_at("127.0.0.1:1"), server_at("127.0.0.1:2")};
+
+  const auto after = place_servers(before, {server_at("127.0.0.1:2")}, {});
+
+  EXPECT_EQ(texts_of(after), (Texts{"", "127.0.0.1:2"}));
+}
+
+TEST(ServerPlaces, NoMoreThanTheLimitArePlaced) {
+  std::vector<ServerAddress> many;
+  for (std::size_t i = 1; i <= limits::kMaxServers + 1; ++i) {
+    many.push_back(server_at("127.0.0.1:" + std::to_string(i)));
+  }
+
+  EXPECT_EQ(place_servers({}, many, {}).size(), limits::kMaxServers);
+}
+
+TEST(HandlerSettings, AreReadBackAsTheyWere) {
+  HandlerSettings settings;
+  settings.servers = {"pages.example:1"};
+  settings.resolved = {{"pages.example:1", {"127.0.0.1:1", "[::1]:1"}}};
+  settings.pem = {.certificate = "a", .key = "b", .authority = "c"};
+  settings.control = "/run/\xff.sock";  // a file name is no text
+  settings.command = {"/usr/bin/thaw-faulthandler", "--verbose"};
+
+  const auto read = read_settings(keep_settings(settings).value()).value();
+
+  EXPECT_EQ(read.servers, settings.servers);
+  EXPECT_EQ(read.resolved, settings.resolved);
+  EXPECT_EQ(read.pem, settings.pem);
+  EXPECT_EQ(read.control, settings.control);
+  EXPECT_EQ(read.command, settings.command);
+}
+
+/// ".invalid" has no addresses, and never will (RFC 2606).
+constexpr const char* kNoName = "pages.invalid:7433";
+
+TEST(ServerNames, NameThatDoesNotResolveKeepsItsAddresses) {
+  const std::vector<NamedServer> known{{kNoName, {"127.0.0.1:9"}}};
+
+  EXPECT_EQ(resolve_names({kNoName}, known, {}).value(), known);
+  EXPECT_EQ(recall_names({kNoName}, known), known);
+  EXPECT_EQ(resolve_names({kNoName}, {}, {}).value().front().addresses, Texts());
+}
+
+TEST(ServerNames, NumbersNeedNoNameServer) {
+  EXPECT_EQ(recall_names({"127.0.0.1:9"}, {}).front().addresses, Texts{"127.0.0.1:9"});
+  EXPECT_TRUE(is_numeric("[::1]:9"));
+  EXPECT_FALSE(is_numeric("localhost:9"));
+}
+
+TEST(HandlerSettings, ProofFailsOfNamesThatNeverResolved) {
+  HandlerSettings given;
+  given.servers = {kNoName};
+  HandlerSettings before = given;
+
+  const auto unknown = settle(given, &before, SettingsUse::kProof);
+  before.resolved = {{kNoName, {"127.0.0.1:9"}}};
+
+  EXPECT_EQ(code_of(unknown), ErrorCode::kUnavailable);
+  EXPECT_EQ(settle(given, &before, SettingsUse::kProof).value().resolved, before.resolved);
+  EXPECT_TRUE(settle(given, nullptr, SettingsUse::kFirstStart).has_value());
 }
 
 }  // namespace

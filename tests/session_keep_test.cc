@@ -21,6 +21,7 @@ namespace thaw::test {
 namespace {
 
 using Kind = KeepMessage::Kind;
+using Death = SessionKeep::Death;
 
 class SessionKeepTest : public testing::Test, private SessionKeep::Owner {
  protected:
@@ -34,7 +35,7 @@ class SessionKeepTest : public testing::Test, private SessionKeep::Owner {
     MessagePair ends = create_message_pair().value();
     ASSERT_TRUE(succeeded(keep_.begin_handler(std::move(ends.ours))));
     handlers_.push_back(std::make_unique<KeepChannel>(
-        *loop_, std::move(ends.theirs), [](const KeepMessage&) {}, [] {}));
+        *loop_, std::move(ends.theirs), [](const KeepMessage&) {}, [](KeepChannel::End) {}));
     for (KeepMessage& word : words) handlers_.back()->send(std::move(word));
   }
   void begin_serving_handler() {
@@ -58,13 +59,15 @@ class SessionKeepTest : public testing::Test, private SessionKeep::Owner {
   void forget(const std::string&) override {}
   void on_serving() override { ++served_; }
   void on_upgrade() override {}
+  void on_settings(UniqueFd) override {}
+  void on_handler_lost(KeepChannel::End) override {}
 };
 
 TEST_F(SessionKeepTest, HandlersMayDieAsSoonAsTheyServe) {
   for (unsigned deaths = 1; deaths <= 3; ++deaths) {
     begin_serving_handler();
 
-    EXPECT_TRUE(keep_.end_handler());
+    EXPECT_TRUE(keep_.end_handler(Death::kOther));
 
     EXPECT_EQ(served_, deaths);
   }
@@ -100,7 +103,7 @@ TEST_F(SessionKeepTest, LookingForAPolicyChangesNothingUnderWhoeverServes) {
   record.states()[0] = PageState::kComing;
 
   begin_handler(words_of_a_session(arrived_session(record, vmm.pidfd())));
-  keep_.end_handler();
+  keep_.end_handler(Death::kOther);
 
   EXPECT_EQ(record.states()[0], PageState::kComing);
   EXPECT_TRUE(succeeded(wait_for_exit(vmm.pidfd(), Deadline::after(std::chrono::seconds(30)))));
@@ -110,12 +113,57 @@ TEST_F(SessionKeepTest, NoVmmWithoutASessionOutlivesWhatHoldsItsMemory) {
   const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
   const MemoryRecord record = record_with(UnservablePolicy::kWait);
   begin_handler(words_of_a_session(arrived_session(record, vmm.pidfd())));
-  keep_.end_handler();
+  keep_.end_handler(Death::kOther);
   EXPECT_EQ(vmm.status(), std::nullopt);
 
   keep_.stop();
 
   EXPECT_TRUE(vmm.status().has_value());
+}
+
+/// What the handler says that it works on when it dies.
+KeepMessage in_hand(std::uint64_t session) { return {.kind = Kind::kInHand, .session = session}; }
+
+TEST_F(SessionKeepTest, SessionThatEveryHandlerCrashesOnIsSetAside) {
+  const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
+  const MemoryRecord record = record_with(UnservablePolicy::kKill);
+  std::vector<KeepMessage> words;
+  words.push_back(
+      {.kind = Kind::kKeep, .session = 7, .descriptors = arrived_session(record, vmm.pidfd())});
+  begin_handler(std::move(words));
+  keep_.end_handler(Death::kOther);
+  const auto crash = [this](std::uint64_t session) {
+    std::vector<KeepMessage> last;
+    last.push_back(in_hand(session));
+    begin_handler(std::move(last));
+    keep_.end_handler(Death::kCrash);
+  };
+
+  for (unsigned i = 1; i < limits::kMostCrashes; ++i) crash(7);
+  crash(0);  // not its doing
+  EXPECT_EQ(vmm.status(), std::nullopt);
+  crash(7);
+
+  EXPECT_TRUE(succeeded(wait_for_exit(vmm.pidfd(), Deadline::after(std::chrono::seconds(30)))));
+}
+
+TEST_F(SessionKeepTest, DeathsFromOutsideSetNoSessionAside) {
+  const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
+  const MemoryRecord record = record_with(UnservablePolicy::kKill);
+  std::vector<KeepMessage> words;
+  words.push_back(
+      {.kind = Kind::kKeep, .session = 7, .descriptors = arrived_session(record, vmm.pidfd())});
+  words.push_back(in_hand(7));
+  begin_handler(std::move(words));
+  keep_.end_handler(Death::kOther);
+  for (unsigned i = 0; i < 2 * limits::kMostCrashes; ++i) {
+    std::vector<KeepMessage> last;
+    last.push_back(in_hand(7));
+    begin_handler(std::move(last));
+    keep_.end_handler(Death::kOther);
+  }
+
+  EXPECT_EQ(vmm.status(), std::nullopt);
 }
 
 TEST_F(SessionKeepTest, LastWordsOfAHandlerThatHasNotHeardAllAreHeard) {
@@ -124,7 +172,7 @@ TEST_F(SessionKeepTest, LastWordsOfAHandlerThatHasNotHeardAllAreHeard) {
   run();
   handlers_.clear();  // and what it was told lies unread in its socket
 
-  EXPECT_TRUE(keep_.end_handler());
+  EXPECT_TRUE(keep_.end_handler(Death::kOther));
 }
 
 }  // namespace

@@ -45,8 +45,8 @@ std::vector<NamedDescriptor> kept_sessions(std::uint64_t count) {
 
 TEST(Supervisor, StartsAHandlerAsSoonAsThereAreDescriptorsForIt) {
   const auto loop = create_epoll_loop().value();
-  Supervisor supervisor(*loop, create_message_pair().value().ours,
-                        {.handler = {"true"}, .supervisor = {}});
+  Supervisor supervisor(*loop, create_message_pair().value().ours, {.handler = {"true"}},
+                        {.settings = create_event_fd().value()});
   supervisor.take_over(kept_sessions(20));
   auto few = std::make_unique<FewDescriptors>(20);
   std::jthread more([&few] {

@@ -35,7 +35,10 @@ class VmmDoorTest : public testing::Test {
   /// What comes of them all.
   Arrival arrival() {
     std::optional<Arrival> came;
-    VmmDoor door(*loop_, 7, std::move(listener_), UniqueFd(), [&](Arrival arrival) {
+    KeptSession kept;
+    kept[KeptRole::kListener] = std::move(listener_);
+    DescriptorReserve reserve(other_);
+    VmmDoor door(*loop_, 7, std::move(kept), reserve, [&](Arrival arrival) {
       came = std::move(arrival);
       loop_->stop();
     });

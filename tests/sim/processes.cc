@@ -37,7 +37,7 @@ void Processes::begin_supervisor(const Kept& kept) {
   for (const auto& [name, file] : kept) {
     descriptors.push_back({name, UniqueFd(machine_.open(file))});
   }
-  keep_->take_over(std::move(descriptors));
+  keep_->take_over(std::move(descriptors), OutageCause::kDeath);
 }
 
 void Processes::start_handler() {
@@ -67,7 +67,7 @@ void Processes::on_death() {
   const auto notice = machine_.random().duration(kMostNotice);
   machine_.schedule().after(notice, [this, supervisor = supervisors_] {
     if (supervisor != supervisors_) return;
-    static_cast<void>(keep_->end_handler());
+    static_cast<void>(keep_->end_handler(SessionKeep::Death::kOther));
     start_handler_later();
   });
 }
@@ -134,8 +134,7 @@ void Processes::become_another() {
   Kept kept;
   {
     const auto passed = keep_->pass_on();
-    CHECK(passed.has_value());
-    for (const NamedDescriptor& each : *passed) {
+    for (const NamedDescriptor& each : passed) {
       kept[each.name] = machine_.pass(each.descriptor.get());
     }
   }
@@ -162,7 +161,7 @@ void Processes::replace_supervisor(const Kept& kept) {
 
 void Processes::end() {
   handler_.reset();
-  static_cast<void>(keep_->end_handler());
+  static_cast<void>(keep_->end_handler(SessionKeep::Death::kOther));
   if (keep_->sessions() != 0) machine_.schedule().violate("sessions are kept that are over");
   keep_->stop();
   loop_->finish();

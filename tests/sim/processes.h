@@ -57,6 +57,8 @@ class Processes final : private SessionKeep::Owner {
   void forget(const std::string& name) override;
   void on_serving() override;
   void on_upgrade() override;
+  void on_settings(UniqueFd) override {}
+  void on_handler_lost(KeepChannel::End) override {}
   void begin_supervisor(const Kept& kept);
   void replace_supervisor(const Kept& kept);
   void start_handler();

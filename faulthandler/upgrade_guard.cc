@@ -1,0 +1,79 @@
+#include "faulthandler/upgrade_guard.h"
+
+#include <array>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/check.h"
+#include "base/event_fd.h"
+#include "base/file.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/process.h"
+#include "base/socket.h"
+#include "faulthandler/handler_settings.h"
+#include "faulthandler/limits.h"
+
+namespace thaw {
+
+namespace {
+
+constexpr std::chrono::milliseconds kLook{20};  // whether the supervisor has ended
+
+/// Why the supervisor is not to go on; nothing: a handler of it serves.
+std::optional<std::string> await_end(const UniqueFd& connection, const UniqueFd& supervisor) {
+  const Deadline deadline = Deadline::after(limits::kGuard);
+  while (!deadline.passed()) {
+    if (wait_until_readable(connection, Deadline::after(kLook))) {
+      std::array<std::byte, 1> word{};
+      const auto received = receive_with_descriptors(connection, word);
+      if (received && *received && (*received)->bytes == 1) return std::nullopt;
+      return "the new program ended before it served";
+    }
+    if (wait_for_exit(supervisor, Deadline::after(Nanoseconds(0)))) {
+      return "the new program ended before it served";
+    }
+  }
+  return fmt::format("the new program did not serve within {} s", limits::kGuard.count());
+}
+
+}  // namespace
+
+Result<UniqueFd> start_guard(std::vector<NamedDescriptor>& passed, const UniqueFd& settings,
+                             const SessionKeep::Upgrades& upgrades) {
+  MessagePair ends = TRY(create_message_pair());
+  const std::size_t sessions = passed.size();
+  TRY(add_inheritance(passed, {.settings = TRY(duplicate(settings)),
+                               .guard = std::move(ends.theirs),
+                               .upgrades = upgrades}));
+  const auto started = start_copy_with({kRunningProgram, kGuardArgument}, passed);
+  passed.erase(passed.begin() + static_cast<std::ptrdiff_t>(sessions), passed.end());
+  TRY(started);
+  return std::move(ends.ours);
+}
+
+void dismiss_guard(const UniqueFd& guard) {
+  const std::array<std::byte, 1> word{};
+  const auto sent = send_with_descriptors(guard, word, {}, Deadline::after(Nanoseconds(0)));
+  if (!sent) log_error("the guard of the upgrade is not told: {}", sent.error().message());
+}
+
+Result<int> guard_upgrade() {
+  auto passed = TRY(take_passed_descriptors());
+  Inheritance before = take_inheritance(passed);
+  if (!before.guard.valid()) return fail(ErrorCode::kInvalidArgument, "there is nothing to guard");
+  const HandlerSettings settings = TRY(read_settings(before.settings));
+  const PeerProcess supervisor = TRY(peer_process(before.guard));
+  const auto failure = await_end(before.guard, supervisor.pidfd);
+  if (!failure) return 0;
+  log_error("{}: the program before goes on", *failure);
+  TRY(kill_process(supervisor.pidfd));
+  TRY(wait_for_exit(supervisor.pidfd, Deadline::after(limits::kKilledExit)));
+  const SessionKeep::Upgrades upgrades{before.upgrades.settled + 1, "not upgraded: " + *failure};
+  TRY(add_inheritance(passed, {.settings = std::move(before.settings), .upgrades = upgrades}));
+  TRY(become_with(kRunningProgram, settings.command, std::move(passed)));
+  return 1;
+}
+
+}  // namespace thaw
