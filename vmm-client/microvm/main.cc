@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/command_line.h"
 #include "base/log.h"
+#include "base/unfinished_name.h"
 #include "vmm-client/microvm/capture.h"
 #include "vmm-client/microvm/limits.h"
 #include "vmm-client/microvm/microvm.h"
@@ -205,6 +206,7 @@ int main(int argc, char** argv) {
   thaw::add_version(app);
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 
+  thaw::leave_nothing_unfinished();
   thaw::start_logging("thaw-microvm", thaw::LogLevel::kInfo);
   const auto result = run->parsed() ? thaw::run(options) : thaw::restore(options);
   std::fflush(stdout);
