@@ -317,7 +317,7 @@ TEST_P(UpgradeTest, ProgramThatCouldNotServeChangesNothing) {
     EXPECT_EQ(session(number_)["handler_deaths"], 0);
   };
   configure("around = \"lots");
-  expect_refusal("configuration file");
+  expect_refusal("thaw.toml");
   configure(
       "tls-cert = \"/nonexistent/cert\"\ntls-key = \"/nonexistent/key\"\n"
       "tls-ca = \"/nonexistent/ca\"");
