@@ -1,12 +1,17 @@
 #include "base/check.h"
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
+
+#include "base/log.h"
 
 namespace thaw {
 
 void check_failed(const char* condition, const char* file, int line) noexcept {
-  std::fprintf(stderr, "%s:%d: broken invariant: %s\n", file, line, condition);
+  std::array<char, 512> text{};
+  std::snprintf(text.data(), text.size(), "%s:%d: broken invariant: %s", file, line, condition);
+  log_last_words(text.data());
   std::abort();
 }
 

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 
 #include <unistd.h>
 
@@ -14,6 +14,7 @@
 #include "base/known_options.h"
 #include "base/limits.h"
 #include "base/nearest.h"
+#include "base/output.h"
 #include "base/printable.h"
 
 namespace thaw {
@@ -132,8 +133,8 @@ void check_environment(CLI::App& app) {
     if (distance(closest) <= typo) {
       refuse(fmt::format("unknown environment variable {}; did you mean {}?", name, closest));
     }
-    fmt::print(stderr, "{}: the environment variable {} means nothing to Thaw\n",
-               std::filesystem::path(app.get_name()).filename().string(), printable(name));
+    print_err("{}: the environment variable {} means nothing to Thaw\n",
+              std::filesystem::path(app.get_name()).filename().string(), printable(name));
   }
 }
 
@@ -224,8 +225,7 @@ void allow_empty(CLI::Option& option) {
 
 std::optional<int> parse_command_line(CLI::App& app, int argc, char** argv) {
   return parse_command_line(app, argc, argv, [&](const UsageError& usage) {
-    fmt::print(stderr, "{}\nRun with --help for more information.\n",
-               printable(usage.error.context()));
+    print_err("{}\nRun with --help for more information.\n", printable(usage.error.context()));
   });
 }
 
@@ -240,11 +240,17 @@ std::optional<int> parse_command_line(CLI::App& app, int argc, char** argv,
     check_environment(app);
     return std::nullopt;
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);
+    if (error.get_exit_code() == 0) {
+      std::ostringstream help;
+      std::ostringstream nothing;
+      app.exit(error, help, nothing);
+      print_text(help.str());
+      return finish_output(0);
+    }
     std::string text = error.what();
     std::erase(text, kAsItIs);
     tell({Error(ErrorCode::kInvalidArgument, text), wants_json(app, argc, argv)});
-    return 2;
+    return finish_output(2);
   }
 }
 

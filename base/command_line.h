@@ -30,9 +30,9 @@ void add_transport_options(CLI::App& app, TransportFlags& flags);
 void allow_empty(CLI::Option& option);
 
 /// Parses, prints --help, --version or an error, and returns the exit code if the program is to
-/// end now: 0 after help, 2 after an error in the arguments, in a file or in the environment. Words
-/// reach the options exactly as they are. A THAW_ variable that looks like a misspelt one is an
-/// error, others that are not known are warned of.
+/// end now: 0 after help, 1 if that cannot be printed, 2 after an error in the arguments, in a file
+/// or in the environment. Words reach the options exactly as they are. A THAW_ variable that looks
+/// like a misspelt one is an error, others that are not known are warned of.
 std::optional<int> parse_command_line(CLI::App& app, int argc, char** argv);
 /// The same where the program has a way of its own to tell of errors: `json` is whether --json was
 /// given, on the command line, in the environment or in the file, as far as they can be read.

@@ -29,7 +29,7 @@ constexpr bool kSanitized = true;
 constexpr bool kSanitized = false;
 #endif
 
-/// What both servers call, with their libraries: RocksDB, liburing, Asio, spdlog, the resolver and
+/// What both servers call, with their libraries: RocksDB, liburing, Asio, the resolver and
 /// the C library. Of the same kind as a call that was seen, its siblings are here too, since
 /// another version of a library may choose them. A kernel or an architecture may lack some.
 constexpr const char* kMemoryCalls[] = {

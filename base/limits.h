@@ -10,6 +10,22 @@ namespace thaw::limits {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
+// The log.
+/// Of one line; with time and program it must be written whole beside other processes' lines, and a
+/// pipe promises that up to 4096 bytes.
+inline constexpr std::size_t kMaxLogLineBytes = 2048;
+/// Lines that wait for the thread that writes them.
+inline constexpr std::size_t kMaxLogLines = 4096;
+inline constexpr std::size_t kMaxLogBytes = 1u << 20;
+static_assert(kMaxLogBytes >= 2 * kMaxLogLineBytes);
+/// How long a program may wait for the reader of its log or its messages, at its end at most.
+inline constexpr milliseconds kLogPatience{1000};
+/// Lines of one kind that pass within the first period, and how long periods last.
+inline constexpr unsigned kLogFloodBurst = 5;
+inline constexpr seconds kLogFloodFirst{10};
+inline constexpr seconds kLogFloodMost{300};
+inline constexpr std::size_t kMaxLogKinds = 128;
+
 /// Descriptors taken from one SCM_RIGHTS message; the kernel itself allows 253. What a handoff
 /// does not need is closed at once.
 inline constexpr std::size_t kMaxDescriptorsPerMessage = 16;

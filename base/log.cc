@@ -1,38 +1,309 @@
 #include "base/log.h"
 
-#include <spdlog/sinks/stdout_sinks.h>
-#include <spdlog/spdlog.h>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <climits>
+#include <condition_variable>
+#include <csignal>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include <fcntl.h>
+#include <fmt/chrono.h>
+#include <poll.h>
+#include <unistd.h>
+
+#include "base/limits.h"
+#include "base/log_queue.h"
+#include "base/output.h"
+#include "base/printable.h"
+#include "base/unique_fd.h"
 
 namespace thaw {
 
 namespace {
 
-spdlog::level::level_enum spdlog_level(LogLevel level) {
+constexpr std::size_t kMostPrefixBytes = 256;
+constexpr std::size_t kMostProgramBytes = 64;
+static_assert(limits::kMaxLogLineBytes + kMostPrefixBytes <= PIPE_BUF);
+
+std::string_view level_name(LogLevel level) {
   switch (level) {
     case LogLevel::kDebug:
-      return spdlog::level::debug;
+      return "debug";
     case LogLevel::kInfo:
-      return spdlog::level::info;
+      return "info";
     case LogLevel::kWarning:
-      return spdlog::level::warn;
+      return "warning";
     case LogLevel::kError:
-      return spdlog::level::err;
+    case LogLevel::kNone:
+      break;
   }
-  return spdlog::level::err;
+  return "error";
 }
+
+/// Cuts text that is too long, at the end of a character.
+std::string shortened(std::string text) {
+  constexpr std::string_view kCut = "...";
+  if (text.size() <= limits::kMaxLogLineBytes) return text;
+  std::size_t end = limits::kMaxLogLineBytes - kCut.size();
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0u) == 0x80) --end;
+  text.resize(end);
+  text += kCut;
+  return text;
+}
+
+Result<UniqueFd> open_log(const std::string& path) {
+  UniqueFd file(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640));
+  if (!file.valid()) return fail_errno("open the log " + path);
+  return file;
+}
+
+/// Writes all of it, however long that takes; the end of the written part if it fails.
+std::optional<std::size_t> failed_at(int fd, std::string_view text) {
+  std::size_t written = 0;
+  while (written < text.size()) {
+    const ssize_t n = ::write(fd, text.data() + written, text.size() - written);
+    if (n >= 0) {
+      written += static_cast<std::size_t>(n);
+    } else if (errno == EAGAIN) {
+      pollfd ready{.fd = fd, .events = POLLOUT, .revents = 0};
+      ::poll(&ready, 1, -1);
+    } else if (errno != EINTR) {
+      return written;
+    }
+  }
+  return std::nullopt;
+}
+
+/// The process's log. Locks itself; never destroyed, since its thread is never joined: it may be in
+/// a write(2) that does not end.
+class Log {
+ public:
+  static Log& instance() {
+    static Log& log = *std::make_unique<Log>().release();
+    return log;
+  }
+
+  void start(std::string_view program, LogLevel least) {
+    {
+      const std::lock_guard lock(mutex_);
+      program_ = program.substr(0, kMostProgramBytes);
+    }
+    least_ = least;
+    static const int at_exit =
+        std::atexit([] { instance().finish(Deadline::after(limits::kLogPatience)); });
+    static_cast<void>(at_exit);
+  }
+
+  Result<void> start_writer(const std::string& path) {
+    if (!path.empty()) file_ = TRY(open_log(path));
+    path_ = path;
+    // Signals are for the threads that wait for them.
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    const auto started = start_thread();
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return started;
+  }
+
+  void reopen() {
+    {
+      const std::lock_guard lock(mutex_);
+      reopening_ = true;
+    }
+    wakeup_.notify_one();
+  }
+
+  void add(LogLevel level, std::string_view kind, std::string_view line) {
+    if (level < least_.load(std::memory_order_relaxed)) return;
+    const std::string text = shortened(printable(line.substr(0, limits::kMaxLogLineBytes)) +
+                                       (line.size() > limits::kMaxLogLineBytes ? "..." : ""));
+    std::unique_lock lock(mutex_);
+    queue_.add(level, kind, text, LogQueue::Now::read());
+    if (!has_writer_) return write_here(lock, Deadline::after(patience_here_));
+    lock.unlock();
+    wakeup_.notify_one();
+  }
+
+  void flush(Deadline deadline) {
+    std::unique_lock lock(mutex_);
+    if (!has_writer_) return write_here(lock, deadline);
+    wakeup_.notify_one();
+    written_.wait_until(lock, deadline.when(), [this] { return idle(); });
+  }
+
+  void finish(Deadline deadline) {
+    {
+      const std::lock_guard lock(mutex_);
+      queue_.add_all_summaries(LogQueue::Now::read());
+    }
+    flush(deadline);
+  }
+
+  /// Like add() and flush(), of a thread that may hold the lock or be the writer itself.
+  bool try_last_words(std::string_view line, Deadline deadline) {
+    std::unique_lock lock(mutex_, std::defer_lock);
+    while (!lock.try_lock()) {
+      if (deadline.passed()) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    if (!has_writer_) return false;
+    queue_.add(LogLevel::kError, {}, shortened(printable(line)), LogQueue::Now::read());
+    wakeup_.notify_one();
+    return written_.wait_until(lock, deadline.when(), [this] { return idle(); });
+  }
+
+ private:
+  Result<void> start_thread() {
+    try {
+      const std::lock_guard lock(mutex_);
+      std::thread([this] { write_lines(); }).detach();
+      has_writer_ = true;
+    } catch (const std::system_error& error) {
+      return fail_errno("start the thread that writes the log", error.code().value());
+    }
+    return {};
+  }
+
+  std::string formatted(const LogLine& line) const {
+    using std::chrono::system_clock;
+    const std::time_t seconds = system_clock::to_time_t(line.at);
+    std::tm broken_down{};
+    ::localtime_r(&seconds, &broken_down);
+    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(
+        line.at - system_clock::from_time_t(seconds));
+    return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03} {} {} {}\n", broken_down, ms.count(), program_,
+                       level_name(line.level), line.text);
+  }
+
+  bool idle() const { return queue_.empty() && !reopening_ && !writing_; }
+
+  /// On the calling thread, where there is no other. A reader that has used up the patience once
+  /// gets none until it reads again.
+  void write_here(std::unique_lock<std::mutex>& lock, Deadline deadline) {
+    while (!queue_.empty()) {
+      const LogLine line = queue_.take(LogQueue::Now::read());
+      const std::string text = formatted(line);
+      lock.unlock();
+      const bool written = write_within(STDERR_FILENO, text, deadline);
+      lock.lock();
+      patience_here_ = written ? limits::kLogPatience : Nanoseconds(0);
+    }
+  }
+
+  [[noreturn]] void write_lines() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      const LogQueue::Now now = LogQueue::Now::read();
+      queue_.add_due(now);
+      if (std::exchange(reopening_, false)) {
+        writing_ = true;
+        lock.unlock();
+        reopen_file();
+        lock.lock();
+        writing_ = false;
+      } else if (!queue_.empty()) {
+        const LogLine line = queue_.take(now);
+        writing_ = true;
+        lock.unlock();
+        write(line);
+        lock.lock();
+        writing_ = false;
+      } else {
+        written_.notify_all();
+        const auto due = queue_.next_due();
+        const auto called = [this] { return !idle(); };
+        if (due) {
+          wakeup_.wait_until(lock, *due, called);
+        } else {
+          wakeup_.wait(lock, called);
+        }
+      }
+    }
+  }
+
+  void reopen_file() {
+    if (path_.empty()) return;
+    auto opened = open_log(path_);
+    if (!opened) return log_error("still in the old log: {}", opened.error().message());
+    file_ = *std::move(opened);
+  }
+
+  /// On the writer's thread.
+  void write(const LogLine& line) {
+    std::string text;
+    if (torn_) text += "\n";
+    if (unwritten_ > 0) {
+      text += formatted(
+          {.level = LogLevel::kWarning, .at = line.at, .text = lost_lines_text(unwritten_)});
+    }
+    text += formatted(line);
+    const auto failed = failed_at(file_.valid() ? file_.get() : STDERR_FILENO, text);
+    if (!failed) {
+      unwritten_ = 0;
+      torn_ = false;
+    } else {
+      unwritten_ += line.stands_for;
+      torn_ = torn_ || *failed > 0;
+    }
+  }
+
+  std::atomic<LogLevel> least_ = LogLevel::kInfo;
+
+  std::mutex mutex_;
+  std::string program_ = "thaw";                      // guarded by mutex_ until main has named it
+  LogQueue queue_;                                    // guarded by mutex_
+  bool has_writer_ = false;                           // guarded by mutex_
+  bool writing_ = false;                              // guarded by mutex_
+  bool reopening_ = false;                            // guarded by mutex_
+  Nanoseconds patience_here_ = limits::kLogPatience;  // guarded by mutex_
+  std::condition_variable wakeup_;
+  std::condition_variable written_;
+
+  // Of the writer's thread.
+  std::string path_;
+  UniqueFd file_;                // none: stderr
+  std::uint64_t unwritten_ = 0;  // lines that failed since the last that did not
+  bool torn_ = false;            // the last line that failed was begun
+};
 
 }  // namespace
 
 void start_logging(std::string_view program, LogLevel least) {
-  auto logger = spdlog::stderr_logger_mt(std::string(program));
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %n %l %v");
-  logger->set_level(spdlog_level(least));
-  spdlog::set_default_logger(std::move(logger));
+  Log::instance().start(program, least);
 }
 
-void log_line(LogLevel level, std::string_view line) {
-  spdlog::default_logger_raw()->log(spdlog_level(level),
-                                    spdlog::string_view_t(line.data(), line.size()));
+Result<void> write_log_in_background(const std::string& file) {
+  return Log::instance().start_writer(file);
+}
+
+void reopen_log() { Log::instance().reopen(); }
+
+void flush_log(Deadline deadline) { Log::instance().flush(deadline); }
+
+void log_last_words(std::string_view line) noexcept {
+  const Deadline deadline = Deadline::after(limits::kLogPatience);
+  try {
+    if (Log::instance().try_last_words(line, deadline)) return;
+  } catch (...) {
+    // Without memory it is written as it is.
+  }
+  if (write_within(STDERR_FILENO, line, deadline)) write_within(STDERR_FILENO, "\n", deadline);
+}
+
+void log_line(LogLevel level, std::string_view line) { Log::instance().add(level, {}, line); }
+
+void log_line(LogLevel level, const LogKind& kind, std::string_view line) {
+  Log::instance().add(level, kind.name, line);
 }
 
 }  // namespace thaw

@@ -70,8 +70,14 @@ class SpawnPlan {
     }
     ok &= ::posix_spawnattr_setpgroup(&attributes_, 0) == 0;
     ok &= ::posix_spawnattr_setsigmask(&attributes_, &none) == 0;
-    ok &= ::posix_spawnattr_setflags(&attributes_,
-                                     POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK) == 0;
+    // What begin_program() has ignored of every program.
+    sigset_t restored;
+    sigemptyset(&restored);
+    sigaddset(&restored, SIGPIPE);
+    sigaddset(&restored, SIGXFSZ);
+    ok &= ::posix_spawnattr_setsigdefault(&attributes_, &restored) == 0;
+    ok &= ::posix_spawnattr_setflags(&attributes_, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK |
+                                                       POSIX_SPAWN_SETSIGDEF) == 0;
     CHECK(ok);
   }
   SpawnPlan(const SpawnPlan&) = delete;

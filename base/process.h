@@ -74,7 +74,8 @@ std::string drain_pipe(const UniqueFd& reading, std::size_t most);
 class ChildProcess {
  public:
   /// Looks the program up in PATH, and adds to our environment. Its stdin is empty; what it writes
-  /// to stdout goes to our stderr, so that our own stdout stays ours. No signal is blocked.
+  /// to stdout goes to our stderr, so that our own stdout stays ours. No signal is blocked, and
+  /// SIGPIPE and SIGXFSZ have their default action.
   /// kNotFound, kPermission. REQUIRES: a command of at least one word.
   static Result<ChildProcess> start(const std::vector<std::string>& command,
                                     const std::vector<EnvironmentVariable>& environment) {

@@ -93,6 +93,9 @@ class TlsContext {
   TlsContext& operator=(const TlsContext&) = delete;
   ~TlsContext();
 
+  /// Reads the files now, whether they have changed or not, and logs what came of it.
+  void reload();
+
   /// A client names the server, as it was told to connect to it: the server's certificate must have
   /// that DNS name or IP address.
   Result<TlsSession> begin(const std::string& server_name = {});

@@ -218,10 +218,14 @@ TlsPem TlsContext::pem() const {
 }
 
 void TlsContext::look() {
-  if (!state_->watch.changed()) return;
+  if (state_->watch.changed()) reload();
+}
+
+void TlsContext::reload() {
+  static_cast<void>(state_->watch.changed());  // what is read now is no change later
   auto keys = state_->read_keys();
   if (!keys) {
-    return log_error("TLS: the changed files are no good, what was read before stays in force: {}",
+    return log_error("TLS: the files are no good, what was read before stays in force: {}",
                      keys.error().message());
   }
   log_info("TLS: read {} and its authority again", state_->files.certificate);

@@ -25,7 +25,7 @@ INCLUDE = re.compile(r'^\s*#include\s+([<"])([^>"]+)[>"]', re.MULTILINE)
 SYSTEM_CALLS = re.compile(r"^(unistd|fcntl|poll|liburing|netdb|dlfcn)\.h$|^sys/|^arpa/|^netinet/")
 # Types and constants that signatures and flags need; calls are found by the headers above.
 HARMLESS = {"sys/types.h", "poll.h"}
-HEAVY = re.compile(r"^(boost/|CLI/|nlohmann/(?!json_fwd)|toml\+\+|rocksdb/|spdlog/)")
+HEAVY = re.compile(r"^(boost/|CLI/|nlohmann/(?!json_fwd)|toml\+\+|rocksdb/)")
 # Headers that are the door of a heavy library.
 DOORS = {Path("base/command_line.h"), Path("base/toml.h")}
 # They show Cap'n Proto to whoever includes them.

@@ -2,8 +2,8 @@
 #include <string>
 
 #include <arpa/inet.h>
-#include <spdlog/spdlog.h>
 
+#include "base/log.h"
 #include "faulthandler/demand_link.h"
 #include "tests/fuzz/input.h"
 #include "tests/support/scripted_loop.h"
@@ -98,7 +98,7 @@ std::string told(ByteSpan replies, std::size_t piece_bytes) {
 
 /// An input is what a page server replies after its welcome.
 void run(ByteSpan input) {
-  spdlog::set_level(spdlog::level::off);
+  start_logging("fuzz", LogLevel::kNone);
   const std::string whole = told(input, input.size());
   CHECK(told(input, 1) == whole);
   CHECK(told(input, 1000) == whole);

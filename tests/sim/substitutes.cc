@@ -63,6 +63,8 @@ std::uint64_t unix_milliseconds() {
 void log_line(LogLevel, std::string_view line) {
   Machine::current().schedule().note("log: {}", line);
 }
+void log_line(LogLevel level, const LogKind&, std::string_view line) { log_line(level, line); }
+void log_last_words(std::string_view line) noexcept { fmt::print(stderr, "{}\n", line); }
 
 // base/socket.h
 
