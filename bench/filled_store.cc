@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/output.h"
 #include "base/partial_file.h"
 #include "bench/figures.h"
 #include "format/hash.h"
@@ -128,7 +129,7 @@ Result<FilledStore> FilledStore::make(const std::string& directory, std::size_t 
   FilledStore store(directory, chunks);
   const std::string description = describe(chunks, pages);
   if (!TRY(store.is_filled(description))) {
-    fmt::print("filling a store with {} chunks\n", chunks);
+    print_out("filling a store with {} chunks\n", chunks);
     std::fflush(stdout);
     TRY(make_empty(directory));
     TRY(store.fill(pages));

@@ -39,6 +39,8 @@
 #include "base/file.h"
 #include "base/mapping.h"
 #include "base/memory_file.h"
+#include "base/output.h"
+#include "base/program.h"
 #include "bench/cpu.h"
 #include "bench/image.h"
 #include "vmm-client/guest_memory.h"
@@ -205,7 +207,7 @@ class Guest {
 };
 
 void say(const std::string& line) {
-  std::puts(line.c_str());
+  print_out("{}\n", line);
   std::fflush(stdout);
 }
 
@@ -229,8 +231,9 @@ Result<void> run(int argc, char** argv) {
 }  // namespace thaw::bench
 
 int main(int argc, char** argv) {
+  thaw::begin_program(thaw::ProgramKind::kCommand);
   if (argc != 4 && argc != 5) {
-    std::fputs("usage: thaw-bench-guest MEMORY SOCKET IMAGE [CPU]\n", stderr);
+    thaw::print_problem("usage: thaw-bench-guest MEMORY SOCKET IMAGE [CPU]\n");
     return 2;
   }
   if (const auto result = thaw::bench::run(argc, argv); !result) {

@@ -8,6 +8,8 @@
 #include "base/clock.h"
 #include "base/command_line.h"
 #include "base/log.h"
+#include "base/output.h"
+#include "base/program.h"
 #include "bench/cpu.h"
 #include "bench/fault_bench.h"
 #include "bench/restore_bench.h"
@@ -42,7 +44,7 @@ struct Options {
 };
 
 void list_benches() {
-  for (const Bench& bench : kBenches) fmt::print("{:10} {}\n", bench.name, bench.description);
+  for (const Bench& bench : kBenches) print_out("{:10} {}\n", bench.name, bench.description);
 }
 
 /// Says how much of the machine was not the bench's, without which its figures mean little.
@@ -54,9 +56,9 @@ class Disturbance {
     const double capacity_us =
         std::chrono::duration<double, std::micro>(Clock::now() - start_).count() *
         std::thread::hardware_concurrency();
-    fmt::print("meanwhile: {:.0f} % of the CPUs for other processes, {:.0f} % taken by a host\n",
-               100 * std::max(0.0, others_us) / capacity_us,
-               100 * (now.stolen_us - machine_.stolen_us) / capacity_us);
+    print_out("meanwhile: {:.0f} % of the CPUs for other processes, {:.0f} % taken by a host\n",
+              100 * std::max(0.0, others_us) / capacity_us,
+              100 * (now.stolen_us - machine_.stolen_us) / capacity_us);
   }
 
  private:
@@ -66,7 +68,7 @@ class Disturbance {
 };
 
 Result<void> run(const Bench& bench, const Options& options) {
-  fmt::print("bench {}, seed {}\n\n", bench.name, options.bench.seed);
+  print_out("bench {}, seed {}\n\n", bench.name, options.bench.seed);
   std::fflush(stdout);
   const Disturbance disturbance;
   const std::vector<Figure> figures = TRY(bench.run(options.bench));
@@ -85,6 +87,7 @@ Result<void> run(const Bench& bench, const Options& options) {
 
 int main(int argc, char** argv) {
   using namespace thaw::bench;
+  thaw::begin_program(thaw::ProgramKind::kCommand);
   Options options;
   options.bench.seed = std::random_device()();
   CLI::App app("Measures Thaw beside the least that the machine allows for the same work.");
@@ -106,7 +109,7 @@ int main(int argc, char** argv) {
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 
   thaw::start_logging("thaw-bench", thaw::LogLevel::kInfo);
-  if (options.name.empty()) return list_benches(), 0;
+  if (options.name.empty()) return list_benches(), thaw::finish_output(0);
   options.bench.effort = options.quick ? Effort::kQuick : Effort::kFull;
   for (const Bench& bench : kBenches) {
     if (bench.name != options.name) continue;
@@ -114,7 +117,7 @@ int main(int argc, char** argv) {
       thaw::log_error("{}", result.error().message());
       return 1;
     }
-    return 0;
+    return thaw::finish_output(0);
   }
   thaw::log_error("there is no bench \"{}\"", options.name);
   return 2;

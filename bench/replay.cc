@@ -22,6 +22,8 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/output.h"
+#include "base/program.h"
 #include "bench/image.h"
 #include "bench/sys/image_stream.h"
 #include "vmm-client/guest_memory.h"
@@ -32,7 +34,7 @@ namespace {
 constexpr std::chrono::seconds kPatience{10};
 
 void say(const std::string& line) {
-  std::puts(line.c_str());
+  print_out("{}\n", line);
   std::fflush(stdout);
 }
 
@@ -109,10 +111,11 @@ class Replay {
 }  // namespace thaw::bench
 
 int main(int argc, char** argv) {
+  thaw::begin_program(thaw::ProgramKind::kCommand);
   const std::string_view kind = argc > 3 ? argv[3] : "";
   const int wanted = kind == "download" ? 6 : kind == "file" || kind == "session" ? 5 : -1;
   if (argc != wanted) {
-    std::fputs("usage: thaw-bench-replay PAGES IMAGE (session|file|download) SOURCE...\n", stderr);
+    thaw::print_problem("usage: thaw-bench-replay PAGES IMAGE (session|file|download) SOURCE...\n");
     return 2;
   }
   auto image = thaw::bench::ImageFile::open(argv[2]);

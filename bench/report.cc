@@ -9,6 +9,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/output.h"
 #include "cli/output.h"
 
 namespace thaw::bench {
@@ -64,11 +65,11 @@ void print_figures(const Machine& machine, const std::vector<Figure>& figures) {
                     std::to_string(figure.n)});
   }
   print_table(rows);
-  fmt::print("\n");
+  print_out("\n");
   for (const Figure& figure : figures) {
-    if (!figure.note.empty()) fmt::print("{}: {}\n", figure.name, figure.note);
+    if (!figure.note.empty()) print_out("{}: {}\n", figure.name, figure.note);
   }
-  fmt::print("\n{}\n", machine_line(machine));
+  print_out("\n{}\n", machine_line(machine));
 }
 
 std::string figures_json(const Machine& machine, const std::string& bench,

@@ -2,6 +2,7 @@
 
 #include <fmt/core.h>
 
+#include "base/output.h"
 #include "bench/store_runs.h"
 
 namespace thaw::bench {
@@ -110,7 +111,7 @@ Result<std::vector<Figure>> run_store_bench(const BenchOptions& options) {
   Samples samples;
   const auto runs = TRY(StoreRuns::start(options, plan, samples));
   for (std::size_t i = 0; i < plan.repetitions; ++i) {
-    fmt::print("repetition {} of {}\n", i + 1, plan.repetitions);
+    print_out("repetition {} of {}\n", i + 1, plan.repetitions);
     std::fflush(stdout);
     TRY(runs->repeat());
   }

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/limits.h"
+#include "base/output.h"
 #include "base/output_file.h"
 #include "base/printable.h"
 #include "cli/commands.h"
@@ -73,7 +74,7 @@ void print_pair(const Files& files, const Validity& validity, const std::string&
   print_table({{"certificate", files.certificate},
                {"key", files.key},
                {"valid until", time_text(validity.until) + " UTC"}});
-  fmt::print("{}\n", next);
+  print_out("{}\n", next);
 }
 
 /// As it stands before a port.

@@ -5,6 +5,8 @@
 #include "base/command_line.h"
 #include "base/exit_code.h"
 #include "base/log.h"
+#include "base/output.h"
+#include "base/program.h"
 #include "base/unfinished_name.h"
 #include "cli/commands.h"
 #include "cli/limits.h"
@@ -310,6 +312,7 @@ class Declaration {
 }  // namespace thaw
 
 int main(int argc, char** argv) {
+  thaw::begin_program(thaw::ProgramKind::kCommand);
   thaw::Options options;
   thaw::Command chosen;
   CLI::App app("Restores virtual machines before their memory has arrived.");
@@ -341,7 +344,7 @@ int main(int argc, char** argv) {
   const auto exit_code = chosen(options);
   if (!exit_code) {
     thaw::print_error(exit_code.error(), options.form());
-    return thaw::exit_code_for(exit_code.error().code());
+    return thaw::finish_output(thaw::exit_code_for(exit_code.error().code()));
   }
-  return *exit_code;
+  return thaw::finish_output(*exit_code);
 }

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <ctime>
 
+#include "base/output.h"
 #include "base/printable.h"
 
 namespace thaw {
@@ -35,7 +36,7 @@ void print_table(const std::vector<std::vector<std::string>>& text) {
       line += row[i];
       if (i + 1 < row.size()) line.append(widths[i] - columns_of(row[i]) + 2, ' ');
     }
-    std::puts(line.c_str());
+    print_out("{}\n", line);
   }
 }
 

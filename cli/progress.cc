@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "base/file.h"
+#include "base/output.h"
 #include "base/printable.h"
 #include "cli/output.h"
 
@@ -19,7 +20,7 @@ Progress::Progress(std::string what, ByteCount total)
     : what_(printable(what)), total_(total), shown_(is_terminal(kStderr)) {}
 
 Progress::~Progress() {
-  if (shown_ && drawn_ != Clock::time_point{}) std::fputc('\n', stderr);
+  if (shown_ && drawn_ != Clock::time_point{}) print_problem("\n");
 }
 
 void Progress::update(ByteCount done) {
@@ -32,9 +33,9 @@ void Progress::update(ByteCount done) {
   const double rate = static_cast<double>(done.value) / seconds;
   const double left = rate > 0 ? static_cast<double>((total_ - done).value) / rate : 0;
   const auto filled = static_cast<std::size_t>(part * kBarWidth);
-  fmt::print(stderr, "\r{} [{}{}] {:3.0f} %  {}/s  {:.0f} s left ", what_, std::string(filled, '#'),
-             std::string(kBarWidth - filled, '.'), part * 100,
-             human_bytes(static_cast<std::uint64_t>(rate)), left);
+  print_err("\r{} [{}{}] {:3.0f} %  {}/s  {:.0f} s left ", what_, std::string(filled, '#'),
+            std::string(kBarWidth - filled, '.'), part * 100,
+            human_bytes(static_cast<std::uint64_t>(rate)), left);
   std::fflush(stderr);
 }
 

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/bytes.h"
+#include "base/output.h"
 #include "base/printable.h"
 #include "cli/json.h"
 #include "cli/output.h"
@@ -114,7 +115,7 @@ Json error_json(const Error& error) {
 }
 
 void print_json(const Json& json) {
-  std::puts(json.dump(2, ' ', false, Json::error_handler_t::replace).c_str());
+  print_out("{}\n", json.dump(2, ' ', false, Json::error_handler_t::replace));
 }
 
 void print_push(const PushResult& result, OutputForm form) {
@@ -130,12 +131,12 @@ void print_push(const PushResult& result, OutputForm form) {
     return print_json(json);
   }
   const PushStatistics& pages = result.manifest.statistics;
-  fmt::print("pushed {}: {} zero, {} known, {} new stored in {}\n", result.manifest.spec.name,
-             pages_text(pages.zero_pages), pages_text(pages.duplicate_pages),
-             pages_text(pages.new_pages), human_bytes(pages.new_chunk_bytes));
-  if (pages.cold_pages > 0) fmt::print("cold: {}\n", pages_text(pages.cold_pages));
+  print_out("pushed {}: {} zero, {} known, {} new stored in {}\n", result.manifest.spec.name,
+            pages_text(pages.zero_pages), pages_text(pages.duplicate_pages),
+            pages_text(pages.new_pages), human_bytes(pages.new_chunk_bytes));
+  if (pages.cold_pages > 0) print_out("cold: {}\n", pages_text(pages.cold_pages));
   if (result.manifest.parent == SnapshotId{}) return;
-  fmt::print("since its parent: {}\n", changes_text(pages));
+  print_out("since its parent: {}\n", changes_text(pages));
 }
 
 void print_pull(const PullResult& result, OutputForm form) {
@@ -145,9 +146,9 @@ void print_pull(const PullResult& result, OutputForm form) {
     json["reconnects"] = result.reconnects;
     return print_json(json);
   }
-  fmt::print("pulled {}: {} of memory, {} of state, {} received\n", result.manifest.spec.name,
-             human_bytes(result.manifest.spec.memory.value),
-             human_bytes(result.manifest.spec.state.value), human_bytes(result.received_bytes));
+  print_out("pulled {}: {} of memory, {} of state, {} received\n", result.manifest.spec.name,
+            human_bytes(result.manifest.spec.memory.value),
+            human_bytes(result.manifest.spec.state.value), human_bytes(result.received_bytes));
 }
 
 void print_snapshots(const std::vector<Manifest>& snapshots, const std::vector<message::Tag>& tags,
@@ -236,10 +237,10 @@ void print_prepared(const control::Prepared& prepared, OutputForm form) {
                        {"warnings", prepared.warnings}});
   }
   for (const std::string& warning : prepared.warnings) {
-    fmt::print("warning: {}\n", printable(warning));
+    print_out("warning: {}\n", printable(warning));
   }
-  fmt::print("session {}: waiting for a VMM with {} of memory on {}\n", prepared.session,
-             human_bytes(prepared.memory.value), printable(prepared.socket));
+  print_out("session {}: waiting for a VMM with {} of memory on {}\n", prepared.session,
+            human_bytes(prepared.memory.value), printable(prepared.socket));
 }
 
 void print_working_set(const WorkingSetView& view, OutputForm form) {
@@ -259,7 +260,7 @@ void print_working_set(const WorkingSetView& view, OutputForm form) {
                                      pages_text(packed), set.pages.size() - packed)},
                {"prefetched", totals_text(view.report.totals)}});
   if (view.report.recordings.empty()) return;
-  std::puts("");
+  print_text("\n");
   std::vector<std::vector<std::string>> rows{
       {"RECORDING", "RECORDED (UTC)", "PAGES", "SET THEN", "PRECISION", "RECALL"}};
   for (const message::RecordingSummary& recording : view.report.recordings) {
@@ -275,13 +276,13 @@ void print_working_set(const WorkingSetView& view, OutputForm form) {
 
 void print_recordings(std::string_view done, std::size_t count, OutputForm form) {
   if (form == OutputForm::kJson) return print_json({{"recordings", count}});
-  fmt::print("{} {} recording{}\n", done, count, count == 1 ? "" : "s");
+  print_out("{} {} recording{}\n", done, count, count == 1 ? "" : "s");
 }
 
 void print_run(const RecordedRun& run, OutputForm form) {
   if (form == OutputForm::kJson) return;  // all of them in one document at the end
-  fmt::print("run {}: {} pages in {:.1f} s, {}\n", run.number, run.pages, run.seconds,
-             run.stored() ? "stored" : "not stored: " + printable(run.problem));
+  print_out("run {}: {} pages in {:.1f} s, {}\n", run.number, run.pages, run.seconds,
+            run.stored() ? "stored" : "not stored: " + printable(run.problem));
   std::fflush(stdout);
 }
 
@@ -299,7 +300,7 @@ void print_runs(const std::vector<RecordedRun>& runs, const std::optional<Workin
     return print_json({{"runs", array}, {"working_set", set ? working_set_json(*set) : Json()}});
   }
   if (!set) return;
-  std::puts("");
+  print_text("\n");
   print_working_set(*set, form);
 }
 
@@ -313,8 +314,8 @@ void print_error(const Error& error, OutputForm form) {
   }
   const std::string message = printable(error.message());
   const std::string advice = advice_for(error.code());
-  fmt::print(stderr, "thaw: {}{}{}{}\n", message, message.ends_with('?') ? "" : ".",
-             advice.empty() ? "" : " ", advice);
+  print_err("thaw: {}{}{}{}\n", message, message.ends_with('?') ? "" : ".",
+            advice.empty() ? "" : " ", advice);
 }
 
 }  // namespace thaw

@@ -1,5 +1,6 @@
 #include <cstdio>
 
+#include "base/output.h"
 #include "base/printable.h"
 #include "cli/output.h"
 #include "cli/report.h"
@@ -59,17 +60,17 @@ void print_trouble(const HandlerReport& handler) {
   bool any = false;
   for (const ServerReport& server : handler.servers) {
     if (server.state == ServerState::kAway) {
-      fmt::print("page server {} is away for {:.1f} s\n", printable(server.address),
-                 static_cast<double>(server.away_ms) / 1000);
+      print_out("page server {} is away for {:.1f} s\n", printable(server.address),
+                static_cast<double>(server.away_ms) / 1000);
     } else if (server.state == ServerState::kSlow) {
-      fmt::print("page server {} is slow or fails, and asked only where no other is there\n",
-                 printable(server.address));
+      print_out("page server {} is slow or fails, and asked only where no other is there\n",
+                printable(server.address));
     } else {
       continue;
     }
     any = true;
   }
-  if (any) fmt::print("{} pages wait\n\n", waiting);
+  if (any) print_out("{} pages wait\n\n", waiting);
 }
 
 }  // namespace
@@ -77,7 +78,7 @@ void print_trouble(const HandlerReport& handler) {
 void print_sessions(const HandlerReport& handler, OutputForm form) {
   if (form == OutputForm::kJson) {
     // The handler's own JSON, so that no counter is left out.
-    std::fputs(encode_control_reply(handler).c_str(), stdout);
+    print_text(encode_control_reply(handler));
     return;
   }
   print_trouble(handler);

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/output.h"
 #include "base/printable.h"
 #include "base/types.h"
 #include "cli/json.h"
@@ -90,7 +91,7 @@ void print_job(const message::JobReport& report, OutputForm form) {
     if (failed) json["error"] = error_json(from_reply(report.error));
     return print_json(json);
   }
-  for (const std::string& finding : report.findings) std::puts(printable(finding).c_str());
+  for (const std::string& finding : report.findings) print_out("{}\n", printable(finding));
   std::vector<std::vector<std::string>> rows;
   for (const message::JobCounter& counter : report.counters) {
     std::string name = counter.name;

@@ -1,4 +1,4 @@
-thaw_add_test(cli_test SOURCES cli_plot_test.cc cli_test.cc page_tables_test.cc record_test.cc server_list_test.cc support/scripted_handler.cc support/wire_message.cc
+thaw_add_test(cli_test SOURCES cli_output_test.cc cli_plot_test.cc cli_test.cc page_tables_test.cc record_test.cc server_list_test.cc support/scripted_handler.cc support/wire_message.cc
   LIBRARIES thaw_cli_core thaw_test_programs nlohmann_json::nlohmann_json)
 add_dependencies(cli_test thaw-cli)
 

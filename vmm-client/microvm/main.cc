@@ -5,6 +5,8 @@
 #include "base/clock.h"
 #include "base/command_line.h"
 #include "base/log.h"
+#include "base/output.h"
+#include "base/program.h"
 #include "base/unfinished_name.h"
 #include "vmm-client/microvm/capture.h"
 #include "vmm-client/microvm/limits.h"
@@ -56,8 +58,8 @@ void report(const Options& options, const RestoreProfile& profile, std::int64_t 
             R"("first_output_us":{}}}}})"
             "\n"
           : "restored: memory {} us, VM {} us, vCPUs {} us, state {} us, first output {} us\n";
-  fmt::print(stderr, fmt::runtime(form), us_of("memory") + us_of("handover"), us_of("vm"),
-             us_of("vcpus"), us_of("state"), first_output_us);
+  print_problem(fmt::format(fmt::runtime(form), us_of("memory") + us_of("handover"), us_of("vm"),
+                            us_of("vcpus"), us_of("state"), first_output_us));
 }
 
 void report(const Options& options, const MemoryImageStatistics& written, std::int64_t us) {
@@ -65,7 +67,7 @@ void report(const Options& options, const MemoryImageStatistics& written, std::i
       options.json ? R"({{"captured":{{"data_bytes":{},"hole_bytes":{},"capture_us":{}}}}})"
                      "\n"
                    : "captured: {} bytes of data, {} bytes of holes, in {} us\n";
-  fmt::print(stderr, fmt::runtime(form), written.data.value, written.holes.value, us);
+  print_problem(fmt::format(fmt::runtime(form), written.data.value, written.holes.value, us));
 }
 
 /// The exit code of this program if the guest has ended by itself.
@@ -198,6 +200,7 @@ CLI::App* declare_restore(CLI::App& app, Options& options) {
 }  // namespace thaw
 
 int main(int argc, char** argv) {
+  thaw::begin_program(thaw::ProgramKind::kCommand);
   thaw::Options options;
   CLI::App app("Runs a small VM whose state can be captured, and restores it.");
   app.require_subcommand(1);
@@ -209,10 +212,6 @@ int main(int argc, char** argv) {
   thaw::leave_nothing_unfinished();
   thaw::start_logging("thaw-microvm", thaw::LogLevel::kInfo);
   const auto result = run->parsed() ? thaw::run(options) : thaw::restore(options);
-  std::fflush(stdout);
-  if (!result) {
-    thaw::log_error("{}", result.error().message());
-    return 1;
-  }
-  return *result;
+  if (!result) thaw::log_error("{}", result.error().message());
+  return thaw::finish_output(result.value_or(1));
 }
