@@ -15,7 +15,7 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kMostProcBytes = std::size_t{1} << 20;
 constexpr std::size_t kMostNumberBytes = 64;
-constexpr std::size_t kMostStatBytes = 64u << 10;
+constexpr std::size_t kMostCgroupStatBytes = 64u << 10;
 /// Version 1 says "no limit" with a number near the end of what 63 bits hold.
 constexpr std::uint64_t kNoLimit = std::uint64_t{1} << 60;
 /// Page cache is looked at where less than this part of the limit is left without: memory.stat of a
@@ -37,7 +37,7 @@ std::optional<std::uint64_t> read_number(const fs::path& file) {
 /// The page cache that goes before anything else has to: all that was read once, and half of what
 /// is in use. From memory.stat, lines of "key number".
 std::uint64_t reclaimable_cache(const fs::path& stat, std::string_view prefix) {
-  const auto text = read_text_file(stat.string(), kMostStatBytes);
+  const auto text = read_text_file(stat.string(), kMostCgroupStatBytes);
   if (!text) return 0;
   std::istringstream lines(*text);
   std::uint64_t bytes = 0;

@@ -28,7 +28,7 @@ static_assert(sizeof(PidfdInfo) == 64);
 constexpr std::uint64_t kInfoExit = 1u << 3;
 constexpr unsigned long kGetInfo = _IOWR(0xFF, 11, PidfdInfo);
 
-constexpr std::size_t kMostStatBytes = 4096;
+constexpr std::size_t kMostProcessStatBytes = 4096;
 
 ExitStatus from_wait_status(int status) {
   if (WIFSIGNALED(status)) return {.signal = WTERMSIG(status)};
@@ -45,7 +45,7 @@ std::optional<ExitStatus> from_pidfd(const UniqueFd& pidfd) {
 /// Of a process that its parent has not waited for.
 std::optional<ExitStatus> from_proc(const UniqueFd& pidfd, pid_t pid) {
   const std::string process = "/proc/" + std::to_string(pid);
-  const auto text = read_text_file(process + "/stat", kMostStatBytes);
+  const auto text = read_text_file(process + "/stat", kMostProcessStatBytes);
   struct stat owner{};
   const bool is_ours =
       ::stat(process.c_str(), &owner) == 0 && (::geteuid() == 0 || ::geteuid() == owner.st_uid);
