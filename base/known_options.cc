@@ -16,14 +16,16 @@ constexpr auto kCommandsOfThaw = std::to_array<std::string_view>(
      "show",    "stats", "stop",    "tag",  "untag",  "usage",  "ws"});
 
 constexpr auto kOfPageServer = std::to_array<std::string_view>(
-    {"backups",         "from-backup", "gc-minutes",        "gc-percent",   "insecure",
-     "keep-recordings", "listen",      "max-connections",   "min-free-mib", "no-sandbox",
-     "pin-grace-s",     "policy",      "replica",           "store",        "tls-ca",
-     "tls-cert",        "tls-key",     "upkeep-interval-s", "upkeep-mib-s", "verbose"});
+    {"backups",         "from-backup", "gc-minutes", "gc-percent",        "insecure",
+     "keep-recordings", "listen",      "log-file",   "max-connections",   "min-free-mib",
+     "no-sandbox",      "pin-grace-s", "policy",     "replica",           "store",
+     "tls-ca",          "tls-cert",    "tls-key",    "upkeep-interval-s", "upkeep-mib-s",
+     "verbose"});
 
 constexpr auto kOfFaultHandler = std::to_array<std::string_view>(
-    {"around", "control", "http", "images-mib", "insecure", "namespace", "no-sandbox", "placement",
-     "record-every", "server", "spin-us", "tls-ca", "tls-cert", "tls-key", "verbose", "workers"});
+    {"around", "control", "http", "images-mib", "insecure", "log-file", "namespace", "no-sandbox",
+     "placement", "record-every", "server", "spin-us", "tls-ca", "tls-cert", "tls-key", "verbose",
+     "workers"});
 
 constexpr auto kPrograms =
     std::to_array<KnownProgram>({{"thaw", "thaw", kOfThaw, kCommandsOfThaw},

@@ -55,7 +55,8 @@ void DemandServer::send_pin(const Message& message, std::uint64_t request, Snaps
 
 void DemandServer::take_pin_reply(std::vector<PinRequest>::iterator request, const Message& reply) {
   if (const auto* const error = std::get_if<message::ErrorReply>(&reply)) {
-    log_warning("snapshot {} may be deleted at {} while it is restored: {}",
+    log_warning(LogKind("pins", from_reply(*error)),
+                "snapshot {} may be deleted at {} while it is restored: {}",
                 request->snapshot.value, address()->text(), from_reply(*error).message());
   }
   pin_requests_.erase(request);

@@ -37,6 +37,7 @@ struct HandlerSettings {
   std::uint64_t images_mib = usable_memory().value / 2 >> 20;
   std::string http{};
   unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
+  std::string log_file{};
   bool verbose = false;
   bool no_sandbox = false;
 

@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <array>
 #include <csignal>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <thread>
@@ -9,6 +8,7 @@
 
 #include <poll.h>
 
+#include "base/background_task.h"
 #include "base/command_line.h"
 #include "base/confine.h"
 #include "base/cpu.h"
@@ -16,7 +16,9 @@
 #include "base/event_fd.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/output.h"
 #include "base/process.h"
+#include "base/program.h"
 #include "base/socket.h"
 #include "faulthandler/control_server.h"
 #include "faulthandler/daemon.h"
@@ -41,11 +43,22 @@ constexpr std::array kKeptCapabilities{thaw::Capability::kChown,    thaw::Capabi
                                        thaw::Capability::kKill,     thaw::Capability::kSysNice,
                                        thaw::Capability::kSysPtrace};
 
+/// Those that end the server, and SIGHUP, which has it read its files again.
+constexpr std::initializer_list<int> kSignals{SIGTERM, SIGINT, SIGQUIT, SIGHUP};
+
 /// How the supervisor starts the process that serves.
 constexpr const char* kHandlerArgument = "--supervised";
 
 void start_logging(std::string_view program, const thaw::HandlerSettings& settings) {
   thaw::start_logging(program, settings.verbose ? thaw::LogLevel::kDebug : thaw::LogLevel::kInfo);
+}
+
+/// Where VMs wait for this process, a file that cannot be opened any more costs its lines alone.
+void write_log_anyway(const std::string& file) {
+  const auto started = thaw::write_log_in_background(file);
+  if (started) return;
+  thaw::log_error("{}", started.error().message());
+  static_cast<void>(thaw::write_log_in_background({}));
 }
 
 /// Has `on_signal` called with each of the signals, on the loop's thread. In place before the loop
@@ -61,7 +74,7 @@ class SignalWatch {
   void on_readable(int result) {
     if (result < 0) return;
     while (const int signal = thaw::next_signal(signals_)) {
-      thaw::log_info("signal {}: stopping", signal);
+      thaw::log_info("signal {}: {}", signal, signal == SIGHUP ? "reloading" : "stopping");
       on_signal_(signal);
     }
     loop_.poll(signals_, POLLIN, watching_);
@@ -95,8 +108,9 @@ std::unique_ptr<thaw::SettingsWatch> watch_settings(const thaw::HandlerSettings&
 /// Serves the VMs, as a supervisor's child: by what the supervisor gives it, and nothing else.
 thaw::Result<int> run_handler(thaw::UniqueFd supervisor, const thaw::HandlerSettings& settings) {
   if (!settings.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
+  write_log_anyway(settings.log_file);
   const thaw::CpuSet cpus = TRY(thaw::allowed_cpus(0));
-  const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
+  const thaw::UniqueFd signals = TRY(thaw::take_signals(kSignals));
   const auto tls = TRY(thaw::tls_of(settings));
   thaw::PlacementOptions placement = TRY(thaw::parse_placement(settings.placement));
   placement.spin = TRY(thaw::parse_spin(settings.spin));
@@ -155,7 +169,14 @@ thaw::Result<int> run_handler(thaw::UniqueFd supervisor, const thaw::HandlerSett
                           .record_every = settings.record_every,
                           .placement = placement,
                           .image_budget = {settings.images_mib << 20}});
-  const SignalWatch watch(*loop, signals, [&](int) { daemon->request_stop(); });
+  thaw::BackgroundTask reload([&] {
+    if (tls != nullptr) tls->reload();
+  });
+  const SignalWatch watch(*loop, signals, [&](int signal) {
+    if (signal != SIGHUP) return daemon->request_stop();
+    thaw::reopen_log();
+    reload.request();
+  });
   const auto settings_watch = watch_settings(settings, tls, *tasks, *daemon);
   // From here on nothing fails: what is under way in the loop must complete before it is destroyed.
   daemon->run();
@@ -204,7 +225,12 @@ thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inherit
                             std::vector<thaw::NamedDescriptor> passed) {
   TRY(thaw::raise_descriptor_limit());
   if (!settings.no_sandbox) TRY(thaw::confine(kKeptCapabilities, thaw::SystemCalls::kOfAll));
-  const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT}));
+  if (passed.empty()) {
+    TRY(thaw::write_log_in_background(settings.log_file));
+  } else {
+    write_log_anyway(settings.log_file);
+  }
+  const thaw::UniqueFd signals = TRY(thaw::take_signals(kSignals));
   const std::filesystem::path directory = std::filesystem::path(settings.control).parent_path();
   std::error_code failed;
   if (!directory.empty() && passed.empty()) {
@@ -219,11 +245,10 @@ thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inherit
                                .successor = settings.command},
                               std::move(before));
   supervisor.take_over(std::move(passed));
-  const SignalWatch watch(*loop, signals, [&](int signal) { supervisor.signal(signal); });
-  const int exit_code = supervisor.run([&] {
-    std::printf("ready on %s\n", settings.control.c_str());
-    std::fflush(stdout);
+  const SignalWatch watch(*loop, signals, [&](int signal) {
+    signal == SIGHUP ? supervisor.reload() : supervisor.signal(signal);
   });
+  const int exit_code = supervisor.run([&] { thaw::announce("ready on " + settings.control); });
   thaw::remove_file(settings.control);
   return exit_code;
 }
@@ -268,7 +293,7 @@ thaw::Result<int> upgrade(const std::string& control) {
       return thaw::fail(thaw::ErrorCode::kUnavailable,
                         "not upgraded, the program before goes on: {}", report->upgrade_failure);
     }
-    std::printf("%zu sessions go on\n", report->sessions.size());
+    thaw::print_out("{} sessions go on\n", report->sessions.size());
     return 0;
   }
   return thaw::fail(thaw::ErrorCode::kTimeout, "the upgrade has not come to an end");
@@ -329,6 +354,8 @@ void add_options(CLI::App& app, Options& options) {
   app.add_option("--http", settings.http,
                  "HOST:PORT of a page for Prometheus, /metrics, and of /healthz; without it there "
                  "are none. Plain HTTP: on loopback, or with --insecure");
+  app.add_option("--log-file", settings.log_file,
+                 "File that the log is appended to, opened again on SIGHUP; without it, stderr");
   app.add_flag("--verbose", settings.verbose, "Log details");
   app.add_flag("--no-sandbox", settings.no_sandbox,
                "Keep all system calls, capabilities and core dumps, for debugging");
@@ -383,10 +410,10 @@ thaw::Result<int> run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  thaw::begin_program(thaw::ProgramKind::kServer);
   // Started through a descriptor, it would be called by that.
   thaw::name_process("thaw-faulthandler");
   const auto ended = run(argc, argv);
-  if (ended) return *ended;
-  thaw::log_error("{}", ended.error().message());
-  return 1;
+  if (!ended) thaw::log_error("{}", ended.error().message());
+  return thaw::finish_output(ended.value_or(1));
 }

@@ -26,7 +26,8 @@ Result<void> PageServers::ask(const std::string& name_space,
     if (stop.stop_requested()) return fail(ErrorCode::kStopped, "the command was called off");
     if (!is_of_one_server(asked.error())) return asked;
     if (addresses.size() > 1) {
-      log_warning("page server {}: {}", addresses[server].text(), asked.error().message());
+      log_warning(LogKind("requests to page server " + addresses[server].text(), asked.error()),
+                  "page server {}: {}", addresses[server].text(), asked.error().message());
     }
     if (!failure || (is_away(asked.error()) && !is_away(*failure))) failure = asked.error();
   }

@@ -324,7 +324,8 @@ void Prefetch::on_job_done(PrefetchJob& job) {
     if (job.is_rest) {
       note_rest_failure(job.decoded.error());
     } else {
-      log_warning("prefetch: {}", job.decoded.error().message());
+      log_warning(LogKind("prefetch", job.decoded.error()), "prefetch: {}",
+                  job.decoded.error().message());
     }
     drop(job);
     return ask_more();

@@ -106,7 +106,9 @@ void Prefetch::end_sweep() {
 
 void Prefetch::note_rest_failure(const Error& error) {
   // Once, until all goes well again.
-  if (rest_batch_ == limits::kMaxPackPages) log_warning("hydration: {}", error.message());
+  if (rest_batch_ == limits::kMaxPackPages) {
+    log_warning(LogKind("hydration", error), "hydration: {}", error.message());
+  }
   rest_batch_ = std::max<std::size_t>(rest_batch_ / kBatchDivisor, 1);
 }
 

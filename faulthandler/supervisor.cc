@@ -57,6 +57,12 @@ void Supervisor::signal(int number) {
   if (handler_) handler_->signal_group(number);
 }
 
+void Supervisor::reload() {
+  reopen_log();
+  // One that is being started reads everything anyway, and ignores the signal.
+  if (handler_) handler_->signal_group(SIGHUP);
+}
+
 void Supervisor::start_handler() {
   if (const auto started = try_to_start(); !started) {
     log_error("no fault handler: {}", started.error().message());
@@ -172,6 +178,7 @@ void Supervisor::upgrade() {
     return loop_.wait(limits::kUpgradePause, upgrading_);
   }
   log_info("upgrade: becoming {}", programs_.successor.front());
+  flush_log(Deadline::after(limits::kLogPatience));  // before VMs wait
   if (const auto killed = kill_handler(); !killed) return fail_upgrade(killed.error().message());
   std::vector<NamedDescriptor> kept = keep_.pass_on();
   handler_.reset();

@@ -47,6 +47,8 @@ class Supervisor final : private SessionKeep::Owner {
   int run(std::function<void()> on_ready);
   /// Passes a signal on to the handler.
   void signal(int number);
+  /// Opens the log's file again, and has the handler read its files again.
+  void reload();
 
  private:
   void keep(const std::string& name, const UniqueFd& descriptor) override {

@@ -55,7 +55,8 @@ bool Uploader::send(const Upload& upload, const std::stop_token& stop) {
     const bool passing =
         code == ErrorCode::kUnavailable || code == ErrorCode::kTimeout || code == ErrorCode::kBusy;
     if (!passing || i == kPauses.size() || stop.stop_requested()) {
-      log_warning("{} was not sent: {}", upload.what, sent.error().message());
+      log_warning(LogKind("uploads that were not sent", sent.error()), "{} was not sent: {}",
+                  upload.what, sent.error().message());
       return false;
     }
     rest(stop, kPauses[i]);

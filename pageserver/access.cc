@@ -97,10 +97,14 @@ std::shared_ptr<const Policy> Access::policy() const {
 }
 
 void Access::refresh() {
-  if (!watch_.changed()) return;
+  if (watch_.changed()) reload();
+}
+
+void Access::reload() {
+  static_cast<void>(watch_.changed());  // what is read now is no change later
   auto policy = read(path_);
   if (!policy) {
-    log_error("the changed policy is no good, what was read before stays in force: {}",
+    log_error("the policy is no good, what was read before stays in force: {}",
               policy.error().message());
     return;
   }

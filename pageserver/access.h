@@ -67,8 +67,10 @@ class Access {
  public:
   static Result<std::unique_ptr<Access>> load(const std::string& path);
 
-  /// Looks at the file.
+  /// Reads the file if it has changed.
   void refresh();
+  /// Reads the file. If it is no good, what was read before stays in force.
+  void reload();
   /// Grows with each change, after which rights are to be asked for again.
   std::uint64_t generation() const { return generation_.load(std::memory_order_acquire); }
   std::shared_ptr<const Policy> policy() const;

@@ -50,7 +50,7 @@ class Jobs::Control final : public JobControl {
   }
 
   void add_finding(std::string finding) override {
-    log_warning("{}", finding);
+    log_warning(LogKind("findings"), "{}", finding);
     note(std::move(finding));
   }
 
@@ -327,15 +327,17 @@ void Jobs::check_suspects() {
     Control control(*this, stop, nullptr);
     const auto report = Verification(store_, in, control).run_on(suspects);
     if (!report) {
-      log_warning("what was reported as damaged was not looked at: {}", report.error().message());
+      log_warning(LogKind("reports of damage", report.error()),
+                  "what was reported as damaged was not looked at: {}", report.error().message());
       continue;
     }
     if (!suspects.chunks.empty()) {
-      log_warning("{} chunks were reported as damaged, of which {} are", suspects.chunks.size(),
-                  report->damaged);
+      log_warning(LogKind("reported chunks"), "{} chunks were reported as damaged, of which {} are",
+                  suspects.chunks.size(), report->damaged);
     }
     if (!suspects.packs.empty()) {
-      log_warning("{} packs were reported as damaged, and {} working sets are",
+      log_warning(LogKind("reported packs"),
+                  "{} packs were reported as damaged, and {} working sets are",
                   suspects.packs.size(), report->damaged_sets);
     }
   }

@@ -1,5 +1,5 @@
 #include <array>
-#include <cstdio>
+#include <csignal>
 #include <filesystem>
 
 #include <nlohmann/json.hpp>
@@ -7,9 +7,12 @@
 #include "base/command_line.h"
 #include "base/confine.h"
 #include "base/descriptor_limit.h"
+#include "base/event_fd.h"
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/output.h"
+#include "base/program.h"
 #include "pageserver/descriptors.h"
 #include "pageserver/limits.h"
 #include "pageserver/store_check.h"
@@ -29,6 +32,7 @@ struct Options {
   std::string listen = "127.0.0.1:7433";
   thaw::TransportFlags transport;
   std::string policy;
+  std::string log_file;
   bool verbose = false;
   bool no_sandbox = false;
   std::size_t max_connections = 1024;
@@ -63,11 +67,12 @@ bool report(const thaw::StoreCheck& check, const Options& options) {
                                       {"chunks", check.chunks},
                                       {"bytes", check.bytes},
                                       {"problems", check.problems}};
-    std::puts(json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+    thaw::print_out("{}\n",
+                    json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
   } else {
-    for (const std::string& problem : check.problems) std::puts(problem.c_str());
-    fmt::print("{} snapshots, {} chunks of {} MiB, {} problems\n", check.snapshots, check.chunks,
-               check.bytes >> 20, check.problems.size());
+    for (const std::string& problem : check.problems) thaw::print_out("{}\n", problem);
+    thaw::print_out("{} snapshots, {} chunks of {} MiB, {} problems\n", check.snapshots,
+                    check.chunks, check.bytes >> 20, check.problems.size());
   }
   return check.problems.empty();
 }
@@ -76,7 +81,8 @@ bool report(const thaw::StoreCheck& check, const Options& options) {
 void print_error(const thaw::Error& error) {
   const nlohmann::ordered_json json{
       {"error", {{"code", error_name(error.code())}, {"text", error.message()}}}};
-  std::puts(json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace).c_str());
+  thaw::print_out("{}\n",
+                  json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
 }
 
 thaw::Result<bool> check(const Options& options, const thaw::StoreLimits& limits) {
@@ -131,8 +137,11 @@ thaw::Result<bool> run(const Options& options) {
   const thaw::StoreLimits limits{.min_free = {options.min_free_mib << 20},
                                  .open_tables = shares.tables};
   if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
+  TRY(thaw::write_log_in_background(options.log_file));
   if (options.check) return check(options, limits);
   if (!options.from_backup.empty()) TRY(take_backup(options));
+  // Before the store, which starts threads.
+  const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT, SIGQUIT, SIGHUP}));
   const auto store = TRY(open_store(options, limits));
   thaw::log_info("{} connections and {} tables may be open, of {} descriptors", shares.connections,
                  shares.tables, descriptors);
@@ -142,26 +151,25 @@ thaw::Result<bool> run(const Options& options) {
   }
   const thaw::StoreId store_id = TRY(options.replica ? thaw::read_store_id(options.store)
                                                      : thaw::open_store_id(options.store));
-  TRY(thaw::run_server(*store,
-                       {.listen = listen,
-                        .store_id = store_id,
-                        .use = options.replica ? thaw::StoreUse::kReplica : thaw::StoreUse::kOwn,
-                        .tls = tls,
-                        .policy = options.policy,
-                        .descriptors = shares,
-                        .kept_recordings = options.keep_recordings,
-                        .upkeep = upkeep_of(options),
-                        .pin_grace = std::chrono::seconds(options.pin_grace_s)},
-                       [](const std::string& address) {
-                         std::printf("listening on %s\n", address.c_str());
-                         std::fflush(stdout);
-                       }));
+  TRY(thaw::run_server(
+      *store,
+      {.listen = listen,
+       .store_id = store_id,
+       .use = options.replica ? thaw::StoreUse::kReplica : thaw::StoreUse::kOwn,
+       .tls = tls,
+       .policy = options.policy,
+       .descriptors = shares,
+       .kept_recordings = options.keep_recordings,
+       .upkeep = upkeep_of(options),
+       .pin_grace = std::chrono::seconds(options.pin_grace_s)},
+      signals, [](const std::string& address) { thaw::announce("listening on " + address); }));
   return true;
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
+  thaw::begin_program(thaw::ProgramKind::kServer);
   Options options;
   CLI::App app("Keeps the snapshots of a fleet as deduplicated chunks and serves their pages.");
   app.add_option("--store", options.store, "Directory of the store; created if there is none")
@@ -224,6 +232,8 @@ int main(int argc, char** argv) {
   app.add_flag("--json", options.json, "Print the result of a check as JSON")
       ->needs(check_only)
       ->configurable(false);
+  app.add_option("--log-file", options.log_file,
+                 "File that the log is appended to, opened again on SIGHUP; without it, stderr");
   app.add_flag("--verbose", options.verbose, "Log details");
   app.add_flag("--no-sandbox", options.no_sandbox,
                "Keep all system calls, capabilities and core dumps, for debugging");
@@ -236,7 +246,7 @@ int main(int argc, char** argv) {
   if (!result) {
     thaw::log_error("{}", result.error().message());
     if (options.json) print_error(result.error());
-    return options.check ? thaw::exit_code_for(result.error().code()) : 1;
+    return thaw::finish_output(options.check ? thaw::exit_code_for(result.error().code()) : 1);
   }
-  return *result ? 0 : 1;
+  return thaw::finish_output(*result ? 0 : 1);
 }

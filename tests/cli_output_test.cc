@@ -39,7 +39,7 @@ class CliOutputTest : public testing::Test {
   ScriptedHandler handler_{directory_.path("control"), [](const ControlRequest& request) {
                              return std::holds_alternative<control::List>(request)
                                         ? ControlReply(HandlerReport{})
-                                        : ControlReply(control::Stopped{});
+                                        : ControlReply(Stopped{});
                            }};
 };
 

@@ -122,7 +122,8 @@ Result<PageThreads::Place> PageThreads::take_place() {
     connection.decided.acquire();
     if (connection.stream) {
       if (const auto served = run(connection, bulk_); !served) {
-        log_warning("left {}: {}", connection.remote, served.error().message());
+        log_warning(LogKind("left peers", served.error()), "left {}: {}", connection.remote,
+                    served.error().message());
       }
       shut_down(connection.stream->socket());
       connection.peer.reset();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <list>
 #include <memory>
 #include <optional>
@@ -11,6 +12,8 @@
 
 #include <boost/asio.hpp>
 
+#include "base/background_task.h"
+#include "base/event_fd.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "format/limits.h"
@@ -87,7 +90,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<void> serve([[maybe_unused]] std::shared_ptr<Connection> self) {
     const auto secured = co_await secure();
     if (!secured) {
-      log_warning("refused {}: {}", remote_, secured.error().message());
+      log_warning(LogKind("refused peers", secured.error()), "refused {}: {}", remote_,
+                  secured.error().message());
       co_await linger();
     }
     if (tls_ && secured) peer_.identify(tls_->peer_identity());
@@ -96,7 +100,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
       if (!request) {
         // A peer that has gone needs no answer; one that speaks badly gets it and is left.
         if (request.error().code() != ErrorCode::kUnavailable) {
-          log_warning("refused {}: {}", remote_, request.error().message());
+          log_warning(LogKind("refused peers", request.error()), "refused {}: {}", remote_,
+                      request.error().message());
           Reply refusal = error_reply(request.error());
           co_await send(0, refusal);
         }
@@ -388,6 +393,9 @@ class Acceptor {
     if (access_ != nullptr) asio::co_spawn(strand_, follow_policy(), asio::detached);
   }
 
+  /// Reads certificate and policy again, away from the threads that answer.
+  void reload() { reload_.request(); }
+
   void stop() {
     asio::post(strand_, [this] {
       error_code ignored;
@@ -488,11 +496,34 @@ class Acceptor {
   std::optional<Jobs> jobs_;
   std::list<std::weak_ptr<Connection>> connections_;
   std::list<std::weak_ptr<Connection>> strangers_;  // among others, oldest first
+  BackgroundTask reload_{[this] {
+    if (options_.tls != nullptr) options_.tls->reload();
+    if (access_ != nullptr) access_->reload();
+  }};
 };
+
+/// Ends after the signal to stop.
+asio::awaitable<void> obey_signals(asio::posix::stream_descriptor& incoming,
+                                   const UniqueFd& signals, Acceptor& acceptor) {
+  while (true) {
+    const auto [error] =
+        co_await incoming.async_wait(asio::posix::stream_descriptor::wait_read, kUseAwaitable);
+    if (error) co_return acceptor.stop();
+    const int signal = next_signal(signals);
+    if (signal == SIGHUP) {
+      log_info("signal {}: reloading", signal);
+      reopen_log();
+      acceptor.reload();
+    } else if (signal != 0) {
+      log_info("signal {}: finishing what is under way", signal);
+      co_return acceptor.stop();
+    }
+  }
+}
 
 }  // namespace
 
-Result<void> run_server(Store& store, const ServerOptions& options,
+Result<void> run_server(Store& store, const ServerOptions& options, const UniqueFd& signals,
                         const std::function<void(const std::string& address)>& ready) {
   std::unique_ptr<Access> access;
   if (!options.policy.empty()) access = TRY(Access::load(options.policy));
@@ -504,12 +535,8 @@ Result<void> run_server(Store& store, const ServerOptions& options,
     return fail_errno("starting the server's threads", error.code().value());
   }
   const std::string address = TRY(acceptor->listen());
-  asio::signal_set signals(context, SIGTERM, SIGINT);
-  signals.async_wait([&](const error_code& error, int signal) {
-    if (error) return;
-    log_info("signal {}: finishing what is under way", signal);
-    acceptor->stop();
-  });
+  asio::posix::stream_descriptor incoming(context, TRY(duplicate(signals)).release());
+  asio::co_spawn(context, obey_signals(incoming, signals, *acceptor), asio::detached);
   acceptor->start();
   ready(address);
   context.run();

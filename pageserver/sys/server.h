@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/stream.h"
+#include "base/unique_fd.h"
 #include "format/store_id.h"
 #include "pageserver/descriptors.h"
 #include "pageserver/jobs.h"
@@ -29,10 +30,12 @@ struct ServerOptions {
   std::chrono::seconds pin_grace{60};  // a fault handler that was lost may come back so long
 };
 
-/// Serves `store` over TCP until SIGTERM or SIGINT, then finishes the requests that are under way
-/// and returns. Calls `ready` once with the address it listens on. Blocks; uses threads of its own:
-/// requests for pages run on threads that bulk work never takes.
-Result<void> run_server(Store& store, const ServerOptions& options,
+/// Serves `store` over TCP until `signals`, which comes from take_signals(), has one that is not
+/// SIGHUP. Then finishes the requests that are under way and returns. On SIGHUP, reads its
+/// certificate and policy again and opens the log's file again. Calls `ready` once with the address
+/// it listens on. Blocks; uses threads of its own: requests for pages run on threads that bulk work
+/// never takes.
+Result<void> run_server(Store& store, const ServerOptions& options, const UniqueFd& signals,
                         const std::function<void(const std::string& address)>& ready);
 
 }  // namespace thaw

@@ -56,6 +56,7 @@ std::vector<char*> as_arguments(const std::vector<std::string>& words) {
 
 /// In the child, before it becomes the program.
 void settle(const Surroundings& surroundings) {
+  ::signal(SIGPIPE, SIG_DFL);  // as a shell leaves it
   if (!surroundings.cpus.empty()) {
     cpu_set_t cpus;
     CPU_ZERO(&cpus);
