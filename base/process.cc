@@ -137,14 +137,6 @@ std::string own_program() {
   return there ? path.string() : link.string();
 }
 
-Result<void> raise_descriptor_limit() {
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return fail_errno("getrlimit");
-  limit.rlim_cur = limit.rlim_max;
-  if (::setrlimit(RLIMIT_NOFILE, &limit) != 0) return fail_errno("setrlimit");
-  return {};
-}
-
 Result<std::size_t> descriptor_limit() {
   rlimit limit{};
   if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return fail_errno("getrlimit");

@@ -34,9 +34,6 @@ Result<std::string> program_beside_this_one(const std::string& name);
 /// kernel still finds it.
 std::string own_program();
 
-/// Lets this process, and those that it starts, have as many descriptors as the system allows it.
-Result<void> raise_descriptor_limit();
-
 /// By this name a process starts the program that it runs itself, even if that was replaced or
 /// deleted since.
 inline constexpr const char* kRunningProgram = "/proc/self/exe";

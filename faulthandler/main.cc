@@ -12,6 +12,7 @@
 #include "base/command_line.h"
 #include "base/confine.h"
 #include "base/cpu.h"
+#include "base/descriptor_limit.h"
 #include "base/descriptor_store.h"
 #include "base/event_fd.h"
 #include "base/file.h"
@@ -223,7 +224,7 @@ thaw::Result<thaw::UniqueFd> control_listener(const std::string& path,
 /// Keeps what must outlive the process that serves the VMs.
 thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inheritance before,
                             std::vector<thaw::NamedDescriptor> passed) {
-  TRY(thaw::raise_descriptor_limit());
+  thaw::raise_descriptor_limit();
   if (!settings.no_sandbox) TRY(thaw::confine(kKeptCapabilities, thaw::SystemCalls::kOfAll));
   if (passed.empty()) {
     TRY(thaw::write_log_in_background(settings.log_file));
