@@ -75,11 +75,12 @@ TEST_F(CliOutputTest, AReaderThatIsGoneIsAFailureAndNoSignal) {
 
 TEST_F(CliOutputTest, MessagesThatCannotBeWrittenChangeNoExitCode) {
   const std::string nothing = directory_.path("nothing");
+  const std::string pki = directory_.path("pki");
+  ASSERT_EQ(run_redirected("", {"certs", "init", pki}), 0);
   for (const char* const redirection : {"2>/dev/full", "2>&-", "<&- >&- 2>&-"}) {
     EXPECT_EQ(run_redirected(redirection, {"--control", nothing, "ps"}), 4) << redirection;
     EXPECT_EQ(run_redirected(redirection, {"no-such-command"}), 2) << redirection;
-    EXPECT_EQ(run_redirected(redirection, {"certs", "init", directory_.path("control")}), 5)
-        << redirection;
+    EXPECT_EQ(run_redirected(redirection, {"certs", "init", pki}), 5) << redirection;
   }
   EXPECT_EQ(run_redirected("2>/dev/full", {"--control", directory_.path("control"), "ps"}), 0);
 }
