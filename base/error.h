@@ -25,9 +25,9 @@ enum class ErrorCode : std::uint16_t {
 
   // What a handoff is refused for.
   kNoDescriptor = 10,       // no file descriptor came with the handoff
-  kSurplusDescriptor = 11,  // more descriptors than any known VMM sends
+  kSurplusDescriptor = 11,  // more descriptors, or userfaultfds, than one VM has
   kNotUserfaultfd = 12,     // the descriptor is something else
-  kNoRemoveEvents = 13,     // the userfaultfd was opened without UFFD_FEATURE_EVENT_REMOVE
+  kNoRemoveEvents = 13,     // a VMM of a shared session opened its userfaultfd without them
   kRegionMismatch = 14,     // the regions are not those of the snapshot
   kRegionOverlap = 15,
   kRegionUnaligned = 16,

@@ -1,5 +1,6 @@
 #include "base/file.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <filesystem>
 
@@ -125,9 +126,13 @@ bool is_terminal(int fd) { return ::isatty(fd) == 1; }
 Result<std::string> read_text_file(const std::string& path, std::size_t most_bytes) {
   const UniqueFd fd = TRY(open_for_reading(path));
   // Files under /proc report size 0, so the end is found by reading.
-  std::string text(most_bytes + 1, '\0');
+  constexpr std::size_t kFirstBytes = 16384;
+  std::string text;
   std::size_t filled = 0;
-  while (filled < text.size()) {
+  while (filled <= most_bytes) {
+    if (filled == text.size()) {
+      text.resize(std::min(most_bytes + 1, std::max(kFirstBytes, 2 * filled)));
+    }
     const ssize_t n = ::read(fd.get(), text.data() + filled, text.size() - filled);
     if (n < 0 && errno == EINTR) continue;
     if (n < 0) return fail_errno(fmt::format("read {}", path));

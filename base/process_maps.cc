@@ -25,6 +25,7 @@ constexpr std::size_t kMostBytes = std::size_t{16} << 20;
 struct Line {
   HostAddress from;
   HostAddress to;
+  std::uint64_t offset;  // in the file
   std::array<char, 5> permissions;
   MappedFile file;
 
@@ -35,21 +36,31 @@ struct Line {
 std::optional<Line> parse(const std::string& line) {
   std::uint64_t from = 0;
   std::uint64_t to = 0;
+  std::uint64_t offset = 0;
   std::uint64_t inode = 0;
   unsigned major_number = 0;
   unsigned minor_number = 0;
   int path = 0;
   std::array<char, 5> permissions{};
-  if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %4s %*x %x:%x %" SCNu64 " %n", &from, &to,
-                  permissions.data(), &major_number, &minor_number, &inode, &path) != 6 ||
+  if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64 " %n",
+                  &from, &to, permissions.data(), &offset, &major_number, &minor_number, &inode,
+                  &path) != 7 ||
       inode == 0) {
     return std::nullopt;
   }
   return Line{{from},
               {to},
+              offset,
               permissions,
               {makedev(major_number, minor_number), inode,
                line.substr(std::min(static_cast<std::size_t>(path), line.size()))}};
+}
+
+/// Whether the pids that this process knows are those under /proc.
+bool proc_is_ours() {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self", error);
+  return !error && self == std::to_string(::getpid());
 }
 
 }  // namespace
@@ -65,18 +76,28 @@ std::optional<MappedFile> mapped_file(const std::string& maps, HostAddress at) {
   return std::nullopt;
 }
 
-Result<std::vector<AddressRange>> mapped_parts(pid_t pid, const UniqueFd& file, HostAddress start,
-                                               ByteCount length) {
+Result<std::vector<FileRange>> mappings_of(pid_t pid, const UniqueFd& file) {
+  if (pid == 0 || !proc_is_ours()) {
+    return fail(ErrorCode::kUnsupported, "the maps of a process in another PID namespace");
+  }
   struct stat status{};
   if (::fstat(file.get(), &status) != 0) return fail_errno("fstat");
   std::istringstream maps(TRY(read_text_file(fmt::format("/proc/{}/maps", pid), kMostBytes)));
-  const HostAddress end = start + length;
-  std::vector<AddressRange> parts;
+  std::vector<FileRange> mappings;
   for (std::string line; std::getline(maps, line);) {
     const auto mapped = parse(line);
     if (!mapped || !mapped->is_of(status)) continue;
-    const HostAddress first = std::max(start, mapped->from);
-    const HostAddress last = std::min(end, mapped->to);
+    mappings.push_back({{mapped->from, mapped->to - mapped->from}, mapped->offset});
+  }
+  return mappings;
+}
+
+Result<std::vector<AddressRange>> mapped_parts(pid_t pid, const UniqueFd& file, HostAddress start,
+                                               ByteCount length) {
+  std::vector<AddressRange> parts;
+  for (const FileRange& mapping : TRY(mappings_of(pid, file))) {
+    const HostAddress first = std::max(start, mapping.memory.start);
+    const HostAddress last = std::min(start + length, mapping.memory.start + mapping.memory.length);
     if (first < last) parts.push_back({first, last - first});
   }
   return parts;

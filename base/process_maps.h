@@ -19,9 +19,20 @@ struct AddressRange {
   friend bool operator==(const AddressRange&, const AddressRange&) = default;
 };
 
+/// A part of a process's address space, and where in a file it lies.
+struct FileRange {
+  AddressRange memory;
+  std::uint64_t offset = 0;  // bytes
+  friend bool operator==(const FileRange&, const FileRange&) = default;
+};
+
+/// All mappings of this file in a process, in order of address. From /proc/PID/maps, so they may
+/// have changed by now. kPermission; kNotFound when there is no such process; kUnsupported when the
+/// pid is 0 or /proc is that of another PID namespace.
+Result<std::vector<FileRange>> mappings_of(pid_t pid, const UniqueFd& file);
+
 /// The parts of [start, start + length) at which a process has this file mapped, in order of
-/// address. From /proc/PID/maps, so it may have changed by now. kPermission, kNotFound when there
-/// is no such process.
+/// address. The errors of mappings_of().
 Result<std::vector<AddressRange>> mapped_parts(pid_t pid, const UniqueFd& file, HostAddress start,
                                                ByteCount length);
 

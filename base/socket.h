@@ -103,9 +103,12 @@ Result<void> send_with_descriptors(const UniqueFd& socket, ByteSpan bytes,
 struct Received {
   std::size_t bytes = 0;  // 0: the peer has closed
   std::vector<UniqueFd> descriptors;
+  /// More were sent than limits::kMaxDescriptorsPerMessage, or than this process has numbers for.
+  /// The kernel has closed the others.
+  bool lost_descriptors = false;
 };
 /// Receives what is there without waiting, descriptors close-on-exec; nothing when there is
-/// nothing yet. kSurplusDescriptor when more came than limits::kMaxDescriptorsPerMessage.
+/// nothing yet.
 Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
                                                          MutableByteSpan to);
 
@@ -121,15 +124,29 @@ struct MessagePair {
 };
 Result<MessagePair> create_message_pair();
 
+/// Keeps open files alive without a descriptor number for each: they wait in the queue of the
+/// socket that is returned, until that is closed.
+Result<UniqueFd> hold_descriptors(std::span<const UniqueFd> descriptors);
+
 /// The process at the other end of a UNIX socket, as it was when it connected.
 struct PeerProcess {
-  pid_t pid;
-  /// Refers to that very process even if its pid is used again (SO_PEERPIDFD, else pidfd_open).
+  pid_t pid;  // 0: its PID namespace is neither ours nor below ours
+  /// Refers to that very process even if its pid is used again (SO_PEERPIDFD, else pidfd_open). Not
+  /// valid where the kernel has no SO_PEERPIDFD (Linux before 6.5) and the pid is 0.
   UniqueFd pidfd;
 };
 Result<PeerProcess> peer_process(const UniqueFd& socket);
+/// Whether a peer's process is named by the kernel in every PID namespace (SO_PEERPIDFD).
+bool names_peers_everywhere(const UniqueFd& socket);
 
-/// SIGKILL through a pidfd. A process that is gone already is success.
+/// Refers to this process.
+Result<UniqueFd> own_pidfd();
+/// Whether the descriptor is the pidfd of a process whose PID namespace is neither ours nor below
+/// ours. Such a process can be waited for and not be killed.
+bool is_pidfd_of_unseen_process(const UniqueFd& descriptor);
+
+/// SIGKILL through a pidfd. A process that is gone already is success. kPermission also when its
+/// PID namespace is neither ours nor below ours.
 Result<void> kill_process(const UniqueFd& pidfd);
 /// Waits until the process has exited.
 Result<void> wait_for_exit(const UniqueFd& pidfd, Deadline deadline);

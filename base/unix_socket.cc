@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/file.h"
 #include "base/limits.h"
 #include "base/listen_path.h"
 #include "base/socket.h"
@@ -192,7 +194,8 @@ Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return std::optional<Received>();
   if (n < 0) return fail_errno("recvmsg");
 
-  Received received{.bytes = static_cast<std::size_t>(n), .descriptors = {}};
+  Received received;
+  received.bytes = static_cast<std::size_t>(n);
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
        header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
@@ -203,11 +206,7 @@ Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
       received.descriptors.emplace_back(fd);
     }
   }
-  // The kernel has closed those that did not fit.
-  if ((message.msg_flags & MSG_CTRUNC) != 0) {
-    return fail(ErrorCode::kSurplusDescriptor, "more than {} descriptors in one message",
-                limits::kMaxDescriptorsPerMessage);
-  }
+  received.lost_descriptors = (message.msg_flags & MSG_CTRUNC) != 0;
   return std::optional(std::move(received));
 }
 
@@ -226,27 +225,67 @@ Result<MessagePair> create_message_pair() {
   return MessagePair{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
+Result<UniqueFd> hold_descriptors(std::span<const UniqueFd> descriptors) {
+  MessagePair pair = TRY(create_message_pair());
+  constexpr std::byte kMark{0};
+  while (!descriptors.empty()) {
+    const std::size_t count = std::min(descriptors.size(), limits::kMaxDescriptorsPerMessage);
+    std::vector<int> numbers;
+    for (const UniqueFd& descriptor : descriptors.first(count)) numbers.push_back(descriptor.get());
+    TRY(send_with_descriptors(pair.theirs, {&kMark, 1}, numbers, Deadline::after(Nanoseconds(0))));
+    descriptors = descriptors.subspan(count);
+  }
+  return std::move(pair.ours);
+}
+
+namespace {
+
+/// SO_PEERPIDFD, not valid where this kernel has none.
+Result<UniqueFd> peer_pidfd(const UniqueFd& socket) {
+  int fd = -1;
+  socklen_t length = sizeof(fd);
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERPIDFD, &fd, &length) == 0) return UniqueFd(fd);
+  if (errno == ENOPROTOOPT) return UniqueFd();
+  return fail_errno("SO_PEERPIDFD");
+}
+
+Result<UniqueFd> open_pidfd(pid_t pid) {
+  UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+  if (!pidfd.valid()) return fail_errno(fmt::format("pidfd_open of process {}", pid));
+  return pidfd;
+}
+
+}  // namespace
+
 Result<PeerProcess> peer_process(const UniqueFd& socket) {
   ucred credentials{};
   socklen_t length = sizeof(credentials);
   if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
     return fail_errno("SO_PEERCRED");
   }
-  int fd = -1;
-  length = sizeof(fd);
-  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERPIDFD, &fd, &length) == 0) {
-    return PeerProcess{credentials.pid, UniqueFd(fd)};
-  }
-  fd = static_cast<int>(::syscall(SYS_pidfd_open, credentials.pid, 0));
-  if (fd < 0) return fail_errno(fmt::format("pidfd_open of process {}", credentials.pid));
-  return PeerProcess{credentials.pid, UniqueFd(fd)};
+  PeerProcess peer{credentials.pid, TRY(peer_pidfd(socket))};
+  if (!peer.pidfd.valid() && peer.pid != 0) peer.pidfd = TRY(open_pidfd(peer.pid));
+  return peer;
+}
+
+bool names_peers_everywhere(const UniqueFd& socket) {
+  const auto pidfd = peer_pidfd(socket);
+  return !pidfd || pidfd->valid();
+}
+
+Result<UniqueFd> own_pidfd() { return open_pidfd(::getpid()); }
+
+bool is_pidfd_of_unseen_process(const UniqueFd& descriptor) {
+  const auto info = read_text_file(fmt::format("/proc/self/fdinfo/{}", descriptor.get()), 4096);
+  return info && info->find("\nPid:\t0\n") != std::string::npos;
 }
 
 Result<void> kill_process(const UniqueFd& pidfd) {
-  if (::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0) != 0 && errno != ESRCH) {
-    return fail_errno("pidfd_send_signal");
-  }
-  return {};
+  if (::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0) == 0) return {};
+  if (errno == ESRCH) return {};
+  if (errno != EINVAL) return fail_errno("pidfd_send_signal");
+  return fail(ErrorCode::kPermission,
+              "the process is in a PID namespace from outside of ours, and cannot be killed here");
 }
 
 Result<void> wait_for_exit(const UniqueFd& pidfd, Deadline deadline) {

@@ -145,6 +145,16 @@ Result<void> check_userfaultfd(const UniqueFd& uffd) {
   if (target != "anon_inode:[userfaultfd]") {
     return fail(ErrorCode::kNotUserfaultfd, "the descriptor is {}", target.string());
   }
+  // Before UFFDIO_API every other ioctl is EINVAL. After it, waking a valid range never fails.
+  uffdio_range range{.start = 1u << 20, .len = kPageBytes};
+  // SAFETY: waking changes no memory. A thread that waits there raises its fault again.
+  if (::ioctl(uffd.get(), UFFDIO_WAKE, &range) != 0 && errno == EINVAL) {
+    return fail(ErrorCode::kNotUserfaultfd, "UFFDIO_API was not done on the userfaultfd");
+  }
+  return {};
+}
+
+Result<RemoveEvents> remove_events_of(const UniqueFd& uffd) {
   const std::string info =
       TRY(read_text_file(fmt::format("/proc/self/fdinfo/{}", uffd.get()), 4096));
   // "API:\t<api>:<features enabled>:<features known>", all hexadecimal. UFFDIO_API itself cannot
@@ -155,11 +165,8 @@ Result<void> check_userfaultfd(const UniqueFd& uffd) {
   if (colon != std::string::npos) {
     std::from_chars(info.data() + colon + 1, info.data() + info.size(), features, 16);
   }
-  if ((features & UFFD_FEATURE_EVENT_REMOVE) == 0) {
-    return fail(ErrorCode::kNoRemoveEvents,
-                "the userfaultfd reports no removed pages (features {:#x})", features);
-  }
-  return {};
+  const bool reported = (features & UFFD_FEATURE_EVENT_REMOVE) != 0;
+  return reported ? RemoveEvents::kReported : RemoveEvents::kNone;
 }
 
 Result<void> make_nonblocking(const UniqueFd& uffd) {

@@ -85,10 +85,15 @@ Result<void> register_missing_and_minor(const UniqueFd& uffd, HostAddress start,
 /// zero from now on, and nobody is told. A range that is not registered or mapped any more is fine.
 Result<void> unregister(const UniqueFd& uffd, HostAddress start, ByteCount length);
 
-/// Refuses descriptors that are no userfaultfd (kNotUserfaultfd) and userfaultfds on which
-/// UFFDIO_API was not done with REMOVE events (kNoRemoveEvents). Reads /proc/self/fdinfo, whose
-/// "API:" line is written by userfaultfd_show_fdinfo() in fs/userfaultfd.c.
+/// Refuses descriptors that are no userfaultfd, and userfaultfds on which UFFDIO_API was not done:
+/// kNotUserfaultfd. Needs no descriptor of its own.
 Result<void> check_userfaultfd(const UniqueFd& uffd);
+
+/// Whether a userfaultfd tells of pages that its process gives back.
+enum class RemoveEvents { kReported, kNone };
+/// Reads /proc/self/fdinfo, whose "API:" line is written by userfaultfd_show_fdinfo() in
+/// fs/userfaultfd.c. REQUIRES: check_userfaultfd() took the descriptor.
+Result<RemoveEvents> remove_events_of(const UniqueFd& uffd);
 
 /// poll(2) on a userfaultfd that blocks tells an error instead of events.
 Result<void> make_nonblocking(const UniqueFd& uffd);

@@ -29,6 +29,7 @@ std::string state_text(const SessionReport& session) {
       break;
   }
   if (session.shared) text += ", shared";
+  if (!session.remove_events) text += ", no remove events";
   if (session.prefetch.state == PrefetchState::kStreaming) text += ", prefetching";
   if (session.prefetch.state == PrefetchState::kStopped) text += ", prefetch stopped";
   if (session.prefetch.state == PrefetchState::kShortOfMemory) {
@@ -41,6 +42,11 @@ std::string state_text(const SessionReport& session) {
                         static_cast<double>(session.unserved_us) / 1000);
   }
   return text;
+}
+
+std::string pid_text(const SessionReport& session) {
+  if (session.vmm_unseen) return "unseen";  // in another PID namespace
+  return session.vmm_pid == 0 ? "-" : std::to_string(session.vmm_pid);
 }
 
 /// "4812/5000": pages brought, of those in the working set.
@@ -87,9 +93,8 @@ void print_sessions(const HandlerReport& handler, OutputForm form) {
        "LATE", "WAITING", "RECEIVED", "P50 US", "P99 US", "OUTCOME"}};
   for (const SessionReport& session : handler.sessions) {
     rows.push_back({std::to_string(session.session), session.snapshot, state_text(session),
-                    session.vmm_pid == 0 ? "-" : std::to_string(session.vmm_pid),
-                    std::to_string(session.faults.total), std::to_string(session.faults.fetched),
-                    std::to_string(session.around_pages),
+                    pid_text(session), std::to_string(session.faults.total),
+                    std::to_string(session.faults.fetched), std::to_string(session.around_pages),
                     std::to_string(session.faults.zero + session.faults.removed),
                     prefetched_text(session.prefetch), late_text(session.prefetch),
                     std::to_string(session.waiting_pages),

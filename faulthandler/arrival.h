@@ -15,6 +15,7 @@ struct Arrival {
   UniqueFd connection;  // not valid: nobody came
   PeerProcess vmm{.pid = 0, .pidfd = UniqueFd()};
   UniqueFd userfaultfd;            // also of a handoff that is refused, if it came
+  UniqueFd other_userfaultfds{};   // that came beside it: what hold_descriptors() returned
   std::string handoff;             // its text
   bool left = false;               // the VMM has said farewell already
   std::optional<Error> refusal{};  // why it is no handoff

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "format/farewell.h"
 #include "format/limits.h"
@@ -11,8 +12,7 @@ namespace thaw {
 namespace {
 
 bool is_userfaultfd(const UniqueFd& descriptor) {
-  const auto checked = check_userfaultfd(descriptor);
-  return checked || checked.error().code() == ErrorCode::kNoRemoveEvents;
+  return check_userfaultfd(descriptor).has_value();
 }
 
 }  // namespace
@@ -23,9 +23,10 @@ Result<std::optional<HandoffReceiver::Handoff>> HandoffReceiver::receive(const U
     auto received = TRY(receive_with_descriptors(socket, piece));
     if (!received) return std::optional<Handoff>();
     std::ranges::move(received->descriptors, std::back_inserter(descriptors_));
-    if (descriptors_.size() > limits::kMaxHandoffDescriptors) {
-      return fail(ErrorCode::kSurplusDescriptor, "{} descriptors came with the handoff",
-                  descriptors_.size());
+    lost_descriptors_ = lost_descriptors_ || received->lost_descriptors;
+    if (lost_descriptors_ || descriptors_.size() > limits::kMaxHandoffDescriptors) {
+      return fail(ErrorCode::kSurplusDescriptor, "{} descriptors came with the handoff{}",
+                  descriptors_.size(), lost_descriptors_ ? ", and more that are lost" : "");
     }
     if (received->bytes == 0) {
       return fail(ErrorCode::kTruncated, "the VMM closed after {} bytes of its handoff",
@@ -52,16 +53,29 @@ bool HandoffReceiver::has_userfaultfd() const {
   return std::ranges::any_of(descriptors_, is_userfaultfd);
 }
 
-UniqueFd HandoffReceiver::take_userfaultfd() {
-  // A second descriptor is the VMM's memfd, which private restores have no use for.
-  const auto found = std::ranges::find_if(descriptors_, is_userfaultfd);
-  return found != descriptors_.end() ? std::move(*found) : UniqueFd();
+std::vector<UniqueFd> HandoffReceiver::take_userfaultfds() {
+  std::vector<UniqueFd> userfaultfds;
+  for (UniqueFd& descriptor : descriptors_) {
+    if (is_userfaultfd(descriptor)) userfaultfds.push_back(std::move(descriptor));
+  }
+  return userfaultfds;
 }
 
 Result<HandoffReceiver::Handoff> HandoffReceiver::complete() {
   if (descriptors_.empty()) return fail(ErrorCode::kNoDescriptor, "no userfaultfd was passed");
-  TRY(check_userfaultfd(descriptors_.front()));
-  return Handoff{std::move(text_), take_userfaultfd()};
+  const auto count = std::ranges::count_if(descriptors_, is_userfaultfd);
+  if (count == 0) TRY(check_userfaultfd(descriptors_.front()));
+  if (count > 1) {
+    return fail(ErrorCode::kSurplusDescriptor, "{} userfaultfds came with the handoff", count);
+  }
+  Handoff handoff;
+  handoff.text = std::move(text_);
+  handoff.userfaultfd = std::move(take_userfaultfds().front());
+  // Another descriptor may be the VMM's memfd, which private restores have no use for.
+  for (UniqueFd& other : descriptors_) {
+    if (other.valid() && is_pidfd_of_unseen_process(other)) handoff.pidfd = std::move(other);
+  }
+  return handoff;
 }
 
 }  // namespace thaw

@@ -25,8 +25,9 @@ enum class KeptRole : std::uint8_t {
   kConnection,
   kPidfd,
   kUserfaultfd,
+  kOtherUserfaultfds,  // that came beside it, in a handoff that is refused: hold_descriptors()
 };
-inline constexpr std::size_t kKeptRoles = 10;
+inline constexpr std::size_t kKeptRoles = 11;
 
 /// What a service manager knows the descriptor by.
 std::string kept_name(std::uint64_t session, KeptRole role);

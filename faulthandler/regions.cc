@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 
 #include "faulthandler/limits.h"
 
@@ -30,24 +31,55 @@ Result<void> check_addresses(std::vector<HandoffRegion> regions) {
   return {};
 }
 
+/// "3328 MiB", in the largest unit that has no fraction.
+std::string size_text(ByteCount size) {
+  if (size.value % (1u << 20) == 0) return fmt::format("{} MiB", size.value >> 20);
+  if (size.value % (1u << 10) == 0) return fmt::format("{} KiB", size.value >> 10);
+  return fmt::format("{} bytes", size.value);
+}
+
+/// "2 regions, 3328 MiB + 768 MiB", with the page size where it is not 4 KiB.
+std::string regions_text(const std::vector<RegionShape>& regions) {
+  constexpr std::size_t kMostNamed = 8;
+  std::string text = fmt::format("{} region{}", regions.size(), regions.size() == 1 ? "" : "s");
+  for (std::size_t i = 0; i < std::min(regions.size(), kMostNamed); ++i) {
+    const RegionShape& region = regions[i];
+    text += fmt::format("{}{}", i == 0 ? (regions.size() == 1 ? " of " : ", ") : " + ",
+                        size_text(region.size));
+    if (region.page_size.value != kPageBytes) {
+      text += fmt::format(" in pages of {}", size_text(region.page_size));
+    }
+  }
+  if (regions.size() > kMostNamed) {
+    text += fmt::format(" + {} more", regions.size() - kMostNamed);
+  }
+  return text;
+}
+
+/// "the handoff has ...; the snapshot has ...".
+std::string both_sides(const std::vector<RegionShape>& handoff, const SnapshotSpec& spec) {
+  return fmt::format("the handoff has {}; the snapshot has {}", regions_text(handoff),
+                     spec.regions.empty() ? size_text(spec.memory) + " in any regions"
+                                          : regions_text(spec.regions));
+}
+
 }  // namespace
 
 Result<RegionTable> RegionTable::check(std::vector<HandoffRegion> handoff,
                                        const SnapshotSpec& spec) {
-  if (handoff.empty()) return fail(ErrorCode::kRegionMismatch, "no regions were handed over");
   std::ranges::sort(handoff, {}, [](const HandoffRegion& region) { return region.offset; });
   std::vector<RegionShape> shapes;
   shapes.reserve(handoff.size());
   for (const HandoffRegion& region : handoff) {
     shapes.push_back({region.size, region.offset, region.page_size});
   }
-  TRY(check_regions(shapes, spec.memory));
-  TRY(check_addresses(handoff));
-  if (!spec.regions.empty() && shapes != spec.regions) {
-    return fail(ErrorCode::kRegionMismatch,
-                "{} regions were handed over, which are not the {} of the snapshot", shapes.size(),
-                spec.regions.size());
+  if (shapes.empty() || (!spec.regions.empty() && shapes != spec.regions)) {
+    return fail(ErrorCode::kRegionMismatch, "{}", both_sides(shapes, spec));
   }
+  if (const auto fits = check_regions(shapes, spec.memory); !fits) {
+    return fail(fits.error().code(), "{}: {}", both_sides(shapes, spec), fits.error().context());
+  }
+  TRY(check_addresses(handoff));
   return RegionTable(std::move(handoff));
 }
 

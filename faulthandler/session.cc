@@ -56,6 +56,7 @@ void Session::on_arrival(Arrival arrival) {
     memory_->adopt(std::move(arrival.userfaultfd));
     return watch_vmm();
   }
+  other_userfaultfds_ = std::move(arrival.other_userfaultfds);
   if (arrival.refusal) {
     refused_userfaultfd_ = std::move(arrival.userfaultfd);
     return refuse_handoff(*arrival.refusal);
@@ -70,15 +71,22 @@ void Session::on_arrival(Arrival arrival) {
 Result<void> Session::attach(std::string_view handoff, UniqueFd& userfaultfd) {
   const SnapshotSpec& spec = options_.serve.image->manifest.spec;
   auto regions = TRY(RegionTable::check(TRY(decode_handoff(handoff)), spec));
+  const RemoveEvents remove_events = TRY(remove_events_of(userfaultfd));
+  const bool adopted = !record_.regions().empty();
+  if (!adopted) TRY(memory_->check(userfaultfd, remove_events, regions));
+  remove_events_ = remove_events;
   for (const HandoffRegion& region : regions.regions()) {
     layout_.push_back({region.size, region.offset, region.page_size});
   }
   state_ = SessionState::kServing;
-  const bool adopted = !record_.regions().empty();
   // Of a session that was adopted it is gone, and may be another session's by now.
   if (!adopted) remove_file(options_.socket_path);
-  log_info("session {}: {} {} to process {}", options_.id, adopted ? "goes on serving" : "serving",
-           spec.name, vmm_.pid);
+  log_info("session {}: {} {} to {}", options_.id, adopted ? "goes on serving" : "serving",
+           spec.name, vmm_text());
+  if (vmm_.pid == 0) {
+    log_warning("session {}: the VMM's PID namespace is not seen from here: it cannot be killed",
+                options_.id);
+  }
   watch_vmm();
   if (!adopted) {
     if (options_.serve.window_use == WindowUse::kRecord) recording_ = RecordingState::kRunning;
@@ -96,13 +104,17 @@ void Session::note_outage(Nanoseconds time, OutageCause cause) {
 }
 
 void Session::watch_vmm() {
-  loop_.poll(vmm_.pidfd, POLLIN, exiting_);
+  // Without a pidfd the handoff was refused, and its memory is held as long as this process lives.
+  if (vmm_.pidfd.valid()) loop_.poll(vmm_.pidfd, POLLIN, exiting_);
   loop_.poll(connection_, POLLIN, leaving_);
 }
 
+std::string Session::vmm_text() const {
+  return vmm_.pid != 0 ? fmt::format("process {}", vmm_.pid) : "a process in another PID namespace";
+}
+
 void Session::refuse_handoff(const Error& error) {
-  log_error("session {}: refused the handoff of process {}: {}", options_.id, vmm_.pid,
-            error.message());
+  log_error("session {}: refused the handoff of {}: {}", options_.id, vmm_text(), error.message());
   if (!refused_userfaultfd_.valid()) return end(error.message());
   // The peer has guest memory. It hangs at its first missing page unless it is killed, but it must
   // not read zeros there, so the descriptor is kept until it has exited.
@@ -115,9 +127,10 @@ void Session::refuse_handoff(const Error& error) {
 }
 
 void Session::kill_vmm() {
-  if (auto killed = kill_process(vmm_.pidfd); !killed) {
-    log_error("session {}: {}", options_.id, killed.error().message());
-  }
+  const auto killed = kill_process(vmm_.pidfd);
+  if (killed) return;
+  log_error("session {}: {}", options_.id, killed.error().message());
+  outcome_ += fmt::format("; the VMM was not killed: {}", killed.error().message());
 }
 
 void Session::watch_waiting() {
@@ -158,8 +171,8 @@ void Session::give_up(const std::string& reason) {
   log_error("session {}: {}", options_.id, reason);
   outcome_ = reason;
   if (options_.on_unservable == UnservablePolicy::kWait) {
-    log_error("session {}: process {} is left waiting for pages nobody will bring", options_.id,
-              vmm_.pid);
+    log_error("session {}: {} is left waiting for pages nobody will bring", options_.id,
+              vmm_text());
     return;
   }
   kill_vmm();
@@ -181,8 +194,8 @@ void Session::on_window_end(std::vector<Touch> touches) {
 }
 
 void Session::on_detached() {
-  log_info("session {}: all memory of process {} is there; it needs nobody any more", options_.id,
-           vmm_.pid);
+  log_info("session {}: all memory of {} is there; it needs nobody any more", options_.id,
+           vmm_text());
   state_ = SessionState::kDetached;
 }
 
@@ -190,6 +203,7 @@ void Session::on_vmm_exit(int result) {
   if (result < 0 || state_ == SessionState::kEnded) return;
   const auto status = exit_status(vmm_.pidfd, vmm_.pid);
   vmm_exit_ = exit_text(status);
+  if (killed_on_request_) outcome_ = "stopped, and the VMM killed";
   if (!outcome_.empty()) return end(outcome_);
   const bool plainly = !status || *status == ExitStatus{};
   end(plainly ? "the VMM exited" : "the VMM " + status->text());
@@ -218,10 +232,12 @@ Result<void> Session::stop(control::StopMode mode) {
     return {};
   }
   if (mode == control::StopMode::kRefuseIfAlive) {
-    return fail(ErrorCode::kBusy, "process {} still runs on session {}", vmm_.pid, options_.id);
+    return fail(ErrorCode::kBusy, "{} still runs on session {}", vmm_text(), options_.id);
   }
-  outcome_ = "stopped, and the VMM killed";
-  return kill_process(vmm_.pidfd);
+  TRY(kill_process(vmm_.pidfd));
+  killed_on_request_ = true;
+  outcome_ = "stopping: the VMM was sent SIGKILL";
+  return {};
 }
 
 void Session::end(std::string outcome) {
@@ -257,6 +273,8 @@ SessionReport Session::report() const {
   report.outcome = outcome_;
   report.vmm_pid = vmm_.pid;
   report.vmm_exit = vmm_exit_;
+  report.vmm_unseen = connection_.valid() && vmm_.pid == 0;
+  report.remove_events = remove_events_ == RemoveEvents::kReported;
   report.recording = recording_;
   report.memory = options_.serve.image->manifest.spec.memory;
   report.handler_deaths = record_.outages().count;

@@ -80,6 +80,8 @@ class Session final : private VmMemory::Owner {
  private:
   Result<void> attach(std::string_view handoff, UniqueFd& userfaultfd);
   void watch_vmm();
+  /// "process 1234".
+  std::string vmm_text() const;
   /// Ends the session, or if a VM depends on it, keeps what it holds until the VM has gone.
   void refuse_handoff(const Error& error);
 
@@ -109,6 +111,8 @@ class Session final : private VmMemory::Owner {
   std::string outcome_;
   std::string vmm_exit_;  // how the VMM ended; empty while it lives
   bool has_arrived_ = false;
+  bool killed_on_request_ = false;
+  RemoveEvents remove_events_ = RemoveEvents::kReported;
   std::vector<RegionShape> layout_;
   RecordingState recording_ = RecordingState::kNone;
 
@@ -116,7 +120,9 @@ class Session final : private VmMemory::Owner {
   // that. So it is closed after the userfaultfd.
   UniqueFd connection_;
   PeerProcess vmm_{.pid = 0, .pidfd = UniqueFd()};
-  UniqueFd refused_userfaultfd_;  // held until the VMM has exited
+  // Held until the VMM has exited.
+  UniqueFd refused_userfaultfd_;
+  UniqueFd other_userfaultfds_;
   const std::unique_ptr<VmMemory> memory_;
 
   bool waits_long_ = false;  // for a page, and the log says so

@@ -184,6 +184,7 @@ void SessionKeep::open_door(std::uint64_t id, Entry& entry) {
 void SessionKeep::on_arrival(std::uint64_t id, Arrival arrival) {
   auto description = arrival.describe();
   KeptSession arrived;
+  arrived[KeptRole::kOtherUserfaultfds] = std::move(arrival.other_userfaultfds);
   arrived[KeptRole::kConnection] = std::move(arrival.connection);
   arrived[KeptRole::kPidfd] = std::move(arrival.vmm.pidfd);
   arrived[KeptRole::kUserfaultfd] = std::move(arrival.userfaultfd);
@@ -228,6 +229,7 @@ void SessionKeep::drop(std::uint64_t id, bool dealt_with) {
     if (!entry.kept.has(KeptRole::kUserfaultfd) && arrival.userfaultfd.valid()) {
       KeptSession arrived;
       arrived[KeptRole::kUserfaultfd] = std::move(arrival.userfaultfd);
+      arrived[KeptRole::kOtherUserfaultfds] = std::move(arrival.other_userfaultfds);
       arrived[KeptRole::kPidfd] = std::move(arrival.vmm.pidfd);
       remember(id, arrived);
       entry.kept.add(std::move(arrived));

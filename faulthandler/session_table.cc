@@ -20,6 +20,7 @@ Result<Arrival> arrival_of(KeptSession& kept, const std::string& text) {
   arrival.connection = std::move(kept[KeptRole::kConnection]);
   arrival.vmm.pidfd = std::move(kept[KeptRole::kPidfd]);
   arrival.userfaultfd = std::move(kept[KeptRole::kUserfaultfd]);
+  arrival.other_userfaultfds = std::move(kept[KeptRole::kOtherUserfaultfds]);
   return arrival;
 }
 

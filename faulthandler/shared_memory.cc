@@ -1,11 +1,10 @@
 #include "faulthandler/shared_memory.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include <poll.h>
-
-#include "base/process_maps.h"
 
 namespace thaw {
 
@@ -16,11 +15,53 @@ constexpr std::uint64_t kShownBlock = 16;
 
 /// Attempts to register what is mapped by then, of a VMM that goes on to unmap.
 constexpr unsigned kMostAttempts = 3;
+/// Attempts to register a region in ever smaller parts, together about 50 ms.
+constexpr unsigned kMostParts = 1u << 17;
+
+/// Whether a region is the file from its offset on. REQUIRES: `mappings` are in order of address.
+bool is_file(const HandoffRegion& region, const std::vector<FileRange>& mappings) {
+  HostAddress known = region.base;
+  const HostAddress end = region.base + region.size;
+  for (const FileRange& mapping : mappings) {
+    const auto& [memory, offset] = mapping;
+    if (memory.start + memory.length <= known) continue;
+    if (known >= end || memory.start > known) break;
+    const std::uint64_t file_offset = offset + (known - memory.start).value;
+    if (file_offset != region.offset.value + (known - region.base).value) return false;
+    known = memory.start + memory.length;
+  }
+  return known >= end;
+}
 
 }  // namespace
 
 SharedMemory::~SharedMemory() {
   if (attached_) image_.remove(*this);
+}
+
+Result<void> SharedMemory::check(const UniqueFd& userfaultfd, RemoveEvents events,
+                                 const RegionTable& regions) {
+  if (events == RemoveEvents::kNone) {
+    return fail(ErrorCode::kNoRemoveEvents,
+                "a page that the VMM gives back would show the host image without REMOVE events");
+  }
+  if (!regions.has_small_pages_only()) {
+    return fail(ErrorCode::kUnsupported, "huge pages cannot be shared");
+  }
+  const auto mappings = mappings_of(owner_.vmm(), image_.file());
+  is_proven_ = mappings.has_value();
+  for (const HandoffRegion& region : regions.regions()) {
+    // EINVAL: memory with no file in memory behind it. EFAULT: that page is not in the file.
+    const bool other =
+        is_proven_ ? !is_file(region, *mappings)
+                   : show_pages(userfaultfd, region.base, {kPageBytes}).error_number == EINVAL;
+    if (!other) continue;
+    return fail(ErrorCode::kRegionMismatch,
+                "the memory at {:#x} is not the host image from offset {} on, which the VMM of a "
+                "shared session maps",
+                region.base.value, region.offset.value);
+  }
+  return {};
 }
 
 void SharedMemory::connect() {
@@ -30,7 +71,20 @@ void SharedMemory::connect() {
 
 void SharedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   record_.keep(regions.regions());
-  begin(std::move(userfaultfd), std::move(regions));
+  if (begin(std::move(userfaultfd), std::move(regions)) && !is_proven_) probe();
+}
+
+void SharedMemory::probe() {
+  const auto now = Clock::now();
+  for (const HandoffRegion& region : regions_.regions()) {
+    const PageIndex page = page_of(region.offset);
+    if (image_.is_present(page)) {
+      show(page);
+    } else if (waiting_.emplace(page, now).second) {
+      wanted_.push_back(page);
+    }
+  }
+  if (!wanted_.empty()) image_.demand(std::exchange(wanted_, {}));
 }
 
 void SharedMemory::adopt(UniqueFd userfaultfd) {
@@ -52,8 +106,6 @@ bool SharedMemory::begin(UniqueFd userfaultfd, RegionTable regions) {
     on_spoiled("the image was spoiled before the VM came");
   } else if (const auto made = make_nonblocking(userfaultfd_); !made) {
     give_up(made.error().message());
-  } else if (!regions_.has_small_pages_only()) {
-    give_up("huge pages cannot be shared");
   } else {
     loop_.poll(userfaultfd_, POLLIN, reading_);
   }
@@ -139,14 +191,31 @@ Result<void> SharedMemory::register_minor_faults(const HandoffRegion& region) {
   // Where nothing is mapped any more, or something else is, that fails. What is left of the image
   // there can be registered, and all else is not guest memory.
   for (unsigned look = 0; !registered && look < kMostAttempts; ++look) {
-    const auto parts = TRY(mapped_parts(owner_.vmm(), image_.file(), region.base, region.size));
+    const auto parts = mapped_parts(owner_.vmm(), image_.file(), region.base, region.size);
+    if (!parts) {
+      unsigned attempts_left = kMostParts;
+      return register_in_halves({region.base, region.size}, attempts_left);
+    }
     registered = {};
-    for (const AddressRange& part : parts) {
+    for (const AddressRange& part : *parts) {
       registered = register_missing_and_minor(userfaultfd_, part.start, part.length);
       if (!registered) break;
     }
   }
   return registered;
+}
+
+Result<void> SharedMemory::register_in_halves(AddressRange range, unsigned& attempts_left) {
+  if (attempts_left == 0) {
+    return fail(ErrorCode::kLimitExceeded, "guest memory has fallen into too many parts");
+  }
+  --attempts_left;
+  const PageCount pages = pages_for(range.length);
+  if (register_missing_and_minor(userfaultfd_, range.start, range.length)) return {};
+  if (pages.value < 2) return {};  // nothing is there, or it is not guest memory
+  const ByteCount half = bytes_of(PageCount{pages.value / 2});
+  TRY(register_in_halves({range.start, half}, attempts_left));
+  return register_in_halves({range.start + half, range.length - half}, attempts_left);
 }
 
 void SharedMemory::on_present(PageRange pages) {

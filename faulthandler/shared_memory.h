@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/histogram.h"
+#include "base/process_maps.h"
 #include "faulthandler/event_queue.h"
 #include "faulthandler/host_image.h"
 #include "faulthandler/loop.h"
@@ -36,6 +37,10 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   SharedMemory& operator=(const SharedMemory&) = delete;
   virtual ~SharedMemory();
 
+  /// Refuses memory that is not the host image, each region at its place, where the VMM's maps can
+  /// be read. Otherwise start() has a page of each region shown, which fails for other memory.
+  Result<void> check(const UniqueFd& userfaultfd, RemoveEvents events,
+                     const RegionTable& regions) override;
   void connect() override;
   void start(UniqueFd userfaultfd, RegionTable regions) override;
   void adopt(UniqueFd userfaultfd) override;
@@ -55,6 +60,10 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   /// From now on a touch of what is in the file is an event too.
   void begin_minor_faults();
   Result<void> register_minor_faults(const HandoffRegion& region);
+  /// Registers what can be registered of a range, for a VMM whose maps cannot be read.
+  Result<void> register_in_halves(AddressRange range, unsigned& attempts_left);
+  /// Has a page of each region shown as if the guest had touched it.
+  void probe();
   bool is_removed(PageIndex page) const {
     return record_.states()[page.value] == PageState::kRemoved;
   }
@@ -97,6 +106,7 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   std::map<PageIndex, HeldBack> held_back_;
   MemoryShortage shortage_;
   bool has_minor_faults_ = false;
+  bool is_proven_ = false;  // to map the image
 
   SessionReport at_end_;  // what there was to say of the image when it was left
   FaultCounters faults_;

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/histogram.h"
 #include "base/unique_fd.h"
+#include "base/userfaultfd.h"
 #include "faulthandler/recorder.h"
 #include "faulthandler/regions.h"
 #include "format/control.h"
@@ -52,6 +53,10 @@ class VmMemory {
   };
 
   virtual ~VmMemory() = default;
+
+  /// Whether memory that is about to be handed over can be served. kNoRemoveEvents,
+  /// kRegionMismatch, kUnsupported.
+  virtual Result<void> check(const UniqueFd&, RemoveEvents, const RegionTable&) { return {}; }
 
   /// Opens the way to the page server, so that the first fault finds it made.
   virtual void connect() = 0;

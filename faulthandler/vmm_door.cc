@@ -101,6 +101,13 @@ void VmmDoor::on_handoff(Candidate& candidate, int result) {
   if (chosen_ == nullptr && (*handoff || candidate.receiver.has_userfaultfd())) choose(candidate);
   if (!*handoff) return loop_.poll(candidate.connection, POLLIN, candidate.receiving);
   Arrival arrival;
+  UniqueFd& pidfd = candidate.vmm.pidfd;
+  if (!pidfd.valid()) pidfd = std::move((*handoff)->pidfd);
+  if (!pidfd.valid()) {
+    arrival.refusal = Error(ErrorCode::kUnsupported,
+                            "the VMM is in another PID namespace, has sent no pidfd, and this "
+                            "kernel names no process there (Linux 6.5 and later do)");
+  }
   arrival.userfaultfd = std::move((*handoff)->userfaultfd);
   arrival.handoff = std::move((*handoff)->text);
   arrival.left = (*handoff)->left;
@@ -122,7 +129,7 @@ void VmmDoor::on_patience_over(int result) {
 
 void VmmDoor::refuse(Candidate& candidate, Error error) {
   Arrival arrival;
-  arrival.userfaultfd = candidate.receiver.take_userfaultfd();
+  take_userfaultfds(candidate, arrival);
   if (!arrival.userfaultfd.valid() && chosen_ == nullptr) {
     note_drop(error);
     return drop(candidate);
@@ -130,6 +137,22 @@ void VmmDoor::refuse(Candidate& candidate, Error error) {
   choose(candidate);
   arrival.refusal = std::move(error);
   arrive(std::move(arrival));
+}
+
+void VmmDoor::take_userfaultfds(Candidate& candidate, Arrival& arrival) {
+  std::vector<UniqueFd> all = candidate.receiver.take_userfaultfds();
+  bool held = !candidate.receiver.take_loss();
+  if (all.size() > 1) {
+    auto others = hold_descriptors(std::span(all).subspan(1));
+    held = held && others;
+    if (others) arrival.other_userfaultfds = *std::move(others);
+  }
+  if (!all.empty()) arrival.userfaultfd = std::move(all.front());
+  if (held) return;
+  // Whatever its policy: its missing pages could read as zeros.
+  const auto killed = kill_process(candidate.vmm.pidfd);
+  log_error("session {}: the VMM's userfaultfds cannot all be held: it {}", session_,
+            killed ? "was sent SIGKILL" : killed.error().message());
 }
 
 void VmmDoor::drop(Candidate& candidate) {
@@ -174,7 +197,7 @@ Arrival VmmDoor::close() {
     }
     loop_.cancel(candidate->receiving);
     loop_.cancel(candidate->patience);
-    arrival.userfaultfd = candidate->receiver.take_userfaultfd();
+    take_userfaultfds(*candidate, arrival);
     arrival.connection = std::move(candidate->connection);
     arrival.vmm = std::move(candidate->vmm);
   }

@@ -67,6 +67,8 @@ class VmmDoor {
   void on_patience_over(int result);
   /// Nothing comes of the candidate. If it has passed a userfaultfd, the session is over with it.
   void refuse(Candidate& candidate, Error error);
+  /// Of a handoff that has not come wholly.
+  void take_userfaultfds(Candidate& candidate, Arrival& arrival);
   void drop(Candidate& candidate);
   void note_drop(const Error& error);
   /// The candidate is the VMM.

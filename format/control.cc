@@ -152,6 +152,8 @@ void members(Is<SessionReport> auto& object, auto visit) {
   visit("outcome", object.outcome);
   visit("vmm_pid", object.vmm_pid);
   visit("vmm_exit", object.vmm_exit);
+  visit("vmm_unseen", object.vmm_unseen);
+  visit("remove_events", object.remove_events);
   visit("memory_bytes", object.memory);
   visit("shared", object.shared);
   visit("present_pages", object.present_pages);

@@ -143,7 +143,9 @@ struct SessionReport {
   SessionState state = SessionState::kPrepared;
   std::string outcome;  // why it ended; empty until then
   std::int64_t vmm_pid = 0;
-  std::string vmm_exit{};  // "code 0", "signal 9 (SIGKILL)" or "unknown"; empty while it lives
+  std::string vmm_exit{};   // "code 0", "signal 9 (SIGKILL)" or "unknown"; empty while it lives
+  bool vmm_unseen = false;  // it is in a PID namespace where the handler sees no pid: vmm_pid is 0
+  bool remove_events = true;  // its userfaultfd tells of pages that are given back
   ByteCount memory;
   bool shared = false;  // present pages, prefetch and what was received are those of the host image
   std::uint64_t present_pages = 0;

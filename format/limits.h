@@ -57,7 +57,7 @@ inline constexpr std::size_t kMaxFindingBytes = 1024;
 
 // Handoff and control.
 inline constexpr std::size_t kMaxHandoffBytes = 512u << 10;
-inline constexpr std::size_t kMaxHandoffDescriptors = 2;  // [userfaultfd, memfd]
+inline constexpr std::size_t kMaxHandoffDescriptors = 2;  // [userfaultfd, memfd or pidfd]
 inline constexpr std::size_t kMaxControlBytes = 1u << 20;
 
 // Times.

@@ -44,6 +44,7 @@ constexpr std::array kKilled{
     std::pair{"text-beyond", "malformed"},
     std::pair{"too-large", "too_large"},
     std::pair{"descriptors", "surplus_descriptor"},
+    std::pair{"two-userfaultfds", "surplus_descriptor"},
 };
 
 TEST_P(HostileVmmTest, LiesEndInTheirNamesAndHarmNobody) {
@@ -87,6 +88,36 @@ TEST_P(HostileVmmTest, OddButTrueHandoffsAreServed) {
     EXPECT_EQ(vmm.wait().value(), 0) << lie;
     wait_for_state(number, "ended");
   }
+}
+
+TEST_P(HostileVmmTest, UserfaultfdsOfARefusedHandoffAreHeldUntilTheVmmHasExited) {
+  const std::uint64_t number = prepare({"--on-unservable", "wait"}, "lie");
+  Program hostile = start_hostile("two-userfaultfds");
+  const Json refused = wait_for_state(number, "refused");
+  EXPECT_TRUE(refused["outcome"].get<std::string>().starts_with("surplus_descriptor")) << refused;
+  hostile.tell("go on");
+  // Its first page stays missing: whatever it reads would be made up.
+  EXPECT_EQ(control({"stop", std::to_string(number), "--kill"}).exit_code, 0);
+  EXPECT_EQ(hostile.wait().value(), 128 + SIGKILL);
+  EXPECT_EQ(hostile.rest_of_output(), "");
+  EXPECT_EQ(wait_for_state(number, "ended")["outcome"], "stopped, and the VMM killed");
+}
+
+TEST_P(HostileVmmTest, VmmWithoutRemoveEventsIsServed) {
+  const std::uint64_t number = prepare({}, "lie");
+  Program vmm = start_hostile("no-remove-events");
+  EXPECT_FALSE(wait_for_state(number, "serving")["remove_events"]);
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait_for_line("read ").value(), std::to_string(std::to_integer<int>(image_[0])));
+  vmm.tell("give it back");
+  EXPECT_EQ(vmm.wait_for_line("again ").value(), "0") << "never what it had before";
+  EXPECT_EQ(vmm.wait().value(), 0);
+  wait_for_state(number, "ended");
+  // Of the host image a page that was given back would show again.
+  const std::uint64_t shared = prepare({"--shared"}, "lie");
+  EXPECT_EQ(start_hostile("no-remove-events").wait().value(), 128 + SIGKILL);
+  const std::string outcome = wait_for_state(shared, "ended")["outcome"];
+  EXPECT_TRUE(outcome.starts_with("no_remove_events")) << outcome;
 }
 
 /// Nothing of these is the handler's memory, so only who lies has to do without his pages.

@@ -106,6 +106,80 @@ TEST_P(JailTest, NobodyElseMayConnect) {
   EXPECT_EQ(status, 0);
 }
 
+/// A program in a PID namespace below that of the tests.
+std::vector<std::string> in_pid_namespace(const std::vector<std::string>& command) {
+  std::vector<std::string> all{"unshare", "--pid", "--fork", "--kill-child", "--mount-proc"};
+  all.insert(all.end(), command.begin(), command.end());
+  return all;
+}
+
+TEST_P(JailTest, VmmInAPidNamespaceBelowIsServedAndKilled) {
+  const std::uint64_t number = prepare();
+  Program vmm(in_pid_namespace({program_path("vmm"), path("vm"), path("image"), "halves"}));
+  ASSERT_TRUE(succeeded(vmm.wait_for_line("half")));
+  const Json report = session(number);
+  EXPECT_GT(report["vmm_pid"], 1);
+  EXPECT_FALSE(report["vmm_unseen"]);
+  EXPECT_EQ(control({"stop", std::to_string(number), "--kill"}).exit_code, 0);
+  EXPECT_NE(vmm.wait().value(), 0);
+  EXPECT_EQ(wait_for_state(number, "ended")["outcome"], "stopped, and the VMM killed");
+}
+
+/// The handler in the PID namespace below: the VMM has no number there, and cannot be killed.
+class PidNamespaceTest : public JailTest {
+ protected:
+  void SetUp() override {
+    JailTest::SetUp();
+    if (IsSkipped()) return;
+    handler_.reset();
+    handler_ = std::make_unique<Program>(
+        in_pid_namespace({program_path("thaw-faulthandler"), "--control", path("control"),
+                          "--server", server_.address()}));
+    ASSERT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Loops, PidNamespaceTest, testing::Values(LoopKind::kUring), loop_name);
+
+TEST_P(PidNamespaceTest, VmmOutsideIsServedAndNeverSaidToBeKilled) {
+  const std::uint64_t number = prepare();
+  Program vmm = start_half();
+  const Json report = session(number);
+  EXPECT_EQ(report["vmm_pid"], 0);
+  EXPECT_TRUE(report["vmm_unseen"]);
+  const Outcome stop = control({"stop", std::to_string(number), "--kill"});
+  EXPECT_NE(stop.exit_code, 0);
+  EXPECT_EQ(Json::parse(stop.output)["error"]["code"], "permission") << stop.output;
+  EXPECT_EQ(session(number)["outcome"], "");
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
+  EXPECT_EQ(wait_for_state(number, "ended")["outcome"], "the VMM exited");
+}
+
+TEST_P(PidNamespaceTest, VmmOutsideMapsTheHostImage) {
+  for (const std::string mode : {"shared-verify", "shared-scribble"}) {
+    const std::uint64_t number = prepare({"--shared"});
+    Program vmm = start_vmm(mode);
+    EXPECT_EQ(vmm.wait().value(), 0) << mode << ": " << vmm.rest_of_output();
+    wait_for_state(number, "ended");
+  }
+  prepare({"--shared"});
+  Program unmaps = start_vmm("shared-unmap");
+  unmaps.tell("go on");
+  EXPECT_EQ(unmaps.wait().value(), 0) << unmaps.rest_of_output();
+}
+
+TEST_P(PidNamespaceTest, RefusedVmmOutsideIsNotSaidToBeKilled) {
+  const std::uint64_t number = prepare({"--shared"});
+  Program vmm = start_vmm("verify");
+  const std::string outcome = wait_for_state(number, "refused")["outcome"];
+  EXPECT_TRUE(outcome.starts_with("region_mismatch")) << outcome;
+  EXPECT_NE(outcome.find("was not killed"), std::string::npos) << outcome;
+  vmm.signal(SIGKILL);
+  EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
+  wait_for_state(number, "ended");
+}
+
 TEST_P(JailTest, WhatTheJailHasPreparedInsteadOfAFileIsNotOverwritten) {
   write_file(path("precious"), as_bytes("precious"));
   const auto prepare = [&](const std::string& number) {

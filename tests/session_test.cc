@@ -75,6 +75,20 @@ TEST(RegionTable, RecordedLayoutHasToBeMet) {
             ErrorCode::kRegionMismatch);
 }
 
+TEST(RegionTable, RefusalNamesTheSizesOfBothSides) {
+  SnapshotSpec spec = spec_of(4096 * kMiB);
+  const std::vector<HandoffRegion> two{region(kMiB, 3328 * kMiB, 0),
+                                       region(8192 * kMiB, 768 * kMiB, 3328 * kMiB)};
+  EXPECT_TRUE(succeeded(RegionTable::check(two, spec)));
+  spec.regions = {{{4096 * kMiB}, {0}, {kPageBytes}}};
+  EXPECT_EQ(RegionTable::check(two, spec).error().context(),
+            "the handoff has 2 regions, 3328 MiB + 768 MiB; the snapshot has 1 region of 4096 MiB");
+  spec.regions.clear();
+  spec.memory = {2048 * kMiB};
+  EXPECT_TRUE(RegionTable::check(two, spec).error().context().starts_with(
+      "the handoff has 2 regions, 3328 MiB + 768 MiB; the snapshot has 2048 MiB in any regions: "));
+}
+
 TEST(RegionTable, FindsPagesAtTheEdges) {
   const RegionTable table = *RegionTable::check(
       {region(16 * kMiB, kMiB, 0), region(kMiB, 3 * kMiB, kMiB)}, spec_of(4 * kMiB));
@@ -210,6 +224,25 @@ TEST_F(HandoffReceiverTest, TakesUserfaultfdAndMemfd) {
   send(text_, {uffd_.get(), other.get()});
   HandoffReceiver receiver;
   EXPECT_TRUE(succeeded(receiver.receive(handler_)));
+  send(text_, {other.get(), uffd_.get()});
+  HandoffReceiver swapped;
+  const auto handoff = swapped.receive(handler_).value().value();
+  EXPECT_TRUE(succeeded(check_userfaultfd(handoff.userfaultfd)));
+}
+
+TEST_F(HandoffReceiverTest, KeepsEachUserfaultfdOfAHandoffThatHasTwo) {
+  const UniqueFd second = create_userfaultfd().value();
+  send(text_, {uffd_.get(), second.get()});
+  HandoffReceiver receiver;
+  EXPECT_EQ(code_of(receiver.receive(handler_)), ErrorCode::kSurplusDescriptor);
+  EXPECT_EQ(receiver.take_userfaultfds().size(), 2u) << "closing one could show its VM zeros";
+}
+
+TEST_F(HandoffReceiverTest, TakesNoPidfdOfAProcessThatItCouldKill) {
+  const UniqueFd own = own_pidfd().value();
+  send(text_, {uffd_.get(), own.get()});
+  HandoffReceiver receiver;
+  EXPECT_FALSE(receiver.receive(handler_).value().value().pidfd.valid());
 }
 
 TEST_F(HandoffReceiverTest, RefusalsByName) {
@@ -228,7 +261,7 @@ TEST_F(HandoffReceiverTest, CutOffOrEndlessHandoffIsRefused) {
   EXPECT_TRUE(succeeded(cut.receive(handler_)));
   vmm_.reset();
   EXPECT_EQ(code_of(cut.receive(handler_)), ErrorCode::kTruncated);
-  EXPECT_TRUE(cut.take_userfaultfd().valid()) << "the peer has memory that waits for pages";
+  EXPECT_EQ(cut.take_userfaultfds().size(), 1u) << "the peer has memory that waits for pages";
 }
 
 TEST_F(HandoffReceiverTest, HandoffWithoutEndIsTooLarge) {

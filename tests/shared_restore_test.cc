@@ -137,8 +137,11 @@ TEST_P(SharedRestoreTest, VmmWithMemoryOfItsOwnIsKilled) {
   const std::uint64_t session = prepare({"--shared"});
   Program vmm = start_vmm("verify");
   EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
-  const std::string outcome = wait_for_state(session, "ended")["outcome"];
+  const Json report = wait_for_state(session, "ended");
+  const std::string outcome = report["outcome"];
+  EXPECT_TRUE(outcome.starts_with("region_mismatch")) << outcome;
   EXPECT_NE(outcome.find("host image"), std::string::npos) << outcome;
+  EXPECT_EQ(report["faults"]["total"], 0) << "at the handoff";
 }
 
 TEST_P(SharedRestoreTest, SpoiledImageEndsAllVmsOnIt) {

@@ -139,7 +139,13 @@ Result<void> MissingMemory::hand_over(SharedSession session, Deadline deadline) 
 
 Result<void> MissingMemory::hand_over_on(UniqueFd socket, Deadline deadline) {
   const std::string text = encode_handoff(regions_);
-  const std::array descriptors{uffd_.get()};
+  std::vector<int> descriptors{uffd_.get()};
+  // A handler in another PID namespace cannot name this process on an older kernel.
+  UniqueFd pidfd;
+  if (!names_peers_everywhere(socket)) {
+    pidfd = TRY(own_pidfd());
+    descriptors.push_back(pidfd.get());
+  }
   TRY(send_with_descriptors(socket, as_bytes(text), descriptors, deadline));
   socket_ = std::move(socket);
   return {};

@@ -98,6 +98,12 @@ Result<PeerProcess> peer_process(const UniqueFd& socket) {
   return PeerProcess{sim::Process::kPid, UniqueFd(machine.open(std::move(process)))};
 }
 
+Result<UniqueFd> hold_descriptors(std::span<const UniqueFd>) {
+  return fail(ErrorCode::kUnsupported, "no simulated VMM has two userfaultfds");
+}
+
+bool is_pidfd_of_unseen_process(const UniqueFd&) { return false; }
+
 Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
                                                          MutableByteSpan to) {
   Machine& machine = Machine::current();
@@ -310,6 +316,14 @@ thaw::Result<void> __wrap__ZN4thaw17check_userfaultfdERKNS_8UniqueFdE(const thaw
 thaw::Result<void> __wrap__ZN4thaw17check_userfaultfdERKNS_8UniqueFdE(const thaw::UniqueFd& fd) {
   if (Machine::current().file_as<thaw::sim::Userfaultfd>(fd.get()) != nullptr) return {};
   return thaw::fail(thaw::ErrorCode::kNotUserfaultfd, "the descriptor is something else");
+}
+
+// thaw::remove_events_of(const UniqueFd&), the same. The simulated ones tell of all.
+thaw::Result<thaw::RemoveEvents> __wrap__ZN4thaw16remove_events_ofERKNS_8UniqueFdE(
+    const thaw::UniqueFd& fd);
+thaw::Result<thaw::RemoveEvents> __wrap__ZN4thaw16remove_events_ofERKNS_8UniqueFdE(
+    const thaw::UniqueFd&) {
+  return thaw::RemoveEvents::kReported;
 }
 
 // Threads take turns where they would meet: before and after each entry into the gate, in the

@@ -1,5 +1,9 @@
 // hostile_vmm SOCKET BYTES LIE: a VMM that lies about its memory, or says it in an odd way.
 //
+// "no-remove-events" is how a Firecracker up to 1.11 opens its userfaultfd for a VM without a
+// balloon. Told to go on a second time, it gives its first page back and prints its first byte
+// again.
+//
 // Maps and registers BYTES, hands them over as the lie says, prints "handed over", and waits for a
 // line. Then it touches its first page and prints the first byte of it.
 
@@ -12,7 +16,12 @@
 #include <string>
 #include <vector>
 
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/socket.h"
 #include "base/userfaultfd.h"
@@ -82,6 +91,10 @@ thaw::Result<void> say(const std::string& lie, const std::string& text, const st
     for (int i = 0; i < 64 && send(socket, piece); ++i) continue;
     return {};
   }
+  if (lie == "two-userfaultfds") {
+    const thaw::UniqueFd second = TRY(thaw::create_userfaultfd());
+    return send(socket, text, {uffd.get(), second.get()});
+  }
   if (lie == "descriptors") return send(socket, text, std::vector<int>(16, uffd.get()));
   TRY(send(socket, text, {uffd.get()}));
   if (lie == "chatter") TRY(send(socket, "and more", {uffd.get()}));
@@ -93,8 +106,25 @@ thaw::Result<void> say(const std::string& lie, const std::string& text, const st
   return {};
 }
 
+thaw::Result<thaw::UniqueFd> create_without_remove_events() {
+  thaw::UniqueFd uffd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+  // SAFETY: api is live for the call.
+  if (!uffd.valid() || ::ioctl(uffd.get(), UFFDIO_API, &api) != 0) {
+    return thaw::fail_errno("userfaultfd");
+  }
+  return uffd;
+}
+
+void wait_for_line() {
+  std::string line;
+  std::getline(std::cin, line);
+}
+
 thaw::Result<void> run(const std::string& path, std::size_t bytes, const std::string& lie) {
-  const thaw::UniqueFd uffd = TRY(thaw::create_userfaultfd());
+  const bool old = lie == "no-remove-events";
+  const thaw::UniqueFd uffd =
+      old ? TRY(create_without_remove_events()) : TRY(thaw::create_userfaultfd());
   void* const memory =
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return thaw::fail_errno("mmap");
@@ -107,9 +137,13 @@ thaw::Result<void> run(const std::string& path, std::size_t bytes, const std::st
   TRY(say(lie, thaw::encode_handoff(regions), path, uffd, kept));
   std::puts("handed over");
   std::fflush(stdout);
-  std::string line;
-  std::getline(std::cin, line);
+  wait_for_line();
   std::printf("read %d\n", *static_cast<volatile unsigned char*>(memory));
+  std::fflush(stdout);
+  if (!old) return {};
+  wait_for_line();
+  if (::madvise(memory, kPageBytes, MADV_DONTNEED) != 0) return thaw::fail_errno("madvise");
+  std::printf("again %d\n", *static_cast<volatile unsigned char*>(memory));
   std::fflush(stdout);
   return {};
 }
