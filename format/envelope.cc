@@ -1,9 +1,9 @@
 #include "format/envelope.h"
 
-#include <xxhash.h>
 #include <zstd.h>
 
 #include "base/check.h"
+#include "format/hash.h"
 
 namespace thaw {
 
@@ -24,7 +24,7 @@ Bytes seal_envelope(const EnvelopeKind& kind, ByteSpan plain) {
   store_le(sealed.data() + 6, std::uint16_t{0});
   store_le(sealed.data() + 8, static_cast<std::uint32_t>(plain.size()));
   store_le(sealed.data() + 12, static_cast<std::uint32_t>(payload));
-  store_le(sealed.data() + 16, XXH3_64bits(plain.data(), plain.size()));
+  store_le(sealed.data() + 16, fast_hash(plain));
   sealed.resize(kHeaderBytes + payload);
   return sealed;
 }
@@ -60,7 +60,7 @@ Result<Bytes> open_envelope(const EnvelopeKind& kind, ByteSpan sealed) {
     return fail(ErrorCode::kMalformed, "{}: does not decompress to {} bytes", kind.name,
                 plain_bytes);
   }
-  if (XXH3_64bits(plain.data(), plain.size()) != load_le<std::uint64_t>(sealed.data() + 16)) {
+  if (fast_hash(plain) != load_le<std::uint64_t>(sealed.data() + 16)) {
     return fail(ErrorCode::kChecksumMismatch, "{}", kind.name);
   }
   return plain;

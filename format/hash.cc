@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include <openssl/evp.h>
+#include <xxhash.h>
 
 #include "base/check.h"
 #include "format/wire.h"
@@ -38,6 +39,8 @@ Sha256 Hasher::hash(ByteSpan bytes) {
   state_->update(bytes);
   return state_->end();
 }
+
+std::uint64_t fast_hash(ByteSpan bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
 
 const Sha256& zero_page_hash() {
   static const Sha256 hash = Hasher().hash(PlainPage{});

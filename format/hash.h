@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "base/bytes.h"
@@ -23,6 +24,9 @@ class Hasher {
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// XXH3-64: tells damage, and no forgery, since collisions can be made.
+std::uint64_t fast_hash(ByteSpan bytes);
 
 /// The SHA-256 of 4,096 zero bytes.
 const Sha256& zero_page_hash();

@@ -81,7 +81,8 @@ Result<void> PackCodec::decode(ByteSpan sealed, std::span<const PackPage> pages,
     return fail(ErrorCode::kMalformed, "{} bytes follow the pack", sealed.size() - start - payload);
   }
   for (std::size_t i = 0; i < pages.size(); ++i) {
-    const auto page = load_le<std::uint64_t>(sealed.data() + kPackHeaderBytes + i * kPageEntryBytes);
+    const auto page =
+        load_le<std::uint64_t>(sealed.data() + kPackHeaderBytes + i * kPageEntryBytes);
     if (page != pages[i].page.value) {
       return fail(ErrorCode::kMalformed, "a pack with page {} where {} was due", page,
                   pages[i].page.value);

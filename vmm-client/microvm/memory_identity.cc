@@ -6,10 +6,9 @@
 #include <optional>
 #include <thread>
 
-#include <xxhash.h>
-
 #include "base/check.h"
 #include "base/file.h"
+#include "format/hash.h"
 #include "vmm-client/microvm/limits.h"
 
 namespace thaw {
@@ -69,14 +68,14 @@ class FileHasher {
 
 }  // namespace
 
-std::uint64_t hash_piece(ByteSpan piece) { return XXH3_64bits(piece.data(), piece.size()); }
+std::uint64_t hash_piece(ByteSpan piece) { return fast_hash(piece); }
 
 std::uint64_t name_content(const std::vector<std::uint64_t>& pieces) {
   Bytes bytes(pieces.size() * sizeof(std::uint64_t));
   for (std::size_t i = 0; i < pieces.size(); ++i) {
     store_le(bytes.data() + i * sizeof(std::uint64_t), pieces[i]);
   }
-  return XXH3_64bits(bytes.data(), bytes.size());
+  return fast_hash(bytes);
 }
 
 Result<void> check_content(const UniqueFd& file, ByteCount size, std::uint64_t content) {
