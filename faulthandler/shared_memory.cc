@@ -18,19 +18,29 @@ constexpr unsigned kMostAttempts = 3;
 /// Attempts to register a region in ever smaller parts, together about 50 ms.
 constexpr unsigned kMostParts = 1u << 17;
 
-/// Whether a region is the file from its offset on. REQUIRES: `mappings` are in order of address.
-bool is_file(const HandoffRegion& region, const std::vector<FileRange>& mappings) {
+/// Whether memory with no file in memory behind it is at this address. What the VMM has unmapped
+/// since (ENOENT) and a page that the file lacks (EFAULT) are none.
+bool is_other_memory(const UniqueFd& userfaultfd, HostAddress at) {
+  return show_pages(userfaultfd, at, {kPageBytes}).error_number == EINVAL;
+}
+
+/// Whether a region is seen to be something else than a file from the region's offset on, which
+/// `mappings` are of. Between them the VMM may have unmapped memory since its handoff. REQUIRES:
+/// they are in order of address.
+bool is_other(const UniqueFd& userfaultfd, const HandoffRegion& region,
+              const std::vector<FileRange>& mappings) {
   HostAddress known = region.base;
   const HostAddress end = region.base + region.size;
-  for (const FileRange& mapping : mappings) {
-    const auto& [memory, offset] = mapping;
+  for (const auto& [memory, offset] : mappings) {
     if (memory.start + memory.length <= known) continue;
-    if (known >= end || memory.start > known) break;
+    if (memory.start >= end) break;
+    if (memory.start > known && is_other_memory(userfaultfd, known)) return true;
+    known = std::max(known, memory.start);
     const std::uint64_t file_offset = offset + (known - memory.start).value;
-    if (file_offset != region.offset.value + (known - region.base).value) return false;
+    if (file_offset != region.offset.value + (known - region.base).value) return true;
     known = memory.start + memory.length;
   }
-  return known >= end;
+  return known < end && is_other_memory(userfaultfd, known);
 }
 
 }  // namespace
@@ -51,11 +61,7 @@ Result<void> SharedMemory::check(const UniqueFd& userfaultfd, RemoveEvents event
   const auto mappings = mappings_of(owner_.vmm(), image_.file());
   is_proven_ = mappings.has_value();
   for (const HandoffRegion& region : regions.regions()) {
-    // EINVAL: memory with no file in memory behind it. EFAULT: that page is not in the file.
-    const bool other =
-        is_proven_ ? !is_file(region, *mappings)
-                   : show_pages(userfaultfd, region.base, {kPageBytes}).error_number == EINVAL;
-    if (!other) continue;
+    if (!is_other(userfaultfd, region, mappings ? *mappings : std::vector<FileRange>())) continue;
     return fail(ErrorCode::kRegionMismatch,
                 "the memory at {:#x} is not the host image from offset {} on, which the VMM of a "
                 "shared session maps",

@@ -153,7 +153,8 @@ TEST_P(PidNamespaceTest, VmmOutsideIsServedAndNeverSaidToBeKilled) {
   EXPECT_EQ(session(number)["outcome"], "");
   vmm.tell("go on");
   EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
-  EXPECT_EQ(wait_for_state(number, "ended")["outcome"], "the VMM exited");
+  const Json ended = wait_for_state(number, "ended");
+  EXPECT_FALSE(ended["outcome"].get<std::string>().contains("kill")) << ended;
 }
 
 TEST_P(PidNamespaceTest, VmmOutsideMapsTheHostImage) {

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -165,7 +166,9 @@ TEST_F(MemoryFile, PartsThatAreMappedAreFoundAndNothingElse) {
   EXPECT_EQ(parts_in(0, 8), (std::vector{part(0, 2), part(4, 1), part(6, 2)}));
   EXPECT_EQ(parts_in(1, 6), (std::vector{part(1, 1), part(4, 1), part(6, 1)}));
   EXPECT_TRUE(parts_in(2, 2).empty());
-  EXPECT_EQ(code_of(mapped_parts(0, read_only_, in_vm(0), kSize)), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(mapped_parts(0, read_only_, in_vm(0), kSize)), ErrorCode::kUnsupported);
+  constexpr pid_t kNoProcess = std::numeric_limits<pid_t>::max();
+  EXPECT_EQ(code_of(mapped_parts(kNoProcess, read_only_, in_vm(0), kSize)), ErrorCode::kNotFound);
 }
 
 TEST_F(MemoryFile, RangeWithNothingOrSomethingElseInItCannotBeRegistered) {

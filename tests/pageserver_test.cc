@@ -247,13 +247,14 @@ TEST_F(FewConnectionsTest, OneTooManyIsToldSoAndThoseThatHaveEndedMakeRoom) {
 }
 
 TEST_F(FewConnectionsTest, StrangersTakeNobodysPlace) {
+  int pushed = 0;
   for (const char* const limit : {"ulimit -n 64", "ulimit -n 256", "ulimit -Sn 256"}) {
     SCOPED_TRACE(limit);
     start(limit);
     const auto kept = greeted();
     ASSERT_TRUE(kept);
     const auto idle = strangers(300);
-    EXPECT_EQ(push_to_it(std::string("a") + (limit + 8)), 0);
+    EXPECT_EQ(push_to_it("beside-" + std::to_string(++pushed)), 0);
     EXPECT_TRUE(greeted());
     few_.reset();
   }
