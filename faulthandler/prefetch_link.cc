@@ -127,7 +127,10 @@ void PrefetchLink::move_on() {
 
 void PrefetchLink::set_servers(const ServerPlaces& servers) {
   servers_ = servers;
-  if (server_ >= servers_.size() || !is_same_server(connection_.server(), servers_[server_])) {
+  const bool has_place = server_ < servers_.size() && servers_[server_];
+  if (has_place && !connection_.server()) {
+    connection_.move_to(servers_[server_]);
+  } else if (!has_place || !is_same_server(connection_.server(), servers_[server_])) {
     connection_.leave("it is no page server of this host any more");
     move_on();
   }
