@@ -283,7 +283,6 @@ TEST_F(FewConnectionsTest, WhoSaysNoHelloIsLeft) {
 }
 
 TEST_F(FewConnectionsTest, WithoutAThreadAConnectionIsRefusedByName) {
-  if (kSanitized) GTEST_SKIP() << "needs a bound on address space";
   start("true");
   std::ifstream statm("/proc/" + std::to_string(few_->pid()) + "/statm");
   std::size_t pages = 0;
