@@ -46,9 +46,11 @@ Result<TlsPem> read_files(const TlsFiles& files) {
     return fail(ErrorCode::kPermission, "{} is a key that others have access to: chmod 600 {}",
                 files.key, files.key);
   }
-  return TlsPem{.certificate = TRY(read_text_file(files.certificate, limits::kMaxChainBytes)),
-                .key = TRY(read_text_file(files.key, limits::kMaxPemBytes)),
-                .authority = TRY(read_text_file(files.authority, limits::kMaxChainBytes))};
+  TlsPem pem;
+  pem.certificate = TRY(read_text_file(files.certificate, limits::kMaxChainBytes));
+  pem.key = TRY(read_text_file(files.key, limits::kMaxPemBytes));
+  pem.authority = TRY(read_text_file(files.authority, limits::kMaxChainBytes));
+  return pem;
 }
 
 Result<OwnedKey> parse_key(const std::string& pem, const std::string& path) {

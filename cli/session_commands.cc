@@ -35,8 +35,8 @@ UnservablePolicy unservable_policy(const Options& options) {
 
 Result<void> prepare(const Options& options) {
   control::Prepare request{.snapshot = options.name,
-                           .socket = TRY(absolute(options.socket)),
-                           .state_out = TRY(absolute(options.state)),
+                           .socket = {},
+                           .state_out = {},
                            .name_space = options.name_space,
                            .owner_uid = {},
                            .owner_gid = {},
@@ -47,8 +47,11 @@ Result<void> prepare(const Options& options) {
                            .record_most_ms = options.record_most_ms,
                            .prefetch = !options.no_prefetch,
                            .hydrate_bytes_per_s = options.hydrate_mib_s << 20,
-                           .trace_out = TRY(absolute(options.trace)),
+                           .trace_out = {},
                            .shared = options.shared};
+  request.socket = TRY(absolute(options.socket));
+  request.state_out = TRY(absolute(options.state));
+  request.trace_out = TRY(absolute(options.trace));
   if (!options.owner.empty()) {
     const FileOwner owner = TRY(parse_owner(options.owner));
     request.owner_uid = owner.uid;

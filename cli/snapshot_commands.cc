@@ -12,16 +12,21 @@ Result<ServerList> servers_of(const Options& options) {
 }
 
 Result<void> push(const Options& options) {
-  PushOptions push{.servers = TRY(servers_of(options)),
+  // Apart: g++ does not destroy the members before one whose initialiser returns.
+  ServerList servers = TRY(servers_of(options));
+  auto regions = TRY(parse_regions(options.regions));
+  auto labels = TRY(parse_labels(options.labels));
+  const std::uint64_t below_4g = TRY(parse_size(options.below_4g));
+  PushOptions push{.servers = std::move(servers),
                    .name = options.name,
                    .parent = options.parent,
                    .memory_path = options.memory,
                    .holes = options.diff ? Holes::kPagesOfParent : Holes::kZeros,
                    .state_path = options.state,
-                   .regions = TRY(parse_regions(options.regions)),
-                   .labels = TRY(parse_labels(options.labels)),
+                   .regions = std::move(regions),
+                   .labels = std::move(labels),
                    .paging = {options.cr3s, options.la57 ? 5u : 4u},
-                   .below_4g = {TRY(parse_size(options.below_4g))}};
+                   .below_4g = {below_4g}};
   print_push(TRY(push_snapshot(std::move(push))), options.form());
   return {};
 }
