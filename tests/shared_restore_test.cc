@@ -135,7 +135,7 @@ TEST_P(SharedRestoreTest, SnapshotOfAnotherStoreHasAnImageOfItsOwn) {
 
 TEST_P(SharedRestoreTest, VmmWithMemoryOfItsOwnIsKilled) {
   const std::uint64_t session = prepare({"--shared"});
-  Program vmm = start_vmm("verify");
+  Program vmm({program_path("vmm"), path("vm"), path("image"), "verify"});
   EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
   const Json report = wait_for_state(session, "ended");
   const std::string outcome = report["outcome"];
