@@ -4,7 +4,7 @@ namespace thaw {
 
 enum class ProgramKind {
   kCommand,  // works for the one who waits for its output and exit code
-  kServer,   // others depend on it, whoever started it
+  kServer,   // others depend on it
 };
 
 /// The first call of main, before any descriptor is opened or thread started.

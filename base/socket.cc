@@ -90,15 +90,24 @@ Result<HostAndPort> split_host_and_port(const std::string& host_and_port) {
   return HostAndPort{std::move(host), std::string(port)};
 }
 
+namespace {
+
+/// What getaddrinfo() is to look for: TCP of either family.
+addrinfo stream_hints(int flags) {
+  return {.ai_flags = flags,
+          .ai_family = AF_UNSPEC,
+          .ai_socktype = SOCK_STREAM,
+          .ai_protocol = 0,
+          .ai_addrlen = 0,
+          .ai_addr = nullptr,
+          .ai_canonname = nullptr,
+          .ai_next = nullptr};
+}
+
+}  // namespace
+
 bool is_numeric_host(const std::string& host) {
-  const addrinfo hints{.ai_flags = AI_NUMERICHOST,
-                       .ai_family = AF_UNSPEC,
-                       .ai_socktype = SOCK_STREAM,
-                       .ai_protocol = 0,
-                       .ai_addrlen = 0,
-                       .ai_addr = nullptr,
-                       .ai_canonname = nullptr,
-                       .ai_next = nullptr};
+  const addrinfo hints = stream_hints(AI_NUMERICHOST);
   addrinfo* found = nullptr;
   if (::getaddrinfo(host.c_str(), nullptr, &hints, &found) != 0) return false;
   ::freeaddrinfo(found);
@@ -107,14 +116,7 @@ bool is_numeric_host(const std::string& host) {
 
 Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port) {
   const auto [host, port] = TRY(split_host_and_port(host_and_port));
-  const addrinfo hints{.ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG,
-                       .ai_family = AF_UNSPEC,
-                       .ai_socktype = SOCK_STREAM,
-                       .ai_protocol = 0,
-                       .ai_addrlen = 0,
-                       .ai_addr = nullptr,
-                       .ai_canonname = nullptr,
-                       .ai_next = nullptr};
+  const addrinfo hints = stream_hints(AI_NUMERICSERV | AI_ADDRCONFIG);
   addrinfo* found = nullptr;
   const int status = ::getaddrinfo(host.c_str(), port.c_str(), &hints, &found);
   if (status != 0) {

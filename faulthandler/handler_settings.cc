@@ -28,7 +28,7 @@ Result<UniqueFd> keep_settings(const HandlerSettings& settings) {
   const std::vector<std::uint8_t> cbor = nlohmann::json::to_cbor(nlohmann::json(settings));
   UniqueFd file = TRY(create_memory_file("thaw-settings", {cbor.size()}));
   TRY(write_at(file, std::as_bytes(std::span(cbor)), 0));
-  // For reading: whoever is given it can only read.
+  // For reading: its holder can only read.
   return seal_memory_file(file);
 }
 

@@ -48,7 +48,7 @@ struct HandlerSettings {
   std::vector<std::string> command{};
 };
 
-/// A memory file of the settings, which nobody but its owner can open, and which cannot be changed.
+/// A memory file of the settings, which only its owner can open, and which cannot be changed.
 Result<UniqueFd> keep_settings(const HandlerSettings& settings);
 /// Reads that back. kMalformed; kTooLarge beyond limits::kMaxSettingsBytes.
 Result<HandlerSettings> read_settings(const UniqueFd& file);

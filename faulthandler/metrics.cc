@@ -105,7 +105,7 @@ std::vector<MetricFamily> metrics(const HandlerReport& handler) {
       gauge("waiting_pages", "Pages that vCPUs wait for now.")
           .add(static_cast<double>(waiting_pages(handler))),
       sessions_short_of_memory(handler),
-      counter("vmms_killed", "VMMs that a signal has ended, whoever sent it.")
+      counter("vmms_killed", "VMMs that a signal has ended, from any sender.")
           .add(static_cast<double>(totals.vmms_killed)),
       counter("poisoned_pages", "Pages that could not be had and that guests must not touch.")
           .add(static_cast<double>(totals.poisoned_pages)),

@@ -201,7 +201,7 @@ struct SessionTotals {
   std::uint64_t sessions = 0;
   FaultCounters faults;
   std::uint64_t poisoned_pages = 0;
-  std::uint64_t vmms_killed = 0;  // by a signal, whoever sent it
+  std::uint64_t vmms_killed = 0;  // by a signal, from any sender
 
   SessionTotals& operator+=(const SessionReport& session);
   friend bool operator==(const SessionTotals&, const SessionTotals&) = default;

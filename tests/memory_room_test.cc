@@ -62,7 +62,7 @@ TEST(MemoryRoom, IsOpenWithoutLimitsAndClosedAfterARefusal) {
   room.begin(*workers, 0, {});
   EXPECT_TRUE(room.open());
   room.spend({limits::kGrantLeastBytes});
-  EXPECT_FALSE(room.open()) << "until somebody looks";
+  EXPECT_FALSE(room.open()) << "until it is looked at";
   EXPECT_TRUE(room.open_or_look());
   room.note_refusal();
   EXPECT_FALSE(room.open_or_look()) << "the kernel knows better";

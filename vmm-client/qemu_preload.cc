@@ -296,7 +296,7 @@ void* map_unpopulated(MapRequest request, const Environment& environment) {
 }
 
 void allow_access(void* at, const MapRequest& request) {
-  // SAFETY: the mapping has just been made, by nobody else.
+  // SAFETY: the mapping has just been made here.
   if (::mprotect(at, request.length, request.protection) != 0) {
     terminate(fmt::format("mprotect: {}", std::strerror(errno)));
   }

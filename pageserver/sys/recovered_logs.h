@@ -15,7 +15,7 @@ namespace thaw {
 inline constexpr std::string_view kSyncedMark = "thaw: synced\x1e\x9d\x53\xc7";
 
 /// The logs that a store is recovered from, as they are opened one after the other. A log that ends
-/// in the midst of a record is the normal end after a crash: nobody was told that it was there.
+/// in the midst of a record is the normal end after a crash: no peer was told that it was there.
 /// Where something that was synced stands behind such a place, it is damage, and RocksDB would drop
 /// all of it without a word. As long as one lives, its thread's logs are looked at. One thread.
 class RecoveredLogs {

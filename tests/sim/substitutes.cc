@@ -168,7 +168,7 @@ MemoryLimits MemoryLimits::of_process(pid_t pid, std::span<const AddressRange>, 
   return {pid, std::move(proc)};
 }
 
-/// Now and then there is too little for what nobody waits for.
+/// Now and then there is too little for what no vCPU waits for.
 std::vector<MemoryLimit> MemoryLimits::read() const {
   constexpr ByteCount kMost{1u << 30};
   const bool is_short = Machine::current().random().chance(50);
