@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <string>
 #include <string_view>
-#include <thread>
+#include <utility>
 
 #include <sched.h>
 #include <sys/resource.h>
@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/thread.h"
 
 namespace thaw {
 
@@ -37,6 +38,15 @@ Result<std::uint64_t> word(std::string_view line, std::size_t n) {
     return fail(ErrorCode::kMalformed, "not a number: {}", line.substr(0, 20));
   }
   return value;
+}
+
+/// The fields of a thread's stat from the third on: those before are its id and its name, which is
+/// in parentheses and may hold spaces and parentheses.
+Result<std::string> stat_fields(pid_t process, pid_t thread) {
+  const std::string stat = TRY(read_text_file(task_file(process, thread, "stat"), kMaxStatBytes));
+  const std::size_t name_end = stat.rfind(") ");
+  if (name_end == std::string::npos) return fail(ErrorCode::kMalformed, "stat without a name");
+  return stat.substr(name_end + 2);
 }
 
 }  // namespace
@@ -107,10 +117,12 @@ void take_long_turns() {
 
 bool may_leave_background() {
   bool may = false;
-  std::jthread([&may] {
+  auto trying = start_thread([&may] {
     may = set_scheduling_class(0, SchedulingClass::kBackground).has_value() &&
           set_scheduling_class(0, SchedulingClass::kNormal).has_value();
-  }).join();
+  });
+  if (!trying) return false;
+  trying->join();
   return may;
 }
 
@@ -143,17 +155,24 @@ Result<ThreadTimes> thread_times(pid_t thread) {
   return ThreadTimes{Nanoseconds(TRY(word(schedstat, 0))), Nanoseconds(TRY(word(schedstat, 1)))};
 }
 
+StarvationWatch::Seen StarvationWatch::look() {
+  const auto stat = stat_fields(::getpid(), thread_);
+  const auto times = thread_times(thread_);
+  const bool ready = stat && stat->starts_with('R');
+  const bool was_ready = std::exchange(was_ready_, ready);
+  if (!times || times->running != std::exchange(ran_, times ? times->running : Nanoseconds(0))) {
+    return Seen::kRan;
+  }
+  return ready && was_ready ? Seen::kStarved : Seen::kWaited;
+}
+
 Result<ThreadActivity> thread_activity(pid_t process, pid_t thread) {
   const std::string schedstat =
       TRY(read_text_file(task_file(process, thread, "schedstat"), kMaxStatBytes));
-  const std::string stat = TRY(read_text_file(task_file(process, thread, "stat"), kMaxStatBytes));
-  // The name, in parentheses, may hold spaces and parentheses; `processor` is the 39th field and
-  // the 37th after the name.
-  const std::size_t name_end = stat.rfind(") ");
-  if (name_end == std::string::npos) return fail(ErrorCode::kMalformed, "stat without a name");
-  const std::string_view fields = std::string_view(stat).substr(name_end + 2);
+  const std::string fields = TRY(stat_fields(process, thread));
   ThreadActivity activity;
   activity.sleeps = TRY(word(schedstat, 2));
+  // `processor` is the 39th field of all.
   activity.cpu = static_cast<int>(TRY(word(fields, 36)));
   return activity;
 }

@@ -78,6 +78,25 @@ struct ThreadTimes {
 };
 Result<ThreadTimes> thread_times(pid_t thread);
 
+/// Tells when a thread of this process starves. Its ThreadTimes do not say so before it is over:
+/// time in a queue is counted when the thread runs again. One thread uses it.
+class StarvationWatch {
+ public:
+  enum class Seen {
+    kRan,      // since the look before
+    kWaited,   // slept, or has just become ready
+    kStarved,  // was ready at both looks, and has not run in between
+  };
+  explicit StarvationWatch(pid_t thread) : thread_(thread) { look(); }
+
+  Seen look();
+
+ private:
+  const pid_t thread_;
+  bool was_ready_ = false;
+  Nanoseconds ran_{0};
+};
+
 /// What a thread has done so far, from schedstat and stat.
 struct ThreadActivity {
   int cpu = 0;               // where it runs or last ran

@@ -55,7 +55,8 @@ Placement::Placement(const PlacementOptions& options)
     : options_(options),
       loop_(this_thread_id()),
       spin_(options.spin.value_or(Nanoseconds(0))),
-      place_(loop_) {
+      place_(loop_),
+      starvation_(loop_) {
   if (options_.mode == PlacementOptions::Mode::kCpu) {
     if (const auto placed = set_allowed_cpus(0, only_cpu(options_.cpu)); !placed) {
       log_warning("not placed on CPU {}: {}", options_.cpu, placed.error().message());
@@ -86,6 +87,7 @@ void Placement::wake() {
 }
 
 void Placement::watch() {
+  take_precedence();  // it would wait beside the threads that a starving loop waits for
   while (!stopping_) {
     resting_.wait(true);
     if (!stopping_) watch_activity();
@@ -138,7 +140,8 @@ PlacementPolicy::Look Placement::look() {
                              .other_vm = vmm != vmm_seen_,
                              .examined = false,
                              .hot_cpu = std::nullopt,
-                             .queued = queued_for_turns()};
+                             .queued = queued_for_turns(),
+                             .starves = starvation_.look() == StarvationWatch::Seen::kStarved};
   faults_seen_ = faults;
   if (look.other_vm) sleeps_seen_.clear();
   vmm_seen_ = vmm;

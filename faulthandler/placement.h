@@ -85,6 +85,7 @@ class Placement {
   std::uint64_t faults_seen_ = 0;
   pid_t vmm_seen_ = 0;
   ThreadTimes times_seen_;
+  StarvationWatch starvation_;
   Nanoseconds in_turns_seen_{0};
   std::map<pid_t, std::uint64_t> sleeps_seen_;  // by thread of vmm_seen_
   pid_t hot_thread_ = 0;                        // the one that slept most often

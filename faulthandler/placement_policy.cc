@@ -25,7 +25,7 @@ Nanoseconds tolerable(const PlacementPolicy::Look& look) {
 }  // namespace
 
 PlacementPolicy::Decision PlacementPolicy::decide(const Look& look) {
-  const bool queues = look.queued > tolerable(look);
+  const bool queues = look.starves || look.queued > tolerable(look);
   if (at_) {
     pause_ = std::clamp<Nanoseconds>(queues ? pause_ * 2 : pause_ / 2, kShortestPause / 2,
                                      kLongestPause);

@@ -30,6 +30,7 @@ class PlacementPolicy {
     bool examined = false;       // whether hot_cpu was looked for
     std::optional<int> hot_cpu;  // where nearly all of the VM's wake-ups were, if there is such
     Nanoseconds queued{0};       // how long the loop was ready and did not run
+    bool starves = false;        // it is ready, and has not run since the look before
   };
   struct Decision {
     std::optional<int> cpu;  // follow the faults there; nothing: anywhere, as a normal thread

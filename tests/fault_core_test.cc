@@ -313,12 +313,14 @@ class PlacementPolicyTest : public testing::Test {
                            .other_vm = std::exchange(other_vm_, false),
                            .examined = hot != kQuiet,
                            .hot_cpu = hot < 0 ? std::nullopt : std::optional(hot),
-                           .queued = queued});
+                           .queued = queued,
+                           .starves = std::exchange(starves_, false)});
   }
 
   PlacementPolicy policy_{May::kFollow};
   Clock::time_point now_ = Clock::now();
   bool other_vm_ = false;
+  bool starves_ = false;
 };
 
 TEST_F(PlacementPolicyTest, FollowsTheCpuThatFaults) {
@@ -337,6 +339,13 @@ TEST_F(PlacementPolicyTest, IsLetGoWhenItQueuesForLongerEachTime) {
   int second = 0;
   while (!look(1).cpu) ++second;
   EXPECT_GT(second, first);
+}
+
+TEST_F(PlacementPolicyTest, IsLetGoWhenItStarves) {
+  EXPECT_EQ(look(1).cpu, 1);
+  starves_ = true;
+  EXPECT_EQ(look(kQuiet).cpu, std::nullopt) << "a loop that does not run reads no faults";
+  EXPECT_EQ(look(1).cpu, std::nullopt);
 }
 
 TEST_F(PlacementPolicyTest, OtherVmIsSeenTwiceBeforeItIsFollowed) {

@@ -23,20 +23,40 @@ CoreFollower::CoreFollower(WorkFrom from, const BulkWork& bulk)
       thread_(this_thread_id()),
       may_follow_(from == WorkFrom::kElsewhere || may_leave_background()),
       place_(thread_),
-      pause_(kShortestPause) {}
+      pause_(kShortestPause) {
+  if (class_ != SchedulingClass::kBackground || !may_follow_ || !place_.has_choice()) return;
+  auto watch = BackgroundWatch::start(thread_);
+  if (watch) {
+    watch_ = *std::move(watch);
+  } else {
+    may_follow_ = false;
+  }
+}
 
 void CoreFollower::follow(std::optional<int> cpu) {
   if (!may_follow_ || !place_.has_choice() || !cpu) return;
   const auto now = Clock::now();
   look(now);
-  if (place_.cpu() && queues_) {
-    place_.let_go();
-    free_until_ = now + pause_;
-    pause_ = std::min<Nanoseconds>(pause_ * 2, kLongestPause);
-  }
+  if (place_.cpu() && queues_) pause(now);
   const bool steady = std::exchange(seen_, cpu) == cpu;
   if (queues_ || now < free_until_ || !steady || place_.cpu() == cpu) return;
-  if (place_.allows(*cpu)) static_cast<void>(place_.move(*cpu, class_));
+  if (place_.allows(*cpu) && place_.move(*cpu, class_) && watch_) watch_->begin();
+}
+
+void CoreFollower::return_from_background() {
+  if (watch_->starved()) return pause(Clock::now());
+  let_go();
+}
+
+void CoreFollower::pause(Clock::time_point now) {
+  let_go();
+  free_until_ = now + pause_;
+  pause_ = std::min<Nanoseconds>(pause_ * 2, kLongestPause);
+}
+
+void CoreFollower::let_go() {
+  place_.let_go();
+  if (watch_) watch_->end();
 }
 
 void CoreFollower::look(Clock::time_point now) {

@@ -3,8 +3,10 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 
+#include "base/background_watch.h"
 #include "base/clock.h"
 #include "base/cpu.h"
 
@@ -28,7 +30,7 @@ class BulkWork {
 /// Work from this host comes from a fault handler on the CPU of a vCPU that waits. There the thread
 /// runs in the background class, like the fault handler itself: the scheduler then counts the CPU
 /// as idle when it wakes up the vCPU, and leaves it there. Beside bulk work it would starve, so it
-/// does not follow then.
+/// does not follow then. Where something else wants the CPU, BackgroundWatch gets it out.
 class CoreFollower {
  public:
   enum class WorkFrom { kThisHost, kElsewhere };
@@ -39,6 +41,7 @@ class CoreFollower {
   template <typename Source>
   void on_wakeup(Source source) {
     if (bulk_.recent()) return stay_away();
+    if (was_taken_out()) return return_from_background();
     if (++wakeups_ % kWakeupsPerQuestion == 0) follow(source());
   }
 
@@ -47,17 +50,23 @@ class CoreFollower {
 
   void follow(std::optional<int> cpu);
   void stay_away() {
-    if (place_.cpu()) place_.let_go();
+    if (place_.cpu()) let_go();
   }
+  bool was_taken_out() const { return watch_ && place_.cpu() && !watch_->watching(); }
+  void return_from_background();
+  /// Lets the thread go, for longer each time.
+  void pause(Clock::time_point now);
+  void let_go();
   /// Every now and then, finds out whether the thread queues.
   void look(Clock::time_point now);
 
   const BulkWork& bulk_;
   const SchedulingClass class_;  // where it follows
   const pid_t thread_;
-  const bool may_follow_;
+  bool may_follow_;
   ThreadPlace place_;
-  std::optional<int> seen_;  // at the last wake-up
+  std::unique_ptr<BackgroundWatch> watch_;  // nullptr: never in the background class
+  std::optional<int> seen_;                 // at the last wake-up
   std::uint64_t wakeups_ = 0;
   Clock::time_point looked_;
   std::uint64_t wakeups_seen_ = 0;  // until then
