@@ -17,9 +17,11 @@
 #include <fcntl.h>
 #include <fmt/chrono.h>
 #include <poll.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/limits.h"
+#include "base/log_file.h"
 #include "base/log_queue.h"
 #include "base/output.h"
 #include "base/printable.h"
@@ -59,9 +61,19 @@ std::string shortened(std::string text) {
   return text;
 }
 
+/// Opening a FIFO or a terminal must not wait until its other side is there.
+constexpr int kOpenFlags = O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+
 Result<UniqueFd> open_log(const std::string& path) {
-  UniqueFd file(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOCTTY, 0640));
-  if (!file.valid()) return fail_errno("open the log " + path);
+  UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | kOpenFlags, 0640));
+  const int error = file.valid() ? 0 : errno;
+  struct stat status{};
+  if (::stat(path.c_str(), &status) == 0 && S_ISFIFO(status.st_mode)) {
+    // With a reading end of its own, a FIFO keeps its lines from one reader to the next.
+    UniqueFd both(::open(path.c_str(), O_RDWR | kOpenFlags));
+    if (both.valid()) return both;
+  }
+  if (!file.valid()) return fail_errno("open the log " + path, error);
   return file;
 }
 
@@ -86,6 +98,9 @@ std::optional<std::size_t> failed_at(int fd, std::string_view text) {
 /// a write(2) that does not end.
 class Log {
  public:
+  /// What a file that cannot be opened does.
+  enum class Missing { kFails, kIsLogged };
+
   static Log& instance() {
     static Log& log = *std::make_unique<Log>().release();
     return log;
@@ -102,9 +117,18 @@ class Log {
     static_cast<void>(at_exit);
   }
 
-  Result<void> start_writer(const std::string& path) {
-    if (!path.empty()) file_ = TRY(open_log(path));
+  Result<void> start_writer(const std::string& path, Missing missing) {
     path_ = path;
+    if (!path.empty()) {
+      auto opened = open_log(path);
+      if (opened) {
+        file_ = *std::move(opened);
+      } else if (missing == Missing::kFails) {
+        return std::unexpected(opened.error());
+      } else {
+        log_error("the log goes to stderr: {}", opened.error().message());
+      }
+    }
     // Signals are for the threads that wait for them.
     sigset_t all;
     sigset_t before;
@@ -283,7 +307,16 @@ void start_logging(std::string_view program, LogLevel least) {
 }
 
 Result<void> write_log_in_background(const std::string& file) {
-  return Log::instance().start_writer(file);
+  return Log::instance().start_writer(file, Log::Missing::kFails);
+}
+
+Result<void> write_log_where_possible(const std::string& file) {
+  return Log::instance().start_writer(file, Log::Missing::kIsLogged);
+}
+
+Result<void> check_log_file(const std::string& file) {
+  if (!file.empty()) TRY(open_log(file));
+  return {};
 }
 
 void reopen_log() { Log::instance().reopen(); }

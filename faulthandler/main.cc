@@ -17,6 +17,7 @@
 #include "base/event_fd.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/log_file.h"
 #include "base/output.h"
 #include "base/process.h"
 #include "base/program.h"
@@ -52,14 +53,6 @@ constexpr const char* kHandlerArgument = "--supervised";
 
 void start_logging(std::string_view program, const thaw::HandlerSettings& settings) {
   thaw::start_logging(program, settings.verbose ? thaw::LogLevel::kDebug : thaw::LogLevel::kInfo);
-}
-
-/// Where VMs wait for this process, a file that cannot be opened any more costs its lines alone.
-void write_log_anyway(const std::string& file) {
-  const auto started = thaw::write_log_in_background(file);
-  if (started) return;
-  thaw::log_error("{}", started.error().message());
-  static_cast<void>(thaw::write_log_in_background({}));
 }
 
 /// Has `on_signal` called with each of the signals, on the loop's thread. In place before the loop
@@ -109,7 +102,8 @@ std::unique_ptr<thaw::SettingsWatch> watch_settings(const thaw::HandlerSettings&
 /// Serves the VMs, as a supervisor's child: by what the supervisor gives it, and nothing else.
 thaw::Result<int> run_handler(thaw::UniqueFd supervisor, const thaw::HandlerSettings& settings) {
   if (!settings.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
-  write_log_anyway(settings.log_file);
+  // VMs wait for this process: a log that cannot be opened any more costs its lines alone.
+  TRY(thaw::write_log_where_possible(settings.log_file));
   const thaw::CpuSet cpus = TRY(thaw::allowed_cpus(0));
   const thaw::UniqueFd signals = TRY(thaw::take_signals(kSignals));
   const auto tls = TRY(thaw::tls_of(settings));
@@ -207,6 +201,7 @@ thaw::Result<int> prove(thaw::HandlerSettings given) {
       TRY(thaw::settle(std::move(given), &before, thaw::SettingsUse::kProof));
   // What a handler does before it can be told anything.
   if (!settled.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
+  TRY(thaw::check_log_file(settled.log_file));
   TRY(thaw::create_loop());
   TRY(thaw::hand_over(supervisor, TRY(thaw::keep_settings(settled))));
   return 0;
@@ -226,11 +221,8 @@ thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inherit
                             std::vector<thaw::NamedDescriptor> passed) {
   thaw::raise_descriptor_limit();
   if (!settings.no_sandbox) TRY(thaw::confine(kKeptCapabilities, thaw::SystemCalls::kOfAll));
-  if (passed.empty()) {
-    TRY(thaw::write_log_in_background(settings.log_file));
-  } else {
-    write_log_anyway(settings.log_file);
-  }
+  TRY(passed.empty() ? thaw::write_log_in_background(settings.log_file)
+                     : thaw::write_log_where_possible(settings.log_file));
   const thaw::UniqueFd signals = TRY(thaw::take_signals(kSignals));
   const std::filesystem::path directory = std::filesystem::path(settings.control).parent_path();
   std::error_code failed;

@@ -22,6 +22,7 @@
 #include "base/event_fd.h"
 #include "base/file.h"
 #include "base/limits.h"
+#include "base/log_file.h"
 #include "base/output.h"
 #include "base/program.h"
 #include "base/unique_fd.h"
@@ -260,6 +261,62 @@ TEST(Log, AFileThatCannotBeOpenedIsAnErrorAtTheStartAndNoneLater) {
   const std::string log = read_text_file(directory.path("moved/log"), 4096).value();
   EXPECT_NE(log.find("still in the old log"), log.npos) << log;
   EXPECT_NE(log.find("goes on"), log.npos) << log;
+}
+
+TEST(Log, AFileThatCannotBeOpenedIsTriedAgain) {
+  const ScratchDirectory directory;
+  const std::string folder = directory.path("later");
+  const std::string path = folder + "/log";
+  Pipe pipe;
+  const Child child(pipe.writer, [&] {
+    start_logging("server", LogLevel::kInfo);
+    if (!write_log_where_possible(path)) return 1;
+    log_info("to stderr");
+    reopen_log();
+    flush_log(Deadline::after(kPatience));
+    if (::mkdir(folder.c_str(), 0700) != 0) return 2;
+    reopen_log();
+    log_info("to the file");
+    return 0;
+  });
+  const std::string messages = pipe.read_all();
+
+  EXPECT_EQ(child.wait(), 0);
+  EXPECT_NE(messages.find("the log goes to stderr: not_found"), messages.npos) << messages;
+  EXPECT_NE(messages.find("to stderr"), messages.npos);
+  const std::string log = read_text_file(path, 4096).value();
+  EXPECT_EQ(count_of(log, "\n"), 1u) << log;
+  EXPECT_NE(log.find("to the file"), log.npos);
+}
+
+TEST(Log, AFifoNeedsNoReader) {
+  const ScratchDirectory directory;
+  const std::string path = directory.path("fifo");
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+  ASSERT_TRUE(succeeded(check_log_file(path)));
+  const UniqueFd nowhere(::open("/dev/null", O_WRONLY | O_CLOEXEC));
+  Pipe written;
+  Pipe read;
+  const Child child(nowhere, [&] {
+    start_logging("server", LogLevel::kInfo);
+    if (!write_log_in_background(path)) return 1;
+    log_info("before a reader");
+    flush_log(Deadline::after(kPatience));
+    written.writer.reset();
+    read.writer.reset();
+    char byte = 0;
+    return ::read(read.reader.get(), &byte, 1) == 0 ? 0 : 2;
+  });
+  written.read_all();
+  const UniqueFd reader(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  std::array<char, 4096> line{};
+  const ssize_t n = ::read(reader.get(), line.data(), line.size());
+  read.writer.reset();
+
+  EXPECT_EQ(child.wait(), 0);
+  ASSERT_GT(n, 0);
+  EXPECT_NE(std::string(line.data(), static_cast<std::size_t>(n)).find("before a reader"),
+            std::string::npos);
 }
 
 TEST(Log, ABrokenInvariantIsToldAfterAllElseAndAborts) {
