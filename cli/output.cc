@@ -63,11 +63,13 @@ std::string human_time(std::uint64_t unix_ms) {
   return text.data();
 }
 
-std::string advice_for(ErrorCode code) {
-  switch (code) {
+std::string advice_for(const Error& error) {
+  switch (error.code()) {
     case ErrorCode::kUnavailable:
       return "Check that the daemon runs and that --server or --control names it.";
     case ErrorCode::kNotFound:
+      // With an errno it is a file.
+      if (error.error_number() != 0) return {};
       return "`thaw ls` and `thaw ps` show what there is.";
     case ErrorCode::kAlreadyExists:
       return "Choose another name, or remove the old one first.";
@@ -78,7 +80,7 @@ std::string advice_for(ErrorCode code) {
     case ErrorCode::kQuotaExceeded:
       return "`thaw rm` and `thaw gc` make room; `thaw namespace` shows and sets the quotas.";
     case ErrorCode::kTimeout:
-      return "Run the same command again; what was sent is kept.";
+      return "Run the same command again; a push goes on from what was sent.";
     case ErrorCode::kBadVersion:
       return "Use programs of the same version on both sides.";
     case ErrorCode::kInvalidArgument:

@@ -18,6 +18,6 @@ std::string human_bytes(std::uint64_t bytes);
 std::string human_time(std::uint64_t unix_ms);
 
 /// What a user can do about an error, or nothing to add; one sentence.
-std::string advice_for(ErrorCode code);
+std::string advice_for(const Error& error);
 
 }  // namespace thaw

@@ -313,7 +313,7 @@ void print_error(const Error& error, OutputForm form) {
     print_json({{"error", error_json(error)}});
   }
   const std::string message = printable(error.message());
-  const std::string advice = advice_for(error.code());
+  const std::string advice = advice_for(error);
   print_err("thaw: {}{}{}{}\n", message, message.ends_with('?') ? "" : ".",
             advice.empty() ? "" : " ", advice);
 }

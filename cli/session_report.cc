@@ -79,6 +79,15 @@ void print_trouble(const HandlerReport& handler) {
   if (any) print_out("{} pages wait\n\n", waiting);
 }
 
+void print_upgrades(const HandlerReport& handler) {
+  if (handler.upgrades == 0) return;
+  const std::string end = handler.upgrade_failure.empty()
+                              ? ""
+                              : ", the last was not done, and the program before goes on: " +
+                                    printable(handler.upgrade_failure);
+  print_out("upgrades: {}{}\n\n", handler.upgrades, end);
+}
+
 }  // namespace
 
 void print_sessions(const HandlerReport& handler, OutputForm form) {
@@ -87,6 +96,7 @@ void print_sessions(const HandlerReport& handler, OutputForm form) {
     print_text(encode_control_reply(handler));
     return;
   }
+  print_upgrades(handler);
   print_trouble(handler);
   std::vector<std::vector<std::string>> rows{
       {"SESSION", "SNAPSHOT", "STATE", "PID", "FAULTS", "FETCHED", "AROUND", "ZERO", "PREFETCHED",

@@ -194,6 +194,24 @@ TEST_F(CommandLineTest, SessionsShowWhatRecordingAndPrefetchDo) {
   EXPECT_EQ(json["sessions"][1]["prefetch"]["late_pages"], 17);
 }
 
+TEST_F(CommandLineTest, UpgradesAreShown) {
+  std::atomic<bool> failed = false;
+  const ScriptedHandler handler(path("control"), [&](const ControlRequest&) {
+    HandlerReport report;
+    report.upgrades = 2;
+    if (failed) report.upgrade_failure = "it exited\x1b[2J with code 2";
+    return report;
+  });
+  const auto ps = [&] {
+    return run({program_path("thaw"), "--control", path("control"), "ps"}).output;
+  };
+  EXPECT_TRUE(ps().starts_with("upgrades: 2\n"));
+  failed = true;
+  EXPECT_TRUE(
+      ps().starts_with("upgrades: 2, the last was not done, and the program before goes "
+                       "on: it exited\\x1b[2J with code 2\n"));
+}
+
 TEST_F(CommandLineTest, TraceIsDrawnWithoutAServer) {
   const Recording trace{.content_hash = {},
                         .regions = {{{8 * kPageBytes}, {0}, {kPageBytes}}},
