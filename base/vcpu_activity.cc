@@ -17,13 +17,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::size_t kMostBytes = 4096;
+constexpr std::size_t kMostStatusBytes = 4096;
 constexpr std::size_t kMostEntries = 4096;  // threads, and descriptors, that are looked at
 /// proc(5): of the fields behind the name in parentheses, that of guest_time.
 constexpr int kGuestTimeField = 43 - 2;
 
 bool has_guest_time(const std::string& process) {
-  const auto text = read_text_file(process + "/stat", kMostBytes);
+  const auto text = read_text_file(process + "/stat", kMostStatusBytes);
   if (!text || text->rfind(')') == text->npos) return false;
   std::istringstream fields(text->substr(text->rfind(')') + 1));
   std::string field;
@@ -56,7 +56,7 @@ VcpuActivity vcpu_activity(pid_t pid) {
   bool readable = false;
   const bool runs = any_entry(process + "/task", [&](const fs::path& thread) {
     // "number argument argument ...", the arguments hexadecimal; "running" for one on a CPU.
-    const auto text = read_text_file((thread / "syscall").string(), kMostBytes);
+    const auto text = read_text_file((thread / "syscall").string(), kMostStatusBytes);
     if (!text) return false;
     readable = true;
     long number = 0;

@@ -82,6 +82,37 @@ def check_text(path: Path) -> None:
             errors.append(f"{name}:{number} leaves work behind")
 
 
+def local_names(text: str) -> set[str]:
+    """What a file declares in its anonymous namespace: types, constants, and functions with the line
+    that they begin with. Functions may be overloads of one another, aliases may be repeated."""
+    names: set[str] = set()
+    inside = False
+    for line in text.splitlines():
+        if line == "namespace {":
+            inside = True
+        elif line == "}  // namespace":
+            inside = False
+        elif inside and line and line[0] not in " /#}":
+            found = re.match(r"(?:enum class|struct|class|union) (\w+) [{:]", line) or \
+                re.match(r"const\w* [^(=]*?\b(k[A-Z]\w*)\b", line) or \
+                re.match(r"[\w:<>,&*\s]*[\s&*](\w+\(.*)", line)
+            if found:
+                names.add(found[1])
+    return names
+
+
+def check_unity_names(files: list[Path]) -> None:
+    """The preset `programs` compiles several files of a folder as one, in batches that change."""
+    seen: dict[tuple[Path, str], Path] = {}
+    for path in files:
+        if path.suffix == ".cc" and path.relative_to(ROOT).parts[0] in ALLOWED and \
+                path.name != "main.cc":
+            for name in local_names(path.read_text()):
+                other = seen.setdefault((path.parent, name), path)
+                if other != path:
+                    errors.append(f"{path.relative_to(ROOT)} and {other.name} both have {name}")
+
+
 def check_compiles_alone(path: Path, command: list[str]) -> None:
     result = subprocess.run([*command, "-fsyntax-only", "-x", "c++", str(path)],
                             capture_output=True, text=True)
@@ -112,6 +143,7 @@ def main() -> int:
     for path in files:
         check_includes(path)
         check_text(path)
+    check_unity_names(files)
     entries = json.loads((BUILD / "compile_commands.json").read_text())
     compiled = {entry["file"] for entry in entries}
     headers = [path for path in files
