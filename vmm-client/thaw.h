@@ -5,7 +5,7 @@
  *
  * The VMM names its regions and the UNIX socket of a session that thaw-faulthandler has prepared,
  * and gets memory which it may use at once. A page is missing until it is touched or prefetched;
- * whoever touches it, a vCPU in KVM included, waits until the fault handler has filled it.
+ * a thread that touches it, a vCPU in KVM included, waits until the fault handler has filled it.
  *
  * Units: every size is in bytes.
  *
@@ -55,7 +55,7 @@ typedef struct thaw_memory thaw_memory;
  *   too_large          more than 1024 regions or 1 TiB
  *   permission         userfaultfd or the socket is not for this process
  *   not_found          there is no socket of that name
- *   unavailable        nobody listens at the socket
+ *   unavailable        no process listens at the socket
  *   timeout            the handler took no connection in time
  *   no_space           too few 2 MiB pages
  *   io                 anything else; the text says what
@@ -84,7 +84,7 @@ int thaw_memory_share(const thaw_region* regions, size_t region_count, const cha
                       thaw_memory** out);
 
 /*
- * Gives pages of a region back, as a balloon device does: whoever touches them finds zeros. For the
+ * Gives pages of a region back, as a balloon device does: a touch finds zeros. For the
  * memory of thaw_memory_share() it must be done this way and not by madvise(), which could show the
  * guest what the snapshot had there. Returns 0 or -1: invalid_argument when [offset, offset + size)
  * is not whole pages of the region.
@@ -117,8 +117,8 @@ void* thaw_memory_address(const thaw_memory* memory, size_t index);
 void thaw_memory_close(thaw_memory* memory);
 
 /*
- * Name and text of the calling thread's last failure; empty before the first. Never NULL. Valid
- * until the thread's next failure or end.
+ * Name and text of the calling thread's last failure; empty before the first. The text begins with
+ * the name. Never NULL. Valid until the thread's next failure or end.
  */
 const char* thaw_last_error_name(void);
 const char* thaw_last_error_text(void);

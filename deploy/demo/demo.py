@@ -261,7 +261,7 @@ class Demo:
         faults, prefetch = served["faults"], served["prefetch"]
         report = (f"{faults['total']} faults, answered in {served['latency_us_p50']:.0f} us "
                   f"(median), {served['latency_us_p99']:.0f} us (99 %); "
-                  f"{prefetch['prefetched_pages']} pages came before anybody asked")
+                  f"{prefetch['prefetched_pages']} pages came ahead of the guest")
         pages = faults["fetched"] + served["around_pages"] + prefetch["prefetched_pages"]
         return Restore(first.seconds - started, network_bytes, pages, report)
 

@@ -21,7 +21,7 @@ static thaw_memory* restore_guest(const char* socket_path, uint64_t size, const 
                          ? thaw_memory_share(&region, 1, socket_path, &memory)
                          : thaw_memory_restore(&region, 1, socket_path, &memory);
   if (status != 0) {
-    fprintf(stderr, "%s: %s\n", thaw_last_error_name(), thaw_last_error_text());
+    fprintf(stderr, "%s\n", thaw_last_error_text());
   }
   return memory;
 }
