@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <ranges>
 #include <sstream>
 
 #include <unistd.h>
@@ -178,6 +179,57 @@ std::vector<std::string> words_of(int argc, char** argv) {
   return words;
 }
 
+/// The command that the words chose so far, from the program inwards.
+std::vector<const CLI::App*> chosen_apps(const CLI::App& app) {
+  std::vector<const CLI::App*> chosen{&app};
+  while (!chosen.back()->get_subcommands().empty()) {
+    chosen.push_back(chosen.back()->get_subcommands().back());
+  }
+  return chosen;
+}
+
+std::vector<std::string> option_names(const std::vector<const CLI::App*>& apps) {
+  std::vector<std::string> names;
+  for (const CLI::App* const app : apps) {
+    for (const CLI::Option* const option : app->get_options()) {
+      for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+    }
+  }
+  return names;
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* const each : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (!each->get_name().empty()) names.push_back(each->get_name());  // it may be a group
+  }
+  return names;
+}
+
+/// What is wrong with a word that no option or command has taken.
+std::string about_unexpected(const CLI::App& app, const std::string& word) {
+  const std::vector<const CLI::App*> apps = chosen_apps(app);
+  const std::string name = word.substr(0, word.find('='));
+  const bool is_option = name.size() > 1 && name.starts_with('-');
+  const auto names = is_option ? option_names(apps) : command_names(*apps.back());
+  if (names.empty()) return fmt::format("\"{}\" is one argument too many", word);
+  const std::vector<std::string_view> known(names.begin(), names.end());
+  return fmt::format("there is no {} \"{}\"{}", is_option ? "option" : "command", name,
+                     did_you_mean(name, known));
+}
+
+/// What was wrong with the arguments. A word that means nothing may be why another is missing.
+std::string text_of(const CLI::App& app, const CLI::ParseError& error) {
+  std::string text = error.what();
+  const auto code = static_cast<CLI::ExitCodes>(error.get_exit_code());
+  if (code == CLI::ExitCodes::ExtrasError || code == CLI::ExitCodes::RequiredError) {
+    const std::vector<std::string> unexpected = app.remaining(true);
+    if (!unexpected.empty()) text = about_unexpected(app, unexpected.front());
+  }
+  std::erase(text, kAsItIs);
+  return text;
+}
+
 bool is_off(const std::string& value) {
   return value.empty() || value == "0" || value == "false" || value == "off" || value == "no";
 }
@@ -201,7 +253,10 @@ void add_configuration(CLI::App& app, const std::string& section) {
   name_environment_variables(app);
   const std::string file = default_file();
   // A file that was named, or that is there, must be readable and right.
-  app.set_config("--config", file, "TOML file with values for these options", !file.empty());
+  app.set_config("--config", file,
+                 "TOML file with values for these options; $THAW_CONFIG names one, too",
+                 !file.empty())
+      ->type_name("FILE");
   app.config_formatter(std::make_shared<TomlConfig>(app, section));
   add_version(app);
 }
@@ -223,9 +278,18 @@ void allow_empty(CLI::Option& option) {
   option.check(CLI::Validator([](std::string&) { return std::string(); }, "", kMayBeEmpty));
 }
 
+std::string command_of(const CLI::App& app) {
+  std::string command = std::filesystem::path(app.get_name()).filename().string();
+  for (const CLI::App* const each : chosen_apps(app) | std::views::drop(1)) {
+    command += " " + each->get_name();
+  }
+  return command;
+}
+
 std::optional<int> parse_command_line(CLI::App& app, int argc, char** argv) {
   return parse_command_line(app, argc, argv, [&](const UsageError& usage) {
-    print_err("{}\nRun with --help for more information.\n", printable(usage.error.context()));
+    print_err("{}\n`{} --help` says what there is.\n", printable(usage.error.context()),
+              printable(usage.command));
   });
 }
 
@@ -247,9 +311,8 @@ std::optional<int> parse_command_line(CLI::App& app, int argc, char** argv,
       print_text(help.str());
       return finish_output(0);
     }
-    std::string text = error.what();
-    std::erase(text, kAsItIs);
-    tell({Error(ErrorCode::kInvalidArgument, text), wants_json(app, argc, argv)});
+    tell({Error(ErrorCode::kInvalidArgument, text_of(app, error)), command_of(app),
+          wants_json(app, argc, argv)});
     return finish_output(2);
   }
 }

@@ -20,6 +20,9 @@ namespace thaw {
 /// Included by main files alone: CLI11 costs seconds to compile.
 void add_configuration(CLI::App& app, const std::string& section);
 
+/// The words that chose what is to be done, such as "thaw ws show". REQUIRES: `app` has parsed.
+std::string command_of(const CLI::App& app);
+
 /// --version, which add_configuration() declares too.
 void add_version(CLI::App& app);
 
@@ -31,13 +34,16 @@ void allow_empty(CLI::Option& option);
 
 /// Parses, prints --help, --version or an error, and returns the exit code if the program is to
 /// end now: 0 after help, 1 if that cannot be printed, 2 after an error in the arguments, in a file
-/// or in the environment. Words reach the options exactly as they are. A THAW_ variable that looks
-/// like a misspelt one is an error, others that are not known are warned of.
+/// or in the environment. Words reach the options exactly as they are. An error in the arguments
+/// names the nearest option or command. A THAW_ variable that looks like a misspelt one is an
+/// error, others that are not known are warned of.
 std::optional<int> parse_command_line(CLI::App& app, int argc, char** argv);
-/// The same where the program has a way of its own to tell of errors: `json` is whether --json was
-/// given, on the command line, in the environment or in the file, as far as they can be read.
+/// parse_command_line() where the program has a way of its own to tell of errors: `json` is whether
+/// --json was given, on the command line, in the environment or in the file, as far as they can be
+/// read. `command` is whose --help says more, such as "thaw ws show".
 struct UsageError {
   Error error;
+  std::string command;
   bool json = false;
 };
 std::optional<int> parse_command_line(CLI::App& app, int argc, char** argv,

@@ -335,7 +335,8 @@ int main(int argc, char** argv) {
   thaw::Declaration(app, options, chosen).declare_all();
   thaw::add_configuration(app, "thaw");
   const auto tell = [](const thaw::UsageError& usage) {
-    thaw::print_error(usage.error, usage.json ? thaw::OutputForm::kJson : thaw::OutputForm::kTable);
+    thaw::print_error(usage.error, usage.command,
+                      usage.json ? thaw::OutputForm::kJson : thaw::OutputForm::kTable);
   };
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv, tell)) return *exit_code;
 
@@ -343,7 +344,7 @@ int main(int argc, char** argv) {
   thaw::start_logging("thaw", thaw::LogLevel::kInfo);
   const auto exit_code = chosen(options);
   if (!exit_code) {
-    thaw::print_error(exit_code.error(), options.form());
+    thaw::print_error(exit_code.error(), thaw::command_of(app), options.form());
     return thaw::finish_output(thaw::exit_code_for(exit_code.error().code()));
   }
   return thaw::finish_output(*exit_code);

@@ -63,7 +63,7 @@ std::string human_time(std::uint64_t unix_ms) {
   return text.data();
 }
 
-std::string advice_for(const Error& error) {
+std::string advice_for(const Error& error, const std::string& command) {
   switch (error.code()) {
     case ErrorCode::kUnavailable:
       return "Check that the daemon runs and that --server or --control names it.";
@@ -84,7 +84,7 @@ std::string advice_for(const Error& error) {
     case ErrorCode::kBadVersion:
       return "Use programs of the same version on both sides.";
     case ErrorCode::kInvalidArgument:
-      return "`thaw COMMAND --help` says what it takes.";
+      return fmt::format("`{} --help` says what it takes.", printable(command));
     case ErrorCode::kReadOnly:
       return "Give it a place that can be written to.";
     case ErrorCode::kNoMemory:

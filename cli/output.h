@@ -17,7 +17,8 @@ std::string human_bytes(std::uint64_t bytes);
 /// "2026-01-31 12:00:00" in UTC.
 std::string human_time(std::uint64_t unix_ms);
 
-/// What a user can do about an error, or nothing to add; one sentence.
-std::string advice_for(const Error& error);
+/// What a user can do about an error of this command ("thaw ws show"), or nothing to add; one
+/// sentence.
+std::string advice_for(const Error& error, const std::string& command);
 
 }  // namespace thaw

@@ -308,12 +308,12 @@ void print_success(OutputForm form) {
   if (form == OutputForm::kJson) print_json({{"ok", true}});
 }
 
-void print_error(const Error& error, OutputForm form) {
+void print_error(const Error& error, const std::string& command, OutputForm form) {
   if (form == OutputForm::kJson) {
     print_json({{"error", error_json(error)}});
   }
   const std::string message = printable(error.message());
-  const std::string advice = advice_for(error);
+  const std::string advice = advice_for(error, command);
   print_err("thaw: {}{}{}{}\n", message, message.ends_with('?') ? "" : ".",
             advice.empty() ? "" : " ", advice);
 }

@@ -42,7 +42,7 @@ void print_runs(const std::vector<RecordedRun>& runs, const std::optional<Workin
                 OutputForm form);
 /// A command that only succeeds: nothing for people, {"ok": true} for programs.
 void print_success(OutputForm form);
-/// One line on stderr, with what to do next.
-void print_error(const Error& error, OutputForm form);
+/// One line on stderr, with what to do next; `command` is the one that failed ("thaw ws show").
+void print_error(const Error& error, const std::string& command, OutputForm form);
 
 }  // namespace thaw

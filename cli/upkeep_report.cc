@@ -100,7 +100,7 @@ void print_job(const message::JobReport& report, OutputForm form) {
     rows.push_back({name, bytes ? human_bytes(counter.value) : std::to_string(counter.value)});
   }
   if (!rows.empty()) print_table(rows);
-  if (failed) print_error(from_reply(report.error), form);
+  if (failed) print_error(from_reply(report.error), "thaw", form);
 }
 
 }  // namespace thaw

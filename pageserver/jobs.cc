@@ -113,7 +113,7 @@ Result<JobReport> Jobs::start(NamespaceId in, const message::StartJob& request) 
       return fail(ErrorCode::kInvalidArgument, "no backup can be called \"{}\"", request.target);
     }
     if (options_.backups.empty()) {
-      return fail(ErrorCode::kUnsupported, "the page server has no directory for backups");
+      return fail(ErrorCode::kUnsupported, "the page server was started without --backups DIR");
     }
   }
   const std::lock_guard lock(mutex_);

@@ -177,7 +177,8 @@ Result<WorkingSetBuild::Ancestor> WorkingSetBuild::find_ancestor() const {
     }
     next = manifest.parent;
   }
-  return fail(ErrorCode::kNotFound, "the snapshot has no working set and nothing to inherit");
+  return fail(ErrorCode::kNotFound,
+              "the snapshot has no working set yet: its next restore records one");
 }
 
 Result<Bytes> WorkingSetBuild::make_pack() {

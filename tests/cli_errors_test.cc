@@ -119,6 +119,17 @@ TEST_F(CliErrorsTest, WhatIsNotThereOrIsThereAlready) {
   expect(json({"certs", "init", path("pki")}), 5, "already_exists", "certs init");
 }
 
+TEST_F(CliErrorsTest, SayWhatToDoNext) {
+  const auto errors = [](const std::string& words) {
+    return run({"/bin/sh", "-c", program_path("thaw") + " " + words + " 2>&1"}).output;
+  };
+  EXPECT_EQ(errors("ws shwo n"),
+            "thaw: invalid_argument: there is no command \"shwo\"; did you mean \"show\"? "
+            "`thaw ws --help` says what it takes.\n");
+  EXPECT_EQ(errors("push n --memory " + path("none")),
+            "thaw: not_found: open " + path("none") + " (No such file or directory).\n");
+}
+
 TEST_F(CliErrorsTest, ErrorsOfThePageServer) {
   write_file(path("image"), make_image(1, 16));
   const PageServer server(path("store"));

@@ -79,6 +79,7 @@ class CommandLineOptionsTest : public testing::Test {
                                               pointers.data(), [&](const UsageError& usage) {
                                                 wrong = usage.error.context();
                                                 json_ = usage.json;
+                                                command_ = usage.command;
                                               });
     EXPECT_EQ(exit_code.has_value(), wrong.has_value());
     EXPECT_EQ(exit_code.value_or(2), 2);
@@ -101,7 +102,23 @@ class CommandLineOptionsTest : public testing::Test {
   const std::string file_ = directory_.path("t.toml");
   Options options_;
   bool json_ = false;
+  std::string command_;
 };
+
+TEST_F(CommandLineOptionsTest, AWordWithoutAMeaningIsNamedWithTheNearest) {
+  EXPECT_EQ(parse({"--sever", "a:1", "push", "n"}),
+            "there is no option \"--sever\"; did you mean \"--server\"?");
+  EXPECT_EQ(parse({"push", "--lable=x"}),
+            "there is no option \"--lable\"; did you mean \"--label\"?")
+      << "rather than that the name is missing";
+  EXPECT_EQ(command_, "test push");
+  EXPECT_EQ(parse({"psh", "n"}), "there is no command \"psh\"; did you mean \"push\"?");
+  EXPECT_EQ(command_, "test");
+  EXPECT_EQ(parse({"ws", "plto"}), "there is no command \"plto\"; did you mean \"plot\"?");
+  EXPECT_EQ(command_, "test ws");
+  EXPECT_EQ(parse({"ws", "plot", "x"}), "\"x\" is one argument too many");
+  EXPECT_EQ(parse({"frobnicate"}), "there is no command \"frobnicate\"");
+}
 
 TEST_F(CommandLineOptionsTest, KeysAtTheTopAndInTheSectionGiveValues) {
   EXPECT_EQ(read("policy = \"p\"\nverbose = true\nmax-connections = 7\nspin-us = 50\n"
