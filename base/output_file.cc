@@ -200,6 +200,12 @@ bool OutputFile::has_target_of(const OutputFile& other) const {
   return same_file(fd_.get(), other.fd_.get());
 }
 
+Result<bool> OutputFile::name_one_descriptor(const std::string& path, const std::string& other) {
+  const auto one = TRY(find_target(path, STDOUT_FILENO)).descriptor;
+  const auto two = TRY(find_target(other, STDOUT_FILENO)).descriptor;
+  return one && two && same_file(*one, *two);
+}
+
 Result<void> write_output(const std::string& path, ByteSpan content) {
   OutputFile output = TRY(OutputFile::open(path));
   TRY(output.write(content, 0));

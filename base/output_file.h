@@ -35,6 +35,9 @@ class OutputFile {
   static Result<void> publish_together(OutputFile& first, OutputFile* second);
 
   bool has_target_of(const OutputFile& other) const;
+  /// Whether both paths name descriptors of this process for the same file. To be asked before
+  /// either is opened: an output that takes stdout leaves stderr in its place.
+  static Result<bool> name_one_descriptor(const std::string& path, const std::string& other);
 
  private:
   explicit OutputFile(std::string path) : path_(std::move(path)) {}

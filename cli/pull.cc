@@ -141,14 +141,19 @@ class Pull {
 }  // namespace
 
 Result<PullResult> pull_snapshot(PullOptions options) {
+  const bool with_state = !options.state_path.empty();
+  const auto refuse = [&] {
+    return fail(ErrorCode::kInvalidArgument, "memory and state cannot both be written to {}",
+                options.state_path);
+  };
+  if (with_state && TRY(OutputFile::name_one_descriptor(options.memory_path, options.state_path))) {
+    return refuse();
+  }
   OutputFile memory = TRY(OutputFile::open(options.memory_path));
   std::optional<OutputFile> state;
-  if (!options.state_path.empty()) {
+  if (with_state) {
     state.emplace(TRY(OutputFile::open(options.state_path)));
-    if (state->has_target_of(memory)) {
-      return fail(ErrorCode::kInvalidArgument, "memory and state cannot both be written to {}",
-                  options.state_path);
-    }
+    if (state->has_target_of(memory)) return refuse();
   }
   PullResult result = TRY(Pull(std::move(options), memory, state ? &*state : nullptr).run());
   TRY(OutputFile::publish_together(memory, state ? &*state : nullptr));

@@ -191,6 +191,8 @@ TEST_F(TransferTest, TargetsAreRefusedBeforeAnythingIsFetched) {
   std::filesystem::create_symlink("m", path("out/link"));
   EXPECT_EQ(refusal("out/link", "out/m"), "invalid_argument");
   EXPECT_EQ(refusal("out/m", "out/s"), "unavailable");
+  const std::vector<std::string> twice{"pull", "a", "--memory", "-", "--state", "/dev/stdout"};
+  EXPECT_EQ(error_of(run(thaw("127.0.0.1:1", twice))), "invalid_argument");
   EXPECT_EQ(files_in_out(), 1u) << "the link";
 }
 
