@@ -19,4 +19,6 @@ int exit_code_for(ErrorCode code) {
   }
 }
 
+int server_exit_code_for(ErrorCode code) { return code == ErrorCode::kInvalidArgument ? 2 : 1; }
+
 }  // namespace thaw

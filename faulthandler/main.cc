@@ -15,6 +15,7 @@
 #include "base/descriptor_limit.h"
 #include "base/descriptor_store.h"
 #include "base/event_fd.h"
+#include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
 #include "base/log_file.h"
@@ -407,6 +408,7 @@ int main(int argc, char** argv) {
   // Started through a descriptor, it would be called by that.
   thaw::name_process("thaw-faulthandler");
   const auto ended = run(argc, argv);
-  if (!ended) thaw::log_error("{}", ended.error().message());
-  return thaw::finish_output(ended.value_or(1));
+  if (ended) return thaw::finish_output(*ended);
+  thaw::log_error("{}", ended.error().message());
+  return thaw::finish_output(thaw::server_exit_code_for(ended.error().code()));
 }

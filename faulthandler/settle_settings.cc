@@ -3,6 +3,7 @@
 #include "base/socket.h"
 #include "faulthandler/placement.h"
 #include "faulthandler/server_names.h"
+#include "format/manifest.h"
 
 namespace thaw {
 
@@ -46,6 +47,7 @@ Result<std::vector<NamedServer>> settle_names(const HandlerSettings& given,
 
 Result<HandlerSettings> settle(HandlerSettings given, const HandlerSettings* before,
                                SettingsUse use) {
+  TRY(check_name(given.name_space, "--namespace"));
   TRY(parse_placement(given.placement));
   TRY(parse_spin(given.spin));
   given.pem = TRY(settle_tls(given, before, use));

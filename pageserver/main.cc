@@ -246,7 +246,9 @@ int main(int argc, char** argv) {
   if (!result) {
     thaw::log_error("{}", result.error().message());
     if (options.json) print_error(result.error());
-    return thaw::finish_output(options.check ? thaw::exit_code_for(result.error().code()) : 1);
+    const thaw::ErrorCode code = result.error().code();
+    return thaw::finish_output(options.check ? thaw::exit_code_for(code)
+                                             : thaw::server_exit_code_for(code));
   }
   return thaw::finish_output(*result ? 0 : 1);
 }

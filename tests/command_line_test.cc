@@ -330,6 +330,23 @@ TEST(KnownOptions, EveryProgramRefusesAMisspeltKeySectionAndVariable) {
   }
 }
 
+TEST(KnownOptions, ServersEndWithTheSameCodeForValuesThatMeanNothing) {
+  for (const auto& [program, variable] :
+       {std::pair(kRealPrograms[1], "THAW_LISTEN=127.0.0.1"),
+        std::pair(kRealPrograms[2], "THAW_SERVER=127.0.0.1"),
+        std::pair(kRealPrograms[2], "THAW_SERVER=127.0.0.1:99999"),
+        std::pair(kRealPrograms[2], "THAW_PLACEMENT=there"),
+        std::pair(kRealPrograms[2], "THAW_SPIN_US=many"),
+        std::pair(kRealPrograms[2], "THAW_HTTP=127.0.0.1"),
+        std::pair(kRealPrograms[2], "THAW_NAMESPACE='a b'")}) {
+    RealProgram started = program;
+    if (std::string(started.name) == "thaw-pageserver") started.words.resize(2);  // no --listen
+    const Outcome outcome = end_of(started, variable);
+    EXPECT_EQ(outcome.exit_code, 2) << variable << ": " << outcome.output;
+    EXPECT_NE(outcome.output.find("invalid_argument"), std::string::npos) << outcome.output;
+  }
+}
+
 TEST(KnownOptions, VariablesOfOthersAreNoObstacle) {
   for (const RealProgram& program : kRealPrograms) {
     const Outcome known = end_of(program,

@@ -350,7 +350,7 @@ TEST_F(PageServerTest, SigtermEndsInSuccess) {
 TEST_F(PageServerTest, PlainTcpBeyondLoopbackNeedsAWord) {
   const Outcome outcome =
       run({program_path("thaw-pageserver"), "--store", path("other"), "--listen", "0.0.0.0:0"});
-  EXPECT_EQ(outcome.exit_code, 1);
+  EXPECT_EQ(outcome.exit_code, 2);
 }
 
 TEST_F(PageServerTest, ExitCodesTellWhatIsWrong) {
