@@ -643,6 +643,7 @@ TEST_F(QemuTest, GuestDoesNotRunOnMemoryThatWasNotHandedOver) {
   for (const std::string& accelerator : accelerators) {
     expect_ended(qemu(misspelt, file_object(memory_path_), accelerator), "was not handed over");
     expect_ended(qemu(misspelt, "", accelerator), "was not handed over");
+    expect_ended(qemu("", file_object(memory_path_), accelerator), "are not set");
     expect_ended(qemu(environment("memfd"), object("memory-backend-ram"), accelerator),
                  "was not handed over");
   }

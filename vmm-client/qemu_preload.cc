@@ -147,7 +147,7 @@ void check_names() {
   }
 }
 
-/// Both paths, or none when this process has nothing to do with Thaw.
+/// Both paths, or none: then this process must not run a guest.
 Environment read_environment() {
   const char* const set = std::getenv("THAW_QEMU_SHARED");
   const std::string_view shared = set != nullptr ? set : "";
@@ -239,22 +239,24 @@ void note_other_memory(const MapRequest& request, const struct stat& status) {
 void require_handover() {
   if (guest_may_run.load(std::memory_order_acquire)) return;
   const Environment environment = read_environment();
-  if (environment.memory_path != nullptr) {
-    OtherMemory& other = other_memory();
-    const std::lock_guard lock(other.mutex);
-    if (handover.load(std::memory_order_acquire) == nullptr) {
-      terminate(fmt::format(
-          "a guest is about to run, and its memory was not handed over: QEMU has mapped neither "
-          "{} (THAW_QEMU_MEMORY) nor a memory-backend-memfd{}",
-          environment.memory_path, other.any.empty() ? "" : ", but " + other.any));
-    }
-    const std::size_t anonymous = shared_anonymous.load(std::memory_order_relaxed);
-    if (anonymous != 0) other.shared = fmt::format("anonymous memory of {} bytes", anonymous);
-    if (!other.shared.empty()) {
-      terminate(
-          fmt::format("there is shared memory beside {}: {}. A snapshot has one memory object",
-                      environment.memory_path, other.shared));
-    }
+  if (environment.memory_path == nullptr) {
+    terminate(
+        "a guest is about to run, and its memory was not handed over: THAW_QEMU_MEMORY and "
+        "THAW_QEMU_SOCKET are not set");
+  }
+  OtherMemory& other = other_memory();
+  const std::lock_guard lock(other.mutex);
+  if (handover.load(std::memory_order_acquire) == nullptr) {
+    terminate(fmt::format(
+        "a guest is about to run, and its memory was not handed over: QEMU has mapped neither "
+        "{} (THAW_QEMU_MEMORY) nor a memory-backend-memfd{}",
+        environment.memory_path, other.any.empty() ? "" : ", but " + other.any));
+  }
+  const std::size_t anonymous = shared_anonymous.load(std::memory_order_relaxed);
+  if (anonymous != 0) other.shared = fmt::format("anonymous memory of {} bytes", anonymous);
+  if (!other.shared.empty()) {
+    terminate(fmt::format("there is shared memory beside {}: {}. A snapshot has one memory object",
+                          environment.memory_path, other.shared));
   }
   guest_may_run.store(true, std::memory_order_release);
 }
