@@ -4,12 +4,9 @@ import os
 import subprocess
 from pathlib import Path
 
+from programs import ProgramError, run
+
 _RATE = "1gbit"
-
-
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                   stderr=subprocess.PIPE, text=True, timeout=20)
 
 
 class Host:
@@ -62,21 +59,21 @@ class Network:
 
     def _create(self) -> None:
         for host in (self.a, self.b):
-            _run("ip", "netns", "add", host.name)
-        _run("ip", "link", "add", self.a.interface, "netns", self.a.name, "type", "veth",
-             "peer", "name", self.b.interface, "netns", self.b.name)
+            run(["ip", "netns", "add", host.name])
+        run(["ip", "link", "add", self.a.interface, "netns", self.a.name, "type", "veth",
+             "peer", "name", self.b.interface, "netns", self.b.name])
         for host in (self.a, self.b):
-            _run("ip", "-n", host.name, "link", "set", "lo", "up")
-            _run("ip", "-n", host.name, "address", "add", f"{host.address}/30", "dev",
-                 host.interface)
-            _run("ip", "-n", host.name, "link", "set", host.interface, "up")
+            run(["ip", "-n", host.name, "link", "set", "lo", "up"])
+            run(["ip", "-n", host.name, "address", "add", f"{host.address}/30", "dev",
+                 host.interface])
+            run(["ip", "-n", host.name, "link", "set", host.interface, "up"])
         self._shape()
 
     def _shape(self) -> None:
         try:
             for host in (self.a, self.b):
-                _run("tc", "-n", host.name, "qdisc", "add", "dev", host.interface, "root", "tbf",
-                     "rate", _RATE, "burst", "256kb", "latency", "50ms")
+                run(["tc", "-n", host.name, "qdisc", "add", "dev", host.interface, "root", "tbf",
+                     "rate", _RATE, "burst", "256kb", "latency", "50ms"])
             self._shaped = True
-        except (subprocess.CalledProcessError, FileNotFoundError):
+        except (ProgramError, FileNotFoundError):
             self._shaped = False  # a kernel without tbf
