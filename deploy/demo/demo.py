@@ -304,10 +304,10 @@ def print_comparison(lazy: Restore, download: Restore) -> None:
         print(f"   {heading:<24}{left:>14}{right:>18}", flush=True)
 
 
-def check_machine(programs: Path) -> None:
+def check_machine(programs: Path, names: Sequence[str]) -> None:
     if os.geteuid() != 0:
         raise DemoError("network namespaces and userfaultfd need root")
-    for name in ("thaw", "thaw-pageserver", "thaw-faulthandler", "thaw-microvm", "thaw-qemu.so"):
+    for name in names:
         if not (programs / name).exists():
             raise DemoError(f"{programs / name} is not there; run ./x build")
     if shutil.disk_usage(_TMPFS).free < _TMPFS_MIB * _MIB:
@@ -316,7 +316,8 @@ def check_machine(programs: Path) -> None:
 
 def show(arguments: argparse.Namespace) -> None:
     programs = arguments.bin.resolve()
-    check_machine(programs)
+    names = ("thaw", "thaw-pageserver", "thaw-faulthandler", "thaw-qemu.so")
+    check_machine(programs, (*names, "thaw-microvm") if arguments.shared else names)
     guest = guests.build(arguments.cache.resolve(), small=arguments.quick)
     work = Path(tempfile.mkdtemp(prefix="thaw-demo-"))
     ram = Path(tempfile.mkdtemp(prefix="thaw-demo-", dir=_TMPFS))
@@ -344,8 +345,9 @@ def interrupt(*_: Any) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./x demo", description=__doc__)
-    parser.add_argument("--bin", type=Path, required=True, help="directory of the built programs")
-    parser.add_argument("--cache", type=Path, required=True, help="where the guest is kept")
+    # From ./x: where the built programs are, and where the guest is kept.
+    parser.add_argument("--bin", type=Path, required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--cache", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--quick", action="store_true", help="a smaller guest and no comparison")
     parser.add_argument("--shared", action="store_true",
                         help="several restores that share one copy of memory on their host")
