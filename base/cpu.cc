@@ -160,9 +160,8 @@ StarvationWatch::Seen StarvationWatch::look() {
   const auto times = thread_times(thread_);
   const bool ready = stat && stat->starts_with('R');
   const bool was_ready = std::exchange(was_ready_, ready);
-  if (!times || times->running != std::exchange(ran_, times ? times->running : Nanoseconds(0))) {
-    return Seen::kRan;
-  }
+  if (!times) return Seen::kWaited;  // without a descriptor to read it
+  if (times->running != std::exchange(ran_, times->running)) return Seen::kRan;
   return ready && was_ready ? Seen::kStarved : Seen::kWaited;
 }
 

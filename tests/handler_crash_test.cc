@@ -324,6 +324,8 @@ TEST_P(UpgradeTest, ProgramThatCouldNotServeChangesNothing) {
   expect_refusal("/nonexistent/key");
   configure("placement = \"nowhere\"");
   expect_refusal("nowhere");
+  configure("log-file = \"/nonexistent/log\"");
+  expect_refusal("/nonexistent/log");
   const std::string other = free_address();
   const UniqueFd used = listen_tcp(resolve_tcp(other).value()).value();
   configure(fmt::format("http = \"{}\"", other));
