@@ -28,7 +28,7 @@ _TMPFS = Path("/dev/shm")
 _TMPFS_MIB = 1024
 _TICKS_BEFORE = 10
 _TICKS_AFTER = 10
-_BOOT_SECONDS = 90
+_BOOT_SECONDS = 300
 _RESTORE_SECONDS = 60
 _CLONES = 3
 # One vCPU: the lines of several come in any order.
@@ -318,6 +318,8 @@ def show(arguments: argparse.Namespace) -> None:
     programs = arguments.bin.resolve()
     names = ("thaw", "thaw-pageserver", "thaw-faulthandler", "thaw-qemu.so")
     check_machine(programs, (*names, "thaw-microvm") if arguments.shared else names)
+    if not any(arguments.cache.glob("guest-*")):
+        say(f"making the guest of Debian's kernel, which is kept in {arguments.cache}")
     guest = guests.build(arguments.cache.resolve(), small=arguments.quick)
     work = Path(tempfile.mkdtemp(prefix="thaw-demo-"))
     ram = Path(tempfile.mkdtemp(prefix="thaw-demo-", dir=_TMPFS))
