@@ -100,6 +100,9 @@ thaw::Result<bool> check(const Options& options, const thaw::StoreLimits& limits
   const auto store = TRY(std::move(opened));
   thaw::StoreCheck checked = TRY(thaw::check_store(*store, options.repair));
   checked.problems.insert(checked.problems.begin(), found.problems.begin(), found.problems.end());
+  if (auto damage = thaw::store_id_damage(options.store)) {
+    checked.problems.push_back(*std::move(damage));
+  }
   return report(checked, options);
 }
 

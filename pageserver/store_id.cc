@@ -1,6 +1,7 @@
 #include "pageserver/store_id.h"
 
 #include <charconv>
+#include <filesystem>
 
 #include "base/file.h"
 #include "base/partial_file.h"
@@ -41,6 +42,25 @@ Result<StoreId> draw(const std::string& path) {
 Result<StoreId> open_store_id(const std::string& directory) {
   const auto id = TRY(if_found(read_store_id(directory)));
   return id ? *id : draw(path_in(directory));
+}
+
+bool has_store_id(const std::string& directory) {
+  std::error_code ignored;
+  const auto status = std::filesystem::symlink_status(path_in(directory), ignored);
+  return std::filesystem::exists(status);
+}
+
+std::optional<std::string> store_id_damage(const std::string& directory) {
+  const auto id = read_store_id(directory);
+  if (id) return std::nullopt;
+  switch (id.error().code()) {
+    case ErrorCode::kCorrupt:
+    case ErrorCode::kTooLarge:
+    case ErrorCode::kIo:
+      return fmt::format("{} is damaged: {}", kStoreIdFile, id.error().message());
+    default:
+      return std::nullopt;
+  }
 }
 
 Result<StoreId> read_store_id(const std::string& directory) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "base/error.h"
@@ -15,6 +16,11 @@ inline constexpr const char* kStoreIdFile = "STORE_ID";
 /// may differ from what the store it was made of has handed out since under the same numbers.
 /// kCorrupt when the file says something else. REQUIRES: this process has the store open.
 Result<StoreId> open_store_id(const std::string& directory);
+/// Whether something is there under the name of its id, damaged or not.
+bool has_store_id(const std::string& directory);
+/// Why the id of the store is none; nothing when it is one, there is none yet, or it cannot be read
+/// for a reason that may pass.
+std::optional<std::string> store_id_damage(const std::string& directory);
 /// Of a store that somebody else owns; kNotFound when it has none, as a backup has not.
 Result<StoreId> read_store_id(const std::string& directory);
 

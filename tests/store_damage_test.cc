@@ -1,6 +1,7 @@
 // Stores whose files are damaged, forbidden, in use, or that have no descriptor left: each is told
 // by its name, and what can be read is kept.
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <thread>
@@ -13,6 +14,7 @@
 #include "base/unique_fd.h"
 #include "pageserver/store_check.h"
 #include "pageserver/store_id.h"
+#include "pageserver/sys/recovered_logs.h"
 #include "pageserver/sys/rocks_files.h"
 #include "pageserver/sys/rocks_repair.h"
 #include "tests/support/store_fixture.h"
@@ -273,6 +275,96 @@ TEST_F(DamagedLogTest, TornEndIsTheEndAndItsIdsAreNotGivenOutAgain) {
   const Manifest next = *store("next", image_of("+"), name_space_);
   EXPECT_GT(next.snapshot.value, other_.snapshot.value + 3);
   EXPECT_EQ(load(manifest_, name_space_), image_);
+}
+
+bool is_torn(const std::string& log) {
+  RecoveredLogs logs;
+  EXPECT_TRUE(succeeded(logs.examine(log)));
+  return logs.torn();
+}
+
+/// RocksDB would make the families anew that it does not name, and delete what was in them.
+TEST_F(StoreDamageTest, ManifestThatLostItsEndIsNoEmptyStore) {
+  const std::string manifest = files("MANIFEST-", "").front();
+  const std::uintmax_t size = fs::file_size(manifest);
+  const auto sorted = [this](const char* kind) {
+    std::vector<std::string> found = files("", kind);
+    std::ranges::sort(found);
+    return found;
+  };
+  const std::vector<std::string> tables = sorted(".sst");
+  const std::vector<std::string> logs = sorted(".log");
+  fs::copy(path(), directory_.path("kept"), fs::copy_options::recursive);
+  unsigned refused = 0;
+  for (std::uintmax_t left = 0; left < size; left += 40) {
+    SCOPED_TRACE(left);
+    fs::resize_file(manifest, left);
+    // Cut between two records, it is one that was whole once.
+    if (left > 0 && !is_torn(manifest)) continue;
+    if (const auto opened = open(); !opened) {
+      ++refused;
+      EXPECT_EQ(opened.error().code(), ErrorCode::kCorrupt) << opened.error().message();
+      EXPECT_EQ(sorted(".sst"), tables);
+      EXPECT_EQ(sorted(".log"), logs);
+    } else {
+      EXPECT_TRUE((*opened)->manifest(name_space_, "a").has_value());
+      EXPECT_TRUE((*opened)->manifest(name_space_, "b").has_value());
+    }
+    fs::remove_all(path());
+    fs::copy(directory_.path("kept"), path(), fs::copy_options::recursive);
+  }
+  EXPECT_GT(refused, 3u);
+  fs::resize_file(manifest, size / 2);
+  EXPECT_FALSE(repair().empty());
+  EXPECT_EQ(load(manifest_, name_space_), image_);
+}
+
+TEST_F(StoreDamageTest, YoungStoreWithoutItsLogIsNoEmptyStore) {
+  fs::remove_all(path());
+  reopen();
+  ASSERT_TRUE(succeeded(store("young", image_, *store_->open_namespace("n"))));
+  ASSERT_TRUE(succeeded(open_store_id(path())));
+  store_.reset();
+  ASSERT_TRUE(files("", ".sst").empty());
+  for (const std::string& log : files("", ".log")) fs::remove(log);
+
+  EXPECT_EQ(failure().code(), ErrorCode::kCorrupt);
+  EXPECT_EQ(code_of(open_rocks_reader(path(), {})), ErrorCode::kCorrupt);
+}
+
+TEST_F(StoreDamageTest, StoreWhoseMakingWasInterruptedIsMade) {
+  fs::remove_all(path());
+  reopen();
+  store_.reset();
+  const std::string manifest = files("MANIFEST-", "").front();
+  const std::uintmax_t size = fs::file_size(manifest);
+  fs::copy(path(), directory_.path("kept"), fs::copy_options::recursive);
+  unsigned made = 0;
+  for (std::uintmax_t left = 0; left < size; left += 20) {
+    fs::resize_file(manifest, left);
+    if (open()) ++made;
+    fs::remove_all(path());
+    fs::copy(directory_.path("kept"), path(), fs::copy_options::recursive);
+  }
+  EXPECT_GT(made, 0u);
+}
+
+TEST_F(StoreDamageTest, DamagedIdIsNamedAndSetAside) {
+  const std::string id = path() + "/" + kStoreIdFile;
+  EXPECT_EQ(store_id_damage(path()), std::nullopt);
+  std::ofstream(id) << "garbage\n";
+  EXPECT_NE(store_id_damage(path()).value_or("").find(kStoreIdFile), std::string::npos);
+  EXPECT_FALSE(repair().empty());
+  EXPECT_FALSE(has_store_id(path()));
+  EXPECT_EQ(load(manifest_, name_space_), image_);
+  store_.reset();
+  fs::create_directory(id);
+  EXPECT_TRUE(store_id_damage(path()).has_value());
+  fs::remove(id);
+  fs::create_symlink(kStoreIdFile, id);
+  EXPECT_TRUE(store_id_damage(path()).has_value());
+  EXPECT_FALSE(repair().empty());
+  EXPECT_EQ(store_id_damage(path()), std::nullopt);
 }
 
 TEST_F(StoreDamageTest, WholeStoreIsLeftAsItIs) {

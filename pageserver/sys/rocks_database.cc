@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "pageserver/store_id.h"
 #include "pageserver/sys/recovered_logs.h"
 #include "pageserver/sys/rocks_files.h"
 #include "pageserver/sys/rocks_keys.h"
@@ -108,6 +109,7 @@ Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& di
   if (is_new && access != Access::kOwner) {
     return fail(ErrorCode::kNotFound, "there is no store in {}", directory);
   }
+  if (!is_new && access == Access::kOwner) TRY(check_manifest(directory));
   auto env = create_store_env();
   const auto failure = std::make_shared<BackgroundFailure>();
   rocksdb::DBOptions options = database_options(*env, limits.open_tables, failure);
@@ -200,6 +202,12 @@ Result<void> RocksDatabase::check_version() {
                 *version, kStoreVersion);
   }
   if (version == kStoreVersion) return {};
+  // It was there, synced, before the store had its id.
+  if (!version && has_store_id(directory_)) {
+    return fail(ErrorCode::kCorrupt,
+                "the store in {} has lost its version and maybe all else: a log of it is missing",
+                directory_);
+  }
   // It has nothing that a check would miss.
   if (access_ == Access::kReader && version) return {};
   if (access_ != Access::kOwner) {
@@ -388,7 +396,10 @@ std::vector<std::string> RocksDatabase::damaged_files() {
 }
 
 Result<void> RocksDatabase::check_space(const Batch& batch) {
-  const ByteCount free = TRY(free_space(directory_));
+  const auto space = free_space(directory_);
+  // Not what a peer has asked for is missing.
+  if (!space) return fail(ErrorCode::kIo, "the store's directory: {}", space.error().message());
+  const ByteCount free = *space;
   if (within(batch.changes_->GetDataSize(), min_free_.value, free.value)) return {};
   return fail(ErrorCode::kNoSpace, "{} MiB are left in {}, of which {} MiB stay free",
               free.value >> 20, directory_, min_free_.value >> 20);

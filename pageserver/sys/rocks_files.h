@@ -29,6 +29,10 @@ std::vector<DamagedFile> damaged_files(const std::string& directory, Reading rea
 /// The paths of all tables in the directory, those that no manifest has included.
 std::vector<std::string> tables_in(const std::string& directory);
 
+/// kCorrupt when RocksDB would put an empty store in the place of this one, since its manifest has
+/// lost its end. REQUIRES: has_store_files().
+Result<void> check_manifest(const std::string& directory);
+
 /// Whether RocksDB has been in the directory, even if it would not find its store any more.
 Result<bool> has_store_files(const std::string& directory);
 

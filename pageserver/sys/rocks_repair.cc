@@ -72,6 +72,7 @@ class RawDatabase {
         mode == Mode::kReadOnly
             ? rocksdb::DB::OpenForReadOnly(options, directory, families, &raw->handles_, &db)
             : rocksdb::DB::Open(options, directory, families, &raw->handles_, &db);
+    logs.reset();
     if (!status.ok()) return open_failure(status, directory);
     raw->db_.reset(db);
     return raw;
@@ -132,8 +133,9 @@ class Repair {
   }
 
  private:
-  /// False when there is nothing to repair.
+  /// False when there is nothing to rebuild.
   Result<bool> set_damaged_aside() {
+    TRY(set_damaged_id_aside());
     std::vector<std::string> tables;
     std::map<std::string, std::string> families;  // by path
     const auto opened = RawDatabase::open(directory_, RawDatabase::Mode::kReadOnly);
@@ -161,6 +163,19 @@ class Repair {
       TRY(move(table.path, lost_ + "/" + name_of(table.path)));
     }
     return true;
+  }
+
+  Result<void> set_damaged_id_aside() {
+    const auto damage = store_id_damage(directory_);
+    if (!damage) return {};
+    lines_.push_back(*damage);
+    return renew_id();
+  }
+  Result<void> renew_id() {
+    TRY(make_directory(lost_));
+    TRY(move(directory_ + "/" + kStoreIdFile, lost_ + "/" + kStoreIdFile));
+    lines_.emplace_back("the store gets a new id with its next start");
+    return {};
   }
 
   /// Copies what can be read of a damaged table.
@@ -365,12 +380,8 @@ class Repair {
     synced.sync = true;
     const Status status = repaired->db().Write(synced, &batch);
     if (!status.ok()) return store_failure(status, "moving the ids on");
-    const std::string id = directory_ + "/" + kStoreIdFile;
-    std::error_code ignored;
-    if (!fs::exists(id, ignored)) return {};
-    TRY(move(id, lost_ + "/" + kStoreIdFile));
-    lines_.emplace_back("the store gets a new id with its next start");
-    return {};
+    if (!has_store_id(directory_)) return {};
+    return renew_id();
   }
 
   static std::optional<std::string> first_from(RawDatabase& in, const char* family,
