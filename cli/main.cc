@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/output.h"
 #include "base/program.h"
+#include "base/thread.h"
 #include "base/unfinished_name.h"
 #include "cli/commands.h"
 #include "cli/limits.h"
@@ -342,7 +343,7 @@ int main(int argc, char** argv) {
 
   thaw::leave_nothing_unfinished();
   thaw::start_logging("thaw", thaw::LogLevel::kInfo);
-  const auto exit_code = chosen(options);
+  const auto exit_code = thaw::within_limits([&] { return chosen(options); });
   if (!exit_code) {
     thaw::print_error(exit_code.error(), thaw::command_of(app), options.form());
     return thaw::finish_output(thaw::exit_code_for(exit_code.error().code()));

@@ -205,6 +205,22 @@ TEST_F(TransferTest, PullEndsAtTheLimitOfFileSizes) {
   EXPECT_EQ(files_in_out(), 0u);
 }
 
+TEST_F(TransferTest, PushThatGetsNoThreadOrMemoryEndsWithAnError) {
+  if (kSanitized) GTEST_SKIP() << "needs a bound on address space";
+  unsigned refused = 0;
+  for (const char* const kib : {"60000", "90000", "130000"}) {
+    const Outcome limited =
+        run({"sh", "-c", "ulimit -v $1; shift; exec \"$@\"", "sh", kib, program_path("thaw"),
+             "--json", "--server", server_.address(), "push", kib, "--memory", path("image")});
+    EXPECT_LT(limited.exit_code, 128) << kib;
+    if (limited.exit_code == 1) {
+      ++refused;
+      EXPECT_TRUE(Json::parse(limited.output, nullptr, false).contains("error")) << limited.output;
+    }
+  }
+  EXPECT_GT(refused, 0u);
+}
+
 TEST_F(TransferTest, PushReadsPipesAndMemoryFiles) {
   ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
   const auto push_through_pipe = [&](Words more) {
