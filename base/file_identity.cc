@@ -12,6 +12,12 @@ Result<FileIdentity> file_identity(const UniqueFd& file) {
   return FileIdentity{status.st_dev, status.st_ino};
 }
 
+std::optional<FileIdentity> socket_identity(const std::string& path) {
+  struct stat status{};
+  if (::lstat(path.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) return std::nullopt;
+  return FileIdentity{status.st_dev, status.st_ino};
+}
+
 void remove_file(const std::string& path, const FileIdentity& file) {
   struct stat status{};
   if (::lstat(path.c_str(), &status) != 0) return;

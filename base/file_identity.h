@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include <sys/types.h>
@@ -13,8 +14,11 @@ namespace thaw {
 struct FileIdentity {
   dev_t device;
   ino_t inode;
+  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
 };
 Result<FileIdentity> file_identity(const UniqueFd& file);
+/// Of the socket that has this name now; nothing when there is none, or something else.
+std::optional<FileIdentity> socket_identity(const std::string& path);
 
 /// Removes a name only if it still stands for that file.
 void remove_file(const std::string& path, const FileIdentity& file);

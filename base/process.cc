@@ -11,6 +11,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -154,7 +155,7 @@ Result<std::size_t> open_descriptors() {
 void name_process(const std::string& name) { ::prctl(PR_SET_NAME, name.c_str(), 0, 0, 0); }
 
 Result<void> set_orphan_fate(OrphanFate fate) {
-  const long signal = fate == OrphanFate::kIsKilled ? SIGKILL : 0;
+  const long signal = fate == OrphanFate::kIsKilled ? SIGKILL : SIGCONT;
   if (::prctl(PR_SET_PDEATHSIG, signal, 0, 0, 0) != 0) return fail_errno("PR_SET_PDEATHSIG");
   return {};
 }
@@ -213,5 +214,19 @@ std::optional<ExitStatus> ChildProcess::status() const {
 }
 
 void ChildProcess::signal_group(int signal) const { ::kill(-pid_, signal); }
+
+Result<void> ChildProcess::pause(Deadline deadline) const {
+  ::kill(pid_, SIGSTOP);
+  while (true) {
+    siginfo_t info{};
+    const auto id = static_cast<id_t>(pid_);
+    if (::waitid(P_PID, id, &info, WSTOPPED | WEXITED | WNOHANG | WNOWAIT) != 0) {
+      return fail_errno("waitid");
+    }
+    if (info.si_pid != 0) return {};
+    if (deadline.passed()) return fail(ErrorCode::kTimeout, "process {} does not pause", pid_);
+    ::poll(nullptr, 0, 1);
+  }
+}
 
 }  // namespace thaw

@@ -42,7 +42,8 @@ inline constexpr const char* kRunningProgram = "/proc/self/exe";
 /// kRunningProgram would be called "exe".
 void name_process(const std::string& name);
 
-/// The kernel kills this process (SIGKILL) when the process that started it ends.
+/// What the kernel does with this process when the one that started it ends: kills it (SIGKILL), or
+/// lets it go on, even if it was paused.
 enum class OrphanFate { kGoesOn, kIsKilled };
 Result<void> set_orphan_fate(OrphanFate fate);
 
@@ -99,6 +100,9 @@ class ChildProcess {
   std::optional<ExitStatus> status() const;
   /// To each process of the group; one that is gone already is fine.
   void signal_group(int signal) const;
+  /// Has the process stand still (SIGSTOP) until it is sent SIGCONT: it has ended, or says nothing
+  /// more, when this returns. kTimeout.
+  Result<void> pause(Deadline deadline) const;
 
  private:
   explicit ChildProcess(pid_t pid) : pid_(pid) {}

@@ -6,7 +6,6 @@
 #include <poll.h>
 
 #include "base/check.h"
-#include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/socket.h"
@@ -17,6 +16,7 @@ namespace thaw {
 ControlServer::ControlServer(std::string path, UniqueFd listener, const Tools& tools,
                              ControlCommands commands)
     : path_(std::move(path)),
+      socket_(socket_identity(path_)),
       listener_(std::move(listener)),
       tasks_(tools.tasks),
       service_{tools.loop, tools.prepares, tools.others, std::move(commands)},
@@ -34,8 +34,21 @@ ControlServer::ControlServer(std::string path, UniqueFd listener, const Tools& t
       thread_([this] { run(); }) {}
 
 ControlServer::~ControlServer() {
-  remove_file(path_);
+  if (socket_) remove_file(path_, *socket_);
   CHECK(tasks_.post([this] { stop(); }).has_value());
+}
+
+void ControlServer::hear(UniqueFd listener) {
+  socket_ = socket_identity(path_);
+  // Functions that are copied own nothing that cannot be.
+  const auto next = std::make_shared<UniqueFd>(std::move(listener));
+  const auto posted = tasks_.post([this, next] { change_listener(std::move(*next)); });
+  if (!posted) log_error("control socket: {}", posted.error().message());
+}
+
+void ControlServer::change_listener(UniqueFd listener) {
+  next_listener_ = std::move(listener);
+  service_.loop.cancel(accepting_);
 }
 
 void ControlServer::run() {
@@ -80,6 +93,7 @@ void ControlServer::after_turn() {
     if (clients_.empty()) service_.loop.stop();
     return;
   }
+  if (next_listener_.valid() && !accepting_.active()) listener_ = std::move(next_listener_);
   const bool may_accept = clients_.size() < limits::kMaxControlClients && !resting_.active();
   if (may_accept && !accepting_.active()) service_.loop.poll(listener_, POLLIN, accepting_);
 }

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "base/file_identity.h"
 #include "base/unique_fd.h"
 #include "faulthandler/control_client.h"
 #include "faulthandler/task_queue.h"
@@ -28,6 +30,8 @@ class ControlServer {
   ControlServer(std::string path, UniqueFd listener, const Tools& tools, ControlCommands commands);
   ControlServer(const ControlServer&) = delete;
   ControlServer& operator=(const ControlServer&) = delete;
+  /// Hears clients by another listener at the same path from now on.
+  void hear(UniqueFd listener);
   /// Commands under way come to their end, and are answered.
   ~ControlServer();
 
@@ -35,6 +39,7 @@ class ControlServer {
   void run();
   void on_connection(int result);
   void on_rested();
+  void change_listener(UniqueFd listener);
   void make_room();
   /// Hears new clients unless there are too many, and forgets those that have gone.
   void after_turn();
@@ -44,7 +49,9 @@ class ControlServer {
              const std::function<void()>& act);
 
   const std::string path_;
-  const UniqueFd listener_;
+  std::optional<FileIdentity> socket_;  // that the listener has at the path
+  UniqueFd listener_;
+  UniqueFd next_listener_;  // until the other one is not waited for any more
   TaskQueue& tasks_;
   ControlClient::Service service_;
   std::vector<std::unique_ptr<ControlClient>> clients_;  // the oldest first

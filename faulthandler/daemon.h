@@ -43,8 +43,9 @@ struct DaemonOptions {
 class Daemon final : private SessionTable::Owner {
  public:
   /// `supervisor` is this end of the connection to it. `on_serving` gets the control socket's
-  /// listener once what other handlers have left is served again, `on_alone` is called when the
-  /// supervisor has died: no new sessions then, and an end when the last VM has exited.
+  /// listener once what other handlers have left is served again, and each that replaces it;
+  /// `on_alone` is called when the supervisor has died: no new sessions then, and an end when the
+  /// last VM has exited.
   struct Supervised {
     UniqueFd supervisor;
     std::function<void(UniqueFd control)> on_serving;

@@ -93,7 +93,7 @@ class SessionFiles {
   SessionFiles& operator=(const SessionFiles&) = delete;
   ~SessionFiles() {
     if (kept_) return;
-    if (listens_) remove_file(request_.socket);
+    if (socket_) remove_file(request_.socket, *socket_);
     if (state_) remove_file(request_.state_out, *state_);
   }
 
@@ -105,7 +105,7 @@ class SessionFiles {
   }
   Result<UniqueFd> listen() {
     UniqueFd listener = TRY(listen_unix(request_.socket, owner_of(request_)));
-    listens_ = true;
+    socket_ = socket_identity(request_.socket);
     return listener;
   }
   void keep() { kept_ = true; }
@@ -113,8 +113,8 @@ class SessionFiles {
 
  private:
   const control::Prepare& request_;
-  std::optional<FileIdentity> state_;  // once it has its name
-  bool listens_ = false;
+  std::optional<FileIdentity> state_;   // once it has its name
+  std::optional<FileIdentity> socket_;  // once it listens
   bool kept_ = false;
 };
 

@@ -19,14 +19,6 @@ constexpr const char* kProgramName = "program";
 constexpr const char* kPreviousName = "previous";
 constexpr const char* kUpgradesName = "upgrades";
 
-UniqueFd take(std::vector<NamedDescriptor>& passed, const std::string& name) {
-  const auto found = std::ranges::find(passed, name, &NamedDescriptor::name);
-  if (found == passed.end()) return {};
-  UniqueFd taken = std::move(found->descriptor);
-  passed.erase(found);
-  return taken;
-}
-
 /// Their number in 8 bytes, and the text.
 Result<UniqueFd> keep_upgrades(const SessionKeep::Upgrades& upgrades) {
   Bytes bytes(8);
@@ -53,12 +45,20 @@ Result<SessionKeep::Upgrades> read_upgrades(const UniqueFd& file) {
 
 }  // namespace
 
+UniqueFd take_passed(std::vector<NamedDescriptor>& passed, const std::string& name) {
+  const auto found = std::ranges::find(passed, name, &NamedDescriptor::name);
+  if (found == passed.end()) return {};
+  UniqueFd taken = std::move(found->descriptor);
+  passed.erase(found);
+  return taken;
+}
+
 Inheritance take_inheritance(std::vector<NamedDescriptor>& passed) {
-  Inheritance inheritance{.settings = take(passed, kSettingsName),
-                          .guard = take(passed, kGuardName),
-                          .program = take(passed, kProgramName),
-                          .previous = take(passed, kPreviousName)};
-  const UniqueFd note = take(passed, kUpgradesName);
+  Inheritance inheritance{.settings = take_passed(passed, kSettingsName),
+                          .guard = take_passed(passed, kGuardName),
+                          .program = take_passed(passed, kProgramName),
+                          .previous = take_passed(passed, kPreviousName)};
+  const UniqueFd note = take_passed(passed, kUpgradesName);
   inheritance.of_upgrade = note.valid();
   auto upgrades = read_upgrades(note);
   if (upgrades) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "base/descriptor_store.h"
@@ -27,6 +28,8 @@ struct Inheritance {
 /// What the service manager knows the settings by, too.
 inline constexpr const char* kSettingsName = "settings";
 
+/// Takes the one of this name out of what was passed; not valid: there is none.
+UniqueFd take_passed(std::vector<NamedDescriptor>& passed, const std::string& name);
 /// Takes it out of what was passed.
 Inheritance take_inheritance(std::vector<NamedDescriptor>& passed);
 /// Adds it to what is passed. kNoDescriptors, kNoMemory.

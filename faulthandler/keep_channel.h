@@ -49,7 +49,7 @@ class KeepChannel {
  public:
   enum class End {
     kOther,    // the other end is gone, or says what makes no sense
-    kGivenUp,  // this end could not say what it had to say
+    kGivenUp,  // this end could not go on
   };
   /// `on_message` gets what comes, `on_closed` is called once when nothing comes any more. The
   /// other end learns of it after the call.
@@ -63,6 +63,8 @@ class KeepChannel {
   /// the connection closes, and the supervisor replaces the handler by one that is told of all
   /// again.
   void send(KeepMessage message);
+  /// This end cannot go on with what it was told.
+  void give_up(const std::string& reason);
   /// Whether another message with descriptors could be received.
   bool has_room() { return reserve_.refill(); }
   /// Takes what the other end has said before it died.
@@ -82,7 +84,6 @@ class KeepChannel {
   Result<bool> receive_one();
   void flush();
   void on_not_sent(const Error& error);
-  void give_up(const std::string& reason);
 
   Loop& loop_;
   const UniqueFd socket_;

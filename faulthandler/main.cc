@@ -1,8 +1,11 @@
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <csignal>
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -23,6 +26,7 @@
 #include "base/process.h"
 #include "base/program.h"
 #include "base/socket.h"
+#include "base/thread.h"
 #include "faulthandler/control_server.h"
 #include "faulthandler/daemon.h"
 #include "faulthandler/handler_settings.h"
@@ -115,44 +119,82 @@ thaw::Result<int> run_handler(thaw::UniqueFd supervisor, const thaw::HandlerSett
   const auto workers = TRY(thaw::WorkerPool::create(settings.workers));
   const auto control_loop = TRY(thaw::create_epoll_loop());
   const auto control_tasks = TRY(thaw::TaskQueue::create());
-  const auto prepares = TRY(thaw::WorkerPool::create(thaw::limits::kPrepareThreads));
-  const auto other_commands = TRY(thaw::WorkerPool::create(thaw::limits::kControlThreads));
+  // Their threads come after those that VMs need.
+  std::unique_ptr<thaw::WorkerPool> prepares;
+  std::unique_ptr<thaw::WorkerPool> other_commands;
 
   std::unique_ptr<thaw::Daemon> daemon;
   // They go before the daemon does, which their threads use.
   std::unique_ptr<thaw::ControlServer> control;
   std::unique_ptr<thaw::OperatorPort> operators;
   std::jthread closing;  // joining their threads takes as long as they work
+  thaw::UniqueFd listener;
+  const auto serve_operators = [&]() -> thaw::Result<void> {
+    std::optional<thaw::Error> failure;
+    auto thread = TRY(thaw::start_thread([&] {
+      thaw::give_up_precedence(cpus);  // which their threads would have, too
+      const auto served = thaw::within_limits([&]() -> thaw::Result<void> {
+        if (control == nullptr) {
+          using thaw::limits::kControlThreads;
+          using thaw::limits::kPrepareThreads;
+          if (other_commands == nullptr) {
+            other_commands = TRY(thaw::WorkerPool::create(kControlThreads));
+          }
+          if (prepares == nullptr) prepares = TRY(thaw::WorkerPool::create(kPrepareThreads));
+          control = std::make_unique<thaw::ControlServer>(
+              settings.control, TRY(thaw::duplicate(listener)),
+              thaw::ControlServer::Tools{*control_loop, *control_tasks, *prepares, *other_commands},
+              thaw::ControlCommands{
+                  .prepare =
+                      [&](const thaw::control::Prepare& request, const std::stop_token& stop) {
+                        return daemon->prepare(request, stop);
+                      },
+                  .handle =
+                      [&](const thaw::ControlRequest& request) {
+                        return daemon->handle(request);
+                      }});
+        }
+        if (settings.http.empty() || operators != nullptr) return {};
+        operators = std::make_unique<thaw::OperatorPort>(thaw::OperatorPort::Calls{
+            .listen = [&] { return thaw::listen_for_operators(settings); },
+            .report = [&] { return daemon->handle(thaw::control::List{}); }});
+        return {};
+      });
+      if (!served) failure = served.error();
+    }));
+    thread.join();
+    if (failure) return std::unexpected(*failure);
+    return {};
+  };
+  // VMs are served whether operators are or not.
+  std::function<void()> try_to_serve_operators;
+  thaw::Operation trying_again{[&](int result) {
+    if (result == -ETIME && listener.valid()) try_to_serve_operators();
+  }};
+  try_to_serve_operators = [&] {
+    const auto served = serve_operators();
+    if (served) return;
+    thaw::log_error("no commands are heard yet: {}", served.error().message());
+    if (!trying_again.active()) loop->wait(thaw::limits::kRestartMost, trying_again);
+  };
   thaw::Daemon::Supervised supervised{
       .supervisor = std::move(supervisor),
       .on_serving =
-          [&](thaw::UniqueFd listener) {
+          [&](thaw::UniqueFd heard) {
+            listener = std::move(heard);
+            if (control != nullptr) {
+              auto copy = thaw::duplicate(listener);
+              if (!copy) return thaw::log_error("control socket: {}", copy.error().message());
+              return control->hear(*std::move(copy));
+            }
             // From here on it serves its VMs to the end if the supervisor dies.
             const auto goes_on = thaw::set_orphan_fate(thaw::OrphanFate::kGoesOn);
             if (!goes_on) thaw::log_error("{}", goes_on.error().message());
-            std::jthread([&] {
-              thaw::give_up_precedence(cpus);  // which their threads would have, too
-              control = std::make_unique<thaw::ControlServer>(
-                  settings.control, std::move(listener),
-                  thaw::ControlServer::Tools{*control_loop, *control_tasks, *prepares,
-                                             *other_commands},
-                  thaw::ControlCommands{
-                      .prepare =
-                          [&](const thaw::control::Prepare& request, const std::stop_token& stop) {
-                            return daemon->prepare(request, stop);
-                          },
-                      .handle =
-                          [&](const thaw::ControlRequest& request) {
-                            return daemon->handle(request);
-                          }});
-              if (settings.http.empty()) return;
-              operators = std::make_unique<thaw::OperatorPort>(thaw::OperatorPort::Calls{
-                  .listen = [&] { return thaw::listen_for_operators(settings); },
-                  .report = [&] { return daemon->handle(thaw::control::List{}); }});
-            });
+            try_to_serve_operators();
           },
       .on_alone =
           [&] {
+            listener.reset();
             closing =
                 std::jthread([ended = std::pair(std::move(control), std::move(operators))] {});
           }};
@@ -236,15 +278,14 @@ thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inherit
   thaw::Supervisor supervisor(*loop, std::move(control),
                               {.handler = {settings.command.front(), kHandlerArgument},
                                .handler_file = thaw::kRunningProgram,
-                               .successor = settings.command},
+                               .successor = settings.command,
+                               .control = settings.control},
                               std::move(before));
   supervisor.take_over(std::move(passed));
   const SignalWatch watch(*loop, signals, [&](int signal) {
     signal == SIGHUP ? supervisor.reload() : supervisor.signal(signal);
   });
-  const int exit_code = supervisor.run([&] { thaw::announce("ready on " + settings.control); });
-  thaw::remove_file(settings.control);
-  return exit_code;
+  return supervisor.run([&] { thaw::announce("ready on " + settings.control); });
 }
 
 /// What this supervisor runs by: what the program before has proven or had in force, or else what

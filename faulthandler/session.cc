@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/file.h"
 #include "base/log.h"
 #include "base/process_exit.h"
 #include "faulthandler/shared_memory.h"
@@ -36,6 +35,7 @@ Session::Session(Loop& loop, DemandLink& link, SessionOptions options, MemoryRec
       options_(std::move(options)),
       record_(std::move(record)),
       owner_(owner),
+      socket_(record_.regions().empty() ? socket_identity(options_.socket_path) : std::nullopt),
       memory_(make_memory(loop, link, options_, record_, *this)) {}
 
 void Session::start() {
@@ -80,7 +80,7 @@ Result<void> Session::attach(std::string_view handoff, UniqueFd& userfaultfd) {
   }
   state_ = SessionState::kServing;
   // Of a session that was adopted it is gone, and may be another session's by now.
-  if (!adopted) remove_file(options_.socket_path);
+  if (!adopted) remove_socket();
   log_info("session {}: {} {} to {}", options_.id, adopted ? "goes on serving" : "serving",
            spec.name, vmm_text());
   if (vmm_.pid == 0) {
@@ -120,10 +120,15 @@ void Session::refuse_handoff(const Error& error) {
   // not read zeros there, so the descriptor is kept until it has exited.
   state_ = SessionState::kRefused;
   outcome_ = error.message();
-  remove_file(options_.socket_path);
+  remove_socket();
   memory_->stop();  // what was prefetched for it is of no use
   watch_vmm();
   if (options_.on_unservable != UnservablePolicy::kWait) kill_vmm();
+}
+
+/// The operator may have put something else in its place meanwhile.
+void Session::remove_socket() {
+  if (socket_) remove_file(options_.socket_path, *socket_);
 }
 
 void Session::kill_vmm() {
@@ -243,7 +248,7 @@ Result<void> Session::stop(control::StopMode mode) {
 void Session::end(std::string outcome) {
   log_info("session {}: ended: {}", options_.id, outcome);
   outcome_ = std::move(outcome);
-  if (state_ == SessionState::kPrepared) remove_file(options_.socket_path);
+  if (state_ == SessionState::kPrepared) remove_socket();
   state_ = SessionState::kEnded;
   memory_->stop();
   for (Operation* operation : {&waiting_, &exiting_, &leaving_}) loop_.cancel(*operation);

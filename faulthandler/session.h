@@ -6,6 +6,7 @@
 
 #include <poll.h>
 
+#include "base/file_identity.h"
 #include "base/socket.h"
 #include "faulthandler/arrival.h"
 #include "faulthandler/host_image.h"
@@ -98,6 +99,7 @@ class Session final : private VmMemory::Owner {
   void on_detached() override;
   void on_vmm_exit(int result);
   void on_farewell(int result);
+  void remove_socket();
   void kill_vmm();
   /// Holds on to the memory until no process that the VMM has forked needs it.
   void linger();
@@ -107,6 +109,7 @@ class Session final : private VmMemory::Owner {
   const SessionOptions options_;
   MemoryRecord record_;
   Owner& owner_;
+  const std::optional<FileIdentity> socket_;  // that its VMM is to connect to
   SessionState state_ = SessionState::kPrepared;
   std::string outcome_;
   std::string vmm_exit_;  // how the VMM ended; empty while it lives

@@ -64,6 +64,19 @@ void SessionKeep::take_over(std::vector<NamedDescriptor> kept, OutageCause cause
   }
 }
 
+void SessionKeep::replace_control(UniqueFd control) {
+  const std::string name = kept_name(0, KeptRole::kListener);
+  owner_.forget(name);
+  control_ = std::move(control);
+  owner_.keep(name, control_);
+  if (channel_ == nullptr) return;
+  KeptSession replaced;
+  auto copy = duplicate(control_);
+  if (!copy) return log_error("the control socket: {}", copy.error().message());
+  replaced[KeptRole::kListener] = *std::move(copy);
+  channel_->send({.kind = KeepMessage::Kind::kKept, .descriptors = std::move(replaced)});
+}
+
 Result<void> SessionKeep::begin_handler(UniqueFd connection) {
   KeptSession control;
   control[KeptRole::kListener] = TRY(duplicate(control_));

@@ -53,6 +53,8 @@ class SessionKeep {
     std::uint64_t settled = 0;
     std::string failure{};  // empty: it did not
   };
+  /// Another listener of the control socket takes the place of the one that there is.
+  void replace_control(UniqueFd control);
   /// Of the supervisors before this one.
   void set_upgrades(Upgrades upgrades) { upgrades_ = std::move(upgrades); }
   const Upgrades& upgrades() const { return upgrades_; }
@@ -73,8 +75,8 @@ class SessionKeep {
   /// Whether a VMM is in a door, which nobody else could go on with.
   bool busy() const;
   /// All that another supervisor goes on with; this one has it no more. VMMs that this one alone
-  /// holds on to are killed. What the handler has said is heard before: REQUIRES: it is dead, and
-  /// not busy().
+  /// holds on to are killed. What the handler has said is heard before: REQUIRES: it is dead or
+  /// paused, and not busy().
   std::vector<NamedDescriptor> pass_on();
   /// Lets nobody in any more, and kills VMMs whose missing pages would read as zeros without this
   /// process.

@@ -86,7 +86,9 @@ void SessionTable::take_in_hand(std::uint64_t id) {
 void SessionTable::on_message(KeepMessage message) {
   switch (message.kind) {
     case KeepMessage::Kind::kKept:
-      if (message.session == 0) {
+      if (message.session == 0 && serving_) {
+        owner_.on_serving(std::move(message.descriptors[KeptRole::kListener]));
+      } else if (message.session == 0) {
         control_ = std::move(message.descriptors[KeptRole::kListener]);
       } else {
         take_in_hand(message.session);
@@ -97,6 +99,7 @@ void SessionTable::on_message(KeepMessage message) {
       take_in_hand(0);
       next_ = std::max(next_, message.value + 1);
       supervisor_.send({.kind = KeepMessage::Kind::kServing});
+      serving_ = true;
       return owner_.on_serving(std::move(control_));
     case KeepMessage::Kind::kArrived:
       take_in_hand(message.session);
@@ -121,6 +124,12 @@ void SessionTable::on_message(KeepMessage message) {
 void SessionTable::adopt(std::uint64_t id, KeptSession kept) {
   const auto adopted = try_to_adopt(id, kept);
   if (adopted) return;
+  // No VM is killed for what passes.
+  const ErrorCode code = adopted.error().code();
+  if (code == ErrorCode::kNoMemory || code == ErrorCode::kNoDescriptors) {
+    return supervisor_.give_up(
+        fmt::format("session {} cannot be gone on with now: {}", id, adopted.error().message()));
+  }
   log_error("session {} cannot be gone on with: {}", id, adopted.error().message());
   // A VM that nobody serves must not wait for ever without anybody knowing.
   if (kept.has(KeptRole::kPidfd)) static_cast<void>(kill_process(kept[KeptRole::kPidfd]));

@@ -25,6 +25,7 @@ class SessionTable {
     /// How a session of the handler before, whose record this is, is served on.
     virtual Result<Service> adopt(const MemoryRecord& record, const KeptSession& kept) = 0;
     /// All sessions that there were are served. `control` is the listener of the control socket.
+    /// Called again with another one, that takes the place of the first.
     virtual void on_serving(UniqueFd control) = 0;
     /// The supervisor has died: no new sessions, and an end when the last VM has exited.
     virtual void on_alone() = 0;
@@ -82,6 +83,7 @@ class SessionTable {
   std::uint64_t settled_upgrades_ = 0;
   std::string upgrade_failure_;
   UniqueFd control_;  // until on_serving()
+  bool serving_ = false;
   KeepChannel supervisor_;
 };
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <csignal>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "base/check.h"
@@ -17,6 +19,9 @@ namespace thaw {
 
 namespace {
 
+/// Before the handler that follows one which crashed as soon as it served.
+constexpr auto kCrashPause = 10 * limits::kRestartFirst;
+
 /// By its own doing, or by that of a session. SIGKILL comes from outside.
 bool has_crashed(const ExitStatus& status) {
   return status.signal != 0 && status.signal != SIGKILL && status.signal != SIGTERM &&
@@ -29,6 +34,7 @@ Supervisor::Supervisor(Loop& loop, UniqueFd control, Programs programs, Inherita
     : loop_(loop),
       programs_(std::move(programs)),
       before_(std::move(before)),
+      control_(socket_identity(programs_.control)),
       keep_(loop, std::move(control), *this) {
   keep_.set_upgrades(before_.upgrades);
   manager_.keep(kSettingsName, before_.settings);
@@ -41,7 +47,7 @@ void Supervisor::take_over(std::vector<NamedDescriptor> kept) {
 
 int Supervisor::run(std::function<void()> on_ready) {
   on_ready_ = std::move(on_ready);
-  if (before_.program.valid()) loop_.wait(limits::kProbation, probation_);
+  if (before_.guard.valid()) loop_.wait(limits::kProbation, probation_);
   start_handler();
   loop_.run({.before = [] {}, .after = [this] { tidy(); }});
   return exit_code_;
@@ -59,11 +65,34 @@ void Supervisor::signal(int number) {
 
 void Supervisor::reload() {
   reopen_log();
+  renew_control();
   // One that is being started reads everything anyway, and ignores the signal.
   if (handler_) handler_->signal_group(SIGHUP);
 }
 
+void Supervisor::on_probation_over() {
+  const std::string reason = "no fault handler of it came to serve";
+  if (before_.program.valid()) return go_back(reason);
+  if (before_.guard.valid()) leave_to_guard(reason);
+}
+
+void Supervisor::renew_control() {
+  const std::string& path = programs_.control;
+  const auto now = socket_identity(path);
+  if (path.empty() || (now && now == control_)) return;
+  std::error_code ignored;  // listening tells
+  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
+  auto listener = listen_unix(path, std::nullopt);
+  if (!listener) {
+    return log_error("the control socket was replaced: {}", listener.error().message());
+  }
+  log_warning("the control socket {} was removed, and is there again", path);
+  control_ = socket_identity(path);
+  keep_.replace_control(*std::move(listener));
+}
+
 void Supervisor::start_handler() {
+  renew_control();
   if (const auto started = try_to_start(); !started) {
     log_error("no fault handler: {}", started.error().message());
     if (!keep_.has_served()) return stop(1);
@@ -100,19 +129,24 @@ void Supervisor::on_handler_exit(int result) {
   if (!served && before_.program.valid()) {
     return go_back(fmt::format("its fault handler {} before it served", status->text()));
   }
+  if (!served && before_.guard.valid()) return leave_to_guard(status->text());
   const bool ended = status->signal == 0 && status->code == 0;
   if (ended || !keep_.has_served()) {
     return stop(status->signal != 0 ? 128 + status->signal : status->code);
   }
   log_error("the fault handler {}; another one goes on with {} sessions", status->text(),
             keep_.sessions());
-  if (served) return start_handler();
-  start_again_later();
+  if (!served) return start_again_later();
+  // One that crashes as soon as it serves would do so at once again, and take all CPUs for it.
+  const bool early = has_crashed(*status) && Clock::now() - served_since_ < limits::kRestartMost;
+  if (early) return loop_.wait(kCrashPause, restarting_);
+  start_handler();
 }
 
 void Supervisor::on_serving() {
   // Said to the one before, which may not have heard it.
   if (last_signal_ != 0) handler_->signal_group(last_signal_);
+  served_since_ = Clock::now();
   pause_ = limits::kRestartFirst;
   if (before_.guard.valid()) dismiss_guard(before_.guard);
   if (before_.program.valid()) keep_.settle_upgrade({});
@@ -179,12 +213,20 @@ void Supervisor::upgrade() {
   }
   log_info("upgrade: becoming {}", programs_.successor.front());
   flush_log(Deadline::after(limits::kLogPatience));  // before VMs wait
-  if (const auto killed = kill_handler(); !killed) return fail_upgrade(killed.error().message());
+  // From here on it says nothing; and it goes on should this process die before there is a guard.
+  if (const auto paused = handler_->pause(Deadline::after(limits::kKilledExit)); !paused) {
+    handler_->signal_group(SIGCONT);
+    return fail_upgrade(paused.error().message());
+  }
   std::vector<NamedDescriptor> kept = keep_.pass_on();
-  handler_.reset();
   Inheritance after{.settings = std::move(successor_), .upgrades = keep_.upgrades()};
   auto program = open_for_reading(kRunningProgram);
-  auto guard = start_guard(kept, before_.settings, after.upgrades);
+  auto guard = start_guard(kept, before_.settings, after.upgrades, handler_->pidfd());
+  if (const auto killed = kill_handler(); !killed) {
+    log_error("upgrade: left to the guard: {}", killed.error().message());
+    return stop(1);
+  }
+  handler_.reset();
   const auto passed = [&]() -> Result<void> {
     after.program = TRY(std::move(program));
     after.guard = TRY(std::move(guard));
@@ -220,6 +262,15 @@ void Supervisor::go_back(const std::string& reason) {
   become_another(fmt::format("/proc/self/fd/{}", number), previous->command, std::move(kept));
 }
 
+void Supervisor::leave_to_guard(const std::string& reason) {
+  // What this process has of the new program, such as its limits, may be what is wrong.
+  log_error(
+      "upgrade: the program before does not serve in this process either ({}): its guard "
+      "goes on",
+      reason);
+  stop(1);
+}
+
 void Supervisor::become_another(const std::string& file, const std::vector<std::string>& command,
                                 std::vector<NamedDescriptor> kept) {
   const auto failed = become_with(file, command, std::move(kept));
@@ -231,6 +282,7 @@ void Supervisor::become_another(const std::string& file, const std::vector<std::
 
 void Supervisor::stop(int exit_code) {
   exit_code_ = exit_code;
+  if (control_ && !before_.guard.valid()) remove_file(programs_.control, *control_);
   keep_.stop();
   loop_.stop();
 }

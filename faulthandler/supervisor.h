@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/descriptor_store.h"
+#include "base/file_identity.h"
 #include "base/process.h"
 #include "faulthandler/inheritance.h"
 #include "faulthandler/session_keep.h"
@@ -31,6 +32,8 @@ class Supervisor final : private SessionKeep::Owner {
     std::string handler_file{};
     /// Starts the program that is installed now.
     std::vector<std::string> successor{};
+    /// Path of the control socket; empty: it has none that could be lost.
+    std::string control{};
   };
   /// `control` is the listener of the control socket. `before` is what the program before has left;
   /// its settings are those that handlers run by.
@@ -47,7 +50,8 @@ class Supervisor final : private SessionKeep::Owner {
   int run(std::function<void()> on_ready);
   /// Passes a signal on to the handler.
   void signal(int number);
-  /// Opens the log's file again, and has the handler read its files again.
+  /// Opens the log's file again, makes the control socket anew if it is gone, and has the handler
+  /// read its files again.
   void reload();
 
  private:
@@ -61,6 +65,8 @@ class Supervisor final : private SessionKeep::Owner {
   void on_handler_lost(KeepChannel::End end) override;
   void kill_lost_handler();
 
+  /// Listens anew where the control socket's path leads to another file by now, or to none.
+  void renew_control();
   void start_handler();
   Result<void> try_to_start();
   void start_again_later();
@@ -73,6 +79,9 @@ class Supervisor final : private SessionKeep::Owner {
   void upgrade();
   /// No handler of this program has served: becomes the program before again.
   void go_back(const std::string& reason);
+  /// Nor has one of the program before, in this process: ends, so that the guard goes on.
+  void leave_to_guard(const std::string& reason);
+  void on_probation_over();
   /// With all that is kept. `file`: the program.
   [[noreturn]] void become_another(const std::string& file, const std::vector<std::string>& command,
                                    std::vector<NamedDescriptor> kept);
@@ -84,6 +93,7 @@ class Supervisor final : private SessionKeep::Owner {
   ServiceManager manager_;
   std::function<void()> on_ready_;
   Inheritance before_;
+  std::optional<FileIdentity> control_;  // of the socket's file
   SessionKeep keep_;
 
   std::optional<ChildProcess> handler_;
@@ -92,6 +102,7 @@ class Supervisor final : private SessionKeep::Owner {
   UniqueFd successor_;      // the proven program's settings
   bool announced_ = false;  // that there is one which serves
   Nanoseconds pause_{limits::kRestartFirst};
+  Clock::time_point served_since_;
   int last_signal_ = 0;  // 0: none came
   int exit_code_ = 0;
 
@@ -106,8 +117,7 @@ class Supervisor final : private SessionKeep::Owner {
     if (result == -ETIME) kill_lost_handler();
   }};
   Operation probation_{[this](int result) {
-    if (result == -ETIME && before_.program.valid())
-      go_back("no fault handler of it came to serve");
+    if (result == -ETIME) on_probation_over();
   }};
 };
 

@@ -20,6 +20,9 @@ namespace thaw {
 namespace {
 
 constexpr std::chrono::milliseconds kLook{20};  // whether the supervisor has ended
+// The pidfds of those that must be dead before the guard goes on.
+constexpr const char* kSupervisorName = "supervisor";
+constexpr const char* kHandlerName = "handler";
 
 /// Why the supervisor is not to go on; nothing: a handler of it serves.
 std::optional<std::string> await_end(const UniqueFd& connection, const UniqueFd& supervisor) {
@@ -41,12 +44,16 @@ std::optional<std::string> await_end(const UniqueFd& connection, const UniqueFd&
 }  // namespace
 
 Result<UniqueFd> start_guard(std::vector<NamedDescriptor>& passed, const UniqueFd& settings,
-                             const SessionKeep::Upgrades& upgrades) {
+                             const SessionKeep::Upgrades& upgrades, const UniqueFd& handler) {
   MessagePair ends = TRY(create_message_pair());
+  UniqueFd supervisor = TRY(own_pidfd());
+  UniqueFd killed = TRY(duplicate(handler));
   const std::size_t sessions = passed.size();
   TRY(add_inheritance(passed, {.settings = TRY(duplicate(settings)),
                                .guard = std::move(ends.theirs),
                                .upgrades = upgrades}));
+  passed.push_back({kSupervisorName, std::move(supervisor)});
+  passed.push_back({kHandlerName, std::move(killed)});
   const auto started = start_copy_with({kRunningProgram, kGuardArgument}, passed);
   passed.erase(passed.begin() + static_cast<std::ptrdiff_t>(sessions), passed.end());
   TRY(started);
@@ -62,14 +69,20 @@ void dismiss_guard(const UniqueFd& guard) {
 Result<int> guard_upgrade() {
   auto passed = TRY(take_passed_descriptors());
   Inheritance before = take_inheritance(passed);
-  if (!before.guard.valid()) return fail(ErrorCode::kInvalidArgument, "there is nothing to guard");
+  const UniqueFd supervisor = take_passed(passed, kSupervisorName);
+  const UniqueFd handler = take_passed(passed, kHandlerName);
+  if (!before.guard.valid() || !supervisor.valid() || !handler.valid()) {
+    return fail(ErrorCode::kInvalidArgument, "there is nothing to guard");
+  }
   const HandlerSettings settings = TRY(read_settings(before.settings));
-  const PeerProcess supervisor = TRY(peer_process(before.guard));
-  const auto failure = await_end(before.guard, supervisor.pidfd);
+  const auto failure = await_end(before.guard, supervisor);
   if (!failure) return 0;
   log_error("{}: the program before goes on", *failure);
-  TRY(kill_process(supervisor.pidfd));
-  TRY(wait_for_exit(supervisor.pidfd, Deadline::after(limits::kKilledExit)));
+  // A record is opened by one process at a time.
+  for (const UniqueFd* const process : {&supervisor, &handler}) {
+    TRY(kill_process(*process));
+    TRY(wait_for_exit(*process, Deadline::after(limits::kKilledExit)));
+  }
   const SessionKeep::Upgrades upgrades{before.upgrades.settled + 1, "not upgraded: " + *failure};
   TRY(add_inheritance(passed, {.settings = std::move(before.settings), .upgrades = upgrades}));
   TRY(become_with(kRunningProgram, settings.command, std::move(passed)));

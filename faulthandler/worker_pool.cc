@@ -4,19 +4,26 @@
 
 #include "base/cpu.h"
 #include "base/event_fd.h"
+#include "base/log.h"
+#include "base/thread.h"
 
 namespace thaw {
 
 Result<std::unique_ptr<WorkerPool>> WorkerPool::create(unsigned threads) {
-  UniqueFd wakeup = TRY(create_event_fd());
-  return std::unique_ptr<WorkerPool>(new WorkerPool(std::move(wakeup), threads));
+  std::unique_ptr<WorkerPool> pool(new WorkerPool(TRY(create_event_fd())));
+  for (unsigned i = 0; i < threads; ++i) {
+    auto thread = start_thread([&pool = *pool](const std::stop_token& stop) { pool.run(stop); });
+    if (!thread && i == 0) return std::unexpected(thread.error());
+    if (!thread) {
+      log_warning("{} threads where {} are wanted: {}", i, threads, thread.error().message());
+      break;
+    }
+    pool->threads_.push_back(*std::move(thread));
+  }
+  return pool;
 }
 
-WorkerPool::WorkerPool(UniqueFd wakeup, unsigned threads) : wakeup_(std::move(wakeup)) {
-  for (unsigned i = 0; i < threads; ++i) {
-    threads_.emplace_back([this](const std::stop_token& stop) { run(stop); });
-  }
-}
+WorkerPool::WorkerPool(UniqueFd wakeup) : wakeup_(std::move(wakeup)) {}
 
 WorkerPool::~WorkerPool() = default;
 

@@ -35,6 +35,7 @@ class WorkerPool {
     ~Job() = default;
   };
 
+  /// With fewer threads where the system allows no more; kLimitExceeded when it allows none.
   /// REQUIRES: threads > 0.
   static Result<std::unique_ptr<WorkerPool>> create(unsigned threads);
   ~WorkerPool();
@@ -54,7 +55,7 @@ class WorkerPool {
   void finish_done();
 
  private:
-  WorkerPool(UniqueFd wakeup, unsigned threads);
+  explicit WorkerPool(UniqueFd wakeup);
   void run(const std::stop_token& stop);
 
   const UniqueFd wakeup_;

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <filesystem>
+#include <fstream>
 #include <mutex>
 #include <thread>
 
@@ -171,6 +172,29 @@ TEST_F(ControlServerTest, SilentClientsAreBoundedAndTheOldestGoes) {
   std::array<std::byte, 1> byte;
   EXPECT_EQ(receive_some(clients.front(), byte, soon()).value(), 0u);
   EXPECT_EQ(peek(clients.back(), byte).value(), std::nullopt);
+}
+
+TEST_F(ControlServerTest, ListenerThatReplacesALostSocketIsHeard) {
+  const UniqueFd client = ask_for_session();
+  wait_for(begun_, 1);
+  std::filesystem::remove(path_);
+  ASSERT_FALSE(list().has_value());
+
+  server_->hear(listen_unix(path_, std::nullopt).value());
+
+  EXPECT_TRUE(succeeded(list()));
+  server_.reset();
+  EXPECT_EQ(refusal_of(client), ErrorCode::kStopped) << "one that came before is answered";
+  EXPECT_FALSE(std::filesystem::exists(path_));
+}
+
+TEST_F(ControlServerTest, WhatStandsInTheSocketsPlaceIsLeftAlone) {
+  std::filesystem::remove(path_);
+  std::ofstream(path_) << "precious";
+
+  server_.reset();
+
+  EXPECT_EQ(std::filesystem::file_size(path_), 8u);
 }
 
 TEST_F(ControlServerTest, WhatIsNoCommandIsRefusedByName) {

@@ -19,6 +19,7 @@
 #include "base/descriptor_store.h"
 #include "base/event_fd.h"
 #include "base/socket.h"
+#include "format/control_channel.h"
 #include "tests/support/http_client.h"
 #include "tests/support/loopback.h"
 #include "tests/support/restore_fixture.h"
@@ -301,6 +302,46 @@ class UpgradeTest : public HandlerCrashTest {
     EXPECT_EQ(vmm_->wait().value(), 0);
   }
 
+  /// Those whose parents have died, and which this process has by now.
+  std::vector<pid_t> orphans() const {
+    std::ifstream children(fmt::format("/proc/self/task/{}/children", ::getpid()));
+    std::vector<pid_t> found;
+    for (pid_t child = 0; children >> child;) {
+      if (child != handler_->pid() && child != server_.pid()) found.push_back(child);
+    }
+    return found;
+  }
+  /// It is the supervisor now, and this process its parent.
+  void stop_guard() {
+    wait_for_state(number_, "ended");
+    const std::vector<pid_t> found = orphans();
+    ASSERT_EQ(found.size(), 1u);
+    ::kill(found.front(), SIGTERM);
+    int status = -1;
+    EXPECT_EQ(::waitpid(found.front(), &status, 0), found.front());
+    EXPECT_EQ(status, 0);
+    EXPECT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0), 0);
+  }
+  /// Handlers and guards that go on without the process that has started them.
+  void end_children() const {
+    for (std::vector<pid_t> found = orphans(); !found.empty(); found = orphans()) {
+      for (const pid_t process : found) {
+        ::kill(process, SIGKILL);
+        ::waitpid(process, nullptr, 0);
+      }
+    }
+  }
+  static void wait_for_text(const std::string& file, const std::string& text) {
+    const Deadline deadline = Deadline::after(kPatience);
+    std::string read;
+    while (read.find(text) == std::string::npos && !deadline.passed()) {
+      pause_for(std::chrono::microseconds(200));
+      std::ifstream stream(file);
+      read.assign(std::istreambuf_iterator<char>(stream), {});
+    }
+    EXPECT_NE(read.find(text), std::string::npos) << read;
+  }
+
   const std::string program_ = path("thaw-faulthandler");
   std::uint64_t number_ = 0;
   std::optional<Program> vmm_;
@@ -362,18 +403,57 @@ TEST_P(UpgradeTest, ProgramThatEndsAtOnceIsReplacedByTheOneBefore) {
   EXPECT_EQ(handler_->wait().value(), 3);
   go_on_to_the_end();
 
-  // The guard is the supervisor now, and this process its parent.
-  wait_for_state(number_, "ended");
-  std::ifstream children(fmt::format("/proc/self/task/{}/children", ::getpid()));
-  pid_t supervisor = 0;
-  for (pid_t child = 0; children >> child;) {
-    if (child != handler_->pid() && child != server_.pid()) supervisor = child;
+  stop_guard();
+}
+
+/// Its supervisor runs, and no handler in its process, neither of its own nor of the program
+/// before: the guard goes on, before a VM would be given up.
+TEST_P(UpgradeTest, ProgramWhoseHandlersFailIsReplacedByTheOneBefore) {
+  if (kSanitized) GTEST_SKIP() << "needs a bound on address space";
+  start_own();
+  ASSERT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), 0);
+  install(
+      fmt::format("#!/bin/sh\n"
+                  "for last; do :; done\n"
+                  "[ \"$last\" = --prove ] || ulimit -S -v 60000\n"
+                  "exec {} \"$@\"\n",
+                  program_path("thaw-faulthandler")));
+
+  const Outcome refused = upgrade();
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_NE(refused.output.find("not upgraded"), std::string::npos) << refused.output;
+  EXPECT_EQ(session(number_)["state"], "serving");
+  go_on_to_the_end();
+  stop_guard();
+}
+
+/// Wherever the supervisor dies in the midst of an upgrade, its handler or the guard serves.
+TEST_P(UpgradeTest, SupervisorMayDieAtAnyMomentOfIt) {
+  if (GetParam() == LoopKind::kEpoll) GTEST_SKIP() << "says nothing of loops";
+  start_own();
+  handler_.reset();
+  vmm_->signal(SIGKILL);
+  static_cast<void>(vmm_->wait());
+  ASSERT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), 0);
+  for (const unsigned after_us : {0u, 2'000u, 5'000u, 10'000u, 20'000u, 40'000u}) {
+    SCOPED_TRACE(after_us);
+    std::filesystem::remove(path("control"));
+    std::filesystem::remove(path("vm"));
+    handler_ = std::make_unique<Program>(std::vector<std::string>{
+        program_, "--config", path("thaw.toml"), "--log-file", path("log")});
+    ASSERT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
+    std::filesystem::remove(path("log"));
+    handler_->signal(SIGHUP);
+    number_ = prepare();
+    vmm_.emplace(start_half());
+    ASSERT_TRUE(succeeded(ask_fault_handler(path("control"), control::Upgrade{})));
+    wait_for_text(path("log"), "upgrade: becoming ");
+    pause_for(std::chrono::microseconds(after_us));
+    ::kill(handler_->pid(), SIGKILL);
+    EXPECT_EQ(handler_->wait().value(), 128 + SIGKILL);
+    go_on_to_the_end();
+    end_children();
   }
-  ASSERT_GT(supervisor, 0);
-  ::kill(supervisor, SIGTERM);
-  int status = -1;
-  EXPECT_EQ(::waitpid(supervisor, &status, 0), supervisor);
-  EXPECT_EQ(status, 0);
   EXPECT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0), 0);
 }
 

@@ -339,6 +339,45 @@ TEST_P(RestoreTest, PathsThatCannotBeUsedAreRefusedAndLeftAlone) {
   EXPECT_EQ(start_vmm("verify", "image", deep).wait().value(), 0);
 }
 
+TEST_P(RestoreTest, WhatStandsInASocketsPlaceIsLeftAlone) {
+  const std::uint64_t number = prepare();
+  std::filesystem::remove(path("vm"));
+  write_file(path("vm"), as_bytes("precious"));
+  EXPECT_EQ(control({"stop", std::to_string(number)}).exit_code, 0);
+  EXPECT_EQ(as_text(read_file(path("vm"))), "precious");
+
+  const std::uint64_t other = prepare({}, "other");
+  std::filesystem::remove(path("other"));
+  const UniqueFd taken = listen_unix(path("other"), std::nullopt).value();
+  EXPECT_EQ(control({"stop", std::to_string(other)}).exit_code, 0);
+  EXPECT_TRUE(std::filesystem::exists(path("other")));
+}
+
+TEST_P(RestoreTest, ControlSocketThatWasRemovedComesBack) {
+  prepare();
+  Program vmm = start_half();
+  const auto answers = [&] { return control({"ps"}).exit_code == 0; };
+  const auto comes_back = [&] {
+    const Deadline deadline = Deadline::after(kPatience);
+    while (!answers() && !deadline.passed()) {
+    }
+    return answers();
+  };
+  std::filesystem::remove(path("control"));
+  ASSERT_FALSE(answers());
+  handler_->signal(SIGHUP);
+  EXPECT_TRUE(comes_back());
+
+  std::filesystem::remove(path("control"));
+  ::kill(handler_->worker(), SIGKILL);
+  EXPECT_TRUE(comes_back());
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  handler_->signal(SIGTERM);
+  EXPECT_EQ(handler_->wait().value(), 0);
+  EXPECT_FALSE(std::filesystem::exists(path("control")));
+}
+
 TEST_P(RestoreTest, HostileControlClientsDisturbNobody) {
   const Deadline deadline = Deadline::after(kPatience);
   std::vector<UniqueFd> clients;

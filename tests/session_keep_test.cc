@@ -13,6 +13,7 @@
 #include "base/process.h"
 #include "base/socket.h"
 #include "faulthandler/memory_record.h"
+#include "faulthandler/session_table.h"
 #include "faulthandler/sys/epoll_loop.h"
 #include "format/control.h"
 #include "tests/support/test_support.h"
@@ -173,6 +174,49 @@ TEST_F(SessionKeepTest, LastWordsOfAHandlerThatHasNotHeardAllAreHeard) {
   handlers_.clear();  // and what it was told lies unread in its socket
 
   EXPECT_TRUE(keep_.end_handler(Death::kOther));
+}
+
+/// A handler that has no memory for the sessions that it is to go on with.
+class ShortOfMemory final : public SessionTable::Owner {
+ public:
+  void on_attached() override {}
+  void on_faults(pid_t) override {}
+  void on_window_end(Session&, std::vector<Touch>) override {}
+  void on_ended() override {}
+  Result<SessionTable::Service> adopt(const MemoryRecord&, const KeptSession&) override {
+    return fail(ErrorCode::kNoMemory, "mmap");
+  }
+  void on_serving(UniqueFd) override { served_ = true; }
+  void on_alone() override { served_ = true; }
+  bool served() const { return served_; }
+
+ private:
+  bool served_ = false;
+};
+
+TEST(SessionTable, LeavesWhatItCannotGoOnWithNowToAnotherHandler) {
+  const auto loop = create_epoll_loop().value();
+  const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
+  const MemoryRecord record = record_with(UnservablePolicy::kKill);
+  MessagePair ends = create_message_pair().value();
+  ShortOfMemory owner;
+  SessionTable table(*loop, std::move(ends.theirs), owner);
+  bool lost = false;
+  KeepChannel supervisor(
+      *loop, std::move(ends.ours), [](const KeepMessage&) {},
+      [&](KeepChannel::End) {
+        lost = true;
+        loop->stop();
+      });
+  supervisor.send(
+      {.kind = Kind::kKept, .session = 7, .descriptors = arrived_session(record, vmm.pidfd())});
+  supervisor.send({.kind = Kind::kAllKept, .value = 7});
+
+  loop->run({.before = [] {}, .after = [] {}});
+
+  EXPECT_TRUE(lost) << "which has the handler replaced";
+  EXPECT_FALSE(owner.served());
+  EXPECT_EQ(vmm.status(), std::nullopt);
 }
 
 }  // namespace

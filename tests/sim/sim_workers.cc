@@ -12,12 +12,12 @@ namespace thaw {
 
 using sim::Machine;
 
-Result<std::unique_ptr<WorkerPool>> WorkerPool::create(unsigned threads) {
+Result<std::unique_ptr<WorkerPool>> WorkerPool::create(unsigned) {
   UniqueFd wakeup(Machine::current().open(std::make_shared<sim::SignalFile>()));
-  return std::unique_ptr<WorkerPool>(new WorkerPool(std::move(wakeup), threads));
+  return std::unique_ptr<WorkerPool>(new WorkerPool(std::move(wakeup)));
 }
 
-WorkerPool::WorkerPool(UniqueFd wakeup, unsigned) : wakeup_(std::move(wakeup)) {}
+WorkerPool::WorkerPool(UniqueFd wakeup) : wakeup_(std::move(wakeup)) {}
 
 WorkerPool::~WorkerPool() { CHECK(under_way_ == 0); }
 
