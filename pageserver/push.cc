@@ -1,7 +1,6 @@
 #include "pageserver/push.h"
 
 #include <algorithm>
-#include <string_view>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -9,11 +8,6 @@
 #include "pageserver/snapshots.h"
 
 namespace thaw {
-
-std::size_t Push::HashOfHash::operator()(const Sha256& hash) const {
-  // All of it, since it is a client that says what the hash is.
-  return std::hash<std::string_view>()(as_text(hash));
-}
 
 Push::Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent)
     : store_(store), name_space_(name_space), spec_(std::move(spec)), parent_(parent) {}

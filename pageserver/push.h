@@ -2,9 +2,9 @@
 
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <mutex>
 #include <optional>
-#include <unordered_map>
 #include <vector>
 
 #include "base/error.h"
@@ -62,10 +62,9 @@ class Push {
     ChunkId chunk;                 // once it was uploaded
     std::uint64_t last_offer = 0;  // that has it
   };
-  struct HashOfHash {
-    std::size_t operator()(const Sha256& hash) const;
-  };
-  using AskedPages = std::unordered_map<Sha256, Asked, HashOfHash>;
+  /// By order, since the client says what the hashes are: it could make those of a hash table
+  /// collide.
+  using AskedPages = std::map<Sha256, Asked>;
 
   /// The pages of an offer, until all of them and of those before it have a chunk.
   struct Pending {
