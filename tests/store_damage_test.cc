@@ -347,6 +347,11 @@ TEST_F(StoreDamageTest, StoreWhoseMakingWasInterruptedIsMade) {
     fs::copy(directory_.path("kept"), path(), fs::copy_options::recursive);
   }
   EXPECT_GT(made, 0u);
+
+  fs::remove(path() + "/CURRENT");
+  EXPECT_EQ(code_of(open()), ErrorCode::kCorrupt);
+  for (const std::string& log : files("", ".log")) fs::remove(log);
+  EXPECT_TRUE(succeeded(open()));
 }
 
 TEST_F(StoreDamageTest, DamagedIdIsNamedAndSetAside) {

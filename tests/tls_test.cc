@@ -87,11 +87,11 @@ TEST(Transport, PlainTcpStaysOnTheHostUnlessItMayLeave) {
   const ScratchDirectory directory;
   const std::vector<std::string> server{program_path("thaw-pageserver"), "--store",
                                         directory.path("store"), "--listen", "0.0.0.0:0"};
-  EXPECT_EQ(run(server).exit_code, 1);
+  EXPECT_EQ(run(server).exit_code, 2);
   EXPECT_EQ(run({program_path("thaw-faulthandler"), "--control", directory.path("control"),
                  "--server", "192.0.2.1:7433"})
                 .exit_code,
-            1);
+            2);
   EXPECT_EQ(error_of(run({program_path("thaw"), "--json", "--server", "192.0.2.1:7433", "ls"})),
             "invalid_argument");
 }
@@ -248,7 +248,7 @@ TEST(Transport, PoliciesAreOfNoUseWithoutTls) {
   EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", directory.path("store"), "--listen",
                  "127.0.0.1:0", "--policy", directory.path("policy")})
                 .exit_code,
-            1);
+            2);
 }
 
 class TlsRestoreTest : public RestoreTest {

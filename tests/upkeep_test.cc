@@ -361,7 +361,7 @@ TEST_F(UpkeepTest, BackupsAreWholeStores) {
   EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", path("third"), "--from-backup",
                  path("other"), "--listen", "127.0.0.1:0"})
                 .exit_code,
-            1)
+            2)
       << "a store that was served is no backup";
   EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", path("store"), "--from-backup",
                  path("backups/one"), "--listen", "127.0.0.1:0"})

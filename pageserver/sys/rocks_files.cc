@@ -180,7 +180,8 @@ Result<bool> has_store_files(const std::string& directory) {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename();
-    if (name == "CURRENT" || name.starts_with("MANIFEST-") || name.ends_with(".sst")) return true;
+    if (name == "CURRENT" || name == kStoreIdFile) return true;
+    if (name.ends_with(".sst") || name.ends_with(".log")) return true;
   }
   if (!error || error.value() == ENOENT) return false;
   return fail_errno("reading the directory " + directory, error.value());

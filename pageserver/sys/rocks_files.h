@@ -33,7 +33,8 @@ std::vector<std::string> tables_in(const std::string& directory);
 /// lost its end. REQUIRES: has_store_files().
 Result<void> check_manifest(const std::string& directory);
 
-/// Whether RocksDB has been in the directory, even if it would not find its store any more.
+/// Whether a store is or was in the directory, even if RocksDB would not find it any more. A
+/// manifest alone is none: it is left where the making of a store was interrupted.
 Result<bool> has_store_files(const std::string& directory);
 
 /// Why a store did not open, from the status and this thread's last file error: kBusy, kPermission,
