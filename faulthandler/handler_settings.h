@@ -10,6 +10,7 @@
 #include "base/host.h"
 #include "base/stream.h"
 #include "base/unique_fd.h"
+#include "faulthandler/memory_record.h"
 
 namespace thaw {
 
@@ -46,6 +47,7 @@ struct HandlerSettings {
   TlsPem pem{};  // in force; empty without TLS
   /// The program as it was started, and where it was installed: how an upgrade starts the next.
   std::vector<std::string> command{};
+  std::uint32_t record_version = kRecordVersion;  // of what is kept of its VMs
 };
 
 /// A memory file of the settings, which only its owner can open, and which cannot be changed.

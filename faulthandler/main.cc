@@ -239,6 +239,13 @@ thaw::Result<int> prove(thaw::HandlerSettings given) {
   const thaw::UniqueFd in_force =
       TRY(thaw::take_over(supervisor, thaw::Deadline::after(thaw::limits::kSettings)));
   const thaw::HandlerSettings before = TRY(thaw::read_settings(in_force));
+  if (before.record_version != thaw::kRecordVersion) {
+    return thaw::fail(
+        thaw::ErrorCode::kBadVersion,
+        "records of VMs have version {} and not {}: it cannot take VMs over; stop the "
+        "fault handler when the last one has ended, and start this program",
+        before.record_version, thaw::kRecordVersion);
+  }
   given.command = before.command;
   const thaw::HandlerSettings settled =
       TRY(thaw::settle(std::move(given), &before, thaw::SettingsUse::kProof));

@@ -16,7 +16,6 @@ namespace thaw {
 namespace {
 
 constexpr std::array<char, 8> kMagic{'T', 'H', 'A', 'W', 'M', 'R', 'E', 'C'};
-constexpr std::uint32_t kVersion = 1;
 
 bool is_known(PageState state) { return state <= PageState::kRemoved; }
 
@@ -65,7 +64,7 @@ Result<MemoryRecord> MemoryRecord::create(std::string_view request, PageCount pa
   Mapping mapping = TRY(Mapping::shared(file, size));
   MemoryRecord record(std::move(file), std::move(mapping));
   Head& head = record.head();
-  head.version = kVersion;
+  head.version = kRecordVersion;
   head.request_bytes = static_cast<std::uint32_t>(request.size());
   head.pages = pages.value;
   std::ranges::copy(as_bytes(request), record.mapping_.bytes().begin() + sizeof(Head));
@@ -80,7 +79,7 @@ Result<MemoryRecord> MemoryRecord::look_at(UniqueFd file) {
   MemoryRecord record(std::move(file), std::move(mapping));
   const Head& head = record.head();
   if (head.magic != kMagic) return fail(ErrorCode::kBadMagic, "no record of served memory");
-  if (head.version != kVersion) {
+  if (head.version != kRecordVersion) {
     return fail(ErrorCode::kBadVersion, "a record of version {}", head.version);
   }
   if (head.request_bytes > limits::kMaxControlBytes || head.pages > limits::kMaxImagePages ||

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -18,6 +19,10 @@ namespace thaw {
 
 /// Why there was no handler for a while.
 enum class OutageCause { kDeath, kUpgrade };
+
+/// Of what records hold, and of all else that a supervisor keeps. A program takes over the VMs of
+/// another only if both have the same.
+inline constexpr std::uint32_t kRecordVersion = 1;
 
 /// What must be known of memory that is being served by whoever goes on after this process: what it
 /// is, the state of each page, where its regions lie, and the events that were read. A memory file,

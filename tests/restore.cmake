@@ -21,7 +21,9 @@ thaw_add_test(session_keep_test SOURCES session_keep_test.cc vmm_door_test.cc
   LIBRARIES thaw_faulthandler_sys)
 thaw_add_test(control_server_test SOURCES control_server_test.cc LABELS threads
   LIBRARIES thaw_faulthandler_sys)
-thaw_add_test(supervisor_test SOURCES supervisor_test.cc LIBRARIES thaw_faulthandler_sys)
+thaw_add_test(supervisor_test SOURCES supervisor_test.cc
+  LIBRARIES thaw_faulthandler_sys thaw_test_programs)
+add_dependencies(supervisor_test thaw-faulthandler)
 
 thaw_add_test(snapshot_source_test SOURCES snapshot_source_test.cc
   LIBRARIES thaw_faulthandler_core thaw_test_programs thaw_test_raw_store)

@@ -9,7 +9,10 @@
 
 #include "base/event_fd.h"
 #include "base/socket.h"
+#include "faulthandler/handler_settings.h"
+#include "faulthandler/successor_proof.h"
 #include "faulthandler/sys/epoll_loop.h"
+#include "tests/support/programs.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -55,6 +58,25 @@ TEST(Supervisor, StartsAHandlerAsSoonAsThereAreDescriptorsForIt) {
   });
 
   EXPECT_EQ(supervisor.run([] {}), 0);
+}
+
+TEST(SuccessorProof, ProgramWithOtherRecordsOfVmsIsRefused) {
+  const auto loop = create_epoll_loop().value();
+  HandlerSettings settings;
+  settings.record_version = kRecordVersion + 1;
+  const UniqueFd file = keep_settings(settings).value();
+  std::optional<Result<UniqueFd>> ended;
+  const auto proof = SuccessorProof::start(*loop, {program_path("thaw-faulthandler")}, file,
+                                           [&](Result<UniqueFd> end) {
+                                             ended = std::move(end);
+                                             loop->stop();
+                                           });
+  ASSERT_TRUE(succeeded(proof));
+  loop->run({.before = [] {}, .after = [] {}});
+
+  ASSERT_TRUE(ended && !*ended);
+  const std::string why = ended->error().message();
+  EXPECT_NE(why.find("cannot take VMs over"), std::string::npos) << why;
 }
 
 }  // namespace
