@@ -409,7 +409,6 @@ TEST_P(UpgradeTest, ProgramThatEndsAtOnceIsReplacedByTheOneBefore) {
 /// Its supervisor runs, and no handler in its process, neither of its own nor of the program
 /// before: the guard goes on, before a VM would be given up.
 TEST_P(UpgradeTest, ProgramWhoseHandlersFailIsReplacedByTheOneBefore) {
-  if (kSanitized) GTEST_SKIP() << "needs a bound on address space";
   start_own();
   ASSERT_EQ(::prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), 0);
   install(
@@ -429,7 +428,6 @@ TEST_P(UpgradeTest, ProgramWhoseHandlersFailIsReplacedByTheOneBefore) {
 
 /// Wherever the supervisor dies in the midst of an upgrade, its handler or the guard serves.
 TEST_P(UpgradeTest, SupervisorMayDieAtAnyMomentOfIt) {
-  if (GetParam() == LoopKind::kEpoll) GTEST_SKIP() << "says nothing of loops";
   start_own();
   handler_.reset();
   vmm_->signal(SIGKILL);
