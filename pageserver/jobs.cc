@@ -2,6 +2,7 @@
 
 #include <future>
 #include <set>
+#include <utility>
 
 #include "base/log.h"
 #include "format/limits.h"
@@ -236,19 +237,23 @@ Result<void> Jobs::collect(NamespaceId in, bool dry_run, Control& control) {
     count(TRY(collection.dry_run()), control);
     return {};
   }
-  std::uint64_t noted = 0;
+  Garbage before;
   {
     const std::lock_guard lock(mutex_);
-    Garbage& garbage = garbage_[in];
-    noted = garbage.bytes;
-    garbage = {.any = false, .bytes = 0, .next_look = Clock::now() + options_.most_garbage_age};
+    before = std::exchange(
+        garbage_[in],
+        {.any = false, .bytes = 0, .next_look = Clock::now() + options_.most_garbage_age});
   }
   const auto report = collection.run();
   if (!report) {
     // It is all still there, and whatever the failure was, it is likely to be there too.
     const std::lock_guard lock(mutex_);
-    garbage_[in].any = true;
-    if (report.error().code() == ErrorCode::kStopped) garbage_[in].bytes += noted;
+    Garbage& garbage = garbage_[in];
+    garbage.any = true;
+    if (report.error().code() == ErrorCode::kStopped) {
+      garbage.bytes += before.bytes;
+      garbage.next_look = before.next_look;
+    }
     return std::unexpected(report.error());
   }
   count(*report, control);

@@ -2,6 +2,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <thread>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -223,6 +224,28 @@ TEST_F(UpkeepTest, GarbageFromBeforeTheStartIsCollected) {
     stats = Json::parse(server.thaw({"stats"}).output);
   } while (stats["chunks"] != 200 && !deadline.passed());
   EXPECT_EQ(stats["chunks"], 200);
+}
+
+TEST_F(UpkeepTest, StoppedCollectionIsMadeUpFor) {
+  push("a", 1, 20'000);
+  push("b", 2);
+  thaw({"rm", "b"});
+  EXPECT_EQ(server_.stop().value(), 0);
+  PageServer server(
+      path("store"), 0,
+      Surroundings::with({{"THAW_UPKEEP_INTERVAL_S", "1"}, {"THAW_GC_PERCENT", "0"}}));
+  PageClient client = *PageClient::connect(*resolve_tcp(server.address()), "default");
+  // Each job stops the collection that has its turn.
+  const Deadline stopping = Deadline::after(std::chrono::seconds(3));
+  while (!stopping.passed()) {
+    const auto job = client.start_job({message::JobKind::kRetain, false, ""});
+    ASSERT_TRUE(job.has_value() || job.error().code() == ErrorCode::kBusy);
+  }
+  const Deadline deadline = Deadline::after(kPatience);
+  while (client.statistics()->chunks != 20'000 && !deadline.passed()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  }
+  EXPECT_EQ(client.statistics()->chunks, 20'000u);
 }
 
 TEST_F(UpkeepTest, ParentIsInUseAsLongAsItsPush) {
