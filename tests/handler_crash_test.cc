@@ -182,7 +182,7 @@ TEST_P(HandlerCrashTest, ManyVmsGoOn) {
   }
   std::jthread killing([&](const std::stop_token& stop) {
     // Where programs start slowly one comes to serve at last, too.
-    constexpr std::chrono::milliseconds kStep{kSanitized ? 100 : 10};
+    const std::chrono::milliseconds kStep{kSanitized ? 100 : 10};
     for (unsigned i = 3; !stop.stop_requested(); ++i) {
       pause_for(kStep * i);
       kill_worker();

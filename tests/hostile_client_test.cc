@@ -18,7 +18,7 @@
 namespace thaw::test {
 namespace {
 
-constexpr std::size_t kTolerableGrowth = (64u << 20) + kSanitizerBytes;
+const std::size_t kTolerableGrowth = (64u << 20) + kSanitizerBytes;
 
 constexpr std::array kRoles{message::Role::kControl, message::Role::kDemand,
                             message::Role::kPrefetch};

@@ -11,7 +11,7 @@
 namespace thaw::test {
 namespace {
 
-constexpr std::size_t kTolerableGrowth = (16u << 20) + kSanitizerBytes;
+const std::size_t kTolerableGrowth = (16u << 20) + kSanitizerBytes;
 
 class HostileVmmTest : public RestoreTest {
  protected:

@@ -20,7 +20,7 @@ using Json = nlohmann::json;
 
 constexpr std::size_t kPages = 1024;
 // Longer than a guest pauses while it touches its half.
-constexpr const char* kIdleMs = kSanitized ? "1000" : "500";
+const char* const kIdleMs = kSanitized ? "1000" : "500";
 
 class RecordedRestoreTest : public testing::Test {
  protected:

@@ -28,7 +28,7 @@
 namespace thaw::test {
 namespace {
 
-constexpr std::size_t kTolerableGrowth = (16u << 20) + kSanitizerBytes;
+const std::size_t kTolerableGrowth = (16u << 20) + kSanitizerBytes;
 
 INSTANTIATE_TEST_SUITE_P(Loops, RestoreTest, both_loops(), loop_name);
 

@@ -71,6 +71,14 @@ void settle(const Surroundings& surroundings) {
 
 }  // namespace
 
+bool programs_are_sanitized() {
+#ifdef THAW_SANITIZED
+  return true;
+#else
+  return false;
+#endif
+}
+
 std::string program_path(const std::string& name) {
   return std::string(THAW_BINARY_DIR "/") + name;
 }

@@ -16,17 +16,15 @@
 
 namespace thaw::test {
 
-#ifdef THAW_SANITIZED
-inline constexpr bool kSanitized = true;
-#else
-inline constexpr bool kSanitized = false;
-#endif
+/// Whether the programs have a sanitizer in them, which a test's own object does not know.
+bool programs_are_sanitized();
+inline const bool kSanitized = programs_are_sanitized();
 
 /// How long a test waits for anything that a program is to do.
-inline constexpr std::chrono::seconds kPatience{kSanitized ? 60 : 30};
+inline const std::chrono::seconds kPatience{kSanitized ? 60 : 30};
 /// By how much the memory of a program may grow of which nothing was asked: that of a sanitizer,
 /// which keeps what is freed for a while and takes notes.
-inline constexpr std::size_t kSanitizerBytes = kSanitized ? 512u << 20 : 0;
+inline const std::size_t kSanitizerBytes = kSanitized ? 512u << 20 : 0;
 
 /// Where the built programs are.
 std::string program_path(const std::string& name);
