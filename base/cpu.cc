@@ -176,6 +176,16 @@ Result<ThreadActivity> thread_activity(pid_t process, pid_t thread) {
   return activity;
 }
 
+Result<ThreadProgress> thread_progress(pid_t process, pid_t thread) {
+  const std::string schedstat =
+      TRY(read_text_file(task_file(process, thread, "schedstat"), kMaxStatBytes));
+  const std::string fields = TRY(stat_fields(process, thread));
+  const ThreadState state = fields.starts_with('R')   ? ThreadState::kReady
+                            : fields.starts_with('t') ? ThreadState::kHeld
+                                                      : ThreadState::kWaiting;
+  return ThreadProgress{state, Nanoseconds(TRY(word(schedstat, 0)))};
+}
+
 std::vector<pid_t> threads_of(pid_t process, std::size_t most) {
   std::vector<pid_t> threads;
   std::error_code gone;

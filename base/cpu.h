@@ -104,6 +104,17 @@ struct ThreadActivity {
 };
 Result<ThreadActivity> thread_activity(pid_t process, pid_t thread);
 
+enum class ThreadState {
+  kReady,    // runs or would
+  kWaiting,  // sleeps, interruptibly or not, or is stopped
+  kHeld,     // by a debugger
+};
+struct ThreadProgress {
+  ThreadState state;
+  Nanoseconds running;  // by now, on a CPU
+};
+Result<ThreadProgress> thread_progress(pid_t process, pid_t thread);
+
 /// The process's threads, at most `most`; none when it has exited.
 std::vector<pid_t> threads_of(pid_t process, std::size_t most);
 

@@ -146,6 +146,17 @@ inline constexpr std::chrono::milliseconds kKeepSendMost{500};
 inline constexpr std::chrono::seconds kKeepSendPatience{20};
 /// Fault handlers in a row that crash on one session before it is set aside.
 inline constexpr unsigned kMostCrashes = 3;
+/// How often a handler's loop is asked for a turn.
+inline constexpr std::chrono::milliseconds kPulse{250};
+/// A handler whose loop makes none for so long is replaced. Twice as long after each of them that
+/// came within kStallsForgotten of the one before, at most kStalledMost: a host that is short of
+/// everything is not helped by handlers that begin anew.
+inline constexpr std::chrono::milliseconds kStalled{500};
+inline constexpr std::chrono::milliseconds kStalledMost{8000};
+inline constexpr std::chrono::minutes kStallsForgotten{1};
+/// Handlers that have stood still on one session's memory, each within kStallsForgotten of the one
+/// before, until it is set aside.
+inline constexpr unsigned kMostStalls = 3;
 /// How long a handler may take to exit once its connection to the supervisor has ended.
 inline constexpr std::chrono::seconds kHandlerExit{3};
 /// Without a handler for so long, VMs are dealt with as their policies say.

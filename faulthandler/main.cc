@@ -33,6 +33,7 @@
 #include "faulthandler/inheritance.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/operator_port.h"
+#include "faulthandler/pulse.h"
 #include "faulthandler/server_names.h"
 #include "faulthandler/settle_settings.h"
 #include "faulthandler/supervisor.h"
@@ -105,7 +106,8 @@ std::unique_ptr<thaw::SettingsWatch> watch_settings(const thaw::HandlerSettings&
 }
 
 /// Serves the VMs, as a supervisor's child: by what the supervisor gives it, and nothing else.
-thaw::Result<int> run_handler(thaw::UniqueFd supervisor, const thaw::HandlerSettings& settings) {
+thaw::Result<int> run_handler(thaw::UniqueFd supervisor, thaw::UniqueFd pulse,
+                              const thaw::HandlerSettings& settings) {
   if (!settings.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
   // VMs wait for this process: a log that cannot be opened any more costs its lines alone.
   TRY(thaw::write_log_where_possible(settings.log_file));
@@ -215,6 +217,7 @@ thaw::Result<int> run_handler(thaw::UniqueFd supervisor, const thaw::HandlerSett
     thaw::reopen_log();
     reload.request();
   });
+  const thaw::PulseAnswer answer(*loop, std::move(pulse));
   const auto settings_watch = watch_settings(settings, tls, *tasks, *daemon);
   // From here on nothing fails: what is under way in the loop must complete before it is destroyed.
   daemon->run();
@@ -226,11 +229,12 @@ thaw::Result<int> run_handler(thaw::UniqueFd supervisor, const thaw::HandlerSett
 thaw::Result<int> handle() {
   TRY(thaw::set_orphan_fate(thaw::OrphanFate::kIsKilled));
   thaw::UniqueFd supervisor(thaw::ChildProcess::kChildDescriptor);
-  const thaw::UniqueFd given =
-      TRY(thaw::take_over(supervisor, thaw::Deadline::after(thaw::limits::kSettings)));
+  const auto deadline = thaw::Deadline::after(thaw::limits::kSettings);
+  const thaw::UniqueFd given = TRY(thaw::take_over(supervisor, deadline));
+  thaw::UniqueFd pulse = TRY(thaw::take_over(supervisor, deadline));
   const thaw::HandlerSettings settings = TRY(thaw::read_settings(given));
   start_logging("thaw-faulthandler", settings);
-  return run_handler(std::move(supervisor), settings);
+  return run_handler(std::move(supervisor), std::move(pulse), settings);
 }
 
 /// Shows a supervisor that runs that this program could follow it.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/blocked_call.h"
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -126,6 +127,25 @@ void SessionKeep::note_crash() {
     log_error("session {}: {} fault handlers in a row have crashed on it; it is set aside", id,
               entry.crashes);
     deal_with_unserved(id, entry.kept);
+  }
+}
+
+void SessionKeep::note_stall(pid_t handler) {
+  const auto descriptor = descriptor_in_call(handler);
+  if (!descriptor) return;
+  const auto now = Clock::now();
+  for (auto& [id, entry] : sessions_) {
+    if (!entry.kept.has(KeptRole::kUserfaultfd) ||
+        !is_same_open_file(entry.kept[KeptRole::kUserfaultfd], handler, *descriptor)) {
+      continue;
+    }
+    log_error("session {}: the fault handler stood still on its memory", id);
+    const bool again = now - std::exchange(entry.stalled_at, now) < limits::kStallsForgotten;
+    entry.stalls = again ? entry.stalls + 1 : 1;
+    if (entry.stalls != limits::kMostStalls) return;
+    log_error("session {}: {} fault handlers in a row have stood still on it; it is set aside", id,
+              entry.stalls);
+    return deal_with_unserved(id, entry.kept);
   }
 }
 

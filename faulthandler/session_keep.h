@@ -69,6 +69,10 @@ class SessionKeep {
   enum class Death { kOther, kCrash };
   bool end_handler(Death death);
 
+  /// The handler that has this pid stands still. If that is in a system call on a session's memory,
+  /// it is that session's doing: one on which several stood still in a row is set aside.
+  void note_stall(pid_t handler);
+
   /// Whether some handler has served, of this supervisor or the one before.
   bool has_served() const { return has_served_; }
   std::size_t sessions() const { return sessions_.size(); }
@@ -88,9 +92,13 @@ class SessionKeep {
   struct Entry {
     KeptSession kept;
     std::unique_ptr<VmmDoor> door;
-    unsigned crashes = 0;  // of handlers that had it in hand, in a row
+    unsigned crashes = 0;            // of handlers that had it in hand, in a row
+    unsigned stalls = 0;             // of handlers on its memory, in a row
+    Clock::time_point stalled_at{};  // last
   };
-  static bool is_set_aside(const Entry& entry) { return entry.crashes >= limits::kMostCrashes; }
+  static bool is_set_aside(const Entry& entry) {
+    return entry.crashes >= limits::kMostCrashes || entry.stalls >= limits::kMostStalls;
+  }
   void on_message(KeepMessage message);
   void keep(std::uint64_t id, KeptSession kept);
   void open_door(std::uint64_t id, Entry& entry);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/event_fd.h"
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -55,6 +56,7 @@ int Supervisor::run(std::function<void()> on_ready) {
 
 void Supervisor::tidy() {
   keep_.tidy();
+  std::erase_if(ended_pulses_, [](const auto& pulse) { return pulse->finished(); });
   std::erase_if(ended_proofs_, [](const auto& proof) { return proof->finished(); });
 }
 
@@ -102,12 +104,15 @@ void Supervisor::start_handler() {
 
 Result<void> Supervisor::try_to_start() {
   MessagePair ends = TRY(create_message_pair());
+  UniqueFd pulse = TRY(create_event_fd());
   TRY(hand_over(ends.ours, before_.settings));
+  TRY(hand_over(ends.ours, pulse));
   ChildProcess handler = TRY(ChildProcess::start(
       {.command = programs_.handler, .file = programs_.handler_file, .passed = &ends.theirs}));
   // One that cannot be told what there is goes at once.
   TRY(keep_.begin_handler(std::move(ends.ours)));
   handler_.emplace(std::move(handler));
+  pulse_event_ = std::move(pulse);
   loop_.poll(handler_->pidfd(), POLLIN, exiting_);
   return {};
 }
@@ -125,6 +130,7 @@ void Supervisor::on_handler_exit(int result) {
   const bool served = keep_.end_handler(has_crashed(*status) ? SessionKeep::Death::kCrash
                                                              : SessionKeep::Death::kOther);
   handler_.reset();
+  end_pulse();
   loop_.cancel(losing_);
   if (!served && before_.program.valid()) {
     return go_back(fmt::format("its fault handler {} before it served", status->text()));
@@ -148,6 +154,9 @@ void Supervisor::on_serving() {
   if (last_signal_ != 0) handler_->signal_group(last_signal_);
   served_since_ = Clock::now();
   pause_ = limits::kRestartFirst;
+  pulse_ =
+      std::make_unique<PulseWatch>(loop_, std::move(pulse_event_), handler_->pid(), stall_patience_,
+                                   [this](Nanoseconds stalled) { on_stall(stalled); });
   if (before_.guard.valid()) dismiss_guard(before_.guard);
   if (before_.program.valid()) keep_.settle_upgrade({});
   for (UniqueFd* spent : {&before_.guard, &before_.program, &before_.previous}) spent->reset();
@@ -178,7 +187,28 @@ void Supervisor::kill_lost_handler() {
   }
 }
 
+void Supervisor::on_stall(Nanoseconds stalled) {
+  if (!handler_) return;
+  log_error("the fault handler has stood still for {} ms: it is killed, and another one goes on",
+            std::chrono::duration_cast<std::chrono::milliseconds>(stalled).count());
+  keep_.note_stall(handler_->pid());
+  const auto now = Clock::now();
+  const bool again = now - std::exchange(stalled_at_, now) < limits::kStallsForgotten;
+  stall_patience_ = again ? std::min<Nanoseconds>(stall_patience_ * 2, limits::kStalledMost)
+                          : Nanoseconds(limits::kStalled);
+  if (const auto killed = kill_process(handler_->pidfd()); !killed) {
+    log_error("{}", killed.error().message());
+  }
+}
+
+void Supervisor::end_pulse() {
+  if (pulse_ == nullptr) return;
+  pulse_->stop();
+  ended_pulses_.push_back(std::move(pulse_));
+}
+
 Result<void> Supervisor::kill_handler() {
+  end_pulse();
   if (!handler_) return {};
   TRY(kill_process(handler_->pidfd()));
   return wait_for_exit(handler_->pidfd(), Deadline::after(limits::kKilledExit));
@@ -284,6 +314,7 @@ void Supervisor::stop(int exit_code) {
   exit_code_ = exit_code;
   if (control_ && !before_.guard.valid()) remove_file(programs_.control, *control_);
   keep_.stop();
+  end_pulse();
   loop_.stop();
 }
 

@@ -10,15 +10,16 @@
 #include "base/file_identity.h"
 #include "base/process.h"
 #include "faulthandler/inheritance.h"
+#include "faulthandler/pulse.h"
 #include "faulthandler/session_keep.h"
 #include "faulthandler/successor_proof.h"
 
 namespace thaw {
 
 /// Starts the process that serves the VMs of this host, holds on to all that must outlive it, and
-/// starts another one when it dies: that one takes over every session, and the guests go on. VMMs
-/// come in here, so that none is lost in between. It does no more than that, so that it has little
-/// to die of. One thread.
+/// starts another one when it dies, or stands still: that one takes over every session, and the
+/// guests go on. VMMs come in here, so that none is lost in between. It does no more than that, so
+/// that it has little to die of. One thread.
 ///
 /// An upgrade replaces this program and its handler. The new program is proven beside them first
 /// (SuccessorProof). Then a guard holds all descriptors until a handler of the new program serves;
@@ -64,6 +65,8 @@ class Supervisor final : private SessionKeep::Owner {
   void on_settings(UniqueFd settings) override;
   void on_handler_lost(KeepChannel::End end) override;
   void kill_lost_handler();
+  void on_stall(Nanoseconds stalled);
+  void end_pulse();
 
   /// Listens anew where the control socket's path leads to another file by now, or to none.
   void renew_control();
@@ -97,6 +100,11 @@ class Supervisor final : private SessionKeep::Owner {
   SessionKeep keep_;
 
   std::optional<ChildProcess> handler_;
+  UniqueFd pulse_event_;               // of the handler
+  std::unique_ptr<PulseWatch> pulse_;  // from the moment that it serves
+  std::vector<std::unique_ptr<PulseWatch>> ended_pulses_;
+  Nanoseconds stall_patience_{limits::kStalled};
+  Clock::time_point stalled_at_;           // last
   std::unique_ptr<SuccessorProof> proof_;  // nullptr: no program is being proven
   std::vector<std::unique_ptr<SuccessorProof>> ended_proofs_;
   UniqueFd successor_;      // the proven program's settings

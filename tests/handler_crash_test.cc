@@ -222,6 +222,28 @@ TEST_P(HandlerCrashTest, VmThatNeedsNobodyStaysSo) {
   wait_for_state(number, "ended");
 }
 
+TEST_P(HandlerCrashTest, HandlerThatStandsStillIsReplaced) {
+  prepare();
+  Program vmm = start_half();
+  const pid_t stopped = handler_->worker();
+  ::kill(stopped, SIGSTOP);
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  EXPECT_NE(handler_->worker(), stopped);
+}
+
+TEST_P(HandlerCrashTest, VmOnWhoseMemoryHandlersStandStillIsSetAside) {
+  start_handler_as(
+      program_path("thaw-faulthandler"),
+      {{"LD_PRELOAD", program_path("blocking-read.so")}, {"BLOCKING_READ_WHILE", path("blocks")}});
+  prepare();
+  std::ofstream(path("blocks")) << "as long as this is there";
+  EXPECT_EQ(start_vmm("verify").wait().value(), 128 + SIGKILL);
+  std::filesystem::remove(path("blocks"));
+  prepare({}, "another");
+  EXPECT_EQ(start_vmm("verify", "image", "another").wait().value(), 0);
+}
+
 TEST_P(HandlerCrashTest, NumbersAreNotGivenTwice) {
   const std::uint64_t first = prepare();
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);
