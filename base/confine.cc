@@ -68,6 +68,7 @@ constexpr const char* kWaitingCalls[] = {
     "futex_waitv",  "gettimeofday",  "io_uring_enter",  "io_uring_register", "io_uring_setup",
     "nanosleep",    "poll",          "ppoll",           "pselect6",          "restart_syscall",
     "select",       "time",          "timerfd_create",  "timerfd_gettime",   "timerfd_settime",
+    "timer_create", "timer_delete",  "timer_settime",
 };
 constexpr const char* kProcessCalls[] = {
     "arch_prctl",

@@ -20,6 +20,9 @@ namespace {
 /// As many mappings as a process may have, of lines that are not all long.
 constexpr std::size_t kMostBytes = std::size_t{16} << 20;
 
+/// What a look that others wait for goes through, 100 bytes a mapping.
+constexpr std::size_t kMostBytesAtOnce = std::size_t{1} << 20;
+
 /// A line of /proc/PID/maps that has a file: "from-to perms offset major:minor inode path", all
 /// hexadecimal but the inode.
 struct Line {
@@ -82,7 +85,7 @@ Result<std::vector<FileRange>> mappings_of(pid_t pid, const UniqueFd& file) {
   }
   struct stat status{};
   if (::fstat(file.get(), &status) != 0) return fail_errno("fstat");
-  std::istringstream maps(TRY(read_text_file(fmt::format("/proc/{}/maps", pid), kMostBytes)));
+  std::istringstream maps(TRY(read_text_file(fmt::format("/proc/{}/maps", pid), kMostBytesAtOnce)));
   std::vector<FileRange> mappings;
   for (std::string line; std::getline(maps, line);) {
     const auto mapped = parse(line);
@@ -92,13 +95,14 @@ Result<std::vector<FileRange>> mappings_of(pid_t pid, const UniqueFd& file) {
   return mappings;
 }
 
-Result<std::vector<AddressRange>> mapped_parts(pid_t pid, const UniqueFd& file, HostAddress start,
-                                               ByteCount length) {
+std::vector<AddressRange> parts_in(std::span<const FileRange> mappings, AddressRange range) {
   std::vector<AddressRange> parts;
-  for (const FileRange& mapping : TRY(mappings_of(pid, file))) {
-    const HostAddress first = std::max(start, mapping.memory.start);
-    const HostAddress last = std::min(start + length, mapping.memory.start + mapping.memory.length);
-    if (first < last) parts.push_back({first, last - first});
+  const HostAddress end = range.start + range.length;
+  const auto end_of = [](const FileRange& each) { return each.memory.start + each.memory.length; };
+  for (auto each = std::ranges::upper_bound(mappings, range.start, {}, end_of);
+       each != mappings.end() && each->memory.start < end; ++each) {
+    const HostAddress first = std::max(range.start, each->memory.start);
+    parts.push_back({first, std::min(end, end_of(*each)) - first});
   }
   return parts;
 }

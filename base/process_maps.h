@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,13 +29,12 @@ struct FileRange {
 
 /// All mappings of this file in a process, in order of address. From /proc/PID/maps, so they may
 /// have changed by now. kPermission; kNotFound when there is no such process; kUnsupported when the
-/// pid is 0 or /proc is that of another PID namespace.
+/// pid is 0 or /proc is that of another PID namespace; kTooLarge beyond some 10,000 mappings of all
+/// files, 20 ms of looking.
 Result<std::vector<FileRange>> mappings_of(pid_t pid, const UniqueFd& file);
 
-/// The parts of [start, start + length) at which a process has this file mapped, in order of
-/// address. The errors of mappings_of().
-Result<std::vector<AddressRange>> mapped_parts(pid_t pid, const UniqueFd& file, HostAddress start,
-                                               ByteCount length);
+/// The parts of a range at which these mappings are, which are in order of address.
+std::vector<AddressRange> parts_in(std::span<const FileRange> mappings, AddressRange range);
 
 /// The file behind a mapping.
 struct MappedFile {

@@ -4,8 +4,11 @@
 #include <bit>
 #include <cerrno>
 #include <charconv>
+#include <csignal>
 #include <cstring>
+#include <ctime>
 #include <filesystem>
+#include <optional>
 #include <string_view>
 
 #include <fcntl.h>
@@ -14,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/userfaultfd_abi.h"
@@ -94,6 +98,51 @@ Result<void> register_memory(const UniqueFd& uffd, HostAddress start, ByteCount 
   return {};
 }
 
+/// A timer that interrupts the system call which its thread is in: by a signal, whose handler does
+/// nothing.
+class ThreadTimer {
+ public:
+  ThreadTimer() = default;
+  ThreadTimer(const ThreadTimer&) = delete;
+  ThreadTimer& operator=(const ThreadTimer&) = delete;
+  ~ThreadTimer() {
+    if (timer_) ::timer_delete(*timer_);
+  }
+
+  /// Of the thread that calls; sets errno where that cannot be.
+  bool make() {
+    if (timer_) return true;
+    struct sigaction nothing{};
+    nothing.sa_handler = [](int) {};
+    sigset_t signals;
+    ::sigemptyset(&signals);
+    ::sigaddset(&signals, kSignal);
+    CHECK(::sigaction(kSignal, &nothing, nullptr) == 0);  // without SA_RESTART
+    CHECK(::pthread_sigmask(SIG_UNBLOCK, &signals, nullptr) == 0);
+    sigevent event{};
+    event.sigev_notify = SIGEV_THREAD_ID;
+    event.sigev_signo = kSignal;
+    event._sigev_un._tid = ::gettid();
+    timer_t timer{};
+    if (::timer_create(CLOCK_MONOTONIC, &event, &timer) != 0) return false;
+    timer_ = timer;
+    return true;
+  }
+  /// Again and again, for the first may come before the call; 0: never.
+  void interrupt_each(Nanoseconds time) const {
+    const timespec each{.tv_sec = 0, .tv_nsec = time.count()};
+    const itimerspec times{.it_interval = each, .it_value = each};
+    CHECK(::timer_settime(*timer_, 0, &times, nullptr) == 0);
+  }
+
+ private:
+  static constexpr int kSignal = SIGALRM;
+  std::optional<timer_t> timer_;
+};
+
+/// A VMM that makes its userfaultfd block between the flag and the read is found out by then.
+constexpr Nanoseconds kReadPatience = std::chrono::milliseconds(20);
+
 /// Reads without waiting, whatever the descriptor's flags are: the VMM shares them and may change
 /// them at any time.
 ssize_t read_at_once(const UniqueFd& uffd, std::span<RawEvent> messages) {
@@ -102,8 +151,17 @@ ssize_t read_at_once(const UniqueFd& uffd, std::span<RawEvent> messages) {
   if (n >= 0 || (errno != EOPNOTSUPP && errno != EINVAL)) return n;
   // Before Linux 6.10 a userfaultfd has no such read.
   if (!make_nonblocking(uffd)) return -1;
-  return ::read(uffd.get(), messages.data(), messages.size_bytes());
+  thread_local ThreadTimer timer;
+  if (!timer.make()) return -1;
+  timer.interrupt_each(kReadPatience);
+  const ssize_t read = ::read(uffd.get(), messages.data(), messages.size_bytes());
+  const int error_number = errno;
+  timer.interrupt_each(Nanoseconds(0));
+  errno = error_number;
+  return read;
 }
+
+bool is_blocking(const UniqueFd& uffd) { return (::fcntl(uffd.get(), F_GETFL) & O_NONBLOCK) == 0; }
 
 }  // namespace
 
@@ -181,6 +239,9 @@ Result<void> make_nonblocking(const UniqueFd& uffd) {
 Result<std::size_t> read_raw_events(const UniqueFd& uffd, std::span<RawEvent> to) {
   static_assert(sizeof(RawEvent) == sizeof(uffd_msg));
   const ssize_t n = read_at_once(uffd, to);
+  if (n < 0 && errno == EINTR && is_blocking(uffd)) {
+    return fail(ErrorCode::kProtocol, "the VMM has made its userfaultfd block");
+  }
   if (n < 0 && (errno == EAGAIN || errno == EINTR)) return std::size_t{0};
   if (n < 0) return fail_errno("read userfaultfd");
   return static_cast<std::size_t>(n) / sizeof(uffd_msg);

@@ -186,29 +186,37 @@ bool SharedMemory::on_removed(PageRange pages) {
 
 void SharedMemory::begin_minor_faults() {
   has_minor_faults_ = true;
-  for (const HandoffRegion& region : regions_.regions()) {
-    const auto registered = register_minor_faults(region);
-    if (!registered) on_spoiled(registered.error().message());
-  }
+  if (const auto begun = register_minor_faults(); !begun) on_spoiled(begun.error().message());
 }
 
-Result<void> SharedMemory::register_minor_faults(const HandoffRegion& region) {
-  auto registered = register_missing_and_minor(userfaultfd_, region.base, region.size);
-  // Where nothing is mapped any more, or something else is, that fails. What is left of the image
-  // there can be registered, and all else is not guest memory.
-  for (unsigned look = 0; !registered && look < kMostAttempts; ++look) {
-    const auto parts = mapped_parts(owner_.vmm(), image_.file(), region.base, region.size);
-    if (!parts) {
-      unsigned attempts_left = kMostParts;
-      return register_in_halves({region.base, region.size}, attempts_left);
-    }
-    registered = {};
-    for (const AddressRange& part : *parts) {
-      registered = register_missing_and_minor(userfaultfd_, part.start, part.length);
-      if (!registered) break;
-    }
+Result<void> SharedMemory::register_minor_faults() {
+  Result<void> registered;
+  // Where nothing is mapped any more, or something else is, a region cannot be registered whole.
+  std::vector<AddressRange> left;
+  for (const HandoffRegion& region : regions_.regions()) {
+    registered = register_missing_and_minor(userfaultfd_, region.base, region.size);
+    if (!registered) left.push_back({region.base, region.size});
   }
-  return registered;
+  // What is left of the image there can be, and all else is not guest memory. What the VMM has
+  // mapped, however much, is looked at once for all regions.
+  for (unsigned look = 0; !left.empty() && look < kMostAttempts; ++look) {
+    const auto mappings = mappings_of(owner_.vmm(), image_.file());
+    unsigned attempts_left = kMostParts;
+    std::erase_if(left, [&](const AddressRange& range) {
+      registered = mappings ? register_parts(parts_in(*mappings, range))
+                            : register_in_halves(range, attempts_left);
+      return registered.has_value();
+    });
+    if (!mappings) break;
+  }
+  return left.empty() ? Result<void>() : registered;
+}
+
+Result<void> SharedMemory::register_parts(std::span<const AddressRange> parts) {
+  for (const auto& [start, length] : parts) {
+    TRY(register_missing_and_minor(userfaultfd_, start, length));
+  }
+  return {};
 }
 
 Result<void> SharedMemory::register_in_halves(AddressRange range, unsigned& attempts_left) {

@@ -59,7 +59,8 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   bool on_removed(PageRange pages) override;
   /// From now on a touch of what is in the file is an event too.
   void begin_minor_faults();
-  Result<void> register_minor_faults(const HandoffRegion& region);
+  Result<void> register_minor_faults();
+  Result<void> register_parts(std::span<const AddressRange> parts);
   /// Registers what can be registered of a range, for a VMM whose maps cannot be read.
   Result<void> register_in_halves(AddressRange range, unsigned& attempts_left);
   /// Has a page of each region shown as if the guest had touched it.

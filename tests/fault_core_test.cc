@@ -251,6 +251,26 @@ TEST(FaultCore, PageThatIsGivenBackTwiceIsRemovedOnce) {
   EXPECT_EQ(core.removed_pages(), 12u);
 }
 
+TEST(FaultCore, RangesAreGivenBackPageByPage) {
+  const PageMap map = small_map();
+  for (std::uint64_t first = 0; first < 16; ++first) {
+    for (std::uint64_t count = 1; first + count <= 16; ++count) {
+      Pages core_pages(16);
+      FaultCore core(map, core_pages, 1);
+      core.on_filled({9});
+      fault(core, 3);
+      core.on_remove({8}, {1});
+      const auto is_in = [&](std::uint64_t page) { return page >= first && page < first + count; };
+      EXPECT_EQ(core.on_remove({first}, {count}), is_in(3));
+      EXPECT_EQ(core.removed_pages(), count + (is_in(8) ? 0 : 1));
+      EXPECT_EQ(core.present_pages(), is_in(9) ? 0u : 1u);
+      for (std::uint64_t page = 0; page < 16; ++page) {
+        EXPECT_EQ(core_pages[page] == PageState::kRemoved, page == 8 || is_in(page)) << page;
+      }
+    }
+  }
+}
+
 TEST_F(AroundTest, OfferedRoomIsTheLimit) {
   Pages core_pages(128);
   FaultCore core(map_, core_pages, 8);

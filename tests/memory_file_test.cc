@@ -151,7 +151,8 @@ TEST_F(MemoryFile, WhatIsGivenBackRaisesMinorFaultsAndMayBecomeZero) {
 
 TEST_F(MemoryFile, PartsThatAreMappedAreFoundAndNothingElse) {
   const auto parts_in = [&](std::uint64_t first, std::uint64_t count) {
-    return mapped_parts(::getpid(), read_only_, in_vm(first), bytes_of(PageCount{count})).value();
+    return thaw::parts_in(mappings_of(::getpid(), read_only_).value(),
+                          {in_vm(first), bytes_of(PageCount{count})});
   };
   const auto part = [&](std::uint64_t first, std::uint64_t count) {
     return AddressRange{in_vm(first), bytes_of(PageCount{count})};
@@ -166,9 +167,9 @@ TEST_F(MemoryFile, PartsThatAreMappedAreFoundAndNothingElse) {
   EXPECT_EQ(parts_in(0, 8), (std::vector{part(0, 2), part(4, 1), part(6, 2)}));
   EXPECT_EQ(parts_in(1, 6), (std::vector{part(1, 1), part(4, 1), part(6, 1)}));
   EXPECT_TRUE(parts_in(2, 2).empty());
-  EXPECT_EQ(code_of(mapped_parts(0, read_only_, in_vm(0), kSize)), ErrorCode::kUnsupported);
+  EXPECT_EQ(code_of(mappings_of(0, read_only_)), ErrorCode::kUnsupported);
   constexpr pid_t kNoProcess = std::numeric_limits<pid_t>::max();
-  EXPECT_EQ(code_of(mapped_parts(kNoProcess, read_only_, in_vm(0), kSize)), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(mappings_of(kNoProcess, read_only_)), ErrorCode::kNotFound);
 }
 
 TEST_F(MemoryFile, RangeWithNothingOrSomethingElseInItCannotBeRegistered) {

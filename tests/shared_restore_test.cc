@@ -100,6 +100,18 @@ TEST_P(SharedRestoreTest, VmThatHasUnmappedARegionGivesPagesBackAsBefore) {
   ended(vm);
 }
 
+TEST_P(SharedRestoreTest, VmmWhoseMemoryIsInShredsHoldsNobodyUp) {
+  Vm other = start("halves", "other");
+  ASSERT_TRUE(succeeded(other.vmm.wait_for_line("half")));
+  Vm shreds = start("shreds", "shreds");
+  ASSERT_TRUE(succeeded(shreds.vmm.wait_for_line("given back")));
+  wait_for(shreds.session, [](const Json& report) { return report["removed_pages"] == 1; });
+  other.vmm.tell("");
+  EXPECT_EQ(ended(other)["handler_deaths"], 0);
+  shreds.vmm.tell("");
+  EXPECT_EQ(ended(shreds)["handler_deaths"], 0);
+}
+
 TEST_P(SharedRestoreTest, KilledVmLeavesTheImageToTheOthers) {
   Vm killed = start("halves", "killed");
   ASSERT_TRUE(succeeded(killed.vmm.wait_for_line("half")));

@@ -9,6 +9,10 @@
 //   vmm SOCKET IMAGE two-regions   verifies with the memory split in two
 //   vmm SOCKET IMAGE unmap         with the memory split in two, unmaps the second half and the end
 //                                  of the first, gives back a page, and waits for a line
+//   vmm SOCKET IMAGE shreds        with the memory in as many regions as may be, unmaps the last
+//   page
+//                                  of each and maps 50,000 others, gives back a page, and waits for
+//                                  a line
 //   vmm SOCKET IMAGE scribble      writes into every page, gives back the second quarter, verifies
 //   vmm SOCKET IMAGE shared-MODE   the same in the host's image
 //   vmm SOCKET IMAGE shared-spoil  touches the host's image without handing it over
@@ -37,6 +41,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "format/limits.h"
 #include "tests/support/programs.h"
 #include "vmm-client/guest_memory.h"
 
@@ -214,6 +219,33 @@ bool unmap(Vmm& vmm) {
   });
 }
 
+/// Makes what the handler has to look at as much as a VMM can.
+bool shred(Vmm& vmm) {
+  const std::size_t each = vmm.pages() / thaw::limits::kMaxRegions;
+  for (std::size_t page = each - 1; page < vmm.pages(); page += each) {
+    if (::munmap(vmm.page(page), kPageBytes) != 0) return false;
+  }
+  constexpr std::size_t kMappings = 50'000;
+  void* const mapped = ::mmap(nullptr, kMappings * kPageBytes, PROT_NONE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return false;
+  for (std::size_t i = 0; i < kMappings; i += 2) {
+    std::byte* const page = static_cast<std::byte*>(mapped) + i * kPageBytes;
+    if (::mprotect(page, kPageBytes, PROT_READ) != 0) return false;
+  }
+  if (::madvise(vmm.page(0), kPageBytes, MADV_DONTNEED) != 0) return false;
+  say("given back");
+  std::string line;
+  std::getline(std::cin, line);
+  std::vector<std::size_t> order;
+  for (std::size_t page = 0; page < vmm.pages(); ++page) {
+    if (page % each != each - 1) order.push_back(page);
+  }
+  return vmm.check(order, [&](std::size_t page) {
+    return page == 0 ? vmm.is_zero(page) : vmm.is_content(page);
+  });
+}
+
 bool act(Vmm& vmm, const std::string& mode) {
   std::vector<std::size_t> order(vmm.pages());
   std::iota(order.begin(), order.end(), std::size_t{0});
@@ -222,6 +254,7 @@ bool act(Vmm& vmm, const std::string& mode) {
   if (mode == "flood") return flood(vmm);
   if (mode == "remove") return remove_while_faulting(vmm, order);
   if (mode == "unmap") return unmap(vmm);
+  if (mode == "shreds") return shred(vmm);
   if (mode == "scribble") return scribble(vmm, order);
   std::string line;
   if (mode == "hold") return static_cast<bool>(std::getline(std::cin, line));
@@ -277,11 +310,11 @@ int main(int argc, char** argv) {
   thaw::Bytes image = thaw::test::read_file(argv[2]);
   if (!enter_jail()) return std::perror("entering the jail"), 1;
   std::vector<thaw::GuestRegion> regions;
-  const std::size_t first = mode == "two-regions" || mode == "unmap"
-                                ? image.size() / 2 / kPageBytes * kPageBytes
-                                : image.size();
-  regions.push_back({{first}, {kPageBytes}});
-  if (first < image.size()) regions.push_back({{image.size() - first}, {kPageBytes}});
+  const bool two = mode == "two-regions" || mode == "unmap";
+  const std::size_t count = mode == "shreds" ? thaw::limits::kMaxRegions : two ? 2 : 1;
+  const std::size_t each = image.size() / count / kPageBytes * kPageBytes;
+  regions.assign(count, {{each}, {kPageBytes}});
+  regions.back().size.value = image.size() - (count - 1) * each;
   auto memory = restore(regions, argv[1], shared);
   if (!memory) return std::puts(memory.error().message().c_str()), 1;
   say("handed over");
