@@ -84,6 +84,14 @@ class HostImage final : private VmMemory::Owner {
   /// REQUIRES: !in_use(). May be destroyed once finished().
   void stop();
   bool finished() const { return memory_.finished() && !guarding_.active(); }
+  /// What takes long to give back to the kernel, a second for 64 GiB. Any thread may destroy it.
+  struct Memory {
+    Mapping mapping;
+    UniqueFd file;
+    UniqueFd view;
+  };
+  /// REQUIRES: finished(); nothing but its destruction comes after.
+  Memory take_memory() { return {std::move(mapping_), std::move(file_), std::move(view_)}; }
 
  private:
   HostImage(Loop& loop, DemandLink& link, ServeOptions options, Kept kept, Mapping mapping);
@@ -107,10 +115,10 @@ class HostImage final : private VmMemory::Owner {
   Loop& loop_;
   DemandLink& link_;
   const ServeOptions options_;
-  const UniqueFd file_;
-  const UniqueFd view_;
+  UniqueFd file_;
+  UniqueFd view_;
   MemoryRecord record_;
-  const Mapping mapping_;
+  Mapping mapping_;
   ServedMemory memory_;
   std::vector<View*> views_;
   Clock::time_point last_used_ = Clock::now();

@@ -83,7 +83,13 @@ bool HostImages::end_oldest() {
 }
 
 void HostImages::tidy() {
-  std::erase_if(ending_, [](const auto& image) { return image->finished(); });
+  std::erase_if(ending_, [&](const auto& image) {
+    if (!image->finished()) return false;
+    const std::lock_guard lock(given_back_mutex_);
+    given_back_.push_back(image->take_memory());
+    giving_back_.request();
+    return true;
+  });
   for (auto image = images_.begin(); image != images_.end();) {
     const bool useless = !image->second->usable() && !image->second->in_use();
     image = useless ? end(image) : std::next(image);

@@ -2,9 +2,11 @@
 
 #include <map>
 #include <memory>
+#include <mutex>
 #include <utility>
 #include <vector>
 
+#include "base/background_task.h"
 #include "faulthandler/chunk_source.h"
 #include "faulthandler/host_image.h"
 
@@ -54,6 +56,14 @@ class HostImages {
   std::map<Origin, OfOrigin> origins_;
   Images images_;
   std::vector<std::unique_ptr<HostImage>> ending_;
+
+  std::mutex given_back_mutex_;
+  std::vector<HostImage::Memory> given_back_;  // guarded by it
+  BackgroundTask giving_back_{[this] {
+    std::vector<HostImage::Memory> memory;
+    const std::lock_guard lock(given_back_mutex_);
+    memory.swap(given_back_);
+  }};
 };
 
 }  // namespace thaw
