@@ -16,6 +16,8 @@ namespace {
 constexpr double kTailFactor = 3;
 constexpr double kSpeedupWanted = 5;
 constexpr double kIdlePercentWanted = 0.5;
+/// Another VM may not take longer beside any VMM than so many times what it takes alone.
+constexpr double kHostileFactor = 2;
 
 /// Turns the samples of all repetitions into figures.
 class Summary {
@@ -114,6 +116,16 @@ class Summary {
         fmt::format("one idle guest, {} ms; floor: what is wanted", plan_.idle.count()));
   }
 
+  void add_hostile() {
+    const double floor = kHostileFactor * samples_.median_of("hostile.alone");
+    for (const Attack& attack : kAttacks) {
+      add(fmt::format("fault.hostile.{}.p99", attack.name), "us", floor,
+          fmt::format("{} touches beside a VMM of which {}; floor: {} times "
+                      "that of one alone",
+                      plan_.touches, attack.what, kHostileFactor));
+    }
+  }
+
   std::vector<Figure> take() { return std::move(figures_); }
 
  private:
@@ -137,6 +149,7 @@ Result<std::vector<Figure>> run_fault_bench(const BenchOptions& options) {
   summary.add_parallel();
   summary.add_around(runs->content_pages());
   summary.add_idle();
+  summary.add_hostile();
   return summary.take();
 }
 

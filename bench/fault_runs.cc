@@ -1,6 +1,7 @@
 #include "bench/fault_runs.h"
 
 #include <algorithm>
+#include <atomic>
 #include <thread>
 
 #include "base/clock.h"
@@ -116,7 +117,8 @@ Result<void> FaultRuns::repeat() {
   TRY(measure_around());
   TRY(measure_sequential());
   TRY(measure_sessions());
-  return measure_idle();
+  TRY(measure_idle());
+  return measure_hostile();
 }
 
 Result<void> FaultRuns::measure_floors() {
@@ -245,6 +247,48 @@ Result<void> FaultRuns::measure_sessions() {
   samples_.add("fault.sessions64.p99", quantile(all, 0.99));
   samples_.add("sessions.unfairness", *slowest / *fastest);
   return {};
+}
+
+Result<void> FaultRuns::measure_hostile() {
+  Guest alone = TRY(Guest::start(*plain_, options_.image, kPlacements.front().guest_cpu));
+  const Guest::Touched touched = TRY(alone.touch(pick(kinds_.content, plan_.touches)));
+  TRY(alone.verify_and_end());
+  samples_.add("hostile.alone", quantile(touched.us, 0.99));
+  for (const Attack& attack : kAttacks) {
+    samples_.add(fmt::format("fault.hostile.{}.p99", attack.name), TRY(touch_beside(attack)));
+  }
+  return {};
+}
+
+Result<double> FaultRuns::touch_beside(const Attack& attack) {
+  Guest guest = TRY(Guest::start(*plain_, options_.image, kPlacements.front().guest_cpu));
+  const std::string socket = TRY(plain_->prepare(attack.kind));
+  test::Program attacker(
+      {test::program_path("vmm"), socket, options_.image, attack.mode},
+      test::Surroundings{.cpus = {kPlacements.front().handler_cpu}, .messages = {}});
+  // What the attack begins with is part of it.
+  std::atomic<bool> is_at_it = false;
+  std::optional<Error> failed;
+  std::jthread waiting([&] {
+    if (const auto said = attacker.wait_for_line(attack.at_it); !said) failed = said.error();
+    is_at_it = true;
+  });
+  const auto pages = pick(kinds_.content, kinds_.content.size());
+  std::span<const std::uint32_t> left(pages);
+  std::vector<double> us;
+  while (left.size() >= plan_.touches && (us.empty() || !is_at_it)) {
+    const Guest::Touched touched = TRY(guest.touch(left.first(plan_.touches)));
+    us = touched.us;
+    left = left.subspan(plan_.touches);
+  }
+  waiting.join();
+  if (failed) return std::unexpected(*failed);
+  if (left.size() >= plan_.touches) {
+    const Guest::Touched touched = TRY(guest.touch(left.first(plan_.touches)));
+    us.insert(us.end(), touched.us.begin(), touched.us.end());
+  }
+  TRY(guest.verify_and_end());
+  return quantile(us, 0.99);
 }
 
 Result<void> FaultRuns::measure_idle() {

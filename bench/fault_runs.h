@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <memory>
 #include <optional>
 #include <random>
@@ -33,6 +34,23 @@ inline constexpr unsigned kParallelThreads = 8;
 /// Of the pages with content, in what measures the use of fault-around.
 inline constexpr double kShareTouched = 0.5;
 
+/// VMMs beside which another VM's faults are measured: the mode of tests/support/vmm, what it says
+/// when it is at it, and what it does.
+struct Attack {
+  const char* name;
+  const char* mode;
+  GuestKind kind;
+  const char* at_it;
+  const char* what;
+};
+inline constexpr std::array kAttacks{
+    Attack{"flood", "flood", GuestKind::kOwn, "flooding",
+           "8 threads fault and give pages back without end"},
+    Attack{"shared_flood", "shared-flood", GuestKind::kShared, "flooding",
+           "the same in the host image"},
+    Attack{"shreds", "shared-shreds", GuestKind::kShared, "given back",
+           "1,024 regions of the host image in pieces, 50,000 mappings, a page given back"}};
+
 /// The programs of the bench `fault`, and what its repetitions measure with them. Everything goes
 /// into the samples under the names of the figures, and floors under names of their own:
 /// "floor.PLACEMENT" (F1 + F2 + F3 + F5), "fault_floor.PLACEMENT" (F1), "cpu_floor.PLACEMENT" (CPU
@@ -62,6 +80,9 @@ class FaultRuns {
   Result<void> measure_sequential();
   Result<void> measure_sessions();
   Result<void> measure_idle();
+  Result<void> measure_hostile();
+  /// The 99th percentile of touches of a guest during the attack.
+  Result<double> touch_beside(const Attack& attack);
 
   /// Pages per second of a guest that touches the pages in ascending order.
   Result<double> sequential_rate(Handler& handler, std::span<const std::uint32_t> pages);

@@ -297,8 +297,9 @@ void write_file(const std::string& path, ByteSpan content) {
 
 Bytes read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
-  const ByteSpan bytes = as_bytes(text);
+  std::ostringstream text;
+  text << file.rdbuf();
+  const ByteSpan bytes = as_bytes(text.view());
   return {bytes.begin(), bytes.end()};
 }
 
