@@ -54,6 +54,8 @@ inline constexpr unsigned kTimeStampAttempts = 3;
 inline constexpr std::size_t kMaxPemBytes = 64u << 10;   // of a key
 inline constexpr std::size_t kMaxChainBytes = 1u << 20;  // of a file of certificates
 inline constexpr std::size_t kTlsInboxBytes = 32u << 10;
+/// Its size until the peer has shown its certificate.
+inline constexpr std::size_t kTlsHandshakeInboxBytes = 4u << 10;
 inline constexpr std::size_t kTlsRecordBytes = 16u << 10;  // the most plain bytes in one record
 /// Servers of which a client remembers a session.
 inline constexpr std::size_t kMaxTlsSessions = 64;

@@ -42,7 +42,8 @@ class TlsSession {
   TlsSession& operator=(TlsSession&&) noexcept;
   ~TlsSession();
 
-  /// Where to receive to; never empty. Stays where it is. REQUIRES: starved().
+  /// Where to receive to; never empty. Small until the handshake is done, and then stays where it
+  /// is. REQUIRES: starved().
   MutableByteSpan inbox();
   /// So many bytes have come into the inbox.
   void received(std::size_t bytes);

@@ -94,8 +94,7 @@ Result<std::unique_ptr<TlsSession::State>> TlsSession::State::create(SSL_CTX* co
   BIO* const both = bio.release();
   SSL_set_bio(state->ssl.get(), both, both);  // which takes it over
   SSL_set_app_data(state->ssl.get(), state.get());
-  state->inbox.resize(limits::kTlsInboxBytes);
-  state->staged.reserve(limits::kTlsRecordBytes);
+  state->inbox.resize(limits::kTlsHandshakeInboxBytes);
   return state;
 }
 
@@ -129,6 +128,8 @@ Result<bool> TlsSession::shake_hands() {
     return fail_session(ssl);
   }
   if (resumed()) TRY(check_still_valid(ssl));
+  state_->inbox.resize(limits::kTlsInboxBytes);  // keeps what the peer has sent meanwhile
+  state_->staged.reserve(limits::kTlsRecordBytes);
   state_->shaken = true;
   return true;
 }

@@ -29,9 +29,11 @@ inline constexpr seconds kSuspectInterval{10};
 // Connections.
 /// For all but peers and tables: the log, files being written, event queues, threads' own.
 inline constexpr std::size_t kOwnDescriptors = 64;
-/// Connections that have not said hello. Where one more comes the oldest goes.
-inline constexpr std::size_t kMostStrangers = 64;
-inline constexpr seconds kHelloTimeout{5};  // from the connection to the hello's end
+/// Connections that have not said hello, and those of one network among them.
+inline constexpr std::size_t kMostStrangers = 128;
+inline constexpr std::size_t kMostStrangersOfNetwork = 32;
+inline constexpr seconds kFirstByteTimeout{3};  // from the connection to its first byte
+inline constexpr seconds kHelloTimeout{5};      // from the connection to the hello's end
 
 // Who may do what.
 inline constexpr std::size_t kMaxPolicyBytes = 1u << 20;

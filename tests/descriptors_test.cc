@@ -21,7 +21,7 @@ TEST(DescriptorShares, NeverExceedTheLimit) {
 TEST(DescriptorShares, PeersGetWhatTheyWantWhereThereIsEnough) {
   const DescriptorShares shares = share_descriptors(20'000, 1024);
   EXPECT_EQ(shares.connections, 1024u);
-  EXPECT_EQ(shares.strangers, 64u);
+  EXPECT_EQ(shares.strangers, 128u);
   EXPECT_GT(shares.tables, 18'000u);
 }
 

@@ -1,11 +1,13 @@
 // The real programs over TLS: page server, fault handler and `thaw`, and peers that are none.
 
+#include <algorithm>
 #include <csignal>
 #include <thread>
 
 #include <nlohmann/json.hpp>
 #include <sys/stat.h>
 
+#include "base/descriptor_limit.h"
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/stream.h"
@@ -157,6 +159,34 @@ TEST_F(TlsTest, FloodsLeaveNothingBehind) {
   }
   EXPECT_EQ(thaw_as(client_, {"ls"}).exit_code, 0);
   EXPECT_LE(open_descriptors_down_to(server_.pid(), before), before);
+}
+
+/// More connections than the server takes, each of which sends this and no more.
+class StrangersTest : public TlsTest, public testing::WithParamInterface<std::string_view> {
+ protected:
+  StrangersTest() {
+    raise_descriptor_limit();
+    Surroundings surroundings = showing(server_files_);
+    surroundings.messages = path("log");
+    server_ = PageServer(path("flooded"), 0, surroundings);
+  }
+};
+INSTANTIATE_TEST_SUITE_P(FirstBytes, StrangersTest,
+                         testing::Values(std::string_view(), std::string_view("\x16", 1),
+                                         std::string_view("\x16\x03\x01\x40\x00\x01", 6)));
+
+TEST_P(StrangersTest, TakeNoSlotNoMemoryAndNoLogFromPeersWithACertificate) {
+  ASSERT_EQ(thaw_as(client_, {"ls"}).exit_code, 0);
+  const std::size_t before = resident_bytes(server_.pid());
+  std::vector<UniqueFd> strangers;
+  for (int i = 0; i < 1030; ++i) {
+    strangers.push_back(connect_plainly());
+    static_cast<void>(send_at_once(strangers.back(), as_bytes(GetParam())));
+  }
+  EXPECT_EQ(thaw_as(client_, {"ls"}).exit_code, 0);
+  EXPECT_LT(resident_bytes(server_.pid()), before + (16u << 20) + kSanitizerBytes);
+  EXPECT_EQ(server_.stop().value(), 0);
+  EXPECT_LT(std::ranges::count(read_file(path("log")), std::byte{'\n'}), 40);
 }
 
 TEST_F(TlsTest, SessionsAreTakenUpAgain) {

@@ -6,6 +6,7 @@
 #include <list>
 #include <memory>
 #include <optional>
+#include <span>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -19,6 +20,7 @@
 #include "format/limits.h"
 #include "pageserver/limits.h"
 #include "pageserver/peer.h"
+#include "pageserver/strangers.h"
 #include "pageserver/sys/page_threads.h"
 
 namespace thaw {
@@ -38,6 +40,14 @@ constexpr Nanoseconds kFirstAcceptPause = limits::milliseconds(100);
 /// Of a message: memory for so much is there before it comes.
 constexpr std::size_t kFirstPieceBytes = 64u << 10;
 
+std::string network_of(const asio::ip::address& address) {
+  const auto network = [](const auto& bytes) {
+    return peer_network(std::as_bytes(std::span(bytes)));
+  };
+  return address.is_v4() ? network(address.to_v4().to_bytes())
+                         : network(address.to_v6().to_bytes());
+}
+
 /// Where the work of all connections runs.
 struct Executors {
   PageThreads pages;
@@ -50,11 +60,13 @@ struct Executors {
 /// requests that serve() takes to the bulk threads, during which nothing else touches them.
 class Connection : public std::enable_shared_from_this<Connection> {
  public:
-  Connection(Socket socket, std::optional<TlsSession> tls, std::string remote, Peer peer,
-             Executors& executors)
+  /// `tls` is nullptr for plain TCP; `network` as Stranger says.
+  Connection(Socket socket, std::shared_ptr<TlsContext> tls, std::string remote,
+             std::string network, Peer peer, Executors& executors)
       : socket_(std::move(socket)),
-        tls_(std::move(tls)),
+        tls_context_(std::move(tls)),
         remote_(std::move(remote)),
+        network_(std::move(network)),
         watchdog_(socket_.get_executor()),
         peer_(std::move(peer)),
         executors_(executors) {}
@@ -66,10 +78,14 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   /// Whether it has not been answered a hello yet. Any thread.
   bool is_stranger() const { return stranger_; }
+  /// Any thread.
+  Stranger stranger() const { return {network_, stage_}; }
   /// Closes at once, for another. Any thread.
   void make_room() {
     asio::post(socket_.get_executor(), [self = shared_from_this()] {
-      if (self->stranger_) self->close();
+      if (!self->stranger_) return;
+      self->displaced_ = true;
+      self->close();
     });
   }
   /// Closes now if no request is under way, else after its reply. Any thread.
@@ -88,20 +104,23 @@ class Connection : public std::enable_shared_from_this<Connection> {
   };
 
   asio::awaitable<void> serve([[maybe_unused]] std::shared_ptr<Connection> self) {
-    const auto secured = co_await secure();
-    if (!secured) {
-      log_warning(LogKind("refused peers", secured.error()), "refused {}: {}", remote_,
-                  secured.error().message());
-      co_await linger();
+    Result<void> secured = co_await hear();
+    if (secured) {
+      secured = co_await secure();
+      if (!secured) {
+        log_refusal(secured.error());
+        co_await linger();
+      }
+    } else {
+      log_refusal(secured.error());
     }
     if (tls_ && secured) peer_.identify(tls_->peer_identity());
     while (secured && !stopping_) {
       Result<Request> request = co_await receive(stranger_ ? kGreeting : kFullMessages);
       if (!request) {
+        log_refusal(request.error());
         // A peer that has gone needs no answer; one that speaks badly gets it and is left.
         if (request.error().code() != ErrorCode::kUnavailable) {
-          log_warning(LogKind("refused peers", request.error()), "refused {}: {}", remote_,
-                      request.error().message());
           Reply refusal = error_reply(request.error());
           co_await send(0, refusal);
         }
@@ -113,7 +132,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
         if (auto taken = executors_.pages.take_place()) {
           place.emplace(*std::move(taken));
         } else {
-          log_warning("refused {}: {}", remote_, taken.error().message());
+          log_refusal(taken.error());
           reply = std::unexpected(taken.error());
         }
       }
@@ -134,6 +153,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
       }
     }
     close();
+  }
+
+  /// A peer that has gone is no event; the others are counted in the log when they are many.
+  void log_refusal(const Error& error) const {
+    if (displaced_) {
+      log_warning(LogKind("strangers displaced"),
+                  "closed {}: it said no hello, and newer peers came", remote_);
+    } else if (error.code() != ErrorCode::kUnavailable) {
+      log_warning(LogKind("refused peers", error), "refused {}: {}", remote_, error.message());
+    }
   }
 
   asio::awaitable<Result<Reply>> answer(const Request& request) {
@@ -204,16 +233,39 @@ class Connection : public std::enable_shared_from_this<Connection> {
     co_return Result<void>();
   }
 
+  /// Waits for the first byte, before which a peer gets no memory for TLS.
+  asio::awaitable<Result<void>> hear() {
+    idle_ = true;
+    arm(limits::kFirstByteTimeout);
+    const auto [error] = co_await socket_.async_wait(Socket::wait_read, kUseAwaitable);
+    if (timed_out_) {
+      co_return fail(ErrorCode::kTimeout, "it sent nothing in {} s",
+                     limits::kFirstByteTimeout.count());
+    }
+    error_code unknown;
+    if (error || (socket_.available(unknown) == 0 && !unknown)) {
+      co_return fail(ErrorCode::kUnavailable, "the peer has gone");
+    }
+    stage_ = StrangerStage::kSpoke;
+    if (tls_context_ == nullptr) co_return Result<void>();
+    auto session = tls_context_->begin();
+    if (!session) co_return std::unexpected(session.error());
+    tls_ = *std::move(session);
+    co_return Result<void>();
+  }
+
   /// Both sides show who they are.
   asio::awaitable<Result<void>> secure() {
     if (!tls_) co_return Result<void>();
-    idle_ = true;
     arm(limits::kHandshakeTimeout);
     while (!stopping_) {
       const auto done = tls_->shake_hands();
       const bool sent = co_await send_outbox();  // after a failure it says why
       if (!done) co_return std::unexpected(done.error());
-      if (*done) co_return Result<void>();
+      if (*done) {
+        stage_ = StrangerStage::kShown;
+        co_return Result<void>();
+      }
       if (!sent) co_return fail(ErrorCode::kUnavailable, "the peer has gone");
       const Result<void> received = co_await receive_sealed();
       if (!received) co_return received;
@@ -333,12 +385,16 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
 
   Socket socket_;
+  const std::shared_ptr<TlsContext> tls_context_;
   std::optional<TlsSession> tls_;
   const std::string remote_;
+  const std::string network_;
   asio::steady_timer watchdog_;
   const Clock::time_point came_ = Clock::now();
   Clock::time_point deadline_ = Clock::time_point::max();
   std::atomic<bool> stranger_ = true;
+  std::atomic<StrangerStage> stage_ = StrangerStage::kSilent;
+  bool displaced_ = false;
   bool timed_out_ = false;
   bool idle_ = false;
   bool stopping_ = false;
@@ -424,21 +480,35 @@ class Acceptor {
     }
   }
 
-  /// Of those that are strangers still, so many stay as may; the oldest go.
-  void make_room(std::size_t most) {
-    std::erase_if(strangers_, [](const auto& weak) {
-      const auto connection = weak.lock();
-      return connection == nullptr || !connection->is_stranger();
+  /// Those that are strangers still, oldest first.
+  std::vector<std::shared_ptr<Connection>> strangers() {
+    std::vector<std::shared_ptr<Connection>> found;
+    std::erase_if(strangers_, [&](const auto& weak) {
+      auto connection = weak.lock();
+      if (connection == nullptr || !connection->is_stranger()) return true;
+      found.push_back(std::move(connection));
+      return false;
     });
-    for (; strangers_.size() > most; strangers_.pop_front()) {
-      if (const auto oldest = strangers_.front().lock()) oldest->make_room();
-    }
+    return found;
+  }
+
+  /// For one more stranger, of this network.
+  void make_room(std::string_view network) {
+    const auto connections = strangers();
+    std::vector<Stranger> as_they_are;
+    for (const auto& connection : connections) as_they_are.push_back(connection->stranger());
+    const StrangerSlots slots{.all = options_.descriptors.strangers,
+                              .of_network = limits::kMostStrangersOfNetwork};
+    const auto leaves = stranger_to_leave(as_they_are, network, slots);
+    if (!leaves) return;
+    connections[*leaves]->make_room();
+    strangers_.erase(std::next(strangers_.begin(), static_cast<std::ptrdiff_t>(*leaves)));
   }
 
   /// Nothing can be accepted now: those that are here go on, new ones wait in the system's queue.
   asio::awaitable<void> wait_for_room(const error_code& error, Nanoseconds& pause) {
     if (pause == kFirstAcceptPause) log_warning("accept: {}; new peers wait", error.message());
-    make_room(0);
+    for (const auto& stranger : strangers()) stranger->make_room();
     asio::steady_timer timer(strand_, pause);
     pause = std::min<Nanoseconds>(2 * pause, limits::kAcceptPauseMost);
     co_await timer.async_wait(kUseAwaitable);
@@ -460,23 +530,15 @@ class Acceptor {
       }
       std::erase_if(connections_, [](const auto& weak) { return weak.expired(); });
       executors_.pages.forget_ended();
-      make_room(options_.descriptors.strangers - 1);
-      std::optional<TlsSession> tls;
-      if (options_.tls != nullptr) {
-        auto session = options_.tls->begin();
-        if (!session) {
-          log_warning("refused a peer: {}", session.error().message());
-          continue;
-        }
-        tls = *std::move(session);
-      }
       error_code ignored;
+      const tcp::endpoint remote = socket.remote_endpoint(ignored);
+      std::string network = network_of(remote.address());
+      make_room(network);
       socket.set_option(tcp::no_delay(true), ignored);
       socket.set_option(asio::socket_base::keep_alive(true), ignored);
-      const tcp::endpoint remote = socket.remote_endpoint(ignored);
       auto connection = std::make_shared<Connection>(
-          std::move(socket), std::move(tls),
-          fmt::format("{}:{}", remote.address().to_string(), remote.port()),
+          std::move(socket), options_.tls,
+          fmt::format("{}:{}", remote.address().to_string(), remote.port()), std::move(network),
           Peer(store_, server_, options_.kept_recordings), executors_);
       connections_.push_back(connection);
       strangers_.push_back(connection);

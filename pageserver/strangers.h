@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/bytes.h"
+
+namespace thaw {
+
+/// Connections cost an attacker nothing, so those that have not said hello must not take what
+/// peers with a certificate need. They have few slots of their own, and each network has a share of
+/// these. Where a slot is missing, the connection that has shown least leaves. Pure.
+
+/// What a stranger has done so far, which costs it more from step to step.
+enum class StrangerStage : std::uint8_t {
+  kSilent,  // it has sent nothing
+  kSpoke,   // it has sent something
+  kShown,   // it has shown a certificate
+};
+
+struct Stranger {
+  std::string network;  // peer_network()
+  StrangerStage stage = StrangerStage::kSilent;
+};
+
+struct StrangerSlots {
+  std::size_t all;
+  std::size_t of_network;  // for each network but this host
+};
+
+/// The network that an address of 4 or 16 bytes stands for: an IPv4 address, or the /64 that one
+/// IPv6 peer may draw addresses from. Empty for loopback, other sizes and local sockets: this host.
+std::string peer_network(ByteSpan address);
+
+/// Which of `strangers`, the oldest first, leaves when one more of `network` comes; nothing while
+/// there are slots. In the order of their stages, and the oldest of these. A network that has its
+/// share gives way itself.
+std::optional<std::size_t> stranger_to_leave(std::span<const Stranger> strangers,
+                                             std::string_view network, const StrangerSlots& slots);
+
+}  // namespace thaw
