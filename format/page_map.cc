@@ -117,6 +117,9 @@ Result<void> PageMap::append_segment(ByteSpan sealed, PageCount most) {
     }
   }
   if (!reader.at_end()) return fail(ErrorCode::kMalformed, "bytes after the last run");
+  if (run_count() + segment.run_count() > limits::kMaxRuns) {
+    return fail(ErrorCode::kTooLarge, "a page map of more than {} runs", limits::kMaxRuns);
+  }
   for (std::size_t i = 0; i < segment.run_count(); ++i) {
     const Run next = segment.run(i);
     next.zero() ? append_zero(next.length) : append_chunks(next.chunk, next.length);

@@ -25,6 +25,9 @@ class PageMap {
     bool zero() const { return chunk == kNoChunk; }
   };
 
+  /// What a run takes of memory.
+  static constexpr std::size_t kRunBytes = 16;
+
   PageCount size() const { return size_; }
   std::size_t run_count() const { return starts_.size(); }
   /// The i-th run in page order. REQUIRES: i < run_count().
@@ -44,7 +47,8 @@ class PageMap {
   /// REQUIRES: index < segment_count().
   Bytes encode_segment(std::size_t index) const;
   /// Decodes the next segment onto the end of this map, which must be at a segment's start.
-  /// `most` is how many pages the whole map may still grow by. On an error the map is unchanged.
+  /// `most` is how many pages the whole map may still grow by. kTooLarge for more runs than
+  /// limits::kMaxRuns. On an error the map is unchanged.
   Result<void> append_segment(ByteSpan sealed, PageCount most);
 
  private:
@@ -52,6 +56,7 @@ class PageMap {
     PageIndex first;
     ChunkId chunk;
   };
+  static_assert(sizeof(Start) == kRunBytes);
   std::vector<Start> starts_;
   PageCount size_;
 };

@@ -210,5 +210,20 @@ TEST(PageMap, RandomBytesNeverCrash) {
   }
 }
 
+TEST(PageMap, MapOfTooManyRunsIsRefused) {
+  PageMap map;
+  for (std::size_t i = 0; i <= limits::kMaxRuns / 2; ++i) {
+    map.append_zero({1});
+    map.append_chunks(ChunkId{(1ull << 48) + 2 * i + 1}, {1});
+  }
+  PageMap copy;
+  Result<void> appended;
+  for (std::size_t i = 0; appended && i < map.segment_count(); ++i) {
+    appended = copy.append_segment(map.encode_segment(i), map.size() - copy.size());
+  }
+  EXPECT_EQ(code_of(appended), ErrorCode::kTooLarge);
+  EXPECT_LE(copy.run_count(), limits::kMaxRuns);
+}
+
 }  // namespace
 }  // namespace thaw
