@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/byte_size.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "format/manifest.h"
@@ -13,8 +14,6 @@ namespace thaw {
 
 /// What options mean whose values have a form of their own; kInvalidArgument names the form.
 
-/// "3G", "512M", "4096": a size in bytes with an optional binary unit.
-Result<std::uint64_t> parse_size(std::string_view text);
 /// "90m", "36h", "7d", "3600": a time in seconds with an optional unit.
 Result<std::uint64_t> parse_duration(std::string_view text);
 /// "SIZE" or "SIZE:PAGE_SIZE", one for each region in order.

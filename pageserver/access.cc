@@ -56,13 +56,15 @@ bool concerns_all_namespaces(const Message& request) {
          (start->kind == message::JobKind::kBackup || start->kind == message::JobKind::kCompact);
 }
 
+bool Policy::Quota::covers(std::string_view name_space) const {
+  return std::ranges::any_of(
+      namespaces, [&](const std::string& pattern) { return matches(pattern, name_space); });
+}
+
 Rights Policy::rights(std::string_view identity, std::string_view name_space) const {
   Rights rights;
   for (const Grant& grant : grants_) {
-    if (grant.identity != identity) continue;
-    const bool covered = std::ranges::any_of(
-        grant.namespaces, [&](const std::string& pattern) { return matches(pattern, name_space); });
-    if (covered) rights.add(grant.rights);
+    if (grant.identity == identity && grant.quota.covers(name_space)) rights.add(grant.rights);
   }
   return rights;
 }
@@ -70,10 +72,22 @@ Rights Policy::rights(std::string_view identity, std::string_view name_space) co
 Rights Policy::rights_in_all(std::string_view identity) const {
   Rights rights;
   for (const Grant& grant : grants_) {
-    const bool all = std::ranges::find(grant.namespaces, "*") != grant.namespaces.end();
+    const auto& patterns = grant.quota.namespaces;
+    const bool all = std::ranges::find(patterns, "*") != patterns.end();
     if (all && grant.identity == identity) rights.add(grant.rights);
   }
   return rights;
+}
+
+std::vector<Policy::Quota> Policy::quotas(std::string_view identity,
+                                          std::string_view name_space) const {
+  std::vector<Quota> found;
+  for (const Grant& grant : grants_) {
+    if (grant.has_quota && grant.identity == identity && grant.quota.covers(name_space)) {
+      found.push_back(grant.quota);
+    }
+  }
+  return found;
 }
 
 Result<std::shared_ptr<const Policy>> Access::read(const std::string& path) {

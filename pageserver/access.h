@@ -16,8 +16,9 @@
 namespace thaw {
 
 /// What a peer may do in a namespace: see everything and report what its guests touched, store
-/// snapshots and name them, or all that there is.
-enum class Right : std::uint8_t { kRead = 1, kPush = 2, kAdmin = 4 };
+/// snapshots and name them, or all that there is. Making the namespace is a right of its own, which
+/// kAdmin has too.
+enum class Right : std::uint8_t { kRead = 1, kPush = 2, kAdmin = 4, kCreate = 8 };
 
 /// Some of the rights. A value.
 class Rights {
@@ -26,6 +27,7 @@ class Rights {
   constexpr Rights(std::initializer_list<Right> rights) {
     for (const Right right : rights) bits_ |= static_cast<std::uint8_t>(right);
   }
+  /// Each of which lets a peer see what there is.
   static constexpr Rights all() { return {Right::kRead, Right::kPush, Right::kAdmin}; }
 
   constexpr bool none() const { return bits_ == 0; }
@@ -52,11 +54,21 @@ class Policy {
   Rights rights(std::string_view identity, std::string_view name_space) const;
   Rights rights_in_all(std::string_view identity) const;
 
+  /// How much the namespaces of a grant may have stored, together, when its peer stores more.
+  struct Quota {
+    std::uint64_t bytes;
+    std::vector<std::string> namespaces;  // with a "*" at the end: all that begin so
+    bool covers(std::string_view name_space) const;
+  };
+  /// Those of the peer's grants for the namespace.
+  std::vector<Quota> quotas(std::string_view identity, std::string_view name_space) const;
+
  private:
   struct Grant {
     std::string identity;
-    std::vector<std::string> namespaces;  // with a "*" at the end: all that begin so
     Rights rights;
+    bool has_quota = false;
+    Quota quota{};
   };
   std::vector<Grant> grants_;
 };

@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "format/limits.h"
+#include "pageserver/identity_shares.h"
 
 namespace thaw::limits {
 
@@ -34,11 +35,25 @@ inline constexpr std::size_t kMostStrangers = 128;
 inline constexpr std::size_t kMostStrangersOfNetwork = 32;
 inline constexpr seconds kFirstByteTimeout{3};  // from the connection to its first byte
 inline constexpr seconds kHelloTimeout{5};      // from the connection to the hello's end
+/// Connections that an identity may have while any are free.
+inline constexpr std::size_t kSureConnections = 4;
+/// Demand connections whose threads run before others.
+inline constexpr ShareLimits kPrecedingThreads{.all = 65'536, .sure = 8, .most = 8};
+/// Memory for the page maps of pushes under way; one map takes 64 MiB at most.
+inline constexpr ShareLimits kPushMemory{.all = 1u << 30, .sure = 128u << 20};
+/// Threads for requests that are answered at once, for those that take long, and how many of each
+/// one identity's requests may occupy.
+inline constexpr unsigned kQuickThreads = 2;
+inline constexpr unsigned kBulkThreads = 3;
+inline constexpr unsigned kQuickThreadsOfIdentity = 1;
+inline constexpr unsigned kBulkThreadsOfIdentity = 2;
 
 // Who may do what.
 inline constexpr std::size_t kMaxPolicyBytes = 1u << 20;
 inline constexpr std::chrono::seconds kPolicyInterval{1};  // between looks at its file
 
+static_assert(kQuickThreadsOfIdentity < kQuickThreads);
+static_assert(kBulkThreadsOfIdentity < kBulkThreads);
 static_assert(kDefaultKeptRecordings <= kMaxRecordings);
 static_assert(kMaxPackPages <= kMaxChunksPerRequest, "a pack's chunks are read in one go");
 

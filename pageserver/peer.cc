@@ -26,6 +26,16 @@ bool writes(const Message& message) {
 
 }  // namespace
 
+bool is_quick(const Message& message) {
+  return !std::holds_alternative<message::Offer>(message) &&
+         !std::holds_alternative<message::Upload>(message) &&
+         !std::holds_alternative<message::Commit>(message) &&
+         !std::holds_alternative<message::GetChunks>(message) &&
+         !std::holds_alternative<message::PutRecording>(message) &&
+         !std::holds_alternative<message::GetUsage>(message) &&
+         !std::holds_alternative<message::GetStatistics>(message);
+}
+
 Reply done() { return with_body(message::Done{}); }
 
 Reply with_body(Message message, Bytes body) {
@@ -48,15 +58,27 @@ Result<Reply> Peer::hello(const Message& message) {
 }
 
 Result<void> Peer::take_place() {
-  std::uint64_t taken = server_.connections.load(std::memory_order_relaxed);
-  do {
-    if (taken >= server_.most_connections) {
-      return fail(ErrorCode::kLimitExceeded, "the page server has {} connections and takes no more",
-                  taken);
-    }
-  } while (!server_.connections.compare_exchange_weak(taken, taken + 1, std::memory_order_relaxed));
-  counted_.reset(&server_.connections);
-  return {};
+  const ShareLimits limits{.all = server_.most_connections, .sure = limits::kSureConnections};
+  auto place = server_.connections.take(share(), 1, limits);
+  if (place) {
+    place_.emplace(*std::move(place));
+    return {};
+  }
+  const SharesTaken taken = server_.connections.taken(share());
+  if (taken.by_all >= limits.all) {
+    return fail(ErrorCode::kLimitExceeded, "the page server has {} connections and takes no more",
+                taken.by_all);
+  }
+  return fail(ErrorCode::kLimitExceeded, "\"{}\" has {} of {} connections, which is its share",
+              share(), taken.by_identity, limits.all);
+}
+
+bool Peer::take_precedence() {
+  if (precedence_) return true;
+  // However many precede, others get no less.
+  auto held = server_.preceding.take(share(), 1, limits::kPrecedingThreads);
+  if (held) precedence_.emplace(*std::move(held));
+  return precedence_.has_value();
 }
 
 Result<void> Peer::look_up_rights() {
@@ -143,7 +165,9 @@ Result<Reply> Peer::read(const Message& message, ByteSpan body) {
   if (const auto* get = std::get_if<message::GetChunks>(&message)) return chunks(*get);
   if (const auto* offer = std::get_if<message::Offer>(&message)) {
     Push* const current = TRY(push());
-    return with_body(TRY(current->offer(*offer, body)), {});
+    message::Needed needed = TRY(current->offer(*offer, body));
+    TRY(hold_push_memory());
+    return with_body(std::move(needed), {});
   }
   if (const auto* get = std::get_if<message::GetPageMap>(&message)) {
     const NamespaceId in = TRY(name_space());
@@ -201,7 +225,9 @@ Result<Reply> Peer::finish_write(const Message& message) {
   }
   Push* const current = TRY(push());
   if (std::holds_alternative<message::Upload>(message)) {
+    TRY(check_grants(current->checked_bytes()));
     TRY(current->store_upload());
+    TRY(hold_push_memory());
     return done();
   }
   const Manifest manifest = TRY(current->commit());
@@ -220,7 +246,44 @@ void Peer::EndPush::operator()(Push* push) const {
 /// On a control connection nothing but a push's parent is pinned.
 void Peer::end_push() {
   push_.reset();
+  push_memory_.reset();
   pins_.unpin_all();
+}
+
+Result<void> Peer::hold_push_memory() {
+  const std::uint64_t needed = push_->map_memory().value + 1;
+  if (push_memory_->resize(needed, limits::kPushMemory)) return {};
+  return fail(ErrorCode::kLimitExceeded, "the page maps of pushes have no {} bytes for this one",
+              needed);
+}
+
+Result<NamespaceId> Peer::open_namespace() {
+  if (const auto found = TRY(store_.find_namespace(name_space_name_))) return *found;
+  if (server_.access != nullptr && !rights_.has_one_of({Right::kCreate, Right::kAdmin})) {
+    return fail(ErrorCode::kUnauthorized, "\"{}\" may not create namespace \"{}\"", identity_,
+                name_space_name_);
+  }
+  return store_.open_namespace(name_space_name_);
+}
+
+Result<void> Peer::check_grants(ByteCount more) {
+  if (server_.access == nullptr) return {};
+  const auto quotas = server_.access->policy()->quotas(identity_, name_space_name_);
+  if (quotas.empty()) return {};
+  const auto all = TRY(store_.namespaces());
+  for (const Policy::Quota& quota : quotas) {
+    std::uint64_t stored = more.value;
+    for (const NamedNamespace& one : all) {
+      if (!quota.covers(one.name)) continue;
+      const NamespaceTotals totals = TRY(store_.totals(one.id));
+      stored += totals.chunk_bytes;
+    }
+    if (stored > quota.bytes) {
+      return fail(ErrorCode::kQuotaExceeded, "\"{}\" may have {} bytes stored by its grant",
+                  identity_, quota.bytes);
+    }
+  }
+  return {};
 }
 
 Result<void> Peer::begin_push(const message::BeginPush& request) {
@@ -229,11 +292,15 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
                 request.spec.name);
   }
   TRY(check_labels(request.spec.labels));
-  enter(TRY(store_.open_namespace(name_space_name_)));
+  enter(TRY(open_namespace()));
   if (TRY(if_found(store_.manifest(*name_space_, request.spec.name)))) {
     return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", request.spec.name);
   }
   end_push();
+  auto memory = server_.push_memory.take(share(), 1, limits::kPushMemory);
+  if (!memory) {
+    return fail(ErrorCode::kLimitExceeded, "\"{}\" has its share of memory for pushes", share());
+  }
   SnapshotId parent;
   if (!request.parent.empty()) {
     const Bytes sealed = TRY(store_.manifest(*name_space_, request.parent));
@@ -242,6 +309,7 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
   }
   push_ = {new Push(store_, *name_space_, request.spec, parent), EndPush{&server_}};
   server_.pushes.add(*push_);
+  push_memory_.emplace(*std::move(memory));
   return {};
 }
 
@@ -252,7 +320,14 @@ Result<Peer::Step> Peer::working_set(const message::GetWorkingSet& request) {
   if (server_.use == StoreUse::kReplica) {
     return fail(ErrorCode::kNotFound, "a replica makes no working set");
   }
-  TRY(begin_build(WorkingSetBuild::of_what_is_there(store_, in, request.snapshot)));
+  return NeedsBuild{};
+}
+
+Result<Peer::Step> Peer::build(const Message& message) {
+  const auto* const get = std::get_if<message::GetWorkingSet>(&message);
+  CHECK(get != nullptr);
+  const NamespaceId in = TRY(name_space());
+  TRY(begin_build(WorkingSetBuild::of_what_is_there(store_, in, get->snapshot)));
   return NeedsWriter{};
 }
 

@@ -12,6 +12,8 @@
 #include "format/store_id.h"
 #include "format/wire.h"
 #include "pageserver/access.h"
+#include "pageserver/fair_queue.h"
+#include "pageserver/identity_shares.h"
 #include "pageserver/jobs.h"
 #include "pageserver/limits.h"
 #include "pageserver/live_pushes.h"
@@ -45,7 +47,9 @@ struct ServerCommon {
   StoreUse use = StoreUse::kOwn;  // set before the first peer
   Clock::time_point started = Clock::now();
   std::uint64_t most_connections = UINT64_MAX;  // set before the first peer
-  std::atomic<std::uint64_t> connections = 0;   // that have said hello
+  IdentityShares connections;                   // that have said hello
+  IdentityShares preceding;                     // whose threads run before others
+  IdentityShares push_memory;                   // bytes of the page maps of pushes under way
   BuildTurns builds;
   SnapshotPins pins;
   LivePushes pushes;
@@ -76,6 +80,9 @@ struct Reply {
 Reply with_body(Message message, Bytes body = {});
 Reply done();
 
+/// Whether a request only looks something up. Others may take long, and wait in turns of their own.
+bool is_quick(const Message& message);
+
 /// One connection's side of the protocol, without sockets: requests in, replies out. One thread at
 /// a time.
 class Peer {
@@ -87,11 +94,18 @@ class Peer {
 
   /// Who it is, as it has shown. REQUIRES: before hello().
   void identify(std::string identity) { identity_ = std::move(identity); }
+  /// Where it came from, as peer_network() says. REQUIRES: before hello().
+  void come_from(std::string network) { network_ = std::move(network); }
   /// The first request. kProtocol when it is none, kBadVersion, kInvalidArgument, kUnauthorized
   /// when this peer may do nothing in the namespace, be it there or not, kLimitExceeded when the
-  /// server has as many connections as it takes.
+  /// server or this identity has as many connections as it may.
   Result<Reply> hello(const Message& message);
   message::Role role() const { return role_; }
+  /// Whose share its work comes out of. REQUIRES: hello() succeeded.
+  Tenant tenant() const { return {share(), name_space_name_}; }
+  /// Whether it is one of the few demand connections of its identity whose threads run before
+  /// others. Stays so as long as it lives.
+  bool take_precedence();
 
   /// Answers what a connection for pages may ask for: chunks, and with the role kPrefetch packs.
   Result<Reply> pages(const Message& message);
@@ -101,13 +115,18 @@ class Peer {
   /// Marks a request of which only the checking is done: finish_write() must follow where the
   /// store's writes are serialised.
   struct NeedsWriter {};
+  /// Marks a request that turned out to take long: build() must follow.
+  struct NeedsBuild {};
   /// Answers a request. An error is to be sent as an ErrorReply; the connection may go on.
-  using Step = std::variant<Reply, NeedsWriter>;
+  using Step = std::variant<Reply, NeedsWriter, NeedsBuild>;
   Result<Step> handle(const Message& message, ByteSpan body);
+  /// Goes on with a request that handle() said needs a build.
+  Result<Step> build(const Message& message);
   /// Does the writing of the request that handle() has just checked.
   Result<Reply> finish_write(const Message& message);
 
  private:
+  const std::string& share() const { return identity_.empty() ? network_ : identity_; }
   /// kUnauthorized when the peer may not ask for this.
   Result<void> authorise(const Message& message);
   Result<void> look_up_rights();
@@ -136,6 +155,12 @@ class Peer {
   Result<void> begin_build(Result<WorkingSetBuild> begun);
   Result<Bytes> finish_build();
   void end_push();
+  /// kLimitExceeded when the push's page maps have outgrown what this identity may have in memory.
+  Result<void> hold_push_memory();
+  /// This peer's namespace, which it makes if there is none and it may. kUnauthorized.
+  Result<NamespaceId> open_namespace();
+  /// kQuotaExceeded when so many more bytes are too many for a grant of the policy.
+  Result<void> check_grants(ByteCount more);
   Result<void> begin_push(const message::BeginPush& request);
   /// This peer's namespace; kNotFound before the first push to it.
   Result<NamespaceId> name_space();
@@ -157,9 +182,12 @@ class Peer {
   Store& store_;
   ServerCommon& server_;
   const std::size_t kept_recordings_;
-  std::unique_ptr<std::atomic<std::uint64_t>, Uncount> counted_;  // one connection, as it lives
+  std::optional<IdentityShares::Held> place_;        // one connection, as it lives
+  std::optional<IdentityShares::Held> precedence_;   // nothing: it has none
+  std::optional<IdentityShares::Held> push_memory_;  // of push_, as long as it is there
   message::Role role_ = message::Role::kControl;
   std::string identity_;
+  std::string network_;
   std::string name_space_name_;
   Rights rights_;         // in this namespace
   Rights rights_in_all_;  // in every namespace

@@ -48,7 +48,7 @@ Result<std::optional<Reply>> Peer::write_upkeep(const Message& message) {
       return fail(ErrorCode::kTooLarge, "a label's key of {} bytes",
                   set->settings.keep_per_label.size());
     }
-    enter(TRY(store_.open_namespace(name_space_name_)));
+    enter(TRY(open_namespace()));
     TRY(store_.set_settings(*name_space_, set->settings));
   } else if (const auto* change = std::get_if<message::ChangeLabels>(&message)) {
     return TRY(change_labels(*change));

@@ -1,5 +1,6 @@
 #include <array>
 
+#include "base/byte_size.h"
 #include "base/toml.h"
 #include "format/manifest.h"
 #include "pageserver/access.h"
@@ -9,7 +10,7 @@ namespace thaw {
 namespace {
 
 constexpr std::array<std::string_view, 1> kTables{"peer"};
-constexpr std::array<std::string_view, 3> kKeysOfPeer{"identity", "namespaces", "roles"};
+constexpr std::array<std::string_view, 4> kKeysOfPeer{"identity", "namespaces", "roles", "quota"};
 
 /// The strings of an array that has some.
 Result<std::vector<std::string>> read_strings(const toml::node& node) {
@@ -45,8 +46,11 @@ Result<Rights> read_rights(const toml::node& node) {
       rights.add({Right::kPush});
     } else if (role == "admin") {
       rights.add({Right::kAdmin});
+    } else if (role == "create") {
+      rights.add({Right::kCreate});
     } else {
-      return refuse_toml(node, "\"" + role + "\" is no role; there are read, push and admin");
+      return refuse_toml(node,
+                         "\"" + role + "\" is no role; there are read, push, create and admin");
     }
   }
   return rights;
@@ -70,14 +74,20 @@ Result<Policy> Policy::parse(std::string_view text) {
           if (!value.is_string()) return refuse_toml(value, "an identity is a string");
           grant.identity = value.value_exact<std::string>().value_or("");
         } else if (name == "namespaces") {
-          grant.namespaces = TRY(read_namespaces(value));
+          grant.quota.namespaces = TRY(read_namespaces(value));
         } else if (name == "roles") {
           grant.rights = TRY(read_rights(value));
+        } else if (name == "quota") {
+          const auto size = value.value_exact<std::string>();
+          const auto bytes = parse_size(size.value_or(""));
+          if (!bytes || *bytes == 0) return refuse_toml(value, "no quota such as \"500G\"");
+          grant.has_quota = true;
+          grant.quota.bytes = *bytes;
         } else {
           return refuse_unknown(name, "key", kKeysOfPeer);
         }
       }
-      if (grant.identity.empty() || grant.namespaces.empty() || grant.rights.none()) {
+      if (grant.identity.empty() || grant.quota.namespaces.empty() || grant.rights.none()) {
         return refuse_toml(entry, "a peer without an identity, namespaces or roles");
       }
       policy.grants_.push_back(std::move(grant));

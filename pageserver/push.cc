@@ -15,6 +15,10 @@ Push::Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId p
 Result<message::Needed> Push::offer(const message::Offer& offer, ByteSpan hashes) {
   TRY(check_offer(offer));
   TRY(read_parent());
+  if (map_.run_count() > limits::kMaxRuns) {
+    return fail(ErrorCode::kTooLarge, "the pages of \"{}\" lie in more than {} runs", spec_.name,
+                limits::kMaxRuns);
+  }
   if (!offer.kept_bitmap.empty()) TRY(check_kept(offer));
   const std::lock_guard lock(mutex_);
   Pending pending = TRY(resolve(offer, hashes));
@@ -256,7 +260,21 @@ std::uint64_t Push::stored_cold_pages() const {
   return pages;
 }
 
+ByteCount Push::map_memory() const {
+  return {(map_.run_count() + parent_map_.run_count()) * PageMap::kRunBytes};
+}
+
+ByteCount Push::checked_bytes() const {
+  ByteCount bytes{0};
+  for (const NewChunk& chunk : checked_) bytes += ByteCount{chunk.chunk.size()};
+  return bytes;
+}
+
 Result<Manifest> Push::commit() {
+  if (map_.run_count() > limits::kMaxRuns) {
+    return fail(ErrorCode::kTooLarge, "the pages of \"{}\" lie in more than {} runs", spec_.name,
+                limits::kMaxRuns);
+  }
   if (map_.size() != spec_.image_pages()) {
     return fail(ErrorCode::kProtocol, "a commit after {} of {} pages", map_.size().value,
                 spec_.image_pages().value);

@@ -34,6 +34,7 @@ class Push {
   /// `parent` is the snapshot that this one came from, if any. REQUIRES: check_spec(spec).
   Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent = {});
 
+  /// kTooLarge when the page map has more runs than limits::kMaxRuns.
   /// kProtocol when the pages are not the next ones, or too many offers wait for uploads. For pages
   /// that are kept: kInvalidArgument when they are not of memory, or there is no parent with as
   /// much memory; kNotFound when the parent was deleted; kCorrupt when they are missing or damaged.
@@ -41,17 +42,22 @@ class Push {
   /// Decodes and hashes the next `count` needed pages, all of one offer. `chunks` must stay until
   /// store_upload(). kHashMismatch, kProtocol, decode errors.
   Result<void> check_upload(std::uint32_t count, ByteSpan chunks);
-  /// [writer] Stores what check_upload() accepted.
+  /// [writer] Stores what check_upload() accepted. kQuotaExceeded.
   Result<void> store_upload();
   /// Which pages are cold: a sealed map, or nothing. Decode errors.
   Result<void> set_cold_map(ByteSpan sealed);
   /// [writer] kProtocol when pages are missing, kAlreadyExists when the name was taken meanwhile.
   Result<Manifest> commit();
 
+  /// Of the chunks that check_upload() accepted.
+  ByteCount checked_bytes() const;
+
   NamespaceId name_space() const { return name_space_; }
   SnapshotId parent() const { return parent_; }  // 0: none
   /// Stored for this push alone, unless it was committed.
   std::uint64_t uncommitted_bytes() const { return committed_ ? 0 : statistics_.new_chunk_bytes; }
+  /// What its page maps take, the parent's too.
+  ByteCount map_memory() const;
   /// Adds the chunks that it stands on: those of the map so far, and those that a look-up has
   /// found. Any thread.
   void mark(ChunkSet& to) const;

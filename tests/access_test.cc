@@ -2,7 +2,10 @@
 
 #include "pageserver/access.h"
 
+#include <array>
+#include <list>
 #include <set>
+#include <span>
 
 #include "base/limits.h"
 #include "pageserver/peer.h"
@@ -77,6 +80,29 @@ roles = ["push"]
   EXPECT_EQ(policy.rights("a", "y"), (Rights{Right::kRead, Right::kPush}));
 }
 
+TEST(Policy, QuotasAreOfTheGrantsForTheNamespace) {
+  const Policy policy = Policy::parse(R"(
+[[peer]]
+identity = "a"
+namespaces = ["ci-*", "x"]
+roles = ["push", "create"]
+quota = "2K"
+[[peer]]
+identity = "a"
+namespaces = ["y"]
+roles = ["push"]
+)")
+                            .value();
+  EXPECT_EQ(policy.rights("a", "ci-1"), (Rights{Right::kPush, Right::kCreate}));
+  EXPECT_TRUE(policy.quotas("a", "y").empty());
+  EXPECT_TRUE(policy.quotas("b", "x").empty());
+  const auto quotas = policy.quotas("a", "ci-1");
+  ASSERT_EQ(quotas.size(), 1u);
+  EXPECT_EQ(quotas[0].bytes, 2048u);
+  EXPECT_TRUE(quotas[0].covers("x") && quotas[0].covers("ci-2"));
+  EXPECT_FALSE(quotas[0].covers("y"));
+}
+
 TEST(Policy, WhatItDoesNotKnowIsRefused) {
   for (const std::string_view text : {
            "not toml",
@@ -97,6 +123,9 @@ TEST(Policy, WhatItDoesNotKnowIsRefused) {
            "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]\nroles = [\"write\"]",
            "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]\nroles = [\"read\", 1]",
            "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]\nroles = [\"read\"]\nadmin = true",
+           "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]\nroles = [\"read\"]\nquota = 5",
+           "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]\nroles = [\"read\"]\nquota = \"0\"",
+           "[[peer]]\nidentity = \"a\"\nnamespaces = [\"x\"]\nroles = [\"read\"]\nquota = \"5X\"",
        }) {
     EXPECT_EQ(code_of(Policy::parse(text)), ErrorCode::kInvalidArgument) << text;
   }
@@ -265,6 +294,100 @@ TEST_F(AccessTest, RightsThatWereTakenEndWithTheNextRequestAndComeBack) {
   EXPECT_FALSE(may(peer, message::ListSnapshots{}));
   follow(kPolicy);
   EXPECT_TRUE(may(peer, message::ListSnapshots{}));
+}
+
+TEST_F(AccessTest, CreatingANamespaceIsARightOfItsOwn) {
+  replace_file(directory_.path("creators"), R"(
+[[peer]]
+identity = "thaw://pusher"
+namespaces = ["ci-*"]
+roles = ["push"]
+[[peer]]
+identity = "thaw://creator"
+namespaces = ["ci-*"]
+roles = ["push", "create"]
+[[peer]]
+identity = "thaw://admin"
+namespaces = ["ci-*"]
+roles = ["admin"]
+)");
+  const auto creators = Access::load(directory_.path("creators")).value();
+  server_.access = creators.get();
+  const auto begin = [&](const std::string& identity, const std::string& name_space) {
+    Peer peer(*store_, server_);
+    EXPECT_TRUE(succeeded(greet(peer, identity, name_space)));
+    message::BeginPush push;
+    push.spec = spec("a", image_of("a"));
+    EXPECT_TRUE(may(peer, push));
+    return code_of(peer.finish_write(push));
+  };
+  EXPECT_EQ(begin("thaw://pusher", "ci-1"), ErrorCode::kUnauthorized);
+  EXPECT_FALSE(store_->find_namespace("ci-1").value());
+  EXPECT_NE(begin("thaw://creator", "ci-1"), ErrorCode::kUnauthorized);
+  EXPECT_TRUE(store_->find_namespace("ci-1").value());
+  EXPECT_NE(begin("thaw://pusher", "ci-1"), ErrorCode::kUnauthorized) << "it is there now";
+  EXPECT_NE(begin("thaw://admin", "ci-2"), ErrorCode::kUnauthorized);
+  EXPECT_TRUE(store_->find_namespace("ci-2").value());
+}
+
+TEST_F(AccessTest, QuotaOfAGrantCountsAllItsNamespaces) {
+  replace_file(directory_.path("quotas"), R"(
+[[peer]]
+identity = "thaw://pusher"
+namespaces = ["ci-*"]
+roles = ["push", "create"]
+quota = "9K"
+)");
+  const auto quotas = Access::load(directory_.path("quotas")).value();
+  server_.access = quotas.get();
+  const auto upload = [&](const std::string& name_space, std::string_view letter) {
+    const Bytes image = image_of(letter);
+    Peer peer(*store_, server_);
+    EXPECT_TRUE(succeeded(greet(peer, "thaw://pusher", name_space)));
+    message::BeginPush begin;
+    begin.spec = spec("a", image);
+    EXPECT_TRUE(may(peer, begin));
+    EXPECT_TRUE(succeeded(peer.finish_write(begin)));
+    const std::array hashes{hasher_.hash(page(image, 0))};
+    const message::Offer offer{{0}, {1}, empty_bitmap(1)};
+    EXPECT_TRUE(succeeded(peer.handle(offer, std::as_bytes(std::span(hashes)))));
+    Bytes chunk;
+    codec_.encode(page(image, 0), kNoChunk, chunk);
+    EXPECT_TRUE(succeeded(peer.handle(message::Upload{1}, chunk)));
+    const auto stored = peer.finish_write(message::Upload{1});
+    return stored ? ErrorCode::kIo : stored.error().code();
+  };
+  // Each page takes a little more than 4 KiB.
+  EXPECT_EQ(upload("ci-1", "a"), ErrorCode::kIo) << "it was stored";
+  EXPECT_EQ(upload("ci-2", "b"), ErrorCode::kIo) << "it was stored";
+  EXPECT_EQ(upload("ci-3", "c"), ErrorCode::kQuotaExceeded);
+}
+
+TEST_F(AccessTest, AnIdentityTakesNoMoreConnectionsThanItLeaves) {
+  server_.most_connections = 16;
+  std::list<Peer> peers;
+  const auto code = [&](const std::string& identity) {
+    return code_of(greet(peers.emplace_back(*store_, server_), identity));
+  };
+  for (int i = 0; i < 8; ++i) EXPECT_NE(code("thaw://reader"), ErrorCode::kLimitExceeded);
+  EXPECT_EQ(code("thaw://reader"), ErrorCode::kLimitExceeded);
+  EXPECT_NE(code("thaw://admin"), ErrorCode::kLimitExceeded);
+  peers.pop_front();
+  EXPECT_NE(code("thaw://reader"), ErrorCode::kLimitExceeded) << "one of its peers has gone";
+}
+
+TEST_F(AccessTest, FewDemandThreadsOfAnIdentityRunBeforeOthers) {
+  std::list<Peer> peers;
+  const auto precedes = [&](const std::string& identity) {
+    Peer& peer = peers.emplace_back(*store_, server_);
+    EXPECT_TRUE(succeeded(greet(peer, identity, "default", message::Role::kDemand)));
+    return peer.take_precedence();
+  };
+  for (std::size_t i = 0; i < limits::kPrecedingThreads.most; ++i) {
+    EXPECT_TRUE(precedes("thaw://reader"));
+  }
+  EXPECT_FALSE(precedes("thaw://reader"));
+  EXPECT_TRUE(precedes("thaw://admin"));
 }
 
 TEST_F(AccessTest, ABrokenPolicyLeavesTheOldInForce) {

@@ -1,5 +1,5 @@
 thaw_add_test(pageserver_core_test
-  SOURCES chunk_set_test.cc descriptors_test.cc rank_test.cc retention_test.cc snapshot_pins_test.cc store_id_test.cc strangers_test.cc
+  SOURCES chunk_set_test.cc descriptors_test.cc fair_queue_test.cc rank_test.cc retention_test.cc snapshot_pins_test.cc store_id_test.cc strangers_test.cc
   LIBRARIES thaw_pageserver_core thaw_test_programs)
 
 thaw_add_test(store_test

@@ -250,7 +250,7 @@ std::string grant(const std::string& name, const std::string& role) {
 }
 
 TEST_F(TlsTest, ThePolicySaysWhoMayDoWhat) {
-  replace_file(path("policy"), grant("reader", "read") + grant("pusher", "push"));
+  replace_file(path("policy"), grant("reader", "read") + grant("pusher", "push\", \"create"));
   Surroundings surroundings = showing(server_files_);
   surroundings.environment.push_back({"THAW_POLICY", path("policy")});
   PageServer server(path("ruled"), 0, surroundings);

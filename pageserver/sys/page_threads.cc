@@ -24,7 +24,7 @@ class PagePeer {
       follower_.emplace(is_to_this_host(stream.socket()) ? CoreFollower::WorkFrom::kThisHost
                                                          : CoreFollower::WorkFrom::kElsewhere,
                         bulk);
-      take_precedence();
+      if (peer.take_precedence()) take_precedence();
     } else {
       bulk.note();
       take_long_turns();

@@ -21,6 +21,7 @@
 #include "pageserver/limits.h"
 #include "pageserver/peer.h"
 #include "pageserver/strangers.h"
+#include "pageserver/sys/fair_threads.h"
 #include "pageserver/sys/page_threads.h"
 
 namespace thaw {
@@ -34,8 +35,6 @@ using Strand = asio::strand<asio::io_context::executor_type>;
 using Socket = asio::basic_stream_socket<tcp, Strand>;
 
 constexpr auto kUseAwaitable = asio::as_tuple(asio::use_awaitable);
-/// For the bulk work of control connections, beside one thread for their sockets.
-constexpr unsigned kBulkThreads = 2;
 constexpr Nanoseconds kFirstAcceptPause = limits::milliseconds(100);
 /// Of a message: memory for so much is there before it comes.
 constexpr std::size_t kFirstPieceBytes = 64u << 10;
@@ -51,10 +50,14 @@ std::string network_of(const asio::ip::address& address) {
 /// Where the work of all connections runs.
 struct Executors {
   PageThreads pages;
-  asio::thread_pool bulk{kBulkThreads};
+  FairThreads quick{{limits::kQuickThreads, limits::kQuickThreadsOfIdentity}};
+  FairThreads bulk{{limits::kBulkThreads, limits::kBulkThreadsOfIdentity}};
   /// The store takes writes from one thread at a time.
-  asio::strand<asio::thread_pool::executor_type> writer{asio::make_strand(bulk)};
+  FairThreads writer{{1, 1}};
 };
+
+/// Whom the upkeep of the store works for. No certificate's identity has a space.
+const Tenant kUpkeep{.identity = "the store", .name_space = {}};
 
 /// One peer's socket. Lives as long as one of its two coroutines. On its strand, but for the
 /// requests that serve() takes to the bulk threads, during which nothing else touches them.
@@ -69,7 +72,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
         network_(std::move(network)),
         watchdog_(socket_.get_executor()),
         peer_(std::move(peer)),
-        executors_(executors) {}
+        executors_(executors) {
+    peer_.come_from(network_);
+  }
 
   void start() {
     asio::co_spawn(socket_.get_executor(), serve(shared_from_this()), asio::detached);
@@ -167,19 +172,30 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   asio::awaitable<Result<Reply>> answer(const Request& request) {
     if (stranger_) co_return peer_.hello(request.message);
-    co_await asio::post(asio::bind_executor(executors_.bulk, asio::use_awaitable));
-    auto step = peer_.handle(request.message, request.body);
-    Result<Reply> reply = fail(ErrorCode::kIo, "no reply");
-    if (!step) {
-      reply = std::unexpected(step.error());
-    } else if (std::holds_alternative<Peer::NeedsWriter>(*step)) {
-      co_await asio::post(asio::bind_executor(executors_.writer, asio::use_awaitable));
-      reply = peer_.finish_write(request.message);
-    } else {
-      reply = std::get<Reply>(*std::move(step));
+    Result<Peer::Step> step = fail(ErrorCode::kIo, "no reply");
+    co_await do_on(is_quick(request.message) ? executors_.quick : executors_.bulk,
+                   [&] { step = peer_.handle(request.message, request.body); });
+    if (step && std::holds_alternative<Peer::NeedsBuild>(*step)) {
+      co_await do_on(executors_.bulk, [&] { step = peer_.build(request.message); });
     }
-    co_await asio::post(asio::bind_executor(socket_.get_executor(), asio::use_awaitable));
-    co_return reply;
+    if (!step) co_return std::unexpected(step.error());
+    if (auto* const reply = std::get_if<Reply>(&*step)) co_return std::move(*reply);
+    Result<Reply> written = fail(ErrorCode::kIo, "no reply");
+    co_await do_on(executors_.writer, [&] { written = peer_.finish_write(request.message); });
+    co_return written;
+  }
+
+  /// Has `work` done by these threads when it is this peer's turn, and comes back to the strand.
+  template <typename Work>
+  asio::awaitable<void> do_on(FairThreads& threads, Work work) {
+    co_await asio::async_initiate<const asio::use_awaitable_t<>, void()>(
+        [this, &threads, &work](auto resume) {
+          threads.submit(peer_.tenant(), [this, &work, resume = std::move(resume)]() mutable {
+            work();
+            asio::post(socket_.get_executor(), std::move(resume));
+          });
+        },
+        asio::use_awaitable);
   }
 
   /// How large a request may be, and how long the peer may be silent before it.
@@ -420,7 +436,7 @@ class Acceptor {
     server_.most_connections = options_.descriptors.connections;
     if (options_.use == StoreUse::kReplica) return;
     jobs_.emplace(store_, server_.pins, server_.pushes, options_.upkeep,
-                  [this](auto work) { asio::post(executors_.writer, std::move(work)); });
+                  [this](auto work) { executors_.writer.submit(kUpkeep, std::move(work)); });
     server_.jobs = &*jobs_;
   }
 
@@ -468,7 +484,9 @@ class Acceptor {
     server_.jobs = nullptr;
     jobs_.reset();
     executors_.pages.stop();
+    executors_.quick.join();
     executors_.bulk.join();
+    executors_.writer.join();
   }
 
  private:

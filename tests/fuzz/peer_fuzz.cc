@@ -49,6 +49,7 @@ class Surroundings {
 Result<Reply> answer(Peer& peer, const Message& message, ByteSpan body) {
   if (peer.role() != message::Role::kControl) return peer.pages(message);
   auto step = peer.handle(message, body);
+  if (step && std::holds_alternative<Peer::NeedsBuild>(*step)) step = peer.build(message);
   if (!step) return std::unexpected(step.error());
   if (std::holds_alternative<Reply>(*step)) return std::get<Reply>(*std::move(step));
   return peer.finish_write(message);
@@ -87,7 +88,7 @@ void run(ByteSpan input) {
     if (reply) check(envelope->message, *reply);
   }
   peer.reset();
-  CHECK(surroundings.server().connections == 0);
+  CHECK(surroundings.server().connections.taken().by_all == 0);
   CHECK(surroundings.server().traffic(kMine).connections == 0);
   CHECK(surroundings.store().manifest(NamespaceId{2}, "other"));
 }

@@ -25,7 +25,7 @@ class SimServer final : private Network::Listener {
   /// So many replies of a thousand are not what they should be.
   void set_lies(unsigned per_mille) { lies_ = per_mille; }
   bool has_lied() const { return has_lied_; }
-  std::uint64_t connections() const { return state_.connections; }
+  std::uint64_t connections() const { return state_.connections.taken().by_all; }
   /// Whether nobody has the snapshot pinned.
   bool nothing_is_pinned(SnapshotId snapshot);
 
