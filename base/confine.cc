@@ -245,12 +245,8 @@ Result<void> filter_once(SystemCalls left) {
 
 unsigned number_of(Capability capability) {
   switch (capability) {
-    case Capability::kChown:
-      return CAP_CHOWN;
     case Capability::kDacOverride:
       return CAP_DAC_OVERRIDE;
-    case Capability::kFowner:
-      return CAP_FOWNER;
     case Capability::kIpcLock:
       return CAP_IPC_LOCK;
     case Capability::kKill:

@@ -8,9 +8,7 @@ namespace thaw {
 
 /// Rights that root has and a program may need to keep, named as in capabilities(7).
 enum class Capability {
-  kChown,        // give files and sockets to their owner
   kDacOverride,  // work in directories of other users
-  kFowner,       // change files of other users
   kIpcLock,      // register buffers beyond the limit of locked memory
   kKill,         // end processes of other users
   kSysNice,      // raise priorities

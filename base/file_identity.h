@@ -5,9 +5,6 @@
 
 #include <sys/types.h>
 
-#include "base/error.h"
-#include "base/unique_fd.h"
-
 namespace thaw {
 
 /// Names one file while it exists, whatever its path stands for later.
@@ -16,7 +13,6 @@ struct FileIdentity {
   ino_t inode;
   friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
 };
-Result<FileIdentity> file_identity(const UniqueFd& file);
 /// Of the socket that has this name now; nothing when there is none, or something else.
 std::optional<FileIdentity> socket_identity(const std::string& path);
 

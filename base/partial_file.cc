@@ -73,17 +73,26 @@ Result<PartialFile> PartialFile::create(const std::string& path) {
   }
   UniqueFd directory(::open(parent.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!directory.valid()) return fail_errno(fmt::format("open the directory of {}", path));
-  PartialFile file(path, std::move(directory), name);
+  PartialFile file(path, {std::move(directory), name});
   TRY(file.look_at_target());
   TRY(file.open());
   TRY(file.keep_mode_and_owner());
   return file;
 }
 
+Result<PartialFile> PartialFile::create_private(const std::string& path, Place place) {
+  PartialFile file(path, std::move(place));
+  TRY(file.look_at_target());
+  file.replaced_.reset();
+  TRY(file.open());
+  return file;
+}
+
 Result<void> PartialFile::look_at_target() {
   struct statx target{};
   constexpr unsigned kWanted = STATX_TYPE | STATX_MODE | STATX_UID | STATX_GID;
-  if (::statx(directory_.get(), name_.c_str(), AT_SYMLINK_NOFOLLOW, kWanted, &target) != 0) {
+  if (::statx(place_.directory.get(), place_.name.c_str(), AT_SYMLINK_NOFOLLOW, kWanted, &target) !=
+      0) {
     if (errno == ENOENT) return {};
     return fail_errno(fmt::format("look at {}", path_));
   }
@@ -100,13 +109,13 @@ Result<void> PartialFile::look_at_target() {
 
 Result<void> PartialFile::open() {
   constexpr mode_t kOwnerOnly = 0600;
-  fd_ = UniqueFd(::openat(directory_.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, kOwnerOnly));
+  fd_ = UniqueFd(::openat(place_.directory.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, kOwnerOnly));
   if (fd_.valid() && ::access(name_in_proc(fd_).c_str(), F_OK) == 0) return {};
   if (!fd_.valid() && errno != EOPNOTSUPP && errno != EISDIR && errno != EINVAL) {
     return fail_errno(fmt::format("create {}", path_));
   }
-  temporary_ = TRY(UnfinishedName::draw(directory_));
-  fd_ = UniqueFd(::openat(directory_.get(), temporary_.text().c_str(),
+  temporary_ = TRY(UnfinishedName::draw(place_.directory));
+  fd_ = UniqueFd(::openat(place_.directory.get(), temporary_.text().c_str(),
                           O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kOwnerOnly));
   if (!fd_.valid()) return fail_errno(fmt::format("create {}", path_));
   return {};
@@ -135,8 +144,8 @@ Result<void> PartialFile::give_to(FileOwner owner) {
 
 Result<void> PartialFile::give_temporary_name() {
   if (!temporary_.empty()) return {};
-  UnfinishedName drawn = TRY(UnfinishedName::draw(directory_));
-  if (::linkat(AT_FDCWD, name_in_proc(fd_).c_str(), directory_.get(), drawn.text().c_str(),
+  UnfinishedName drawn = TRY(UnfinishedName::draw(place_.directory));
+  if (::linkat(AT_FDCWD, name_in_proc(fd_).c_str(), place_.directory.get(), drawn.text().c_str(),
                AT_SYMLINK_FOLLOW) != 0) {
     const int error_number = errno;
     drawn.forget();
@@ -154,24 +163,16 @@ Result<void> PartialFile::publish_together(std::initializer_list<PartialFile*> f
     const SignalsHeld held;
     for (PartialFile* file : files) TRY(file->give_temporary_name());
     for (PartialFile* file : files) {
-      if (::renameat(file->directory_.get(), file->temporary_.text().c_str(),
-                     file->directory_.get(), file->name_.c_str()) != 0) {
+      if (::renameat(file->place_.directory.get(), file->temporary_.text().c_str(),
+                     file->place_.directory.get(), file->place_.name.c_str()) != 0) {
         return fail_errno(fmt::format("replace {}", file->path_));
       }
       file->temporary_.forget();
       file->fd_.reset();
     }
   }
-  for (const PartialFile* file : files) TRY(sync_directory(file->directory_, file->path_));
+  for (const PartialFile* file : files) TRY(sync_directory(file->place_.directory, file->path_));
   return {};
-}
-
-bool PartialFile::has_name_of(const PartialFile& other) const {
-  struct stat own{};
-  struct stat others{};
-  return name_ == other.name_ && ::fstat(directory_.get(), &own) == 0 &&
-         ::fstat(other.directory_.get(), &others) == 0 && own.st_dev == others.st_dev &&
-         own.st_ino == others.st_ino;
 }
 
 Result<std::optional<ByteCount>> PartialFile::room() const {

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "base/place.h"
 #include "base/unfinished_name.h"
 #include "base/unique_fd.h"
 
@@ -22,6 +23,9 @@ class PartialFile {
   /// caller that may follow links calls find_target() first. kPermission when the owner cannot be
   /// kept.
   static Result<PartialFile> create(const std::string& path);
+  /// At `place`, which is that of `path`, for this process's user alone: mode and owner of what it
+  /// replaces are lost.
+  static Result<PartialFile> create_private(const std::string& path, Place place);
   PartialFile(PartialFile&&) = default;
   PartialFile& operator=(PartialFile&&) = delete;
 
@@ -34,13 +38,12 @@ class PartialFile {
   static Result<void> publish_together(std::initializer_list<PartialFile*> files);
 
   /// Whether both would appear under the same name.
-  bool has_name_of(const PartialFile& other) const;
+  bool has_name_of(const PartialFile& other) const { return same_place(place_, other.place_); }
   /// What the file system still has for this file; nothing when it does not tell.
   Result<std::optional<ByteCount>> room() const;
 
  private:
-  PartialFile(std::string path, UniqueFd directory, std::string name)
-      : path_(std::move(path)), directory_(std::move(directory)), name_(std::move(name)) {}
+  PartialFile(std::string path, Place place) : path_(std::move(path)), place_(std::move(place)) {}
 
   /// Checks what the file will replace.
   Result<void> look_at_target();
@@ -50,8 +53,7 @@ class PartialFile {
   Result<void> give_temporary_name();
 
   std::string path_;
-  UniqueFd directory_;
-  std::string name_;  // in the directory
+  Place place_;
   struct Replaced {
     FileOwner owner;
     mode_t mode;

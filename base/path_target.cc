@@ -8,12 +8,11 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "base/place.h"
+
 namespace thaw {
 
 namespace {
-
-/// As many as the kernel follows.
-constexpr unsigned kMostLinks = 40;
 
 bool lies_in(const std::string& path, long magic) {
   struct statfs status{};
@@ -36,7 +35,7 @@ std::optional<int> own_descriptor(const std::filesystem::path& directory, const 
 Result<PathTarget> find_target(const std::string& path, int dash) {
   if (path == "-") return PathTarget{path, dash};
   std::filesystem::path at(path);
-  for (unsigned links = 0; links < kMostLinks; ++links) {
+  for (unsigned links = 0; links < limits::kMostLinks; ++links) {
     std::error_code error;
     if (!std::filesystem::is_symlink(std::filesystem::symlink_status(at, error))) {
       return PathTarget{at.string(), std::nullopt};

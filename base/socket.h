@@ -128,14 +128,33 @@ Result<MessagePair> create_message_pair();
 /// socket that is returned, until that is closed.
 Result<UniqueFd> hold_descriptors(std::span<const UniqueFd> descriptors);
 
+/// Time since the boot, as the kernel notes when a process begins.
+using BootTime = Nanoseconds;
+BootTime boot_time();
+
+/// How a process was found.
+enum class PeerFoundBy {
+  kSocket,  // SO_PEERPIDFD: it is the one that connected
+  kNumber,  // Linux before 6.5: it has that one's pid and user, and had begun before
+};
 /// The process at the other end of a UNIX socket, as it was when it connected.
 struct PeerProcess {
   pid_t pid;  // 0: its PID namespace is neither ours nor below ours
-  /// Refers to that very process even if its pid is used again (SO_PEERPIDFD, else pidfd_open). Not
-  /// valid where the kernel has no SO_PEERPIDFD (Linux before 6.5) and the pid is 0.
+  /// Refers to that very process even if its pid is used again later. Not valid where the kernel
+  /// has no SO_PEERPIDFD and the pid is 0.
   UniqueFd pidfd;
+  uid_t user{};
+  PeerFoundBy found_by{};
 };
-Result<PeerProcess> peer_process(const UniqueFd& socket);
+/// `seen`: when it was known that it had connected. Without SO_PEERPIDFD: kNotFound when it has
+/// exited, kPermission when another process has its number.
+Result<PeerProcess> peer_process(const UniqueFd& socket, BootTime seen = boot_time());
+/// How that finds a process without SO_PEERPIDFD.
+Result<UniqueFd> pidfd_by_number(pid_t pid, uid_t user, BootTime seen);
+/// Whether this is root, or this process's user.
+bool is_own_or_root(uid_t user);
+/// The user of the process that connected, or at a client's end, of the one that listened.
+Result<uid_t> peer_user(const UniqueFd& socket);
 /// Whether a peer's process is named by the kernel in every PID namespace (SO_PEERPIDFD).
 bool names_peers_everywhere(const UniqueFd& socket);
 

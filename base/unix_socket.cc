@@ -1,130 +1,27 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
-#include <csignal>
 
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include "base/check.h"
 #include "base/file.h"
 #include "base/limits.h"
-#include "base/listen_path.h"
+#include "base/new_listener.h"
+#include "base/place.h"
 #include "base/socket.h"
-
-#ifndef SO_PEERPIDFD
-#define SO_PEERPIDFD 77  // include/uapi/asm-generic/socket.h, Linux 6.5
-#endif
+#include "base/unix_address.h"
 
 namespace thaw {
 
-namespace {
-
-/// A socket's path as bind and connect take it: at most limits::kMaxSocketPath bytes. A longer one
-/// is reached through its directory, which is kept open for that.
-class UnixAddress {
- public:
-  static Result<UnixAddress> of(const std::string& path) {
-    if (path.empty()) return fail(ErrorCode::kInvalidArgument, "a socket's path is empty");
-    if (path.find('\0') != std::string::npos) {
-      return fail(ErrorCode::kInvalidArgument, "a socket's path has a byte 0 in it");
-    }
-    UnixAddress address;
-    if (path.size() <= limits::kMaxSocketPath) {
-      path.copy(address.address_.sun_path, path.size());
-      return address;
-    }
-    const std::size_t slash = path.rfind('/');
-    if (slash != std::string::npos) {
-      const std::string directory = path.substr(0, slash + 1);
-      address.directory_ = UniqueFd(::open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-      if (!address.directory_.valid()) return fail_errno(fmt::format("open {}", directory));
-    }
-    const std::string shorter =
-        fmt::format("/proc/self/fd/{}/{}", address.directory_.get(), path.substr(slash + 1));
-    if (slash == std::string::npos || shorter.size() > limits::kMaxSocketPath) {
-      return fail(ErrorCode::kInvalidArgument, "the name of the socket {} is too long", path);
-    }
-    shorter.copy(address.address_.sun_path, shorter.size());
-    return address;
-  }
-
-  /// connect(2) or bind(2) with it.
-  template <typename Call>
-  int with(Call call, const UniqueFd& socket) const {
-    // SAFETY: bind and connect take every family's address as sockaddr.
-    return call(socket.get(), reinterpret_cast<const sockaddr*>(&address_), sizeof(address_));
-  }
-
- private:
-  UnixAddress() { address_.sun_family = AF_UNIX; }
-
-  UniqueFd directory_;
-  sockaddr_un address_{};
-};
-
-Result<UniqueFd> create_unix_socket() {
-  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!socket.valid()) return fail_errno("socket");
-  return socket;
-}
-
-/// What is at a path where a socket is to be.
-enum class Place { kFree, kStaleSocket };
-
-/// kAlreadyExists when it is taken.
-Result<Place> look_at(const std::string& path, const UnixAddress& address) {
-  struct stat status{};
-  if (::lstat(path.c_str(), &status) != 0) {
-    if (errno == ENOENT) return Place::kFree;
-    return fail_errno(path);
-  }
-  if (!S_ISSOCK(status.st_mode)) {
-    return fail(ErrorCode::kAlreadyExists, "{} exists and is no socket", path);
-  }
-  const UniqueFd probe = TRY(create_unix_socket());
-  if (address.with(::connect, probe) == 0 || errno != ECONNREFUSED) {
-    return fail(ErrorCode::kAlreadyExists, "{} is in use by another process", path);
-  }
-  return Place::kStaleSocket;
-}
-
-}  // namespace
-
-Result<void> check_listen_path(const std::string& path) {
-  const UnixAddress address = TRY(UnixAddress::of(path));
-  if (TRY(look_at(path, address)) == Place::kStaleSocket) return {};
-  const std::size_t slash = path.rfind('/');
-  const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  struct stat status{};
-  if (::stat(directory.c_str(), &status) != 0) return fail_errno(directory);
-  return {};
-}
-
 Result<UniqueFd> listen_unix(const std::string& path, std::optional<FileOwner> owner) {
-  const UnixAddress address = TRY(UnixAddress::of(path));
-  if (TRY(look_at(path, address)) == Place::kStaleSocket && ::unlink(path.c_str()) != 0 &&
-      errno != ENOENT) {
-    return fail_errno(path);
-  }
-  UniqueFd socket = TRY(create_unix_socket());
-  // The socket file gets the descriptor's mode when it is bound, so there is no moment at which
-  // others may connect.
-  if (::fchmod(socket.get(), 0600) != 0) return fail_errno("fchmod of a socket");
-  if (address.with(::bind, socket) != 0) {
-    return fail_errno(fmt::format("bind {}", path));
-  }
-  if ((owner && ::lchown(path.c_str(), owner->uid, owner->gid) != 0) ||
-      ::listen(socket.get(), SOMAXCONN) != 0) {
-    const int error_number = errno;
-    ::unlink(path.c_str());
-    return fail_errno(fmt::format("listen on {}", path), error_number);
-  }
-  return socket;
+  NewListener listener = TRY(NewListener::create(path, TRY(find_place(path)), owner));
+  TRY(listener.publish());
+  return std::move(listener).take();
 }
 
 Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline) {
@@ -236,64 +133,6 @@ Result<UniqueFd> hold_descriptors(std::span<const UniqueFd> descriptors) {
     descriptors = descriptors.subspan(count);
   }
   return std::move(pair.ours);
-}
-
-namespace {
-
-/// SO_PEERPIDFD, not valid where this kernel has none.
-Result<UniqueFd> peer_pidfd(const UniqueFd& socket) {
-  int fd = -1;
-  socklen_t length = sizeof(fd);
-  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERPIDFD, &fd, &length) == 0) return UniqueFd(fd);
-  if (errno == ENOPROTOOPT) return UniqueFd();
-  return fail_errno("SO_PEERPIDFD");
-}
-
-Result<UniqueFd> open_pidfd(pid_t pid) {
-  UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
-  if (!pidfd.valid()) return fail_errno(fmt::format("pidfd_open of process {}", pid));
-  return pidfd;
-}
-
-}  // namespace
-
-Result<PeerProcess> peer_process(const UniqueFd& socket) {
-  ucred credentials{};
-  socklen_t length = sizeof(credentials);
-  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
-    return fail_errno("SO_PEERCRED");
-  }
-  PeerProcess peer{credentials.pid, TRY(peer_pidfd(socket))};
-  if (!peer.pidfd.valid() && peer.pid != 0) peer.pidfd = TRY(open_pidfd(peer.pid));
-  return peer;
-}
-
-bool names_peers_everywhere(const UniqueFd& socket) {
-  const auto pidfd = peer_pidfd(socket);
-  return !pidfd || pidfd->valid();
-}
-
-Result<UniqueFd> own_pidfd() { return open_pidfd(::getpid()); }
-
-bool is_pidfd_of_unseen_process(const UniqueFd& descriptor) {
-  const auto info = read_text_file(fmt::format("/proc/self/fdinfo/{}", descriptor.get()), 4096);
-  return info && info->find("\nPid:\t0\n") != std::string::npos;
-}
-
-Result<void> kill_process(const UniqueFd& pidfd) {
-  if (::syscall(SYS_pidfd_send_signal, pidfd.get(), SIGKILL, nullptr, 0) == 0) return {};
-  if (errno == ESRCH) return {};
-  if (errno != EINVAL) return fail_errno("pidfd_send_signal");
-  return fail(ErrorCode::kPermission,
-              "the process is in a PID namespace from outside of ours, and cannot be killed here");
-}
-
-Result<void> wait_for_exit(const UniqueFd& pidfd, Deadline deadline) {
-  while (true) {
-    pollfd request{.fd = pidfd.get(), .events = POLLIN, .revents = 0};
-    if (::poll(&request, 1, deadline.milliseconds_left()) > 0) return {};
-    if (deadline.passed()) return fail(ErrorCode::kTimeout, "the process did not exit");
-  }
 }
 
 }  // namespace thaw

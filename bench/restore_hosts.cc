@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "bench/fleet.h"
 #include "format/control_channel.h"
+#include "format/prepare_session.h"
 
 namespace thaw::bench {
 
@@ -182,8 +183,7 @@ Result<control::Prepared> RestoreHosts::prepare(const SavedGuest& guest, Brought
                                  .record = RecordMode::kNever,
                                  .prefetch = brought == Brought::kWorkingSet,
                                  .trace_out = {}};
-  const ControlReply reply = TRY(ask_fault_handler(handler(around).control, request));
-  return std::get<control::Prepared>(reply);
+  return prepare_session(handler(around).control, request);
 }
 
 Result<Replayed> RestoreHosts::replay_session(const SavedGuest& guest,

@@ -205,6 +205,10 @@ class Declaration {
         "The VM maps the one copy of the snapshot that this host has, made by the first such "
         "restore: what is there raises no fault. Needs a VMM with libthaw or thaw-qemu.so");
     shared->excludes(record);
+    sub->add_flag("--allow-root-vmm", options_.allow_root_vmm,
+                  "Let a VMM of root or of the handler's user map that copy. It could change what "
+                  "other VMs of this snapshot read")
+        ->needs(shared);
     sub->add_flag("--no-prefetch", options_.no_prefetch,
                   "Do not bring the working set: every page comes on demand")
         ->excludes(record);
@@ -217,7 +221,10 @@ class Declaration {
                         "File for what came when, in the window of a recording; for `ws plot`")
             ->excludes(shared);
     sub->footer(
-        "If it is interrupted or fails, neither session nor socket nor state file is left.");
+        "Socket and files are made with the rights of this command. No symbolic link is followed "
+        "below "
+        "a directory that another user may change. If it is interrupted or fails, neither session "
+        "nor socket nor state file is left.");
     sub->callback([=, &chosen = chosen_] {
       const bool has_window = window[0]->count() > 0 || window[1]->count() > 0;
       if (no_record->count() > 0 && trace->count() == 0 && has_window) {

@@ -14,6 +14,7 @@
 #include "base/temporary_directory.h"
 #include "cli/limits.h"
 #include "format/control_channel.h"
+#include "format/prepare_session.h"
 
 namespace thaw {
 
@@ -24,8 +25,7 @@ class RecordedSession {
  public:
   static Result<RecordedSession> prepare(const std::string& control,
                                          const control::Prepare& request) {
-    const ControlReply reply = TRY(ask_fault_handler(control, request));
-    return RecordedSession(control, std::get<control::Prepared>(reply).session);
+    return RecordedSession(control, TRY(prepare_session(control, request)).session);
   }
   RecordedSession(RecordedSession&& other) noexcept
       : control_(std::move(other.control_)), number_(std::exchange(other.number_, 0)) {}

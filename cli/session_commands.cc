@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "cli/report.h"
 #include "format/control_channel.h"
+#include "format/prepare_session.h"
 
 namespace thaw::command {
 
@@ -48,7 +49,8 @@ Result<void> prepare(const Options& options) {
                            .prefetch = !options.no_prefetch,
                            .hydrate_bytes_per_s = options.hydrate_mib_s << 20,
                            .trace_out = {},
-                           .shared = options.shared};
+                           .shared = options.shared,
+                           .allow_root_vmm = options.allow_root_vmm};
   request.socket = TRY(absolute(options.socket));
   request.state_out = TRY(absolute(options.state));
   request.trace_out = TRY(absolute(options.trace));
@@ -57,8 +59,7 @@ Result<void> prepare(const Options& options) {
     request.owner_uid = owner.uid;
     request.owner_gid = owner.gid;
   }
-  const ControlReply reply = TRY(ask_fault_handler(options.control, request));
-  print_prepared(std::get<control::Prepared>(reply), options.form());
+  print_prepared(TRY(prepare_session(options.control, request)), options.form());
   return {};
 }
 

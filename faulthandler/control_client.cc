@@ -1,10 +1,13 @@
 #include "faulthandler/control_client.h"
 
+#include <algorithm>
 #include <cerrno>
+#include <iterator>
 #include <utility>
 
 #include <poll.h>
 
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/socket.h"
 #include "faulthandler/limits.h"
@@ -13,14 +16,27 @@ namespace thaw {
 
 ControlClient::ControlClient(Service& service, UniqueFd connection)
     : service_(service), connection_(std::move(connection)) {
-  service_.loop.receive(connection_, piece_, receiving_);
+  service_.loop.poll(connection_, POLLIN, receiving_);
   set_patience(limits::kControlTimeout);
 }
 
-void ControlClient::on_received(int result) {
+void ControlClient::on_readable(int result) {
   if (state_ != State::kReading) return;
-  if (result <= 0) return close();
-  line_.append(as_text(ByteSpan(piece_).first(static_cast<std::size_t>(result))));
+  if (result < 0) return close();
+  auto piece = receive_with_descriptors(connection_, piece_);
+  if (!piece) return close();
+  if (*piece) return on_piece(**std::move(piece));
+  service_.loop.poll(connection_, POLLIN, receiving_);
+}
+
+void ControlClient::on_piece(Received piece) {
+  if (piece.bytes == 0) return close();
+  line_.append(as_text(ByteSpan(piece_).first(piece.bytes)));
+  std::ranges::move(piece.descriptors, std::back_inserter(descriptors_));
+  if (piece.lost_descriptors || descriptors_.size() > limits::kMaxDescriptorsPerMessage) {
+    descriptors_.clear();
+    return reply(Error(ErrorCode::kNoDescriptors, "descriptors of the request were lost"));
+  }
   if (const auto end = line_.find('\n'); end != std::string::npos) {
     const auto request = decode_control_request(std::string_view(line_).substr(0, end));
     return request ? begin(*request) : reply(request.error());
@@ -29,17 +45,21 @@ void ControlClient::on_received(int result) {
     return reply(Error(ErrorCode::kTooLarge, fmt::format("a control message of more than {} bytes",
                                                          limits::kMaxControlBytes)));
   }
-  service_.loop.receive(connection_, piece_, receiving_);
+  service_.loop.poll(connection_, POLLIN, receiving_);
 }
 
 void ControlClient::begin(const ControlRequest& request) {
-  if (std::holds_alternative<control::Prepare>(request)) {
+  if (const auto* const wanted = std::get_if<control::Prepare>(&request)) {
     if (service_.prepares_under_way >= limits::kMaxPrepares) {
       return reply(Error(ErrorCode::kBusy, fmt::format("{} sessions are being prepared already",
                                                        service_.prepares_under_way)));
     }
+    auto objects = SessionObjects::of(*wanted, std::move(descriptors_));
+    if (!objects) return reply(objects.error());
+    objects_ = *std::move(objects);
     ++service_.prepares_under_way;
   }
+  descriptors_.clear();
   state_ = State::kRunning;
   request_ = request;
   in_pool_ = true;
@@ -56,7 +76,7 @@ WorkerPool& ControlClient::pool() const {
 void ControlClient::work(WorkerPool::Tools&) {
   if (state_ == State::kTakingBack) return result_.take_back();
   if (const auto* const wanted = std::get_if<control::Prepare>(&request_)) {
-    result_ = service_.commands.prepare(*wanted, stop_.get_token());
+    result_ = service_.commands.prepare(*wanted, std::move(objects_), stop_.get_token());
   } else {
     result_ = {service_.commands.handle(request_), {}};
   }

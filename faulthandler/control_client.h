@@ -3,8 +3,10 @@
 #include <array>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
+#include "base/socket.h"
 #include "base/unique_fd.h"
 #include "faulthandler/control_commands.h"
 #include "faulthandler/loop.h"
@@ -48,7 +50,8 @@ class ControlClient final : private WorkerPool::Job {
     kClosed,
   };
 
-  void on_received(int result);
+  void on_readable(int result);
+  void on_piece(Received piece);
   void begin(const ControlRequest& request);
   void work(WorkerPool::Tools& tools) override;
   void on_done() override;
@@ -69,7 +72,9 @@ class ControlClient final : private WorkerPool::Job {
   State state_ = State::kReading;
   std::array<std::byte, 4096> piece_;
   std::string line_;
+  std::vector<UniqueFd> descriptors_;  // that came with the line
   ControlRequest request_ = control::List{};
+  SessionObjects objects_;  // of a prepare
   std::stop_source stop_;
   Preparation result_{Stopped{}, {}};
   bool in_pool_ = false;
@@ -79,7 +84,7 @@ class ControlClient final : private WorkerPool::Job {
   std::size_t sent_ = 0;
   Clock::time_point patience_ends_{};
 
-  Operation receiving_{[this](int result) { on_received(result); }};
+  Operation receiving_{[this](int result) { on_readable(result); }};
   Operation sending_{[this](int result) { on_sent(result); }};
   Operation watching_{[this](int result) { on_hang_up(result); }};
   Operation patience_{[this](int result) { on_patience(result); }};

@@ -4,6 +4,7 @@
 #include <stop_token>
 
 #include "format/control.h"
+#include "format/session_objects.h"
 
 namespace thaw {
 
@@ -17,7 +18,9 @@ struct Preparation {
 /// What a control socket has carried out, on threads that may wait.
 struct ControlCommands {
   /// Blocks on page servers and files. Ends soon after a stop was requested, with kStopped.
-  std::function<Preparation(const control::Prepare& request, const std::stop_token& stop)> prepare;
+  std::function<Preparation(const control::Prepare& request, SessionObjects objects,
+                            const std::stop_token& stop)>
+      prepare;
   /// Any other command. Waits for the loop alone.
   std::function<ControlReply(const ControlRequest& request)> handle;
 };

@@ -4,6 +4,7 @@
 
 #include <poll.h>
 
+#include "base/check.h"
 #include "base/cpu.h"
 #include "base/log.h"
 #include "base/process.h"
@@ -50,9 +51,7 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised sup
 Daemon::~Daemon() = default;
 
 ControlReply Daemon::handle(const ControlRequest& request) {
-  if (const auto* wanted = std::get_if<control::Prepare>(&request)) {
-    return prepare(*wanted, {}).reply;
-  }
+  CHECK(!std::holds_alternative<control::Prepare>(request));
   if (const auto* wanted = std::get_if<control::Stop>(&request)) {
     const auto stopped =
         tasks_.run<void>([this, request = *wanted] { return stop_session(request); });

@@ -57,8 +57,9 @@ class Daemon final : private SessionTable::Owner {
 
   /// Makes a session. Nothing of it is left after a failure. kStopped soon after a stop was
   /// requested.
-  Preparation prepare(const control::Prepare& request, const std::stop_token& stop);
-  /// Carries out another request and waits for its result.
+  Preparation prepare(const control::Prepare& request, SessionObjects objects,
+                      const std::stop_token& stop);
+  /// Carries out another request and waits for its result. REQUIRES: no control::Prepare.
   ControlReply handle(const ControlRequest& request);
 
   /// From now on these are the page servers, and names without addresses; a handler that follows
@@ -74,7 +75,8 @@ class Daemon final : private SessionTable::Owner {
 
  private:
   void drain(control::StopMode mode);
-  Result<Preparation> try_to_prepare(const control::Prepare& request, const std::stop_token& stop);
+  Result<Preparation> try_to_prepare(const control::Prepare& request, SessionObjects objects,
+                                     const std::stop_token& stop);
   /// The session's place in the reply to whoever has it prepared.
   struct Added {
     std::uint64_t session;

@@ -4,6 +4,8 @@
 
 #include <fmt/core.h>
 
+#include "base/place.h"
+
 namespace thaw {
 
 std::string kept_name(std::uint64_t session, KeptRole role) {
@@ -38,6 +40,26 @@ std::uint32_t KeptSession::roles() const {
   std::uint32_t roles = 0;
   for_each([&](KeptRole role, const UniqueFd&) { roles |= 1u << static_cast<unsigned>(role); });
   return roles;
+}
+
+KeptSession KeptSession::share_socket() const {
+  KeptSession socket;
+  for (const KeptRole role :
+       {KeptRole::kListener, KeptRole::kSocketDirectory, KeptRole::kSocketFile}) {
+    const auto index = static_cast<std::size_t>(role);
+    socket.descriptors_[index] = descriptors_[index];
+  }
+  return socket;
+}
+
+Result<void> KeptSession::remove_socket(const std::string& name) {
+  if (!has(KeptRole::kSocketFile) || !has(KeptRole::kSocketDirectory)) return {};
+  const auto removed =
+      remove_entry((*this)[KeptRole::kSocketDirectory], name, (*this)[KeptRole::kSocketFile]);
+  for (const KeptRole role : {KeptRole::kSocketDirectory, KeptRole::kSocketFile}) {
+    descriptors_[static_cast<std::size_t>(role)].reset();
+  }
+  return removed;
 }
 
 void KeptSession::add(KeptSession other) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/error.h"
 #include "base/unique_fd.h"
 
 namespace thaw {
@@ -26,8 +27,11 @@ enum class KeptRole : std::uint8_t {
   kPidfd,
   kUserfaultfd,
   kOtherUserfaultfds,  // that came beside it, in a handoff that is refused: hold_descriptors()
+  // Until its VMM has come. At the end, because service managers know the numbers of the others.
+  kSocketDirectory,  // where the listener has its name (O_PATH)
+  kSocketFile,       // the listener in the file system (O_PATH)
 };
-inline constexpr std::size_t kKeptRoles = 11;
+inline constexpr std::size_t kKeptRoles = 13;
 
 /// What a service manager knows the descriptor by.
 std::string kept_name(std::uint64_t session, KeptRole role);
@@ -61,6 +65,11 @@ class KeptSession {
   std::uint32_t roles() const;
   /// The same descriptors; the last copy that goes closes them.
   KeptSession share() const { return *this; }
+  /// The listener, its directory and its file alone.
+  KeptSession share_socket() const;
+  /// Removes the name `name` of the socket, unless another file has it. Descriptors of the name are
+  /// dropped. kPermission where this process may not change the directory.
+  Result<void> remove_socket(const std::string& name);
   /// Takes over those that `other` has.
   void add(KeptSession other);
 

@@ -12,8 +12,8 @@ inline constexpr std::size_t kMaxSessions = 1024;
 /// Descriptors that a session takes: when its VMM comes, and of the supervisor in all, without and
 /// with a host image; and what each process keeps for everything else.
 inline constexpr std::size_t kArrivalDescriptors = 4;
-inline constexpr std::size_t kKeptDescriptors = 7;
-inline constexpr std::size_t kKeptSharedDescriptors = 10;
+inline constexpr std::size_t kKeptDescriptors = 9;
+inline constexpr std::size_t kKeptSharedDescriptors = 12;
 inline constexpr std::size_t kSpareDescriptors = 10;
 inline constexpr std::size_t kSupervisorDescriptors = 34;
 inline constexpr std::size_t kMaxEndedReports = 64;    // sessions that `list` still remembers

@@ -44,12 +44,13 @@
 
 namespace {
 
-/// Sockets and files are made in the jails of VMMs, for the users they run as; those are killed,
-/// and their maps are read.
-constexpr std::array kKeptCapabilities{thaw::Capability::kChown,    thaw::Capability::kDacOverride,
-                                       thaw::Capability::kFowner,   thaw::Capability::kIpcLock,
-                                       thaw::Capability::kKill,     thaw::Capability::kSysNice,
-                                       thaw::Capability::kSysPtrace};
+/// VMMs run as other users: they are killed, and their maps are read.
+constexpr std::array kHandlerCapabilities{thaw::Capability::kIpcLock, thaw::Capability::kKill,
+                                          thaw::Capability::kSysNice, thaw::Capability::kSysPtrace};
+/// Beside those that it leaves to its handlers: the sockets in the jails of VMMs are removed.
+constexpr std::array kSupervisorCapabilities{
+    thaw::Capability::kDacOverride, thaw::Capability::kIpcLock, thaw::Capability::kKill,
+    thaw::Capability::kSysNice, thaw::Capability::kSysPtrace};
 
 /// Those that end the server, and SIGHUP, which has it read its files again.
 constexpr std::initializer_list<int> kSignals{SIGTERM, SIGINT, SIGQUIT, SIGHUP};
@@ -108,7 +109,7 @@ std::unique_ptr<thaw::SettingsWatch> watch_settings(const thaw::HandlerSettings&
 /// Serves the VMs, as a supervisor's child: by what the supervisor gives it, and nothing else.
 thaw::Result<int> run_handler(thaw::UniqueFd supervisor, thaw::UniqueFd pulse,
                               const thaw::HandlerSettings& settings) {
-  if (!settings.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
+  if (!settings.no_sandbox) TRY(thaw::confine(kHandlerCapabilities));
   // VMs wait for this process: a log that cannot be opened any more costs its lines alone.
   TRY(thaw::write_log_where_possible(settings.log_file));
   const thaw::CpuSet cpus = TRY(thaw::allowed_cpus(0));
@@ -148,8 +149,9 @@ thaw::Result<int> run_handler(thaw::UniqueFd supervisor, thaw::UniqueFd pulse,
               thaw::ControlServer::Tools{*control_loop, *control_tasks, *prepares, *other_commands},
               thaw::ControlCommands{
                   .prepare =
-                      [&](const thaw::control::Prepare& request, const std::stop_token& stop) {
-                        return daemon->prepare(request, stop);
+                      [&](const thaw::control::Prepare& request, thaw::SessionObjects objects,
+                          const std::stop_token& stop) {
+                        return daemon->prepare(request, std::move(objects), stop);
                       },
                   .handle =
                       [&](const thaw::ControlRequest& request) {
@@ -254,7 +256,7 @@ thaw::Result<int> prove(thaw::HandlerSettings given) {
   const thaw::HandlerSettings settled =
       TRY(thaw::settle(std::move(given), &before, thaw::SettingsUse::kProof));
   // What a handler does before it can be told anything.
-  if (!settled.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
+  if (!settled.no_sandbox) TRY(thaw::confine(kHandlerCapabilities));
   TRY(thaw::check_log_file(settled.log_file));
   TRY(thaw::create_loop());
   TRY(thaw::hand_over(supervisor, TRY(thaw::keep_settings(settled))));
@@ -274,7 +276,7 @@ thaw::Result<thaw::UniqueFd> control_listener(const std::string& path,
 thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inheritance before,
                             std::vector<thaw::NamedDescriptor> passed) {
   thaw::raise_descriptor_limit();
-  if (!settings.no_sandbox) TRY(thaw::confine(kKeptCapabilities, thaw::SystemCalls::kOfAll));
+  if (!settings.no_sandbox) TRY(thaw::confine(kSupervisorCapabilities, thaw::SystemCalls::kOfAll));
   TRY(passed.empty() ? thaw::write_log_in_background(settings.log_file)
                      : thaw::write_log_where_possible(settings.log_file));
   const thaw::UniqueFd signals = TRY(thaw::take_signals(kSignals));

@@ -21,8 +21,7 @@ void RestoreReports::on_window_end(Session& session, std::vector<Touch> touches)
   if (serve.plan.set != nullptr) send_counters(session);
   if (serve.window_use == WindowUse::kNone) return;
   Recording recording = make_recording(session, std::move(touches));
-  const std::string& trace_out = session.options().trace_out;
-  if (!trace_out.empty()) write_trace(trace_out, recording);
+  if (session.options().trace_directory != nullptr) write_trace(session.options(), recording);
   if (serve.window_use != WindowUse::kRecord) return;
   if (recording.touches.empty()) return session.set_recording(RecordingState::kFailed);
   send_recording(session, std::move(recording));
@@ -79,9 +78,16 @@ void RestoreReports::send_counters(const Session& session) {
       [](bool) {});
 }
 
-void RestoreReports::write_trace(const std::string& path, const Recording& trace) {
+void RestoreReports::write_trace(const SessionOptions& options, const Recording& trace) {
+  const std::string& path = options.trace_out;
   add({.what = fmt::format("the trace {}", path),
-       .attempt = [path, bytes = encode_recording(trace)] { return write_whole_file(path, bytes); },
+       .attempt = [path, directory = options.trace_directory,
+                   bytes = encode_recording(trace)]() -> Result<void> {
+         Place place{TRY(duplicate(*directory)), last_component(path)};
+         PartialFile file = TRY(PartialFile::create_private(path, std::move(place)));
+         TRY(write_at(file.fd(), bytes, 0));
+         return file.publish();
+       },
        .done = [](bool) {}});
 }
 

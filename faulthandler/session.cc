@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/log.h"
+#include "base/place.h"
 #include "base/process_exit.h"
 #include "faulthandler/shared_memory.h"
 #include "format/farewell.h"
@@ -35,7 +36,6 @@ Session::Session(Loop& loop, DemandLink& link, SessionOptions options, MemoryRec
       options_(std::move(options)),
       record_(std::move(record)),
       owner_(owner),
-      socket_(record_.regions().empty() ? socket_identity(options_.socket_path) : std::nullopt),
       memory_(make_memory(loop, link, options_, record_, *this)) {}
 
 void Session::start() {
@@ -49,6 +49,7 @@ void Session::start() {
 void Session::on_arrival(Arrival arrival) {
   if (state_ == SessionState::kEnded) return;
   has_arrived_ = true;
+  socket_ = KeptSession();  // the supervisor has removed its name
   connection_ = std::move(arrival.connection);
   vmm_ = std::move(arrival.vmm);
   if (state_ == SessionState::kDetached) {
@@ -79,8 +80,6 @@ Result<void> Session::attach(std::string_view handoff, UniqueFd& userfaultfd) {
     layout_.push_back({region.size, region.offset, region.page_size});
   }
   state_ = SessionState::kServing;
-  // Of a session that was adopted it is gone, and may be another session's by now.
-  if (!adopted) remove_socket();
   log_info("session {}: {} {} to {}", options_.id, adopted ? "goes on serving" : "serving",
            spec.name, vmm_text());
   if (vmm_.pid == 0) {
@@ -120,15 +119,16 @@ void Session::refuse_handoff(const Error& error) {
   // not read zeros there, so the descriptor is kept until it has exited.
   state_ = SessionState::kRefused;
   outcome_ = error.message();
-  remove_socket();
   memory_->stop();  // what was prefetched for it is of no use
   watch_vmm();
   if (options_.on_unservable != UnservablePolicy::kWait) kill_vmm();
 }
 
-/// The operator may have put something else in its place meanwhile.
 void Session::remove_socket() {
-  if (socket_) remove_file(options_.socket_path, *socket_);
+  // From now on the socket is stale, whether this process may remove its name or not.
+  if (socket_.has(KeptRole::kSocketFile)) shut_down(socket_[KeptRole::kListener]);
+  static_cast<void>(socket_.remove_socket(last_component(options_.socket_path)));
+  socket_ = KeptSession();
 }
 
 void Session::kill_vmm() {

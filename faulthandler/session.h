@@ -6,10 +6,10 @@
 
 #include <poll.h>
 
-#include "base/file_identity.h"
 #include "base/socket.h"
 #include "faulthandler/arrival.h"
 #include "faulthandler/host_image.h"
+#include "faulthandler/kept_session.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/vm_memory.h"
@@ -21,8 +21,9 @@ struct SessionOptions {
   std::uint64_t id = 0;
   std::string socket_path;
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
-  std::chrono::milliseconds unservable_after{0};  // that a page has waited; 0: never
-  std::string trace_out;                          // file for a trace of the window; empty: none
+  std::chrono::milliseconds unservable_after{0};      // that a page has waited; 0: never
+  std::string trace_out;                              // file for a trace of the window; empty: none
+  std::shared_ptr<const UniqueFd> trace_directory{};  // where that file is to be
   ServeOptions serve;
   HostImage* shared = nullptr;  // what its VM maps; nullptr: it has memory of its own
 };
@@ -55,6 +56,9 @@ class Session final : private VmMemory::Owner {
   Session& operator=(const Session&) = delete;
   virtual ~Session() = default;
 
+  /// The socket that its VMM is to connect to, as `kept` has it. Removed if the session ends before
+  /// one has come; the supervisor does that too, and where this process may not. Before start().
+  void own_socket(KeptSession kept) { socket_ = std::move(kept); }
   /// Begins to get ready for the VMM.
   void start();
   /// The VMM has come, or will not come. One whose memory was served before, as the record says, is
@@ -109,7 +113,7 @@ class Session final : private VmMemory::Owner {
   const SessionOptions options_;
   MemoryRecord record_;
   Owner& owner_;
-  const std::optional<FileIdentity> socket_;  // that its VMM is to connect to
+  KeptSession socket_;  // until its VMM has come
   SessionState state_ = SessionState::kPrepared;
   std::string outcome_;
   std::string vmm_exit_;  // how the VMM ended; empty while it lives

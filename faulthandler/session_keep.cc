@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/place.h"
 #include "base/socket.h"
 #include "format/control.h"
 
@@ -18,12 +19,18 @@ Result<MemoryRecord> record_of(const KeptSession& kept) {
   return MemoryRecord::look_at(TRY(duplicate(kept[KeptRole::kRecord])));
 }
 
-/// What is to become of a VM that nobody can serve. One whose record says nothing is stopped.
-UnservablePolicy policy_of(const Result<MemoryRecord>& record) {
-  if (!record) return UnservablePolicy::kKill;
+/// What the session was prepared for; nothing when its record does not say.
+std::optional<control::Prepare> request_of(const Result<MemoryRecord>& record) {
+  if (!record) return std::nullopt;
   const auto line = decode_control_request(record->request());
   const auto* const request = line ? std::get_if<control::Prepare>(&*line) : nullptr;
-  return request != nullptr ? request->on_unservable : UnservablePolicy::kKill;
+  return request != nullptr ? std::optional(*request) : std::nullopt;
+}
+
+/// What is to become of a VM that nobody can serve. One whose record says nothing is stopped.
+UnservablePolicy policy_of(const Result<MemoryRecord>& record) {
+  const auto request = request_of(record);
+  return request ? request->on_unservable : UnservablePolicy::kKill;
 }
 
 bool has_exited(const UniqueFd& pidfd) {
@@ -208,13 +215,26 @@ void SessionKeep::forget(std::uint64_t id, const KeptSession& kept) {
   kept.for_each([&](KeptRole role, const UniqueFd&) { owner_.forget(kept_name(id, role)); });
 }
 
+void SessionKeep::remove_socket(std::uint64_t id, KeptSession& kept) {
+  if (!kept.has(KeptRole::kSocketFile)) return;
+  const auto request = request_of(record_of(kept));
+  for (const KeptRole role : {KeptRole::kSocketDirectory, KeptRole::kSocketFile}) {
+    owner_.forget(kept_name(id, role));
+  }
+  const auto removed = kept.remove_socket(request ? last_component(request->socket) : "");
+  if (!removed) log_warning("session {}: its socket stays: {}", id, removed.error().message());
+}
+
 void SessionKeep::open_door(std::uint64_t id, Entry& entry) {
+  const auto request = request_of(record_of(entry.kept));
   entry.door = std::make_unique<VmmDoor>(
       loop_, id, entry.kept.share(), reserve_,
-      [this, id](Arrival arrival) { on_arrival(id, std::move(arrival)); });
+      [this, id](Arrival arrival) { on_arrival(id, std::move(arrival)); },
+      request && request->allow_root_vmm ? VmmDoor::RootVmm::kAllowed : VmmDoor::RootVmm::kRefused);
 }
 
 void SessionKeep::on_arrival(std::uint64_t id, Arrival arrival) {
+  remove_socket(id, sessions_[id].kept);
   auto description = arrival.describe();
   KeptSession arrived;
   arrived[KeptRole::kOtherUserfaultfds] = std::move(arrival.other_userfaultfds);
@@ -244,6 +264,7 @@ void SessionKeep::give_up(std::uint64_t id, KeptSession arrived, const std::stri
     closing_doors_.push_back(std::move(entry.mapped().door));
   }
   KeptSession kept = std::move(entry.mapped().kept);
+  remove_socket(id, kept);
   if (arrived.has(KeptRole::kPidfd)) kill_loudly(arrived[KeptRole::kPidfd]);
   const bool lingers = arrived.has(KeptRole::kUserfaultfd);
   remember(id, arrived);
@@ -256,6 +277,7 @@ void SessionKeep::drop(std::uint64_t id, bool dealt_with) {
   if (found == sessions_.end()) return;
   Entry entry = std::move(found->second);
   sessions_.erase(found);
+  remove_socket(id, entry.kept);
   if (entry.door != nullptr) {
     Arrival arrival = entry.door->close();
     closing_doors_.push_back(std::move(entry.door));

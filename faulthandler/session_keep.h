@@ -119,6 +119,8 @@ class SessionKeep {
   void look_whether_served();
   /// As the policy of its VM says, which has come and has nobody.
   static void deal_with_unserved(std::uint64_t id, const KeptSession& kept);
+  /// The name of the session's socket goes, since its VMM has come or will not come.
+  void remove_socket(std::uint64_t id, KeptSession& kept);
   void remember(std::uint64_t id, const KeptSession& kept);
   void forget(std::uint64_t id, const KeptSession& kept);
 

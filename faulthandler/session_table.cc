@@ -39,7 +39,9 @@ SessionTable::SessionTable(Loop& loop, UniqueFd supervisor, Owner& owner)
 
 std::uint64_t SessionTable::add(Service service, MemoryRecord record, KeptSession kept) {
   const std::uint64_t id = next_++;
-  make_session(id, std::move(service), std::move(record)).start();
+  Session& session = make_session(id, std::move(service), std::move(record));
+  session.own_socket(kept.share_socket());
+  session.start();
   supervisor_.send(
       {.kind = KeepMessage::Kind::kKeep, .session = id, .descriptors = std::move(kept)});
   return id;
@@ -143,6 +145,7 @@ Result<void> SessionTable::try_to_adopt(std::uint64_t id, KeptSession& kept) {
   std::optional<Arrival> arrival;
   if (kept.has(KeptRole::kArrival)) arrival = TRY(arrival_of(kept, {}));
   Session& session = make_session(id, std::move(service), std::move(record));
+  if (!arrival) session.own_socket(kept.share_socket());
   session.start();
   if (arrival) session.on_arrival(*std::move(arrival));
   return {};

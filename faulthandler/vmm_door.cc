@@ -7,6 +7,7 @@
 
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/place.h"
 
 namespace thaw {
 
@@ -17,14 +18,15 @@ VmmDoor::Candidate::Candidate(VmmDoor& door, UniqueFd socket, PeerProcess peer)
       patience([this, &door](int result) { door.on_silence(*this, result); }) {}
 
 VmmDoor::VmmDoor(Loop& loop, std::uint64_t session, KeptSession kept, DescriptorReserve& reserve,
-                 std::function<void(Arrival)> on_arrival)
+                 std::function<void(Arrival)> on_arrival, RootVmm root_vmm)
     : loop_(loop),
       session_(session),
       kept_(std::move(kept)),
       listener_(kept_[KeptRole::kListener]),
       image_(kept_[KeptRole::kImageView]),
       reserve_(reserve),
-      on_arrival_(std::move(on_arrival)) {
+      on_arrival_(std::move(on_arrival)),
+      root_vmm_(root_vmm) {
   await_connection();
   loop_.wait(limits::kAcceptTimeout, patience_);
 }
@@ -37,12 +39,21 @@ void VmmDoor::on_connection(int result) {
     return arrive(std::move(arrival));
   }
   std::erase_if(candidates_, [](const auto& each) { return each->dropped && each->settled(); });
+  if (!waiting_since_) waiting_since_ = boot_time();
   // A VMM is accepted only if its descriptors can be, too.
   const bool has_room = reserve_.refill();
   reserve_.release();
   Result<UniqueFd> accepted = fail(ErrorCode::kNoDescriptors, "no descriptors are left");
   if (has_room) accepted = accept_connection(listener_, Deadline::after(Nanoseconds(0)));
-  if (!accepted && accepted.error().code() == ErrorCode::kTimeout) return await_connection();
+  if (!accepted && accepted.error().code() == ErrorCode::kTimeout) {
+    waiting_since_.reset();
+    return await_connection();
+  }
+  if (!accepted && accepted.error().error_number() == EINVAL) {
+    Arrival arrival;
+    arrival.refusal = Error(ErrorCode::kStopped, "its socket was shut down");
+    return arrive(std::move(arrival));
+  }
   if (!accepted) {
     // Out of descriptors, mostly: the VMM stays in the queue, and polling tells of it all the time.
     if (accept_pause_ == limits::kAcceptPauseFirst) {
@@ -56,13 +67,31 @@ void VmmDoor::on_connection(int result) {
 }
 
 Result<void> VmmDoor::admit(UniqueFd connection) {
-  PeerProcess peer = TRY(peer_process(connection));
+  PeerProcess peer = TRY(peer_process(connection, *waiting_since_));
+  TRY(check_user(peer));
   TRY(greet(connection));
   Candidate& candidate = *candidates_.emplace_back(
       std::make_unique<Candidate>(*this, std::move(connection), std::move(peer)));
   loop_.poll(candidate.connection, POLLIN, candidate.receiving);
   loop_.wait(limits::kHandoffTimeout, candidate.patience);
   return {};
+}
+
+Result<void> VmmDoor::check_user(const PeerProcess& peer) const {
+  if (image_.valid() && root_vmm_ == RootVmm::kRefused && is_own_or_root(peer.user)) {
+    return fail(ErrorCode::kPermission,
+                "a VMM of user {} could change the host image, which is shared with other VMs "
+                "(`thaw prepare --allow-root-vmm` lets it)",
+                peer.user);
+  }
+  // Another process may have its number, and the VMM may be killed: so it is of that user alone.
+  const UniqueFd& file = kept_[KeptRole::kSocketFile];
+  if (peer.found_by == PeerFoundBy::kSocket || !file.valid()) return {};
+  const uid_t owner = TRY(file_user(file));
+  if (peer.user == owner) return {};
+  return fail(ErrorCode::kPermission,
+              "on a kernel before Linux 6.5 a VMM runs as the user who owns its socket, {}, not {}",
+              owner, peer.user);
 }
 
 void VmmDoor::on_rested() {

@@ -2,12 +2,14 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <poll.h>
 
 #include "base/file.h"
+#include "base/socket.h"
 #include "base/unique_fd.h"
 #include "faulthandler/arrival.h"
 #include "faulthandler/descriptor_reserve.h"
@@ -25,11 +27,14 @@ namespace thaw {
 /// Every wait has an end. On the loop's thread.
 class VmmDoor {
  public:
+  /// Whether a VMM of root or of this process's user may map the host image. It could change what
+  /// other VMs read.
+  enum class RootVmm { kRefused, kAllowed };
   /// `session` is for the log. `kept` has the listener and, if its VMM is to map one, the host
   /// image. A VMM that comes when no descriptor is left is taken in with those of `reserve`.
   /// `on_arrival` is called at most once, and not in the constructor; it must not destroy the door.
   VmmDoor(Loop& loop, std::uint64_t session, KeptSession kept, DescriptorReserve& reserve,
-          std::function<void(Arrival)> on_arrival);
+          std::function<void(Arrival)> on_arrival, RootVmm root_vmm = RootVmm::kRefused);
   VmmDoor(const VmmDoor&) = delete;
   VmmDoor& operator=(const VmmDoor&) = delete;
 
@@ -59,6 +64,7 @@ class VmmDoor {
   void await_connection() { loop_.poll(listener_, POLLIN, accepting_); }
   void on_connection(int result);
   Result<void> admit(UniqueFd connection);
+  Result<void> check_user(const PeerProcess& peer) const;
   /// Looks for the VMM again after a connection could not be accepted, or too many were.
   void on_rested();
   Result<void> greet(const UniqueFd& connection);
@@ -83,6 +89,8 @@ class VmmDoor {
   const UniqueFd& image_;
   DescriptorReserve& reserve_;
   const std::function<void(Arrival)> on_arrival_;
+  const RootVmm root_vmm_;
+  std::optional<BootTime> waiting_since_;  // that connections are known to wait for their turn
   bool open_ = true;
   std::vector<std::unique_ptr<Candidate>> candidates_;  // the oldest first
   Candidate* chosen_ = nullptr;

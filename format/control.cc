@@ -110,6 +110,7 @@ void members(Is<control::Prepare> auto& object, auto visit) {
   visit("hydrate_bytes_per_s", object.hydrate_bytes_per_s);
   visit("trace_out", object.trace_out);
   visit("shared", object.shared);
+  visit("allow_root_vmm", object.allow_root_vmm);
 }
 
 void members(auto& object, auto)

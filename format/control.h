@@ -52,6 +52,9 @@ struct Prepare {
   /// The VM maps the host's image of the snapshot instead of having memory of its own. What is said
   /// of prefetch counts for whoever makes the image; nothing is recorded.
   bool shared = false;
+  /// Whether that VM may be one of root or of the handler's user. Such a VMM can change the image,
+  /// which others map, and what they read.
+  bool allow_root_vmm = false;
   friend bool operator==(const Prepare&, const Prepare&) = default;
 };
 struct List {

@@ -1,6 +1,5 @@
 #include "format/control_channel.h"
 
-#include "base/printable.h"
 #include "base/socket.h"
 #include "format/limits.h"
 
@@ -22,33 +21,19 @@ Result<std::string> receive_control_line(const UniqueFd& socket, Deadline deadli
               limits::kMaxControlBytes);
 }
 
-namespace {
-
-/// JSON carries no other text, so the handler would be asked for another file.
-Result<void> check_texts(const control::Prepare& request) {
-  for (const std::string* const text : {&request.snapshot, &request.socket, &request.state_out,
-                                        &request.name_space, &request.trace_out}) {
-    if (is_utf8(*text)) continue;
-    return fail(ErrorCode::kInvalidArgument,
-                "\"{}\" is not UTF-8, and fault handlers take no other", printable(*text));
-  }
-  return {};
-}
-
-}  // namespace
-
 Result<ControlReply> ask_fault_handler(const std::string& socket_path,
-                                       const ControlRequest& request) {
-  const auto* const prepare = std::get_if<control::Prepare>(&request);
-  if (prepare != nullptr) TRY(check_texts(*prepare));
+                                       const ControlRequest& request,
+                                       std::span<const int> descriptors) {
+  const bool prepares = std::holds_alternative<control::Prepare>(request);
   const Deadline deadline =
-      Deadline::after(prepare != nullptr ? limits::kCommitTimeout : limits::kRequestTimeout);
+      Deadline::after(prepares ? limits::kCommitTimeout : limits::kRequestTimeout);
   const auto socket = connect_unix(socket_path, deadline);
   if (!socket) {
     if (socket.error().code() != ErrorCode::kNotFound) return std::unexpected(socket.error());
     return fail(ErrorCode::kUnavailable, "no fault handler listens at {}", socket_path);
   }
-  TRY(send_all(*socket, as_bytes(encode_control_request(request)), deadline));
+  const std::string text = encode_control_request(request);
+  TRY(send_with_descriptors(*socket, as_bytes(text), descriptors, deadline));
   const auto line = receive_control_line(*socket, deadline);
   if (!line && line.error().code() == ErrorCode::kTruncated) {
     return fail(ErrorCode::kUnavailable, "the fault handler at {} went away", socket_path);

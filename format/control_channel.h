@@ -1,5 +1,6 @@
 #pragma once
 
+#include <span>
 #include <string>
 
 #include "base/clock.h"
@@ -15,8 +16,10 @@ Result<std::string> receive_control_line(const UniqueFd& socket, Deadline deadli
 
 /// Asks the fault handler at `socket_path` and waits for its reply; an error it replies with is
 /// returned as the error. kUnavailable when none listens there or it goes away, kTimeout when it
-/// does not answer. Preparing includes fetching the page map and the state file.
+/// does not answer. Preparing includes fetching the page map and the state file; prepare_session()
+/// makes the descriptors for it.
 Result<ControlReply> ask_fault_handler(const std::string& socket_path,
-                                       const ControlRequest& request);
+                                       const ControlRequest& request,
+                                       std::span<const int> descriptors = {});
 
 }  // namespace thaw

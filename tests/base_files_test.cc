@@ -19,6 +19,7 @@
 #include "base/input_file.h"
 #include "base/output_file.h"
 #include "base/partial_file.h"
+#include "base/place.h"
 #include "base/unfinished_name.h"
 #include "tests/support/test_support.h"
 
@@ -47,7 +48,98 @@ class NamedFilesTest : public testing::Test {
   ScratchDirectory directory_;
 };
 
+class PlaceTest : public NamedFilesTest {
+ protected:
+  static constexpr uid_t kStranger = 65'533;
+
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "only root gives directories to others";
+    for (const char* const name : {"own", "theirs", "theirs/in", "theirs/ours"}) {
+      std::filesystem::create_directory(path(name));
+    }
+    for (const char* const name : {"theirs", "theirs/in"}) {
+      ASSERT_EQ(::chown(path(name).c_str(), kStranger, kStranger), 0);
+    }
+  }
+  std::optional<ErrorCode> code(const std::string& name) const {
+    return code_of(find_place(path(name)));
+  }
+  void link(const std::string& target, const std::string& name) const {
+    std::filesystem::create_symlink(target, path(name));
+  }
+};
+
+TEST_F(PlaceTest, LinksAreFollowedWhereOthersCannotMakeThem) {
+  link("own", "link");
+  link("../link", "own/back");
+  link("own", "foreign");
+  ASSERT_EQ(::lchown(path("foreign").c_str(), kStranger, kStranger), 0);
+  link(path("round"), "round");
+
+  EXPECT_TRUE(
+      same_place(find_place(path("own/back/s")).value(), find_place(path("own/s")).value()));
+  EXPECT_TRUE(same_place(find_place(path("link/../s")).value(), find_place(path("s")).value()));
+  EXPECT_EQ(code("foreign/s"), ErrorCode::kPermission);
+  EXPECT_EQ(code("round/s"), ErrorCode::kIo);
+}
+
+TEST_F(PlaceTest, DirectoryOfAnotherUserLeadsNowhereElse) {
+  link(path("own"), "theirs/link");
+  std::filesystem::create_directory(path("shared"));
+  ASSERT_EQ(::chmod(path("shared").c_str(), 0777), 0);
+  link(path("own"), "shared/link");
+  std::filesystem::rename(path("theirs"), path("shared/theirs"));
+
+  EXPECT_TRUE(succeeded(find_place(path("shared/s"))));
+  EXPECT_TRUE(succeeded(find_place(path("shared/theirs/in/s"))));
+  EXPECT_TRUE(succeeded(find_place(path("shared/theirs/in/../../../own/s"))));
+  EXPECT_EQ(code("shared/link/s"), ErrorCode::kPermission);
+  EXPECT_EQ(code("shared/theirs/link/s"), ErrorCode::kPermission);
+  // The stranger may have moved root's directory there.
+  EXPECT_EQ(code("shared/theirs/ours/s"), ErrorCode::kPermission);
+}
+
+TEST_F(PlaceTest, IsKeptThroughRenamesAndRemovesItsOwnFileAlone) {
+  const Place place = find_place(path("theirs/in/s")).value();
+  write("theirs/in/s", "made");
+  const UniqueFd file = open_entry(place).value();
+  std::filesystem::rename(path("theirs/in"), path("theirs/moved"));
+  std::filesystem::create_directory(path("theirs/in"));
+  write("theirs/in/s", "victim");
+
+  EXPECT_TRUE(succeeded(remove_entry(place.directory, place.name, file)));
+  EXPECT_FALSE(std::filesystem::exists(path("theirs/moved/s")));
+  write("theirs/moved/s", "later");
+  EXPECT_TRUE(succeeded(remove_entry(place.directory, place.name, file)));
+
+  EXPECT_EQ(text("theirs/moved/s"), "later");
+  EXPECT_EQ(text("theirs/in/s"), "victim");
+}
+
+TEST_F(PlaceTest, NamesADirectoryOrNothingIsRefused) {
+  EXPECT_EQ(code("own/"), ErrorCode::kAlreadyExists);
+  EXPECT_EQ(code("own/.."), ErrorCode::kAlreadyExists);
+  EXPECT_EQ(code("none/s"), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(find_place("")), ErrorCode::kInvalidArgument);
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  EXPECT_FALSE(find_place(path("pipe/s")).has_value());
+}
+
 using PartialFileTest = NamedFilesTest;
+
+TEST_F(PartialFileTest, PrivateOneTakesNothingFromWhatItReplaces) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can give files away";
+  write("state", "old");
+  ASSERT_EQ(::chown(path("state").c_str(), 1000, 1001), 0);
+  ASSERT_EQ(::chmod(path("state").c_str(), 0666), 0);
+  auto file = PartialFile::create_private(path("state"), find_place(path("state")).value());
+  ASSERT_TRUE(succeeded(file));
+  ASSERT_TRUE(succeeded(file->publish()));
+  struct stat status{};
+  ASSERT_EQ(::stat(path("state").c_str(), &status), 0);
+  EXPECT_EQ(status.st_uid, 0u);
+  EXPECT_EQ(status.st_mode & 07777, 0600u);
+}
 
 TEST_F(PartialFileTest, AppearsOnlyWhenPublished) {
   {

@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "base/limits.h"
-#include "base/listen_path.h"
 #include "base/socket.h"
+#include "tests/support/seccomp.h"
 #include "tests/support/test_support.h"
 
 namespace thaw {
@@ -94,9 +94,6 @@ TEST(ListenUnix, RefusesFilesAndBadPaths) {
   std::ofstream(scratch.path("file")) << "precious";
   EXPECT_EQ(code_of(listen_unix(scratch.path("file"), std::nullopt)), ErrorCode::kAlreadyExists);
   EXPECT_TRUE(std::filesystem::exists(scratch.path("file")));
-  EXPECT_EQ(code_of(check_listen_path(scratch.path("file"))), ErrorCode::kAlreadyExists);
-  EXPECT_EQ(code_of(check_listen_path(scratch.path("none/s"))), ErrorCode::kNotFound);
-  EXPECT_TRUE(succeeded(check_listen_path(scratch.path("s"))));
   EXPECT_FALSE(std::filesystem::exists(scratch.path("s")));
   EXPECT_EQ(code_of(listen_unix("", std::nullopt)), ErrorCode::kInvalidArgument);
   EXPECT_EQ(code_of(listen_unix(std::string(limits::kMaxSocketPath + 1, 'x'), std::nullopt)),
@@ -235,6 +232,35 @@ TEST(PeerProcess, IsKilledThroughItsPidfd) {
   ASSERT_EQ(::waitpid(child, &status, 0), child);
   EXPECT_TRUE(WIFSIGNALED(status));
   EXPECT_TRUE(succeeded(kill_process(peer->pidfd))) << "gone already is success";
+}
+
+TEST(PeerProcess, WithoutPeerPidfdIsTheOneThatConnectedOrNone) {
+  const ScratchDirectory scratch;
+  const auto listener = listen_unix(scratch.path("s"), std::nullopt);
+  const auto client = connect_unix(scratch.path("s"), soon());
+  const auto socket = accept_connection(*listener, soon());
+  ASSERT_TRUE(succeeded(socket));
+  // In a thread, whose filter ends with it.
+  std::thread([&] {
+    test::hide_peer_pidfd();
+    EXPECT_FALSE(names_peers_everywhere(*socket));
+    const auto peer = peer_process(*socket);
+    ASSERT_TRUE(succeeded(peer));
+    EXPECT_EQ(peer->pid, ::getpid());
+    EXPECT_EQ(peer->user, ::geteuid());
+    EXPECT_EQ(peer->found_by, PeerFoundBy::kNumber);
+    EXPECT_EQ(code_of(wait_for_exit(peer->pidfd, now())), ErrorCode::kTimeout);
+    EXPECT_EQ(code_of(peer_process(*socket, BootTime(0))), ErrorCode::kPermission);
+  }).join();
+  EXPECT_TRUE(succeeded(pidfd_by_number(::getpid(), ::geteuid(), boot_time())));
+  EXPECT_EQ(code_of(pidfd_by_number(::getpid(), ::geteuid() + 1, boot_time())),
+            ErrorCode::kPermission);
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  siginfo_t ended{};
+  ASSERT_EQ(::waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOWAIT), 0);
+  EXPECT_EQ(code_of(pidfd_by_number(child, ::geteuid(), boot_time())), ErrorCode::kNotFound);
+  ASSERT_EQ(::waitpid(child, nullptr, 0), child);
 }
 
 TEST(Tcp, ResolvesOnlyHostAndPort) {

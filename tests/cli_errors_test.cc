@@ -254,7 +254,7 @@ TEST_F(CliErrorsTest, TextOfOthersIsPrintedAndNotObeyed) {
       return ControlReply(report);
     });
     for (const Words& words :
-         {Words{"ps"}, Words{"stop", "1"}, Words{"prepare", "n", "--socket", "s"}}) {
+         {Words{"ps"}, Words{"stop", "1"}, Words{"prepare", "n", "--socket", path("s")}}) {
       const std::string said = says(words);
       EXPECT_FALSE(obeyed(said)) << said;
       EXPECT_NE(said.find("a\\x1b[31m\\nb"), std::string::npos) << said;

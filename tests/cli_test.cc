@@ -96,7 +96,7 @@ class CommandLineTest : public testing::Test {
   int exit_code(const std::vector<std::string>& arguments) { return thaw(arguments).exit_code; }
   /// What the fault handler is asked for.
   std::optional<control::Prepare> prepared(std::vector<std::string> more) {
-    more.insert(more.begin(), {"prepare", "snapshot", "--socket", "/vm"});
+    more.insert(more.begin(), {"prepare", "snapshot", "--socket", path("vm")});
     ScriptedHandler handler(path("control"),
                             [](const ControlRequest&) { return control::Prepared{}; });
     EXPECT_EQ(exit_code(more), 0);
@@ -110,7 +110,7 @@ class CommandLineTest : public testing::Test {
 TEST_F(CommandLineTest, WithoutFlagsThereAreTheHandlersDefaults) {
   control::Prepare expected;
   expected.snapshot = "snapshot";
-  expected.socket = "/vm";
+  expected.socket = path("vm");
   expected.name_space = "default";
   EXPECT_EQ(prepared({}), expected);
 }
@@ -132,7 +132,7 @@ TEST_F(CommandLineTest, FlagsOfPrepareReachTheHandler) {
 
 TEST_F(CommandLineTest, FlagsThatContradictOneAnotherAreRefused) {
   const auto prepare = [&](std::vector<std::string> more) {
-    more.insert(more.begin(), {"prepare", "snapshot", "--socket", "/vm"});
+    more.insert(more.begin(), {"prepare", "snapshot", "--socket", path("vm")});
     return exit_code(more);
   };
   EXPECT_EQ(prepare({"--record", "--no-record"}), 2);

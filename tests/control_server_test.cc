@@ -15,6 +15,9 @@
 #include <poll.h>
 
 #include "base/event_fd.h"
+#include "base/limits.h"
+#include "base/new_listener.h"
+#include "base/place.h"
 #include "base/socket.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/sys/epoll_loop.h"
@@ -35,7 +38,7 @@ class ControlServerTest : public testing::Test {
         path_, listen_unix(path_, std::nullopt).value(),
         ControlServer::Tools{*loop_, *tasks_, *prepares_, *others_},
         ControlCommands{
-            .prepare = [this](const control::Prepare& request,
+            .prepare = [this](const control::Prepare& request, SessionObjects,
                               const std::stop_token& stop) { return prepare(request, stop); },
             .handle = [](const ControlRequest&) { return HandlerReport{}; }});
   }
@@ -46,7 +49,8 @@ class ControlServerTest : public testing::Test {
     control::Prepare request;
     request.snapshot = snapshot;
     const std::string line = encode_control_request(request);
-    EXPECT_TRUE(succeeded(send_all(socket, as_bytes(line), soon())));
+    const auto sent = send_with_descriptors(socket, as_bytes(line), objects_.numbers(), soon());
+    EXPECT_TRUE(succeeded(sent));
     return socket;
   }
   static ControlReply reply_of(const UniqueFd& client) {
@@ -81,8 +85,19 @@ class ControlServerTest : public testing::Test {
   const std::unique_ptr<WorkerPool> prepares_ = WorkerPool::create(limits::kPrepareThreads).value();
   const std::unique_ptr<WorkerPool> others_ = WorkerPool::create(limits::kControlThreads).value();
   std::unique_ptr<ControlServer> server_;
+  const SessionObjects objects_ = make_objects();
 
  private:
+  SessionObjects make_objects() const {
+    Place place = find_place(directory_.path("vm")).value();
+    NewListener socket =
+        NewListener::create(directory_.path("vm"), std::move(place), std::nullopt).value();
+    return {.listener = duplicate(socket.listener()).value(),
+            .socket_directory = duplicate(socket.directory()).value(),
+            .socket_file = duplicate(socket.file()).value(),
+            .state = {},
+            .trace_directory = {}};
+  }
   /// A snapshot that "hangs" takes until it is called off.
   Preparation prepare(const control::Prepare& request, const std::stop_token& stop) {
     add_one(begun_);
@@ -105,6 +120,29 @@ TEST_F(ControlServerTest, AnswersOtherCommandsWhileAllPreparesHang) {
   wait_for(begun_, limits::kPrepareThreads);
 
   EXPECT_TRUE(succeeded(list()));
+}
+
+TEST_F(ControlServerTest, RefusesAPrepareWithoutItsObjects) {
+  const control::Prepare request;
+  const UniqueFd none = connect_unix(path_, soon()).value();
+  ASSERT_TRUE(succeeded(send_all(none, as_bytes(encode_control_request(request)), soon())));
+  EXPECT_EQ(refusal_of(none), ErrorCode::kInvalidArgument);
+
+  // Of other kinds.
+  const UniqueFd wrong = connect_unix(path_, soon()).value();
+  const UniqueFd event = create_event_fd().value();
+  const std::array numbers{event.get(), event.get(), event.get()};
+  ASSERT_TRUE(succeeded(
+      send_with_descriptors(wrong, as_bytes(encode_control_request(request)), numbers, soon())));
+  EXPECT_EQ(refusal_of(wrong), ErrorCode::kInvalidArgument);
+
+  const UniqueFd many = connect_unix(path_, soon()).value();
+  const std::vector<int> crowd(limits::kMaxDescriptorsPerMessage, event.get());
+  for (int piece = 0; piece < 2; ++piece) {
+    ASSERT_TRUE(succeeded(send_with_descriptors(many, as_bytes("{"), crowd, soon())));
+  }
+  EXPECT_EQ(refusal_of(many), ErrorCode::kNoDescriptors);
+  EXPECT_EQ(begun_, 0u);
 }
 
 TEST_F(ControlServerTest, CallsOffThePrepareOfAClientThatGoes) {

@@ -557,7 +557,7 @@ TEST_P(HandlerCrashTest, ServiceManagerHasWhatIsNeededWhenBothProcessesDie) {
   handler_.reset();
   store.close();
   EXPECT_TRUE(store.ready());
-  EXPECT_EQ(store.size(), 1u + 1u + 7u + 3u)
+  EXPECT_EQ(store.size(), 1u + 1u + 7u + 5u)
       << "the control socket, the settings, a VM, and one that has not come";
 
   const pid_t restarted = ::fork();

@@ -1,15 +1,20 @@
 // VMMs in a jail of their own, as Firecracker's jailer makes them: another root directory, another
 // user, and a directory that nobody else may enter. The handler makes the socket in there.
 
+#include <algorithm>
+#include <array>
 #include <csignal>
 #include <filesystem>
+#include <thread>
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/socket.h"
 #include "tests/support/restore_fixture.h"
@@ -46,11 +51,52 @@ class JailTest : public RestoreTest {
     more.insert(more.end(), {"--owner", owner, "--state-out", path("jail/run/state")});
     return prepare(more, "jail/run/vm");
   }
-  Program start_jailed(const std::string& mode) {
+  /// The VMM's user puts a link to another directory in the place of jail/run.
+  void swap_for_link(const std::string& target) {
+    std::filesystem::rename(path("jail/run"), path("jail/run.real"));
+    std::filesystem::create_directory_symlink(target, path("jail/run"));
+    ASSERT_EQ(::lchown(path("jail/run").c_str(), kVmmUser, kVmmUser), 0);
+  }
+  /// Another tenant's jail, whose files have the names of ours.
+  void make_victim() {
+    std::filesystem::create_directory(path("victim"));
+    for (const char* const name : {"victim/vm", "victim/state"}) {
+      write_file(path(name), as_bytes("victim"));
+    }
+  }
+  void expect_untouched_victim() {
+    for (const char* const name : {"victim/vm", "victim/state"}) {
+      struct stat status{};
+      ASSERT_EQ(::lstat(path(name).c_str(), &status), 0) << name;
+      EXPECT_EQ(status.st_uid, ::geteuid()) << name;
+      EXPECT_EQ(as_text(read_file(path(name))), "victim") << name;
+    }
+    const std::filesystem::directory_iterator all(path("victim"));
+    EXPECT_EQ(std::ranges::distance(begin(all), end(all)), 2);
+  }
+  std::string refusal(std::vector<std::string> more = {}) {
+    std::vector<std::string> words{"prepare",           "snapshot",    "--socket",
+                                   path("jail/run/vm"), "--state-out", path("jail/run/state")};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome outcome = control(words);
+    EXPECT_NE(outcome.exit_code, 0);
+    return Json::parse(outcome.output)["error"]["code"];
+  }
+  void replace_worker() {
+    const pid_t before = handler_->worker();
+    ASSERT_EQ(::kill(before, SIGKILL), 0);
+    const Deadline deadline = Deadline::after(kPatience);
+    while ((handler_->worker() == before || handler_->worker() == 0 ||
+            control({"ps"}).exit_code != 0) &&
+           !deadline.passed()) {
+      std::this_thread::yield();
+    }
+  }
+  Program start_jailed(const std::string& mode, const std::string& socket = "/run/vm") {
     Surroundings jail;
     jail.environment = {{"THAW_TEST_JAIL", path("jail")},
                         {"THAW_TEST_UID", std::to_string(kVmmUser)}};
-    Program vmm({program_path("vmm"), "/run/vm", path("image"), mode}, jail);
+    Program vmm({program_path("vmm"), socket, path("image"), mode}, jail);
     const auto line = vmm.wait_for_line("handed over");
     EXPECT_TRUE(succeeded(line));
     return vmm;
@@ -179,6 +225,141 @@ TEST_P(PidNamespaceTest, RefusedVmmOutsideIsNotSaidToBeKilled) {
   vmm.signal(SIGKILL);
   EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
   wait_for_state(number, "ended");
+}
+
+TEST_P(JailTest, ParentSwappedBeforePrepareLeadsNowhere) {
+  make_victim();
+  swap_for_link(path("victim"));
+  EXPECT_EQ(refusal(), "permission");
+  EXPECT_EQ(refusal({"--trace", path("jail/run/trace"), "--no-record"}), "permission");
+  // A directory of root's that stood in the jail, moved.
+  std::filesystem::remove(path("jail/run"));
+  std::filesystem::rename(path("victim"), path("jail/run"));
+  EXPECT_EQ(refusal(), "permission");
+  std::filesystem::rename(path("jail/run"), path("victim"));
+  expect_untouched_victim();
+  // Nor is a pipe waited for.
+  ASSERT_EQ(::mkfifo(path("jail/run").c_str(), 0600), 0);
+  refusal();
+}
+
+TEST_P(JailTest, ParentSwappedWhileAVmmIsAwaitedLeadsNowhere) {
+  make_victim();
+  const std::uint64_t number = prepare_in_jail();
+  swap_for_link(path("victim"));
+
+  Program vmm = start_jailed("verify", "/run.real/vm");
+
+  EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
+  wait_for_state(number, "ended");
+  expect_untouched_victim();
+  EXPECT_FALSE(std::filesystem::exists(path("jail/run.real/vm")));
+}
+
+TEST_P(JailTest, ParentSwappedBeforeAStopOrARestartLeadsNowhere) {
+  make_victim();
+  const std::uint64_t number = prepare_in_jail();
+  swap_for_link(path("victim"));
+  replace_worker();
+  EXPECT_EQ(control({"stop", std::to_string(number)}).exit_code, 0);
+  wait_for_state(number, "ended");
+  const Deadline deadline = Deadline::after(kPatience);
+  while (std::filesystem::exists(path("jail/run.real/vm")) && !deadline.passed()) {
+    std::this_thread::yield();
+  }
+  EXPECT_FALSE(std::filesystem::exists(path("jail/run.real/vm")));
+  expect_untouched_victim();
+}
+
+TEST_P(JailTest, StoppedSessionsPathIsFreeAtOnce) {
+  for (int round = 0; round < 3; ++round) {
+    const std::uint64_t number = prepare_in_jail();
+    EXPECT_EQ(control({"stop", std::to_string(number)}).exit_code, 0);
+  }
+  prepare_in_jail();
+  Program vmm = start_jailed("verify");
+  EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
+}
+
+TEST_P(JailTest, RestartLeavesASessionThatCameLaterItsSocket) {
+  const std::uint64_t first = prepare_in_jail();
+  Program vmm = start_jailed("hold");
+  wait_for_state(first, "serving");
+  prepare_in_jail();
+
+  replace_worker();
+
+  EXPECT_EQ(control({"stop", std::to_string(first), "--kill"}).exit_code, 0);
+  EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
+  Program second = start_jailed("verify");
+  EXPECT_EQ(second.wait().value(), 0) << second.rest_of_output();
+}
+
+/// A process of the jail's user that keeps a lease on a file until its end is asked for. Opening
+/// the file would break the lease, or wait until it is given back.
+class LeaseHolder {
+ public:
+  explicit LeaseHolder(const std::string& file) {
+    CHECK(::pipe2(go_on_.data(), O_CLOEXEC) == 0 && ::pipe2(ready_.data(), O_CLOEXEC) == 0);
+    child_ = ::fork();
+    if (child_ == 0) ::_exit(hold(file));
+    char byte = 0;
+    CHECK(::read(ready_[0], &byte, 1) == 1);
+  }
+  /// Whether no open has touched the lease.
+  bool was_left_alone() {
+    CHECK(::write(go_on_[1], "x", 1) == 1);
+    int status = 0;
+    return ::waitpid(child_, &status, 0) == child_ && status == 0;
+  }
+
+ private:
+  int hold(const std::string& file) const {
+    ::signal(SIGIO, SIG_IGN);
+    if (::setgid(kVmmUser) != 0 || ::setuid(kVmmUser) != 0) return 2;
+    const int fd = ::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    const bool holds = fd >= 0 && ::fcntl(fd, F_SETLEASE, F_WRLCK) == 0;
+    char byte = 0;
+    if (::write(ready_[1], "x", 1) != 1 || ::read(go_on_[0], &byte, 1) != 1) return 3;
+    return holds && ::fcntl(fd, F_GETLEASE) == F_WRLCK ? 0 : 1;
+  }
+
+  std::array<int, 2> go_on_{};
+  std::array<int, 2> ready_{};
+  pid_t child_ = 0;
+};
+
+TEST_P(JailTest, WhatStandsInTheWayOfTheStateFileIsNeitherOpenedNorReused) {
+  LeaseHolder leased(path("jail/run/state"));
+  LeaseHolder partial(path("jail/run/state.partial"));
+  ASSERT_EQ(::chmod(path("jail/run/state").c_str(), 0666), 0);
+  const UniqueFd before(::open(path("jail/run/state").c_str(), O_PATH | O_CLOEXEC));
+
+  prepare_in_jail();
+
+  EXPECT_TRUE(leased.was_left_alone());
+  EXPECT_TRUE(partial.was_left_alone());
+  struct stat old{};
+  struct stat made{};
+  ASSERT_EQ(::fstat(before.get(), &old), 0);
+  ASSERT_EQ(::stat(path("jail/run/state").c_str(), &made), 0);
+  EXPECT_NE(old.st_ino, made.st_ino);
+  EXPECT_EQ(made.st_mode & 0777, 0600);
+  EXPECT_EQ(made.st_uid, kVmmUser);
+  EXPECT_EQ(read_file(path("jail/run/state")), state_);
+}
+
+TEST_P(JailTest, SharedImageIsKeptFromARootVmmUnlessAllowed) {
+  const std::string owner = std::to_string(kVmmUser) + ":" + std::to_string(kVmmUser);
+  const Outcome prepared = control(
+      {"prepare", "snapshot", "--shared", "--socket", path("jail/run/vm"), "--owner", owner});
+  ASSERT_EQ(prepared.exit_code, 0) << prepared.output;
+  Program root({program_path("vmm"), path("jail/run/vm"), path("image"), "shared-verify"});
+  EXPECT_NE(root.wait().value(), 0);
+  const std::uint64_t number = Json::parse(prepared.output)["session"];
+  EXPECT_EQ(session(number)["state"], "prepared");
+  Program vmm = start_jailed("shared-verify");
+  EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
 }
 
 TEST_P(JailTest, WhatTheJailHasPreparedInsteadOfAFileIsNotOverwritten) {

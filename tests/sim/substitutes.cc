@@ -92,15 +92,22 @@ Result<UniqueFd> accept_connection(const UniqueFd& listener, Deadline) {
   return UniqueFd(machine.open(std::move(socket)));
 }
 
-Result<PeerProcess> peer_process(const UniqueFd& socket) {
+BootTime boot_time() { return BootTime(0); }
+
+Result<PeerProcess> peer_process(const UniqueFd& socket, BootTime) {
   Machine& machine = Machine::current();
   auto process = machine.file_as<sim::UnixSocket>(socket.get())->process();
-  return PeerProcess{sim::Process::kPid, UniqueFd(machine.open(std::move(process)))};
+  return PeerProcess{.pid = sim::Process::kPid,
+                     .pidfd = UniqueFd(machine.open(std::move(process))),
+                     .user = sim::Process::kUser,
+                     .found_by = PeerFoundBy::kSocket};
 }
 
 Result<UniqueFd> hold_descriptors(std::span<const UniqueFd>) {
   return fail(ErrorCode::kUnsupported, "no simulated VMM has two userfaultfds");
 }
+
+bool is_own_or_root(uid_t user) { return user != sim::Process::kUser; }
 
 bool is_pidfd_of_unseen_process(const UniqueFd&) { return false; }
 

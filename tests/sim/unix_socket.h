@@ -110,6 +110,7 @@ class Process final : public File {
   Process(Machine& machine, std::function<void()> kill, std::function<void()> die)
       : machine_(machine), kill_(std::move(kill)), die_(std::move(die)) {}
   static constexpr pid_t kPid = 4711;
+  static constexpr uid_t kUser = 4711;
 
   short ready() const override;
   void kill() const { kill_(); }

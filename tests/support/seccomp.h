@@ -10,6 +10,9 @@ void forbid_io_uring();
 /// Makes epoll_pwait2 fail with ENOSYS for the calling thread, as before Linux 5.11.
 void hide_epoll_pwait2();
 
+/// Makes SO_PEERPIDFD unknown to the calling thread, as before Linux 6.5.
+void hide_peer_pidfd();
+
 /// Whether the calling thread may use io_uring.
 bool io_uring_is_allowed();
 

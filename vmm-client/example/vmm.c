@@ -3,8 +3,8 @@
  * of guest memory, each page of which arrives when it is touched, and prints a checksum.
  *
  *   cc vmm.c -o vmm $(pkg-config --cflags --libs thaw)
- *   thaw prepare mysnap --socket /tmp/vm.sock              # and --shared for the mode "shared"
- *   ./vmm /tmp/vm.sock BYTES private|shared                # BYTES: the size of guest memory
+ *   thaw prepare mysnap --socket /run/thaw/vm.sock              # and --shared for the mode "shared"
+ *   ./vmm /run/thaw/vm.sock BYTES private|shared                # BYTES: the size of guest memory
  */
 
 #include <inttypes.h>
