@@ -280,6 +280,26 @@ TEST_F(GuestMemoryTest, IsNotGivenUpBeforeTheHandlerAnswersOrIsGone) {
   EXPECT_EQ(own_userfaultfds().size(), 0u);
 }
 
+TEST_F(GuestMemoryTest, IsHandedOverToRootOrTheHandlersUserAlone) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root becomes another user";
+  constexpr uid_t kStranger = 65'533;
+  // The user who listens, and a socket that all may use.
+  ASSERT_EQ(::chmod(directory_.c_str(), 0777), 0);
+  ASSERT_EQ(::seteuid(kStranger), 0);
+  const UniqueFd listener = listen_unix(socket_path_, std::nullopt).value();
+  ASSERT_EQ(::seteuid(0), 0);
+  const std::array shapes{GuestRegion{kSmall, kSmall}};
+  auto memory = GuestMemory::create(shapes).value();
+
+  EXPECT_EQ(code_of(memory.hand_over(socket_path_, soon())), ErrorCode::kPermission);
+  EXPECT_EQ(code_of(GuestMemory::share(shapes, socket_path_, soon())), ErrorCode::kPermission);
+  ::setenv("THAW_HANDLER_UID", "somebody", 1);
+  EXPECT_EQ(code_of(memory.hand_over(socket_path_, soon())), ErrorCode::kInvalidArgument);
+  ::setenv("THAW_HANDLER_UID", "65533", 1);
+  EXPECT_TRUE(test::succeeded(memory.hand_over(socket_path_, soon())));
+  ::unsetenv("THAW_HANDLER_UID");
+}
+
 TEST_F(GuestMemoryTest, PagesStayMissingWhenTheHandlerDies) {
   std::optional<TestHandler> handler(socket_path_);
   const std::array shapes{GuestRegion{{2 * kPageBytes}, kSmall}};

@@ -2,7 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "base/check.h"
@@ -73,6 +77,30 @@ Result<Mapping> map_region(const GuestRegion& shape) {
   return Mapping::anonymous(shape.size);
 }
 
+/// $THAW_HANDLER_UID; nothing when it is not set.
+Result<std::optional<uid_t>> expected_handler() {
+  const char* const text = std::getenv("THAW_HANDLER_UID");
+  if (text == nullptr) return std::optional<uid_t>();
+  const char* const end = text + std::strlen(text);
+  uid_t user = 0;
+  const auto [read, error] = std::from_chars(text, end, user);
+  if (error == std::errc() && read == end && text != end) return std::optional(user);
+  return fail(ErrorCode::kInvalidArgument, "THAW_HANDLER_UID={} is no user's number", text);
+}
+
+/// What listens there gets all of guest memory into its hands. So it is root, this process's own
+/// user, who can look into it anyway, or the user that the environment names.
+Result<UniqueFd> connect_to_handler(const std::string& socket_path, Deadline deadline) {
+  const auto expected = TRY(expected_handler());
+  UniqueFd socket = TRY(connect_unix(socket_path, deadline));
+  const uid_t user = TRY(peer_user(socket));
+  if (is_own_or_root(user) || user == expected) return socket;
+  return fail(ErrorCode::kPermission,
+              "user {} listens at {}, and the fault handler is root's: name its user in "
+              "THAW_HANDLER_UID",
+              user, socket_path);
+}
+
 /// Nobody but the caller fills this memory.
 Result<void> copy_missing(const UniqueFd& uffd, HostAddress to, ByteSpan from) {
   const FillResult filled = copy_pages(uffd, to, from);
@@ -103,7 +131,7 @@ Result<MissingMemory> MissingMemory::register_regions(std::span<const MappedRegi
 
 Result<SharedSession> SharedSession::open(const std::string& socket_path, Deadline deadline) {
   SharedSession session{
-      .socket = TRY(connect_unix(socket_path, deadline)), .image = {}, .size = {}};
+      .socket = TRY(connect_to_handler(socket_path, deadline)), .image = {}, .size = {}};
   std::array<std::byte, kHostImageGreeting.size()> greeting;
   std::size_t received = 0;
   while (received < greeting.size()) {
@@ -127,7 +155,7 @@ Result<SharedSession> SharedSession::open(const std::string& socket_path, Deadli
 
 Result<void> MissingMemory::hand_over(const std::string& socket_path, Deadline deadline) {
   TRY(check_unused());
-  return hand_over_on(TRY(connect_unix(socket_path, deadline)), deadline);
+  return hand_over_on(TRY(connect_to_handler(socket_path, deadline)), deadline);
 }
 
 Result<void> MissingMemory::hand_over(SharedSession session, Deadline deadline) {

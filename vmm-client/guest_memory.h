@@ -61,7 +61,8 @@ class MissingMemory {
 
   /// Connects to the handler's UNIX socket and sends regions and userfaultfd. After a failure the
   /// memory is as before and another attempt may be made. kNotFound or kUnavailable: nobody
-  /// listens there. kInvalidArgument: no possible socket path. kAlreadyExists: was handed over.
+  /// listens there. kPermission: the user who does is neither root nor this process's nor
+  /// $THAW_HANDLER_UID. kInvalidArgument: no possible socket path. kAlreadyExists: was handed over.
   Result<void> hand_over(const std::string& socket_path, Deadline deadline);
   /// The same for mappings of the image, on its session's socket.
   Result<void> hand_over(SharedSession session, Deadline deadline);

@@ -53,7 +53,8 @@ typedef struct thaw_memory thaw_memory;
  *                      of 0 or more than 107 bytes
  *   region_unaligned   a size that is no multiple of its page size
  *   too_large          more than 1024 regions or 1 TiB
- *   permission         userfaultfd or the socket is not for this process
+ *   permission         userfaultfd or the socket is not for this process, or another user listens
+ *                      than root, this process's and the one of THAW_HANDLER_UID
  *   not_found          there is no socket of that name
  *   unavailable        no process listens at the socket
  *   timeout            the handler took no connection in time
