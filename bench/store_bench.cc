@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include "base/output.h"
+#include "bench/hostile_tenant.h"
 #include "bench/store_runs.h"
 
 namespace thaw::bench {
@@ -122,7 +123,12 @@ Result<std::vector<Figure>> run_store_bench(const BenchOptions& options) {
   summary.add_collection();
   summary.add_gets();
   summary.add_memory();
-  return summary.take();
+  std::vector<Figure> figures = summary.take();
+  const bool quick = options.effort == Effort::kQuick;
+  const auto hostile = TRY(
+      run_hostile_tenant(quick ? HostileTenantPlan{100, 1000} : HostileTenantPlan{1000, 20'000}));
+  figures.insert(figures.end(), hostile.begin(), hostile.end());
+  return figures;
 }
 
 }  // namespace thaw::bench
