@@ -148,7 +148,7 @@ struct GetUsage {
 struct GetNamespace {};  // -> NamespaceReport
 /// Bounds of a namespace, and which snapshots are deleted on their own; 0 is no bound.
 struct NamespaceSettings {
-  std::uint64_t quota_bytes = 0;      // of chunks and packs as stored
+  std::uint64_t quota_bytes = 0;      // of chunks as stored
   std::uint64_t quota_snapshots = 0;  // how many
   /// The newest so many stay, and what is younger than this; with only one of the two, all others
   /// go. Tagged snapshots and those that restores are using stay in any case.

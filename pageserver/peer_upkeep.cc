@@ -100,7 +100,7 @@ Result<Reply> Peer::namespace_report() {
   message::NamespaceReport report;
   report.settings = TRY(store_.settings(in));
   report.snapshots = TRY(store_.named_snapshots(in));
-  report.stored_bytes = totals.chunk_bytes + totals.pack_bytes;
+  report.stored_bytes = totals.chunk_bytes;
   return with_body(std::move(report));
 }
 

@@ -237,6 +237,15 @@ TEST_F(WorkingSetStoreTest, FullDiskTakesNothingAndGivesBack) {
   EXPECT_FALSE(has_pack({a_, 1, 1}));
 }
 
+TEST_F(WorkingSetStoreTest, PacksTakeNothingOfThePushersQuota) {
+  const auto set = publish(a_, 90, 2);
+  ASSERT_TRUE(succeeded(set));
+  ASSERT_GT(set->pack_bytes(), 2 * kPageBytes);
+  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_bytes = 2 * kPageBytes})));
+  EXPECT_TRUE(succeeded(store("one-page", image_of("x"), name_space_)));
+  EXPECT_EQ(code_of(store("two-more", image_of("yz"), name_space_)), ErrorCode::kQuotaExceeded);
+}
+
 TEST_F(WorkingSetStoreTest, StoreOfVersionOneIsTakenOver) {
   const Bytes image = make_image(1, 50);
   const Manifest manifest = store("image", image, name_space_).value();

@@ -245,8 +245,8 @@ class RocksStore final : public Store {
   Result<std::vector<StoredChunk>> put_chunks(NamespaceId in,
                                               std::span<const NewChunk> chunks) override {
     const std::uint64_t quota = TRY(settings(in)).quota_bytes;
-    const std::uint64_t packs = quota == 0 ? 0 : TRY(working_sets_.pack_bytes(in));
-    return chunks_.put(in, chunks, quota == 0 ? kNoBound : quota - std::min(quota, packs));
+    // Packs do not count: recordings of readers make them, and must not stop the pushers.
+    return chunks_.put(in, chunks, quota == 0 ? kNoBound : quota);
   }
 
   Result<Manifest> publish(NamespaceId in, Manifest manifest, const PageMap& map,
