@@ -9,6 +9,8 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "base/private_files.h"
+
 namespace thaw {
 
 Result<UniqueFd> duplicate(const UniqueFd& file) {
@@ -95,8 +97,13 @@ Result<void> copy_and_rename(const std::string& from, const std::string& partial
                              const std::string& to) {
   std::error_code error;
   std::filesystem::remove_all(partial, error);
-  if (!error) std::filesystem::create_directories(partial, error);
-  if (!error) std::filesystem::copy(from, partial, error);
+  if (error) return fail_errno("remove " + partial, error.value());
+  TRY(make_private_directory(partial));
+  std::filesystem::copy(from, partial, error);
+  for (const auto& entry : std::filesystem::directory_iterator(partial, error)) {
+    const auto mode = std::filesystem::perms(0600);
+    if (!error) std::filesystem::permissions(entry.path(), mode, error);
+  }
   if (error) return fail_errno(fmt::format("copy {} to {}", from, partial), error.value());
   const UniqueFd directory(::open(partial.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!directory.valid() || ::syncfs(directory.get()) != 0) return fail_errno("sync " + partial);

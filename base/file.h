@@ -52,7 +52,8 @@ Result<std::optional<FileExtent>> next_data(const UniqueFd& file, std::uint64_t 
 Result<ByteCount> free_space(const std::string& path);
 
 /// Copies the files of a directory into a new one, which appears whole and durable or not at all:
-/// it is NAME.partial before. kAlreadyExists when there is something in it already.
+/// it is NAME.partial before. The copy is for its owner alone. kAlreadyExists when there is
+/// something in it already.
 Result<void> copy_files(const std::string& from, const std::string& to);
 
 /// Removes a name; one that is gone already is fine, any other failure too, since nothing could be

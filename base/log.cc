@@ -65,7 +65,7 @@ std::string shortened(std::string text) {
 constexpr int kOpenFlags = O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
 
 Result<UniqueFd> open_log(const std::string& path) {
-  UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | kOpenFlags, 0640));
+  UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | kOpenFlags, 0600));
   const int error = file.valid() ? 0 : errno;
   struct stat status{};
   if (::stat(path.c_str(), &status) == 0 && S_ISFIFO(status.st_mode)) {

@@ -8,6 +8,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -69,6 +70,7 @@ bool keeps_its_action(int number) {
 
 void begin_program(ProgramKind kind) {
   open_standard_descriptors();
+  ::umask(S_IRWXG | S_IRWXO);
   std::set_terminate(tell_and_abort);
   ignore_unless_handled(SIGPIPE);
   ignore_unless_handled(SIGXFSZ);

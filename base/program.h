@@ -13,6 +13,9 @@ enum class ProgramKind {
 ///   numbers and be written into. It is opened the wrong way round: reading or writing fails.
 /// * SIGPIPE and SIGXFSZ are ignored: the call that writes to a dead reader, or beyond the limit of
 ///   a file, fails instead.
+/// * Files and directories that it makes are for its user alone (umask 077), also those that
+///   libraries make, because they may hold guest memory. What other users are to reach gets its
+///   mode explicitly. Programs that it starts inherit this.
 /// * An exception that nothing catches ends the process with a line in the log.
 /// * A server ignores all other signals too, those that stop a terminal's job included. Left are
 ///   SIGTERM, SIGINT and SIGQUIT, which end it, SIGHUP if take_signals() takes it, and SIGKILL and

@@ -11,6 +11,7 @@
 #include "base/file_watch.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/private_files.h"
 #include "base/tls.h"
 #include "base/tls_openssl.h"
 
@@ -42,14 +43,14 @@ Result<TlsPem> read_files(const TlsFiles& files) {
   const UniqueFd key = TRY(open_for_reading(files.key));
   struct stat status{};
   if (::fstat(key.get(), &status) != 0) return fail_errno("stat " + files.key);
-  if ((status.st_mode & (S_IRWXO | S_IWGRP)) != 0) {
+  if ((status.st_mode & S_IRWXO) != 0) {
     return fail(ErrorCode::kPermission, "{} is a key that others have access to: chmod 600 {}",
                 files.key, files.key);
   }
   TlsPem pem;
   pem.certificate = TRY(read_text_file(files.certificate, limits::kMaxChainBytes));
-  pem.key = TRY(read_text_file(files.key, limits::kMaxPemBytes));
-  pem.authority = TRY(read_text_file(files.authority, limits::kMaxChainBytes));
+  pem.key = TRY(read_trusted_file(files.key, limits::kMaxPemBytes));
+  pem.authority = TRY(read_trusted_file(files.authority, limits::kMaxChainBytes));
   return pem;
 }
 

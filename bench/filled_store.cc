@@ -180,6 +180,10 @@ Result<void> FilledStore::fill(const std::vector<PageSpan>& pages) {
 }
 
 Result<void> FilledStore::open() {
+  // One of an earlier run may be open to others.
+  std::error_code error;
+  std::filesystem::permissions(files_path(directory_), std::filesystem::perms::owner_all, error);
+  if (error) return fail_errno("chmod " + files_path(directory_), error.value());
   store_ = TRY(open_rocks_store(files_path(directory_), {0}));
   const auto in = TRY(store_->find_namespace(kNamespace));
   if (in) first_id_ = ChunkId::of(in->value, 0, 1).value;

@@ -23,6 +23,7 @@
 #include "base/log.h"
 #include "base/log_file.h"
 #include "base/output.h"
+#include "base/private_files.h"
 #include "base/process.h"
 #include "base/program.h"
 #include "base/socket.h"
@@ -280,12 +281,9 @@ thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inherit
   TRY(passed.empty() ? thaw::write_log_in_background(settings.log_file)
                      : thaw::write_log_where_possible(settings.log_file));
   const thaw::UniqueFd signals = TRY(thaw::take_signals(kSignals));
-  const std::filesystem::path directory = std::filesystem::path(settings.control).parent_path();
-  std::error_code failed;
-  if (!directory.empty() && passed.empty()) {
-    std::filesystem::create_directories(directory, failed);
+  if (passed.empty()) {
+    TRY(thaw::make_public_directory(std::filesystem::path(settings.control).parent_path()));
   }
-  if (failed) return thaw::fail_errno("create " + directory.string(), failed.value());
   thaw::UniqueFd control = TRY(control_listener(settings.control, passed));
   const auto loop = TRY(thaw::create_epoll_loop());
   thaw::Supervisor supervisor(*loop, std::move(control),

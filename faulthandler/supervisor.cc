@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/private_files.h"
 #include "base/socket.h"
 #include "faulthandler/handler_settings.h"
 #include "faulthandler/limits.h"
@@ -82,8 +83,8 @@ void Supervisor::renew_control() {
   const std::string& path = programs_.control;
   const auto now = socket_identity(path);
   if (path.empty() || (now && now == control_)) return;
-  std::error_code ignored;  // listening tells
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
+  // Listening tells of a failure.
+  static_cast<void>(make_public_directory(std::filesystem::path(path).parent_path()));
   auto listener = listen_unix(path, std::nullopt);
   if (!listener) {
     return log_error("the control socket was replaced: {}", listener.error().message());

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "base/file.h"
 #include "base/log.h"
+#include "base/private_files.h"
 #include "pageserver/limits.h"
 
 namespace thaw {
@@ -91,7 +91,7 @@ std::vector<Policy::Quota> Policy::quotas(std::string_view identity,
 }
 
 Result<std::shared_ptr<const Policy>> Access::read(const std::string& path) {
-  const std::string text = TRY(read_text_file(path, limits::kMaxPolicyBytes));
+  const std::string text = TRY(read_trusted_file(path, limits::kMaxPolicyBytes));
   auto policy = Policy::parse(text);
   if (!policy) {
     return fail(policy.error().code(), "the policy {}: {}", path, policy.error().context());

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/output.h"
+#include "base/private_files.h"
 #include "base/program.h"
 #include "pageserver/descriptors.h"
 #include "pageserver/limits.h"
@@ -113,15 +114,14 @@ thaw::Result<void> take_backup(const Options& options) {
                       "{} is no backup but a store that was served: its copy would pass for it",
                       options.from_backup);
   }
+  TRY(thaw::check_private_directory(options.from_backup));
   return thaw::copy_files(options.from_backup, options.store);
 }
 
 thaw::Result<std::unique_ptr<thaw::Store>> open_store(const Options& options,
                                                       const thaw::StoreLimits& limits) {
   if (options.replica) return thaw::open_rocks_replica(options.store, limits);
-  std::error_code error;
-  std::filesystem::create_directories(options.store, error);
-  if (error) return thaw::fail_errno("create " + options.store, error.value());
+  if (!options.backups.empty()) TRY(thaw::make_private_directory(options.backups));
   return thaw::open_rocks_store(options.store, limits);
 }
 
@@ -175,7 +175,10 @@ int main(int argc, char** argv) {
   thaw::begin_program(thaw::ProgramKind::kServer);
   Options options;
   CLI::App app("Keeps the snapshots of a fleet as deduplicated chunks and serves their pages.");
-  app.add_option("--store", options.store, "Directory of the store; created if there is none")
+  app.add_option(
+         "--store", options.store,
+         "Directory of the store, which other users must not be able to enter; created if there is "
+         "none")
       ->required();
   app.add_option("--listen", options.listen, "Address to listen on; port 0 picks a free one")
       ->capture_default_str();

@@ -206,6 +206,12 @@ class AccessTest : public StoreTest {
   std::unique_ptr<Access> access_;
 };
 
+TEST_F(AccessTest, PolicyThatOthersMayWriteIsRefused) {
+  std::filesystem::permissions(directory_.path("policy"), std::filesystem::perms(0666));
+
+  EXPECT_EQ(code_of(Access::load(directory_.path("policy"))), ErrorCode::kPermission);
+}
+
 TEST_F(AccessTest, EachRequestTakesItsRole) {
   struct Role {
     const char* identity;

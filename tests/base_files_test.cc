@@ -20,6 +20,7 @@
 #include "base/output_file.h"
 #include "base/partial_file.h"
 #include "base/place.h"
+#include "base/private_files.h"
 #include "base/unfinished_name.h"
 #include "tests/support/test_support.h"
 
@@ -123,6 +124,72 @@ TEST_F(PlaceTest, NamesADirectoryOrNothingIsRefused) {
   EXPECT_EQ(code_of(find_place("")), ErrorCode::kInvalidArgument);
   ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
   EXPECT_FALSE(find_place(path("pipe/s")).has_value());
+}
+
+using PrivateFilesTest = NamedFilesTest;
+
+TEST_F(PrivateFilesTest, MakesDirectoriesForItsUserAloneAndPublicOnesForAll) {
+  ASSERT_TRUE(succeeded(make_private_directory(path("a/b/"))));
+  EXPECT_EQ(mode_of(path("a")), 0700u);
+  EXPECT_EQ(mode_of(path("a/b")), 0700u);
+  ASSERT_TRUE(succeeded(make_private_directory(path("a/b"))));
+
+  const mode_t before = ::umask(077);
+  ASSERT_TRUE(succeeded(make_public_directory(path("run/thaw"))));
+  ::umask(before);
+  EXPECT_EQ(mode_of(path("run")), 0755u);
+  EXPECT_EQ(mode_of(path("run/thaw")), 0755u);
+  ASSERT_TRUE(succeeded(make_public_directory("")));
+}
+
+TEST_F(PrivateFilesTest, ClosesAnEmptyDirectoryAndRefusesOneWithSomethingInIt) {
+  ASSERT_EQ(::mkdir(path("store").c_str(), 0755), 0);
+  ASSERT_TRUE(succeeded(make_private_directory(path("store"))));
+  EXPECT_EQ(mode_of(path("store")), 0700u);
+
+  write("store/secret", "s");
+  for (const mode_t mode : {0710u, 0701u, 0750u, 0704u, 0720u, 01777u}) {
+    ASSERT_EQ(::chmod(path("store").c_str(), mode), 0);
+    EXPECT_EQ(code_of(make_private_directory(path("store"))), ErrorCode::kPermission) << mode;
+    EXPECT_EQ(mode_of(path("store")), mode) << "the operator decides";
+  }
+}
+
+TEST_F(PrivateFilesTest, RefusesADirectoryOfAnotherUser) {
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to give a directory away";
+  ASSERT_EQ(::mkdir(path("store").c_str(), 0700), 0);
+  ASSERT_EQ(::chown(path("store").c_str(), 1234, 1234), 0);
+
+  EXPECT_EQ(code_of(make_private_directory(path("store"))), ErrorCode::kPermission);
+  EXPECT_EQ(code_of(check_private_directory(path("store"))), ErrorCode::kPermission);
+}
+
+TEST_F(PrivateFilesTest, TakesNoOrdersFromAFileThatOthersMayWrite) {
+  write("policy", "all");
+  for (const mode_t mode : {0600u, 0644u, 0400u}) {
+    ASSERT_EQ(::chmod(path("policy").c_str(), mode), 0);
+    EXPECT_EQ(read_trusted_file(path("policy"), 100).value_or("(none)"), "all") << mode;
+  }
+  for (const mode_t mode : {0664u, 0666u, 0602u}) {
+    ASSERT_EQ(::chmod(path("policy").c_str(), mode), 0);
+    EXPECT_EQ(code_of(read_trusted_file(path("policy"), 100)), ErrorCode::kPermission) << mode;
+  }
+  ASSERT_EQ(::chmod(path("policy").c_str(), 0644), 0);
+  EXPECT_EQ(code_of(read_trusted_file(path("policy"), 2)), ErrorCode::kTooLarge);
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to give a file away";
+  ASSERT_EQ(::chown(path("policy").c_str(), 1234, 1234), 0);
+  EXPECT_EQ(code_of(read_trusted_file(path("policy"), 100)), ErrorCode::kPermission);
+}
+
+TEST_F(PrivateFilesTest, CopiesForItsOwnerAlone) {
+  ASSERT_EQ(::mkdir(path("from").c_str(), 0755), 0);
+  write("from/table", "t");
+  ASSERT_EQ(::chmod(path("from/table").c_str(), 0644), 0);
+
+  ASSERT_TRUE(succeeded(copy_files(path("from"), path("to"))));
+
+  EXPECT_EQ(mode_of(path("to")), 0700u);
+  EXPECT_EQ(mode_of(path("to/table")), 0600u);
 }
 
 using PartialFileTest = NamedFilesTest;

@@ -380,6 +380,11 @@ TEST_F(Tls, KeysOfOthersAndWrongFilesAreRefused) {
   EXPECT_EQ(code_of(TlsContext::load(good, Side::kServer)), ErrorCode::kPermission);
   ASSERT_EQ(::chmod(good.key.c_str(), 0640), 0);
   EXPECT_TRUE(succeeded(TlsContext::load(good, Side::kServer)));
+  ASSERT_EQ(::chmod(good.key.c_str(), 0660), 0);
+  EXPECT_EQ(code_of(TlsContext::load(good, Side::kServer)), ErrorCode::kPermission);
+  ASSERT_EQ(::chmod(good.key.c_str(), 0600), 0);
+  ASSERT_EQ(::chmod(good.authority.c_str(), 0666), 0);
+  EXPECT_EQ(code_of(TlsContext::load(good, Side::kServer)), ErrorCode::kPermission);
 }
 
 /// What a client says of the server that a context gives now.

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "base/file.h"
 #include "format/page_client.h"
 #include "tests/support/page_connection.h"
 #include "tests/support/programs.h"
@@ -391,6 +392,54 @@ TEST_F(UpkeepTest, BackupsAreWholeStores) {
                 .exit_code,
             1)
       << "only an empty store begins with a backup";
+}
+
+/// Names and modes below a directory, and itself, of what others have any access to.
+std::string open_to_others(const std::string& directory) {
+  namespace fs = std::filesystem;
+  std::string open;
+  const auto look = [&](const fs::path& path) {
+    const auto mode = fs::symlink_status(path).permissions();
+    if ((mode & (fs::perms::group_all | fs::perms::others_all)) == fs::perms::none) return;
+    open += fmt::format("{} {:o}; ", path.string(), static_cast<unsigned>(mode));
+  };
+  look(directory);
+  std::error_code ignored;  // it may be a file
+  for (const auto& entry : fs::recursive_directory_iterator(directory, ignored)) {
+    look(entry.path());
+  }
+  return open;
+}
+
+TEST_F(UpkeepTest, NothingThatItKeepsIsOpenToOtherUsers) {
+  push("a", 1);
+  thaw({"backup", "one"});
+  PageServer copy(path("copy"), 0, Surroundings::with({{"THAW_FROM_BACKUP", path("backups/one")}}));
+  ASSERT_EQ(server_.thaw({"pull", "a", "--memory", path("out")}).exit_code, 0);
+
+  EXPECT_EQ(open_to_others(path("store")), "");
+  EXPECT_EQ(open_to_others(path("backups")), "");
+  EXPECT_EQ(open_to_others(path("copy")), "");
+  EXPECT_EQ(open_to_others(path("out")), "");
+}
+
+TEST_F(UpkeepTest, StoresAndBackupsThatOthersMayEnterAreRefused) {
+  push("a", 1);
+  thaw({"backup", "one"});
+  ASSERT_TRUE(server_.stop().has_value());
+  const auto expect_refusal = [&](const std::string& open, std::vector<std::string> options) {
+    std::filesystem::permissions(path(open), std::filesystem::perms(0750));
+    std::filesystem::remove(path("log"));
+    options.insert(options.begin(), {program_path("thaw-pageserver"), "--listen", "127.0.0.1:0"});
+    Program server(options, {.cpus = {}, .messages = path("log")});
+    EXPECT_EQ(server.wait().value_or(0), 1);
+    const auto log = read_text_file(path("log"), 1 << 20).value_or("");
+    EXPECT_NE(log.find("chmod 700 " + path(open)), std::string::npos) << log;
+  };
+  expect_refusal("store", {"--store", path("store")});
+  expect_refusal("store", {"--store", path("store"), "--replica"});
+  expect_refusal("backups", {"--store", path("new"), "--backups", path("backups")});
+  expect_refusal("backups/one", {"--store", path("third"), "--from-backup", path("backups/one")});
 }
 
 TEST_F(UpkeepTest, CheckOfABackupGivesItNoIdOfItsOwn) {

@@ -13,6 +13,7 @@
 #include "base/check.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/private_files.h"
 #include "pageserver/store_id.h"
 #include "pageserver/sys/recovered_logs.h"
 #include "pageserver/sys/rocks_files.h"
@@ -105,10 +106,12 @@ Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open_reader(const std::str
 Result<std::unique_ptr<RocksDatabase>> RocksDatabase::open(const std::string& directory,
                                                            const StoreLimits& limits,
                                                            Access access) {
+  if (access == Access::kOwner) TRY(make_private_directory(directory));
   const bool is_new = !TRY(has_store_files(directory));
   if (is_new && access != Access::kOwner) {
     return fail(ErrorCode::kNotFound, "there is no store in {}", directory);
   }
+  if (access == Access::kReplica) TRY(check_private_directory(directory));
   if (!is_new && access == Access::kOwner) TRY(check_manifest(directory));
   auto env = create_store_env();
   const auto failure = std::make_shared<BackgroundFailure>();
@@ -372,6 +375,7 @@ Result<void> RocksDatabase::back_up(const std::string& directory) {
     return store_failure(status, "backing up the store");
   }
   const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+  TRY(check_private_directory(std::filesystem::path(directory).parent_path()));
   if (std::filesystem::exists(directory)) {
     return fail(ErrorCode::kAlreadyExists, "there is a backup \"{}\"", directory);
   }
