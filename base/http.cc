@@ -1,13 +1,11 @@
 #include "base/http.h"
 
-#include <array>
 #include <sstream>
 #include <utility>
 
 #include <boost/beast/http.hpp>
 
 #include "base/limits.h"
-#include "base/socket.h"
 
 namespace thaw {
 
@@ -33,33 +31,10 @@ HttpPage page_for(const HttpPages& pages, const Result<HttpRequest>& request) {
   }
   if (request->method == HttpRequest::Method::kOther) return {405, "GET and HEAD, no more\n"};
   const auto page = pages.find(request->path);
-  if (page != pages.end()) return page->second();
+  if (page != pages.end()) return page->second.make();
   std::string text = "there is no such page; there are:\n";
-  for (const auto& [path, make] : pages) text += path + "\n";
+  for (const auto& [path, source] : pages) text += path + "\n";
   return {404, text};
-}
-
-Result<HttpRequest> receive_request(const UniqueFd& connection, Deadline deadline) {
-  std::string received;
-  while (true) {
-    std::array<std::byte, 2048> some;
-    const std::size_t n = TRY(receive_some(connection, some, deadline));
-    if (n == 0) return fail(ErrorCode::kUnavailable, "the client has gone");
-    received += as_text(std::span(some).first(n));
-    auto request = TRY(parse_http_request(received));
-    if (request) return *std::move(request);
-  }
-}
-
-/// To one that may be sending still: closed with bytes unread, the connection would be reset, and
-/// the reply lost.
-void let_read(const UniqueFd& connection) {
-  shut_down_sending(connection);
-  const Deadline deadline = Deadline::after(limits::kRefusalTimeout);
-  std::array<std::byte, 4096> rest;
-  for (auto n = receive_some(connection, rest, deadline); n && *n > 0 && !deadline.passed();) {
-    n = receive_some(connection, rest, deadline);
-  }
 }
 
 }  // namespace
@@ -82,6 +57,12 @@ Result<std::optional<HttpRequest>> parse_http_request(std::string_view received)
   return HttpRequest{method_of(message.method()), std::string(target.substr(0, target.find('?')))};
 }
 
+bool may_wait(const HttpPages& pages, const HttpRequest& request) {
+  if (request.method == HttpRequest::Method::kOther) return false;
+  const auto page = pages.find(request.path);
+  return page != pages.end() && page->second.takes == HttpSource::Takes::kMayWait;
+}
+
 std::string reply_by_http(const HttpPages& pages, const Result<HttpRequest>& request) {
   HttpPage page = page_for(pages, request);
   http::response<http::string_body> reply(static_cast<http::status>(page.status), 11);
@@ -95,19 +76,6 @@ std::string reply_by_http(const HttpPages& pages, const Result<HttpRequest>& req
   std::ostringstream bytes;
   bytes << reply;
   return std::move(bytes).str();
-}
-
-HttpPort::HttpPort(UniqueFd listener, HttpPages pages)
-    : pages_(std::move(pages)),
-      threads_("HTTP", std::move(listener), limits::kHttpThreads,
-               [this](const UniqueFd& connection) { answer(connection); }) {}
-
-void HttpPort::answer(const UniqueFd& connection) const {
-  const auto request = receive_request(connection, Deadline::after(limits::kHttpExchange));
-  const std::string reply = reply_by_http(pages_, request);
-  const auto sent = send_all(connection, as_bytes(reply), Deadline::after(limits::kHttpExchange));
-  if (!sent) return;
-  if (!request || request->method == HttpRequest::Method::kOther) let_read(connection);
 }
 
 }  // namespace thaw

@@ -6,9 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "base/connection_threads.h"
 #include "base/error.h"
-#include "base/unique_fd.h"
 
 namespace thaw {
 
@@ -31,23 +29,22 @@ struct HttpPage {
   std::string text;
 };
 
-/// What makes each page, by its path. On any thread, several at a time.
-using HttpPages = std::map<std::string, std::function<HttpPage()>, std::less<>>;
+/// What makes one page. On any thread.
+struct HttpSource {
+  std::function<HttpPage()> make;
+  enum class Takes {
+    kNoTime,   // it asks no other thread and takes no lock for long
+    kMayWait,  // made beside the pages of the first kind, one at a time
+  };
+  Takes takes = Takes::kMayWait;
+};
+/// By path.
+using HttpPages = std::map<std::string, HttpSource, std::less<>>;
+
+/// Whether the page that the request names may wait. False where there is none.
+bool may_wait(const HttpPages& pages, const HttpRequest& request);
 
 /// The whole reply; to what is no request, or for no page that there is, a page that says so.
 std::string reply_by_http(const HttpPages& pages, const Result<HttpRequest>& request);
-
-/// Shows pages to whoever connects, on threads of its own. A client has limits::kHttpExchange to
-/// ask, and again as long to take what it gets.
-class HttpPort {
- public:
-  HttpPort(UniqueFd listener, HttpPages pages);
-
- private:
-  void answer(const UniqueFd& connection) const;
-
-  const HttpPages pages_;
-  ConnectionThreads threads_;
-};
 
 }  // namespace thaw

@@ -72,7 +72,8 @@ inline constexpr milliseconds kAcceptPauseMost{1000};
 // HTTP.
 inline constexpr std::size_t kMaxHttpRequestBytes = 8u << 10;
 inline constexpr seconds kHttpExchange{2};  // to ask, and to take the reply
-inline constexpr unsigned kHttpThreads = 2;
+inline constexpr seconds kHttpPage{30};     // for a page to be made
+inline constexpr std::size_t kHttpConnections = 64;
 
 /// How long a process that was sent SIGKILL may take to go.
 inline constexpr seconds kKilledExit{5};

@@ -162,7 +162,8 @@ thaw::Result<int> run_handler(thaw::UniqueFd supervisor, thaw::UniqueFd pulse,
         if (settings.http.empty() || operators != nullptr) return {};
         operators = std::make_unique<thaw::OperatorPort>(thaw::OperatorPort::Calls{
             .listen = [&] { return thaw::listen_for_operators(settings); },
-            .report = [&] { return daemon->handle(thaw::control::List{}); }});
+            .report = [&] { return daemon->handle(thaw::control::List{}); },
+            .health = [] { return thaw::HttpPage{200, "ok\n"}; }});
         return {};
       });
       if (!served) failure = served.error();

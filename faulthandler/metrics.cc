@@ -121,25 +121,13 @@ std::vector<MetricFamily> metrics(const HandlerReport& handler) {
   };
 }
 
-/// The handler's report, or the page that says why there is none.
-const HandlerReport* report_in(const ControlReply& reply, HttpPage& otherwise) {
-  if (const auto* error = std::get_if<Error>(&reply)) otherwise = {503, error->message() + "\n"};
-  return std::get_if<HandlerReport>(&reply);
-}
-
 }  // namespace
 
 HttpPage metrics_page(const ControlReply& report) {
-  HttpPage page;
-  const HandlerReport* const handler = report_in(report, page);
-  if (handler != nullptr) page.text = prometheus::TextSerializer().Serialize(metrics(*handler));
-  return page;
-}
-
-HttpPage health_page(const ControlReply& report) {
-  HttpPage page{200, "ok\n"};
-  report_in(report, page);
-  return page;
+  if (const auto* error = std::get_if<Error>(&report)) return {503, error->message() + "\n"};
+  const auto* const handler = std::get_if<HandlerReport>(&report);
+  if (handler == nullptr) return {};
+  return {200, prometheus::TextSerializer().Serialize(metrics(*handler))};
 }
 
 }  // namespace thaw

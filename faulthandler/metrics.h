@@ -9,8 +9,4 @@ namespace thaw {
 /// each process that serves.
 HttpPage metrics_page(const ControlReply& report);
 
-/// 503 while the handler does not answer. What page servers do is no fault of it, and in the
-/// metrics.
-HttpPage health_page(const ControlReply& report);
-
 }  // namespace thaw

@@ -13,25 +13,28 @@ OperatorPort::OperatorPort(Calls calls)
     : calls_(std::move(calls)), opening_([this](const std::stop_token& stop) { open(stop); }) {}
 
 void OperatorPort::open(const std::stop_token& stop) {
-  auto listener = calls_.listen();
-  if (!listener) log_error("no /metrics yet: {}", listener.error().message());
-  while (!listener && !stop.stop_requested()) {
+  const auto try_to_open = [this]() -> Result<void> {
+    port_ = TRY(HttpPort::open(
+        TRY(calls_.listen()),
+        HttpPages{{"/metrics", {[this] { return metrics(); }, HttpSource::Takes::kMayWait}},
+                  {"/healthz", {calls_.health, HttpSource::Takes::kNoTime}}}));
+    return {};
+  };
+  auto opened = try_to_open();
+  if (!opened) log_error("no /metrics yet: {}", opened.error().message());
+  while (!opened && !stop.stop_requested()) {
     rest(stop, limits::kAcceptPauseMost);
-    listener = calls_.listen();
+    opened = try_to_open();
   }
-  if (!listener) return;
-  port_ = std::make_unique<HttpPort>(*std::move(listener),
-                                     HttpPages{{"/metrics", [this] { return page(metrics_page); }},
-                                               {"/healthz", [this] { return page(health_page); }}});
 }
 
-HttpPage OperatorPort::page(HttpPage (*make)(const ControlReply&)) {
+HttpPage OperatorPort::metrics() {
   const std::lock_guard lock(mutex_);
   if (!report_ || Clock::now() >= stale_at_) {
     report_ = calls_.report();
     stale_at_ = Clock::now() + limits::kOperatorInterval;
   }
-  return make(*report_);
+  return metrics_page(*report_);
 }
 
 }  // namespace thaw

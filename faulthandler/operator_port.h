@@ -8,14 +8,15 @@
 
 #include "base/clock.h"
 #include "base/error.h"
-#include "base/http.h"
+#include "base/http_port.h"
 #include "base/unique_fd.h"
 #include "format/control.h"
 
 namespace thaw {
 
-/// What operators and their programs see of a handler by HTTP: /metrics and /healthz. Whoever asks,
-/// and however often, the handler's loop is asked once in limits::kOperatorInterval.
+/// What operators and their programs see of a handler by HTTP. /metrics asks the handler's loop,
+/// once in limits::kOperatorInterval however many clients ask. /healthz does not wait for the loop,
+/// so that a liveness probe is answered while the loop is busy.
 class OperatorPort {
  public:
   /// On threads of the port. A listener that cannot be had is told of once and tried again: a
@@ -23,6 +24,7 @@ class OperatorPort {
   struct Calls {
     std::function<Result<UniqueFd>()> listen;
     std::function<ControlReply()> report;
+    std::function<HttpPage()> health;  // without waiting
   };
   explicit OperatorPort(Calls calls);
   /// Takes as long as the last call.
@@ -30,7 +32,7 @@ class OperatorPort {
 
  private:
   void open(const std::stop_token& stop);
-  HttpPage page(HttpPage (*make)(const ControlReply&));
+  HttpPage metrics();
 
   const Calls calls_;
   std::mutex mutex_;

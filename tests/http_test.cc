@@ -1,10 +1,10 @@
-#include "base/http.h"
-
+#include <future>
 #include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
+#include "base/http_port.h"
 #include "base/limits.h"
 #include "base/socket.h"
 #include "tests/support/http_client.h"
@@ -51,14 +51,25 @@ class HttpPortTest : public testing::Test {
   HttpPortTest() {
     UniqueFd listener = listen_tcp(resolve_tcp("127.0.0.1:0").value()).value();
     address_ = address_of(listener).text();
-    port_ = std::make_unique<HttpPort>(
-        std::move(listener), HttpPages{{"/a", [] { return HttpPage{200, "the page\n"}; }},
-                                       {"/bad", [] { return HttpPage{503, "not now\n"}; }}});
+    using enum HttpSource::Takes;
+    port_ = HttpPort::open(std::move(listener),
+                           HttpPages{{"/a", {[] { return HttpPage{200, "the page\n"}; }, kMayWait}},
+                                     {"/bad", {[] { return HttpPage{503, "not now\n"}; }, kNoTime}},
+                                     {"/slow", {[this] { return slow_page(); }, kMayWait}}})
+                .value();
   }
   UniqueFd connect() const {
     return connect_tcp(resolve_tcp(address_).value(), Deadline::after(kPatience)).value();
   }
 
+  HttpPage slow_page() {
+    begun_.set_value();
+    go_on_.get_future().wait();
+    return {200, "at last\n"};
+  }
+
+  std::promise<void> begun_;
+  std::promise<void> go_on_;
   std::string address_;
   std::unique_ptr<HttpPort> port_;
 };
@@ -93,9 +104,52 @@ TEST_F(HttpPortTest, WhatItDoesNotDoIsRefused) {
   EXPECT_PRED2(begins_with, exchange_http(address_, "GET /" + much), "HTTP/1.1 431 ");
 }
 
+bool is_closed(const UniqueFd& client) {
+  std::array<std::byte, 1> some;
+  const auto n = receive_some(client, some, Deadline::after(kPatience));
+  return !n || *n == 0;
+}
+
+TEST_F(HttpPortTest, SilentClientsCostNothingAndTheOldestGoesFirst) {
+  std::vector<UniqueFd> silent;
+  for (std::size_t i = 0; i < limits::kHttpConnections; ++i) silent.push_back(connect());
+  const auto begun = Clock::now();
+
+  EXPECT_PRED2(begins_with, http_get(address_, "/bad"), "HTTP/1.1 503 ");
+  EXPECT_PRED2(begins_with, http_get(address_, "/a"), "HTTP/1.1 200 ");
+
+  if (Clock::now() - begun < limits::kHttpExchange) {
+    std::array<std::byte, 1> some;
+    EXPECT_TRUE(is_closed(silent.front()));
+    EXPECT_EQ(peek(silent.back(), some).value_or(std::size_t{0}), std::nullopt);
+  }
+}
+
+TEST_F(HttpPortTest, PageThatTakesLongHoldsUpNoOther) {
+  std::string slow;
+  std::jthread waiting([&] { slow = http_get(address_, "/slow"); });
+  begun_.get_future().wait();
+
+  EXPECT_PRED2(begins_with, http_get(address_, "/bad"), "HTTP/1.1 503 ");
+
+  go_on_.set_value();
+  waiting.join();
+  EXPECT_TRUE(slow.ends_with("at last\n")) << slow;
+}
+
+TEST_F(HttpPortTest, ClientThatComesByBytesIsUnderstood) {
+  const UniqueFd client = connect();
+  for (const char& byte : kGet) {
+    ASSERT_TRUE(succeeded(send_all(client, as_bytes({&byte, 1}), Deadline::after(kPatience))));
+  }
+  std::array<std::byte, 12> reply;
+  ASSERT_TRUE(succeeded(receive_all(client, reply, Deadline::after(kPatience))));
+  EXPECT_EQ(as_text(reply), "HTTP/1.1 200");
+}
+
 TEST_F(HttpPortTest, ClientsThatStallOrFloodKeepNobodyOutForLong) {
   std::vector<UniqueFd> stalled;
-  for (unsigned i = 0; i < 2 * limits::kHttpThreads; ++i) {
+  for (unsigned i = 0; i < 20; ++i) {
     stalled.push_back(connect());
     ASSERT_TRUE(succeeded(send_all(stalled.back(), as_bytes("GET /"), Deadline::after(kPatience))));
   }
