@@ -103,8 +103,8 @@ struct RawEvent {
   std::array<std::uint64_t, 4> words{};
 };
 /// Never waits, even where the descriptor blocks (before Linux 6.10: 20 ms at most, then kProtocol:
-/// its other owner has made it block; the thread gets SIGALRM). Reads what is queued, as much as there is room
-/// for, and returns how many events that were: 0 when the queue is empty.
+/// its other owner has made it block; the thread gets SIGALRM). Reads what is queued, as much as
+/// there is room for, and returns how many events that were: 0 when the queue is empty.
 Result<std::size_t> read_raw_events(const UniqueFd& uffd, std::span<RawEvent> to);
 /// Who has read an event: a descriptor that comes with it means something to that process alone.
 enum class EventReader { kThisProcess, kAnother };

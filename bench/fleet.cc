@@ -114,7 +114,7 @@ Result<std::string> Handler::prepare(GuestKind kind, const std::string& snapshot
                                    snapshot,
                                    "--socket",
                                    socket};
-  if (kind == GuestKind::kShared) command.insert(command.end(), {"--shared", "--allow-root-vmm"});
+  if (kind == GuestKind::kShared) command.emplace_back("--shared");
   command.insert(command.end(), prepare_flags_.begin(), prepare_flags_.end());
   TRY(succeed(test::run(command), "thaw prepare"));
   return socket;

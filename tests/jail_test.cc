@@ -349,10 +349,10 @@ TEST_P(JailTest, WhatStandsInTheWayOfTheStateFileIsNeitherOpenedNorReused) {
   EXPECT_EQ(read_file(path("jail/run/state")), state_);
 }
 
-TEST_P(JailTest, SharedImageIsKeptFromARootVmmUnlessAllowed) {
+TEST_P(JailTest, SharedImageIsKeptFromARootVmmWhereThatIsAsked) {
   const std::string owner = std::to_string(kVmmUser) + ":" + std::to_string(kVmmUser);
-  const Outcome prepared = control(
-      {"prepare", "snapshot", "--shared", "--socket", path("jail/run/vm"), "--owner", owner});
+  const Outcome prepared = control({"prepare", "snapshot", "--shared", "--refuse-root-vmm",
+                                    "--socket", path("jail/run/vm"), "--owner", owner});
   ASSERT_EQ(prepared.exit_code, 0) << prepared.output;
   Program root({program_path("vmm"), path("jail/run/vm"), path("image"), "shared-verify"});
   EXPECT_NE(root.wait().value(), 0);

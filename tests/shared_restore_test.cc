@@ -174,8 +174,7 @@ TEST_P(SharedRestoreTest, SpoiledImageEndsAllVmsOnIt) {
   EXPECT_EQ(spoiler.wait().value(), 128 + SIGKILL);
   // Once nobody has it any more, there is a new one.
   const Deadline deadline = Deadline::after(kPatience);
-  std::vector<std::string> again{"prepare",  "snapshot", "--socket",
-                                 path("vm"), "--shared", "--allow-root-vmm"};
+  std::vector<std::string> again{"prepare", "snapshot", "--socket", path("vm"), "--shared"};
   while (control(again).exit_code != 0) ASSERT_FALSE(deadline.passed());
   EXPECT_EQ(start_vmm("shared-verify").wait().value(), 0);
 }

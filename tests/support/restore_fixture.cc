@@ -1,6 +1,5 @@
 #include "tests/support/restore_fixture.h"
 
-#include <algorithm>
 #include <filesystem>
 
 #include <nlohmann/json.hpp>
@@ -49,8 +48,6 @@ Outcome RestoreTest::control(std::vector<std::string> arguments) {
 
 std::uint64_t RestoreTest::prepare(std::vector<std::string> more, const std::string& socket,
                                    const std::string& snapshot) {
-  // The VMMs of most tests run as root.
-  if (std::ranges::find(more, "--shared") != more.end()) more.emplace_back("--allow-root-vmm");
   more.insert(more.begin(), {"prepare", snapshot, "--socket", path(socket)});
   const Outcome outcome = control(more);
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
