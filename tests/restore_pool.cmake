@@ -1,5 +1,5 @@
 thaw_add_test(restore_pool_test SOURCES restore_pool_test.cc support/scripted_shells.cc
-  LIBRARIES thaw_restore_pool LABELS threads)
+  LIBRARIES thaw_restore_pool thaw_test_programs LABELS threads)
 thaw_add_test(memory_shell_test SOURCES memory_shell_test.cc support/huge_page_pool.cc
   LIBRARIES thaw_restore_pool thaw_test_programs LABELS threads)
 thaw_add_test(pooled_restore_test
