@@ -55,7 +55,9 @@ TEST(BenchRun, FaultReportsEveryFigure) {
                                    "fault.remote.default.p99", "fault.remote.faults_per_s",
                                    "fault.zero.p50",           "fault.cpu_us_per_fault",
                                    "fault.around.hit_rate",    "fault.around.sequential_speedup",
-                                   "fault.sessions64.p99",     "fault.idle.cpu_percent"}));
+                                   "fault.sessions64.p99",     "fault.idle.cpu_percent",
+                                   "fault.hostile.flood.p99",  "fault.hostile.shared_flood.p99",
+                                   "fault.hostile.shreds.p99"}));
 }
 
 TEST(BenchRun, SharedReportsEveryFigure) {
@@ -87,12 +89,12 @@ TEST(BenchRun, StoreReportsEveryFigure) {
 
   const auto names = measure("store", "--guests", directory.path(""));
 
-  EXPECT_EQ(names,
-            (std::set<std::string>{
-                "ingest.rate", "ingest.vs_restic", "ingest.eight.rate", "ingest.dup.rate",
-                "pull.rate", "store.bytes", "store.bytes.restic", "store.bytes.borg",
-                "store.bytes.borg_zstd", "gc.rate", "gc.freed", "get.p50.1M", "get.p50.1M.cold",
-                "get.p50.10M", "get.p50.10M.cold", "rss.peak", "rss.peak.push"}));
+  EXPECT_EQ(names, (std::set<std::string>{
+                       "ingest.rate", "ingest.vs_restic", "ingest.eight.rate", "ingest.dup.rate",
+                       "pull.rate", "store.bytes", "store.bytes.restic", "store.bytes.borg",
+                       "store.bytes.borg_zstd", "gc.rate", "gc.freed", "get.p50.1M",
+                       "get.p50.1M.cold", "get.p50.10M", "get.p50.10M.cold", "rss.peak",
+                       "rss.peak.push", "pageserver.hostile.ls", "pageserver.hostile.demand"}));
 }
 
 TEST(BenchRun, StoreWithoutGuestsIsAFailure) {
