@@ -18,7 +18,7 @@ void run(ByteSpan input) {
     CHECK(!is_whole(half) || *half == *all);
     CHECK(half.has_value() || !all.has_value());
   }
-  static const HttpPages pages{{"/", [] { return HttpPage{200, "page"}; }}};
+  static const HttpPages pages{{"/", {.make = [] { return HttpPage{200, "page"}; }}}};
   if (all && !*all) return;
   const Result<HttpRequest> request =
       all ? Result<HttpRequest>(**all) : std::unexpected(all.error());
