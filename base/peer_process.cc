@@ -30,6 +30,15 @@ Result<UniqueFd> peer_pidfd(const UniqueFd& socket) {
   return fail_errno("SO_PEERPIDFD");
 }
 
+Result<ucred> peer_credentials(const UniqueFd& socket) {
+  ucred credentials{};
+  socklen_t length = sizeof(credentials);
+  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) == 0) {
+    return credentials;
+  }
+  return fail_errno("SO_PEERCRED");
+}
+
 Result<UniqueFd> open_pidfd(pid_t pid) {
   UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
   if (!pidfd.valid()) return fail_errno(fmt::format("pidfd_open of process {}", pid));
@@ -64,11 +73,7 @@ std::optional<uid_t> user_of(const std::string& status) {
 }  // namespace
 
 Result<PeerProcess> peer_process(const UniqueFd& socket, BootTime seen) {
-  ucred credentials{};
-  socklen_t length = sizeof(credentials);
-  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
-    return fail_errno("SO_PEERCRED");
-  }
+  const ucred credentials = TRY(peer_credentials(socket));
   PeerProcess peer{.pid = credentials.pid,
                    .pidfd = TRY(peer_pidfd(socket)),
                    .user = credentials.uid,
@@ -102,14 +107,7 @@ BootTime boot_time() {
 
 bool is_own_or_root(uid_t user) { return user == 0 || user == ::geteuid(); }
 
-Result<uid_t> peer_user(const UniqueFd& socket) {
-  ucred credentials{};
-  socklen_t length = sizeof(credentials);
-  if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &length) != 0) {
-    return fail_errno("SO_PEERCRED");
-  }
-  return credentials.uid;
-}
+Result<uid_t> peer_user(const UniqueFd& socket) { return TRY(peer_credentials(socket)).uid; }
 
 bool names_peers_everywhere(const UniqueFd& socket) {
   const auto pidfd = peer_pidfd(socket);

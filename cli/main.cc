@@ -222,9 +222,8 @@ class Declaration {
             ->excludes(shared);
     sub->footer(
         "Socket and files are made with the rights of this command. No symbolic link is followed "
-        "below "
-        "a directory that another user may change. If it is interrupted or fails, neither session "
-        "nor socket nor state file is left.");
+        "below a directory that another user may change. If it is interrupted or fails, neither "
+        "session nor socket nor state file is left.");
     sub->callback([=, &chosen = chosen_] {
       const bool has_window = window[0]->count() > 0 || window[1]->count() > 0;
       if (no_record->count() > 0 && trace->count() == 0 && has_window) {

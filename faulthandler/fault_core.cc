@@ -24,7 +24,8 @@ constexpr EightStates kEightRemoved = eight_times(PageState::kRemoved);
 constexpr EightStates kEightMissing = eight_times(PageState::kMissing);
 
 bool are(std::span<const PageState> states, const EightStates& these) {
-  return states.size() >= these.size() && std::memcmp(states.data(), these.data(), 8) == 0;
+  return states.size() >= these.size() &&
+         std::memcmp(states.data(), these.data(), these.size()) == 0;
 }
 
 }  // namespace
@@ -78,10 +79,13 @@ bool FaultCore::on_remove(PageIndex first, PageCount count) {
   const std::span<PageState> states = states_.subspan(first.value, count.value);
   for (std::size_t i = 0; i < states.size();) {
     const std::span<PageState> rest = states.subspan(i);
-    const bool are_missing = are(rest, kEightMissing);
-    if (are_missing || are(rest, kEightRemoved)) {
+    if (are(rest, kEightRemoved)) {
+      i += kEightRemoved.size();
+      continue;
+    }
+    if (are(rest, kEightMissing)) {
       std::ranges::copy(kEightRemoved, rest.begin());
-      if (are_missing) removed_pages_ += kEightRemoved.size();
+      removed_pages_ += kEightRemoved.size();
       i += kEightRemoved.size();
       continue;
     }

@@ -130,11 +130,15 @@ bool SessionKeep::end_handler(Death death) {
 void SessionKeep::note_crash() {
   for (auto& [id, entry] : sessions_) {
     if (id != in_hand_) continue;
-    if (++entry.crashes != limits::kMostCrashes) continue;
-    log_error("session {}: {} fault handlers in a row have crashed on it; it is set aside", id,
-              entry.crashes);
-    deal_with_unserved(id, entry.kept);
+    if (++entry.crashes == limits::kMostCrashes) set_aside(id, entry, entry.crashes, "crashed");
   }
+}
+
+void SessionKeep::set_aside(std::uint64_t id, const Entry& entry, unsigned times,
+                            const char* what) {
+  log_error("session {}: {} fault handlers in a row have {} on it; it is set aside", id, times,
+            what);
+  deal_with_unserved(id, entry.kept);
 }
 
 void SessionKeep::note_stall(pid_t handler) {
@@ -149,10 +153,8 @@ void SessionKeep::note_stall(pid_t handler) {
     log_error("session {}: the fault handler stood still on its memory", id);
     const bool again = now - std::exchange(entry.stalled_at, now) < limits::kStallsForgotten;
     entry.stalls = again ? entry.stalls + 1 : 1;
-    if (entry.stalls != limits::kMostStalls) return;
-    log_error("session {}: {} fault handlers in a row have stood still on it; it is set aside", id,
-              entry.stalls);
-    return deal_with_unserved(id, entry.kept);
+    if (entry.stalls == limits::kMostStalls) set_aside(id, entry, entry.stalls, "stood still");
+    return;
   }
 }
 

@@ -106,6 +106,8 @@ class SessionKeep {
   /// Neither its VMM nor the session can be gone on with: the one is killed, the other ends.
   void give_up(std::uint64_t id, KeptSession arrived, const std::string& reason);
   void note_crash();
+  /// `what`: what fault handlers in a row have done to it.
+  static void set_aside(std::uint64_t id, const Entry& entry, unsigned times, const char* what);
   /// `dealt_with`: the handler has had the VMM.
   void drop(std::uint64_t id, bool dealt_with);
   /// A VMM whose memory nobody serves: killed, if that is its policy, and held on to until it has

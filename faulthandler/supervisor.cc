@@ -175,14 +175,14 @@ void Supervisor::on_settings(UniqueFd settings) {
 }
 
 void Supervisor::on_handler_lost(KeepChannel::End end) {
-  if (end == KeepChannel::End::kGivenUp) return kill_lost_handler();
+  if (end == KeepChannel::End::kGivenUp) return kill_to_replace(kOutOfTouch);
   // Most often it is dead or about to exit.
   if (!losing_.active()) loop_.wait(limits::kHandlerExit, losing_);
 }
 
-void Supervisor::kill_lost_handler() {
+void Supervisor::kill_to_replace(const std::string& why) {
   if (!handler_) return;
-  log_error("the fault handler is out of touch: it is killed, and another one goes on");
+  log_error("the fault handler {}: it is killed, and another one goes on", why);
   if (const auto killed = kill_process(handler_->pidfd()); !killed) {
     log_error("{}", killed.error().message());
   }
@@ -190,16 +190,14 @@ void Supervisor::kill_lost_handler() {
 
 void Supervisor::on_stall(Nanoseconds stalled) {
   if (!handler_) return;
-  log_error("the fault handler has stood still for {} ms: it is killed, and another one goes on",
-            std::chrono::duration_cast<std::chrono::milliseconds>(stalled).count());
   keep_.note_stall(handler_->pid());
   const auto now = Clock::now();
   const bool again = now - std::exchange(stalled_at_, now) < limits::kStallsForgotten;
   stall_patience_ = again ? std::min<Nanoseconds>(stall_patience_ * 2, limits::kStalledMost)
                           : Nanoseconds(limits::kStalled);
-  if (const auto killed = kill_process(handler_->pidfd()); !killed) {
-    log_error("{}", killed.error().message());
-  }
+  kill_to_replace(
+      fmt::format("has stood still for {} ms",
+                  std::chrono::duration_cast<std::chrono::milliseconds>(stalled).count()));
 }
 
 void Supervisor::end_pulse() {

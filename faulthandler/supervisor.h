@@ -56,6 +56,8 @@ class Supervisor final : private SessionKeep::Owner {
   void reload();
 
  private:
+  static constexpr const char* kOutOfTouch = "is out of touch";
+
   void keep(const std::string& name, const UniqueFd& descriptor) override {
     manager_.keep(name, descriptor);
   }
@@ -64,7 +66,8 @@ class Supervisor final : private SessionKeep::Owner {
   void on_upgrade() override;
   void on_settings(UniqueFd settings) override;
   void on_handler_lost(KeepChannel::End end) override;
-  void kill_lost_handler();
+  /// So that another one goes on. `why`: "is out of touch", say.
+  void kill_to_replace(const std::string& why);
   void on_stall(Nanoseconds stalled);
   void end_pulse();
 
@@ -122,7 +125,7 @@ class Supervisor final : private SessionKeep::Owner {
     if (result == -ETIME) upgrade();
   }};
   Operation losing_{[this](int result) {
-    if (result == -ETIME) kill_lost_handler();
+    if (result == -ETIME) kill_to_replace(kOutOfTouch);
   }};
   Operation probation_{[this](int result) {
     if (result == -ETIME) on_probation_over();

@@ -49,10 +49,10 @@ thaw_add_test(shared_restore_test SOURCES shared_restore_test.cc TIMEOUT 120
   LIBRARIES thaw_test_restore)
 add_dependencies(shared_restore_test vmm thaw_qemu without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
 
-# A sanitizer's own memory leaves no room below a bound on address space.
 add_library(blocking_read MODULE support/blocking_read_preload.cc)
 set_target_properties(blocking_read PROPERTIES PREFIX "" OUTPUT_NAME blocking-read)
-# A sanitizer's runtime has to be the first library that a program loads.
+# A sanitizer's own memory leaves no room below a bound on address space, and its runtime has to be
+# the first library that a program loads.
 thaw_add_test(handler_crash_test SOURCES handler_crash_test.cc TIMEOUT 120
   NOT_SANITIZED
     *ProgramWhoseHandlersFailIsReplacedByTheOneBefore*:*VmOnWhoseMemoryHandlersStandStillIsSetAside*
