@@ -49,9 +49,12 @@ void SuccessorProof::on_words(int result) {
 void SuccessorProof::on_answer(int result) {
   if (!open_ || result < 0) return;
   auto settings = take_over(connection_, Deadline::after(Nanoseconds(0)));
-  if (settings) return end(*std::move(settings));
-  // Its end is closed, and its exit says more.
-  log_debug("of the new program: {}", settings.error().message());
+  if (settings) {
+    proven_ = *std::move(settings);  // and it ends
+  } else {
+    // Its end is closed, and its exit says more.
+    log_debug("of the new program: {}", settings.error().message());
+  }
 }
 
 void SuccessorProof::on_exit(int result) {
@@ -59,9 +62,8 @@ void SuccessorProof::on_exit(int result) {
   const auto status = child_.status();
   if (!status) return loop_.poll(child_.pidfd(), POLLIN, exiting_);
   // Its answer may have come in the same turn.
-  if (auto settings = take_over(connection_, Deadline::after(Nanoseconds(0)))) {
-    return end(*std::move(settings));
-  }
+  if (!proven_.valid()) on_answer(POLLIN);
+  if (proven_.valid() && *status == ExitStatus{}) return end(std::move(proven_));
   said_ += drain_pipe(words_, limits::kMaxProofText);
   end(fail(ErrorCode::kUnavailable, "it {} before it could serve{}", status->text(), words()));
 }
