@@ -253,15 +253,15 @@ class Connection : public std::enable_shared_from_this<Connection> {
   asio::awaitable<Result<void>> hear() {
     idle_ = true;
     arm(limits::kFirstByteTimeout);
-    const auto [error] = co_await socket_.async_wait(Socket::wait_read, kUseAwaitable);
+    // async_wait() may end without cause: for what a descriptor before had, of the same number.
+    std::byte first;
+    const auto [error, n] = co_await socket_.async_receive(
+        asio::buffer(&first, 1), asio::socket_base::message_peek, kUseAwaitable);
     if (timed_out_) {
       co_return fail(ErrorCode::kTimeout, "it sent nothing in {} s",
                      limits::kFirstByteTimeout.count());
     }
-    error_code unknown;
-    if (error || (socket_.available(unknown) == 0 && !unknown)) {
-      co_return fail(ErrorCode::kUnavailable, "the peer has gone");
-    }
+    if (error) co_return fail(ErrorCode::kUnavailable, "the peer has gone");
     stage_ = StrangerStage::kSpoke;
     if (tls_context_ == nullptr) co_return Result<void>();
     auto session = tls_context_->begin();
