@@ -54,7 +54,9 @@ class Declaration {
     return subcommand;
   }
   CLI::Option* name_snapshot(CLI::App* subcommand) {
-    return subcommand->add_option("snapshot", options_.name, "Name of the snapshot");
+    return subcommand->add_option("snapshot", options_.name,
+                                  "Its name; what reads it takes a tag, too, and\n"
+                                  "NAME@sha256:HEX for no other content");
   }
   /// A command on one snapshot.
   template <typename Run>

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "format/limits.h"
+#include "format/snapshot_name.h"
 
 namespace thaw {
 
@@ -168,8 +169,15 @@ Result<std::vector<Manifest>> PageClient::list() {
 }
 
 Result<Manifest> PageClient::show(const std::string& name) {
-  TRY(ask<message::ManifestReply>(message::ShowSnapshot{name}));
-  return decode_manifest(body_);
+  const SnapshotName wanted = TRY(parse_snapshot_name(name));
+  TRY(ask<message::ManifestReply>(message::ShowSnapshot{wanted.name}));
+  Manifest manifest = TRY(decode_manifest(body_));
+  const std::string content = to_hex(manifest.content_hash);
+  if (!wanted.content.empty() && wanted.content != content) {
+    return fail(ErrorCode::kHashMismatch, "{} has the content sha256:{}, and not the one wanted",
+                wanted.name, content);
+  }
+  return manifest;
 }
 
 Result<void> PageClient::remove(const message::DeleteSnapshot& what) {

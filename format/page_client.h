@@ -53,6 +53,7 @@ class PageClient {
   Result<Manifest> commit(const ColdMap& cold = {});
 
   Result<std::vector<Manifest>> list();
+  /// `name` as parse_snapshot_name() says. kHashMismatch where the snapshot has another content.
   Result<Manifest> show(const std::string& name);
   Result<void> remove(const message::DeleteSnapshot& what);
   Result<message::Statistics> statistics();

@@ -29,9 +29,11 @@ constexpr Rights rights_for_kind() {
                GetWorkingSet, ShowWorkingSet, PutRecording, PutPrefetchReport, ReportDamage>) {
     return {Right::kRead, Right::kAdmin};
   }
-  if (kIsOneOf<T, BeginPush, Offer, Upload, Commit, ChangeLabels, MoveTag, RemoveTag>) {
+  if (kIsOneOf<T, BeginPush, Offer, Upload, Commit, ChangeLabels>) {
     return {Right::kPush, Right::kAdmin};
   }
+  // Restores by tag begin with what its mover says.
+  if (kIsOneOf<T, MoveTag, RemoveTag>) return {Right::kTag, Right::kAdmin};
   if (kIsOneOf<T, DeleteSnapshot, DropWorkingSet, SetNamespace, StartJob, GetJob, StopJob>) {
     return {Right::kAdmin};
   }

@@ -16,9 +16,9 @@
 namespace thaw {
 
 /// What a peer may do in a namespace: see everything and report what its guests touched, store
-/// snapshots and name them, or all that there is. Making the namespace is a right of its own, which
-/// kAdmin has too.
-enum class Right : std::uint8_t { kRead = 1, kPush = 2, kAdmin = 4, kCreate = 8 };
+/// snapshots, or all that there is. Making the namespace and moving tags are rights of their own,
+/// which kAdmin has too.
+enum class Right : std::uint8_t { kRead = 1, kPush = 2, kAdmin = 4, kCreate = 8, kTag = 16 };
 
 /// Some of the rights. A value.
 class Rights {
@@ -28,7 +28,7 @@ class Rights {
     for (const Right right : rights) bits_ |= static_cast<std::uint8_t>(right);
   }
   /// Each of which lets a peer see what there is.
-  static constexpr Rights all() { return {Right::kRead, Right::kPush, Right::kAdmin}; }
+  static constexpr Rights all() { return {Right::kRead, Right::kPush, Right::kTag, Right::kAdmin}; }
 
   constexpr bool none() const { return bits_ == 0; }
   constexpr bool has_one_of(Rights others) const { return (bits_ & others.bits_) != 0; }

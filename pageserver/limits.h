@@ -37,8 +37,8 @@ inline constexpr seconds kFirstByteTimeout{3};  // from the connection to its fi
 inline constexpr seconds kHelloTimeout{5};      // from the connection to the hello's end
 /// Connections that an identity may have while any are free.
 inline constexpr std::size_t kSureConnections = 4;
-/// Demand connections whose threads run before others.
-inline constexpr ShareLimits kPrecedingThreads{.all = 65'536, .sure = 8, .most = 8};
+/// Demand connections of an identity whose threads run before others, at most.
+inline constexpr std::size_t kMostPrecedingThreads = 8;
 /// Memory for the page maps of pushes under way; one map takes 64 MiB at most.
 inline constexpr ShareLimits kPushMemory{.all = 1u << 30, .sure = 128u << 20};
 /// Threads for requests that are answered at once, for those that take long, and how many of each

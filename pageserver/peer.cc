@@ -76,7 +76,9 @@ Result<void> Peer::take_place() {
 bool Peer::take_precedence() {
   if (precedence_) return true;
   // However many precede, others get no less.
-  auto held = server_.preceding.take(share(), 1, limits::kPrecedingThreads);
+  auto held = server_.preceding.take(
+      share(), 1,
+      {.all = UINT64_MAX, .sure = server_.most_preceding, .most = server_.most_preceding});
   if (held) precedence_.emplace(*std::move(held));
   return precedence_.has_value();
 }

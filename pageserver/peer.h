@@ -1,11 +1,13 @@
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <variant>
 
 #include "base/clock.h"
@@ -49,7 +51,10 @@ struct ServerCommon {
   std::uint64_t most_connections = UINT64_MAX;  // set before the first peer
   IdentityShares connections;                   // that have said hello
   IdentityShares preceding;                     // whose threads run before others
-  IdentityShares push_memory;                   // bytes of the page maps of pushes under way
+  // Those of one identity: for half of the CPUs, so that others' find one too.
+  const std::size_t most_preceding = std::clamp<std::size_t>(
+      std::thread::hardware_concurrency() / 2, 1, limits::kMostPrecedingThreads);
+  IdentityShares push_memory;  // bytes of the page maps of pushes under way
   BuildTurns builds;
   SnapshotPins pins;
   LivePushes pushes;

@@ -37,21 +37,23 @@ Result<std::vector<std::string>> read_namespaces(const toml::node& node) {
   return patterns;
 }
 
+struct NamedRight {
+  std::string_view role;
+  Right right;
+};
+constexpr std::array kRoles{NamedRight{"read", Right::kRead}, NamedRight{"push", Right::kPush},
+                            NamedRight{"create", Right::kCreate}, NamedRight{"tag", Right::kTag},
+                            NamedRight{"admin", Right::kAdmin}};
+
 Result<Rights> read_rights(const toml::node& node) {
   Rights rights;
   for (const std::string& role : TRY(read_strings(node))) {
-    if (role == "read") {
-      rights.add({Right::kRead});
-    } else if (role == "push") {
-      rights.add({Right::kPush});
-    } else if (role == "admin") {
-      rights.add({Right::kAdmin});
-    } else if (role == "create") {
-      rights.add({Right::kCreate});
-    } else {
-      return refuse_toml(node,
-                         "\"" + role + "\" is no role; there are read, push, create and admin");
+    const auto known = std::ranges::find(kRoles, role, &NamedRight::role);
+    if (known == kRoles.end()) {
+      return refuse_toml(
+          node, "\"" + role + "\" is no role; there are read, push, create, tag and admin");
     }
+    rights.add({known->right});
   }
   return rights;
 }

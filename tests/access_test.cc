@@ -27,6 +27,11 @@ namespaces = ["default"]
 roles = ["push"]
 
 [[peer]]
+identity = "thaw://tagger"
+namespaces = ["default"]
+roles = ["tag"]
+
+[[peer]]
 identity = "thaw://admin"
 namespaces = ["default"]
 roles = ["admin"]
@@ -143,7 +148,8 @@ TEST(Policy, MisspeltKeysAreToldWithTheNearest) {
 struct Request {
   const char* name;
   Message message;
-  bool read, push;  // whether the role suffices; admin always does
+  bool read, push;   // whether the role suffices; admin always does
+  bool tag = false;  // without the others
 };
 
 std::vector<Request> all_requests() {
@@ -153,13 +159,13 @@ std::vector<Request> all_requests() {
       {"Offer", Offer{{0}, {1}, Bytes(1)}, false, true},
       {"Upload", Upload{}, false, true},
       {"Commit", Commit{}, false, true},
-      {"ListSnapshots", ListSnapshots{}, true, true},
-      {"ShowSnapshot", ShowSnapshot{"a"}, true, true},
+      {"ListSnapshots", ListSnapshots{}, true, true, true},
+      {"ShowSnapshot", ShowSnapshot{"a"}, true, true, true},
       {"DeleteSnapshot", DeleteSnapshot{"a"}, false, false},
       {"GetPageMap", GetPageMap{}, true, false},
       {"GetColdMap", GetColdMap{}, true, false},
       {"GetChunks", GetChunks{}, true, false},
-      {"GetStatistics", GetStatistics{}, true, true},
+      {"GetStatistics", GetStatistics{}, true, true, true},
       {"PutRecording", PutRecording{}, true, false},
       {"GetRecording", GetRecording{}, true, false},
       {"GetWorkingSet", GetWorkingSet{}, true, false},
@@ -167,12 +173,12 @@ std::vector<Request> all_requests() {
       {"DropWorkingSet", DropWorkingSet{}, false, false},
       {"GetPack", GetPack{}, true, false},
       {"PutPrefetchReport", PutPrefetchReport{}, true, false},
-      {"MoveTag", MoveTag{{"a:b", "a"}}, false, true},
-      {"RemoveTag", RemoveTag{"a:b"}, false, true},
-      {"ListTags", ListTags{}, true, true},
+      {"MoveTag", MoveTag{{"a:b", "a"}}, false, false, true},
+      {"RemoveTag", RemoveTag{"a:b"}, false, false, true},
+      {"ListTags", ListTags{}, true, true, true},
       {"ChangeLabels", ChangeLabels{"a", {}, {}}, false, true},
-      {"GetUsage", GetUsage{}, true, true},
-      {"GetNamespace", GetNamespace{}, true, true},
+      {"GetUsage", GetUsage{}, true, true, true},
+      {"GetNamespace", GetNamespace{}, true, true, true},
       {"SetNamespace", SetNamespace{}, false, false},
       {"StartJob", StartJob{}, false, false},
       {"GetJob", GetJob{}, false, false},
@@ -215,15 +221,18 @@ TEST_F(AccessTest, PolicyThatOthersMayWriteIsRefused) {
 TEST_F(AccessTest, EachRequestTakesItsRole) {
   struct Role {
     const char* identity;
-    bool read, push, admin;
+    Right right;
   };
   for (const Role& role :
-       {Role{"thaw://reader", true, false, false}, Role{"thaw://pusher", false, true, false},
-        Role{"thaw://admin", true, true, true}}) {
+       {Role{"thaw://reader", Right::kRead}, Role{"thaw://pusher", Right::kPush},
+        Role{"thaw://tagger", Right::kTag}, Role{"thaw://admin", Right::kAdmin}}) {
     for (const Request& request : all_requests()) {
       Peer peer(*store_, server_);
       ASSERT_TRUE(succeeded(greet(peer, role.identity)));
-      const bool allowed = role.admin || (role.read && request.read) || (role.push && request.push);
+      const bool allowed = role.right == Right::kAdmin ||
+                           (role.right == Right::kRead && request.read) ||
+                           (role.right == Right::kPush && request.push) ||
+                           (role.right == Right::kTag && request.tag);
       EXPECT_EQ(may(peer, request.message), allowed) << role.identity << " " << request.name;
     }
   }
@@ -389,7 +398,7 @@ TEST_F(AccessTest, FewDemandThreadsOfAnIdentityRunBeforeOthers) {
     EXPECT_TRUE(succeeded(greet(peer, identity, "default", message::Role::kDemand)));
     return peer.take_precedence();
   };
-  for (std::size_t i = 0; i < limits::kPrecedingThreads.most; ++i) {
+  for (std::size_t i = 0; i < server_.most_preceding; ++i) {
     EXPECT_TRUE(precedes("thaw://reader"));
   }
   EXPECT_FALSE(precedes("thaw://reader"));

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "format/manifest.h"
+#include "format/snapshot_name.h"
 #include "tests/support/test_support.h"
 
 namespace thaw {
@@ -144,6 +145,19 @@ TEST(Spec, EveryListAndTextHasALimit) {
             ErrorCode::kInvalidArgument);
   EXPECT_EQ(code_of(check_labels({{"", "1"}})), ErrorCode::kInvalidArgument);
   EXPECT_TRUE(succeeded(check_labels({{"k", "1"}, {"K", "1"}})));
+}
+
+TEST(SnapshotName, MaySayWhatContentItStandsFor) {
+  const std::string hex(64, 'a');
+  EXPECT_EQ(parse_snapshot_name("web:live").value().name, "web:live");
+  EXPECT_EQ(parse_snapshot_name("web@sha1:x").value().content, "");
+  const SnapshotName pinned =
+      parse_snapshot_name("web:live@sha256:" + std::string(64, 'A')).value();
+  EXPECT_EQ(pinned.name, "web:live");
+  EXPECT_EQ(pinned.content, hex);
+  for (const std::string& digits : {std::string(), hex.substr(1), hex + "a", "g" + hex.substr(1)}) {
+    EXPECT_EQ(code_of(parse_snapshot_name("web@sha256:" + digits)), ErrorCode::kInvalidArgument);
+  }
 }
 
 TEST(Regions, MustTileTheMemoryInOrder) {

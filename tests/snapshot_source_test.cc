@@ -53,6 +53,16 @@ TEST_F(SnapshotSourceTest, SessionsOfASnapshotShareWhatIsKnownOfIt) {
   }
 }
 
+TEST_F(SnapshotSourceTest, NameStandsForOneContentOnly) {
+  const std::string pinned =
+      "snapshot@sha256:" + to_hex(prepare(MemoryUse::kOwn).image->manifest.content_hash);
+  EXPECT_TRUE(succeeded(source_.prepare({"default", pinned})));
+  ASSERT_EQ(server_.thaw({"rm", "snapshot"}).exit_code, 0);
+  push(2);
+
+  EXPECT_EQ(code_of(source_.prepare({"default", pinned})), ErrorCode::kHashMismatch);
+}
+
 TEST_F(SnapshotSourceTest, SameNumbersOfAnotherStoreAreAnotherSnapshot) {
   const PreparedSnapshot first = prepare(MemoryUse::kShared);
   server_.kill();

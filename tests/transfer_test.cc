@@ -241,6 +241,12 @@ TEST_F(TransferTest, PushReadsPipesAndMemoryFiles) {
   const Json hash = Json::parse(pushed.output)["content_hash"];
   EXPECT_EQ(Json::parse(server_.thaw({"show", "piped"}).output)["content_hash"], hash);
   EXPECT_EQ(error_of(server_.thaw({"push", "zero", "--memory", "/dev/zero"})), "invalid_argument");
+
+  const std::string pinned = "piped@sha256:" + hash.get<std::string>();
+  EXPECT_EQ(server_.thaw({"pull", pinned, "--memory", path("pulled")}).exit_code, 0);
+  EXPECT_TRUE(read_file(path("pulled")) == image_);
+  EXPECT_EQ(error_of(server_.thaw({"show", "piped@sha256:" + std::string(64, '0')})),
+            "hash_mismatch");
 }
 
 TEST_F(TransferTest, PushWarnsOfMemoryThatChangesMeanwhile) {
