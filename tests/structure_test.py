@@ -132,6 +132,23 @@ def check_unity_names(files: list[Path]) -> None:
                     errors.append(f"{path.relative_to(ROOT)} and {other.name} both have {name}")
 
 
+def check_documents(files: list[Path]) -> None:
+    """What documents name is there: tests, and what links lead to."""
+    tests = {f"{suite}.{name}" for path in files if path.suffix == ".cc"
+             for suite, name in re.findall(r"^TEST(?:_[FP])?\((\w+),\s*(\w+)\)", path.read_text(),
+                                           re.MULTILINE)}
+    cmake = (ROOT / "tests/CMakeLists.txt").read_text()
+    tests.update(re.findall(r"NAME (\w+\.\w+)", cmake))
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("format/*.md")]:
+        name, text = document.relative_to(ROOT), document.read_text()
+        for test in re.findall(r"`([A-Z]\w+\.[A-Z]\w+)`", text):
+            if test not in tests:
+                errors.append(f"{name}: there is no test {test}")
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+            if not (document.parent / link).exists():
+                errors.append(f"{name}: the link to {link} leads nowhere")
+
+
 def check_compiles_alone(path: Path, command: list[str]) -> None:
     result = subprocess.run([*command, "-fsyntax-only", "-x", "c++", str(path)],
                             capture_output=True, text=True)
@@ -164,6 +181,7 @@ def main() -> int:
         check_text(path)
         check_paths(path)
     check_unity_names(files)
+    check_documents(files)
     entries = json.loads((BUILD / "compile_commands.json").read_text())
     compiled = {entry["file"] for entry in entries}
     headers = [path for path in files
