@@ -97,6 +97,13 @@ Result<CertificateAndKey> make(const Content& content, X509* issuer, EVP_PKEY* i
   return CertificateAndKey{take_text(certificate_text), take_text(key_text)};
 }
 
+using Asn1Time = std::unique_ptr<ASN1_TIME, FreeWith<ASN1_TIME_free>>;
+
+struct Issuer {
+  OwnedCertificate certificate;
+  OwnedKey key;
+};
+
 /// "IP:..." or "DNS:..." as an alternative name.
 Result<std::string> alternative_name(const std::string& host) {
   const std::unique_ptr<ASN1_OCTET_STRING, FreeWith<ASN1_OCTET_STRING_free>> address(
@@ -129,6 +136,23 @@ Result<CertificateAndKey> make_authority(const std::string& name, const Validity
               nullptr, nullptr);
 }
 
+namespace {
+
+Result<Issuer> read_issuer(const CertificateAndKey& authority) {
+  ERR_clear_error();
+  Issuer issuer{
+      OwnedCertificate(
+          PEM_read_bio_X509(reader(authority.certificate).get(), nullptr, nullptr, nullptr)),
+      OwnedKey(PEM_read_bio_PrivateKey(reader(authority.key).get(), nullptr, nullptr, nullptr))};
+  if (issuer.certificate == nullptr || issuer.key == nullptr ||
+      X509_check_private_key(issuer.certificate.get(), issuer.key.get()) != 1) {
+    return fail_openssl("the authority's certificate and key");
+  }
+  return issuer;
+}
+
+}  // namespace
+
 Result<CertificateAndKey> issue_certificate(const CertificateAndKey& authority,
                                             const std::string& name,
                                             const std::vector<std::string>& hosts,
@@ -140,15 +164,7 @@ Result<CertificateAndKey> issue_certificate(const CertificateAndKey& authority,
   }
   std::string names = "URI:thaw://" + name;
   for (const std::string& host : hosts) names += "," + TRY(alternative_name(host));
-  ERR_clear_error();
-  const OwnedCertificate issuer(
-      PEM_read_bio_X509(reader(authority.certificate).get(), nullptr, nullptr, nullptr));
-  const OwnedKey issuer_key(
-      PEM_read_bio_PrivateKey(reader(authority.key).get(), nullptr, nullptr, nullptr));
-  if (issuer == nullptr || issuer_key == nullptr ||
-      X509_check_private_key(issuer.get(), issuer_key.get()) != 1) {
-    return fail_openssl("the authority's certificate and key");
-  }
+  const Issuer issuer = TRY(read_issuer(authority));
   return make({.common_name = name,
                .validity = validity,
                .extensions = {{NID_basic_constraints, "critical,CA:FALSE"},
@@ -157,7 +173,69 @@ Result<CertificateAndKey> issue_certificate(const CertificateAndKey& authority,
                               {NID_subject_alt_name, names},
                               {NID_subject_key_identifier, "hash"},
                               {NID_authority_key_identifier, "keyid"}}},
-              issuer.get(), issuer_key.get());
+              issuer.certificate.get(), issuer.key.get());
+}
+
+namespace {
+
+/// A new entry of the list, which then belongs to it.
+bool add_entry(X509_CRL* list, X509* revoked) {
+  std::unique_ptr<X509_REVOKED, FreeWith<X509_REVOKED_free>> entry(X509_REVOKED_new());
+  const Asn1Time now(ASN1_TIME_set(nullptr, std::time(nullptr)));
+  if (entry == nullptr || now == nullptr ||
+      X509_REVOKED_set_serialNumber(entry.get(), X509_get_serialNumber(revoked)) != 1 ||
+      X509_REVOKED_set_revocationDate(entry.get(), now.get()) != 1 ||
+      X509_CRL_add0_revoked(list, entry.get()) != 1) {
+    return false;
+  }
+  static_cast<void>(entry.release());
+  return true;
+}
+
+bool sign_list(X509_CRL* list, const Issuer& issuer, const Validity& validity) {
+  const Asn1Time begin(ASN1_TIME_set(nullptr, validity.from.count()));
+  const Asn1Time end(ASN1_TIME_set(nullptr, validity.until.count()));
+  return begin != nullptr && end != nullptr &&
+         X509_CRL_set_version(list, X509_CRL_VERSION_2) == 1 &&
+         X509_CRL_set_issuer_name(list, X509_get_subject_name(issuer.certificate.get())) == 1 &&
+         X509_CRL_set1_lastUpdate(list, begin.get()) == 1 &&
+         X509_CRL_set1_nextUpdate(list, end.get()) == 1 && X509_CRL_sort(list) == 1 &&
+         X509_CRL_sign(list, issuer.key.get(), EVP_sha256()) != 0;
+}
+
+Result<void> revoke(X509_CRL* list, const std::string& certificate, X509* authority) {
+  const OwnedCertificate revoked(
+      PEM_read_bio_X509(reader(certificate).get(), nullptr, nullptr, nullptr));
+  if (revoked == nullptr) return fail_openssl("reading the certificate");
+  if (X509_verify(revoked.get(), X509_get0_pubkey(authority)) != 1) {
+    return fail(ErrorCode::kInvalidArgument, "another authority has issued the certificate");
+  }
+  X509_REVOKED* found = nullptr;
+  if (X509_CRL_get0_by_serial(list, &found, X509_get_serialNumber(revoked.get())) == 1) {
+    return fail(ErrorCode::kAlreadyExists, "the certificate is revoked");
+  }
+  if (!add_entry(list, revoked.get())) return fail_openssl("adding to the revoked certificates");
+  return {};
+}
+
+}  // namespace
+
+Result<std::string> revoke_certificate(const CertificateAndKey& authority, const std::string& list,
+                                       const std::optional<std::string>& certificate,
+                                       const Validity& validity) {
+  const Issuer issuer = TRY(read_issuer(authority));
+  ERR_clear_error();
+  const OwnedRevocations revocations(
+      list.empty() ? X509_CRL_new()
+                   : PEM_read_bio_X509_CRL(reader(list).get(), nullptr, nullptr, nullptr));
+  if (revocations == nullptr) return fail_openssl("reading the revoked certificates");
+  if (certificate) TRY(revoke(revocations.get(), *certificate, issuer.certificate.get()));
+  const OwnedBio text(BIO_new(BIO_s_mem()));
+  if (!sign_list(revocations.get(), issuer, validity) ||
+      PEM_write_bio_X509_CRL(text.get(), revocations.get()) != 1) {
+    return fail_openssl("writing the revoked certificates");
+  }
+  return take_text(text);
 }
 
 }  // namespace thaw

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <chrono>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,5 +34,13 @@ Result<CertificateAndKey> issue_certificate(const CertificateAndKey& authority,
                                             const std::string& name,
                                             const std::vector<std::string>& hosts,
                                             const Validity& validity);
+
+/// The authority's list of revoked certificates (CRL) with `certificate` added to `list`, which is
+/// such a list or empty. Without a certificate, the list stays as it is. kAlreadyExists when the
+/// certificate is in the list, kInvalidArgument when another authority has issued it. With a list
+/// that has run out, or that is not valid yet, peers refuse all certificates.
+Result<std::string> revoke_certificate(const CertificateAndKey& authority, const std::string& list,
+                                       const std::optional<std::string>& certificate,
+                                       const Validity& validity);
 
 }  // namespace thaw

@@ -265,12 +265,16 @@ void add_version(CLI::App& app) { app.set_version_flag("--version", THAW_VERSION
 
 void add_transport_options(CLI::App& app, TransportFlags& flags) {
   app.add_option("--tls-cert", flags.tls.certificate,
-                 "PEM file with the certificate that this program shows its peers. All three files "
+                 "PEM file with the certificate that this program shows its peers. All these files "
                  "are read again when they have changed");
   app.add_option("--tls-key", flags.tls.key,
                  "PEM file with its key, which others must not be able to read");
   app.add_option("--tls-ca", flags.tls.authority,
                  "PEM file with the certificate of the authority that peers must be of");
+  app.add_option(
+      "--tls-crl", flags.tls.revoked,
+      "PEM file with the authority's list of revoked certificates (CRL); peers in it are "
+      "refused");
   app.add_flag("--insecure", flags.insecure, "Allow plain TCP on other than loopback addresses");
 }
 

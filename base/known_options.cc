@@ -7,8 +7,9 @@ namespace thaw {
 
 namespace {
 
-constexpr auto kOfThaw = std::to_array<std::string_view>(
-    {"control", "insecure", "json", "namespace", "server", "tls-ca", "tls-cert", "tls-key"});
+constexpr auto kOfThaw =
+    std::to_array<std::string_view>({"control", "insecure", "json", "namespace", "server", "tls-ca",
+                                     "tls-cert", "tls-crl", "tls-key"});
 
 constexpr auto kCommandsOfThaw = std::to_array<std::string_view>(
     {"backup",  "certs", "compact", "fsck", "gc",     "label",  "ls", "namespace",
@@ -16,16 +17,16 @@ constexpr auto kCommandsOfThaw = std::to_array<std::string_view>(
      "show",    "stats", "stop",    "tag",  "untag",  "usage",  "ws"});
 
 constexpr auto kOfPageServer = std::to_array<std::string_view>(
-    {"backups",         "from-backup", "gc-minutes", "gc-percent",        "insecure",
-     "keep-recordings", "listen",      "log-file",   "max-connections",   "min-free-mib",
-     "no-sandbox",      "pin-grace-s", "policy",     "replica",           "store",
-     "tls-ca",          "tls-cert",    "tls-key",    "upkeep-interval-s", "upkeep-mib-s",
-     "verbose"});
+    {"backups",         "from-backup", "gc-minutes", "gc-percent",      "insecure",
+     "keep-recordings", "listen",      "log-file",   "max-connections", "min-free-mib",
+     "no-sandbox",      "pin-grace-s", "policy",     "replica",         "store",
+     "tls-ca",          "tls-cert",    "tls-crl",    "tls-key",         "upkeep-interval-s",
+     "upkeep-mib-s",    "verbose"});
 
 constexpr auto kOfFaultHandler = std::to_array<std::string_view>(
     {"around", "control", "http", "images-mib", "insecure", "log-file", "namespace", "no-sandbox",
-     "placement", "record-every", "server", "spin-us", "tls-ca", "tls-cert", "tls-key", "verbose",
-     "workers"});
+     "placement", "record-every", "server", "spin-us", "tls-ca", "tls-cert", "tls-crl", "tls-key",
+     "verbose", "workers"});
 
 constexpr auto kPrograms =
     std::to_array<KnownProgram>({{"thaw", "thaw", kOfThaw, kCommandsOfThaw},

@@ -53,6 +53,7 @@ inline constexpr unsigned kTimeStampAttempts = 3;
 // TLS.
 inline constexpr std::size_t kMaxPemBytes = 64u << 10;   // of a key
 inline constexpr std::size_t kMaxChainBytes = 1u << 20;  // of a file of certificates
+inline constexpr std::size_t kMaxRevokedBytes = 4u << 20;
 inline constexpr std::size_t kTlsInboxBytes = 32u << 10;
 /// Its size until the peer has shown its certificate.
 inline constexpr std::size_t kTlsHandshakeInboxBytes = 4u << 10;

@@ -11,9 +11,11 @@
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "base/limits.h"
+#include "base/private_files.h"
 
 namespace thaw {
 
@@ -22,6 +24,36 @@ namespace {
 const sockaddr* as_sockaddr(const sockaddr_storage& storage) {
   // SAFETY: sockaddr_storage exists to be passed as sockaddr.
   return reinterpret_cast<const sockaddr*>(&storage);
+}
+
+constexpr std::string_view kUnixPrefix = "unix:";
+constexpr std::size_t kUnixPathAt = offsetof(sockaddr_un, sun_path);
+
+bool names_unix(const std::string& address) { return address.starts_with(kUnixPrefix); }
+
+Result<TcpAddress> unix_address(const std::string& text) {
+  const std::string path = text.substr(kUnixPrefix.size());
+  if (!path.starts_with('/') || path.ends_with('/') || path.contains('\0')) {
+    return fail(ErrorCode::kInvalidArgument, "\"{}\" is not unix: and an absolute path", text);
+  }
+  if (path.size() > limits::kMaxSocketPath) {
+    return fail(ErrorCode::kInvalidArgument, "the path of the socket {} has more than {} bytes",
+                path, limits::kMaxSocketPath);
+  }
+  TcpAddress address;
+  // SAFETY: sockaddr_storage has room for every family's address.
+  auto& named = reinterpret_cast<sockaddr_un&>(address.storage);
+  named.sun_family = AF_UNIX;
+  path.copy(named.sun_path, path.size());
+  address.length = static_cast<socklen_t>(kUnixPathAt + path.size() + 1);
+  return address;
+}
+
+bool is_unix_socket(const UniqueFd& socket) {
+  int domain = 0;
+  socklen_t length = sizeof(domain);
+  return ::getsockopt(socket.get(), SOL_SOCKET, SO_DOMAIN, &domain, &length) == 0 &&
+         domain == AF_UNIX;
 }
 
 Result<void> wait_until_ready(const UniqueFd& socket, short events, Deadline deadline) {
@@ -48,7 +80,15 @@ Result<void> finish_connect(const UniqueFd& socket, const TcpAddress& address, D
 
 }  // namespace
 
+bool TcpAddress::is_unix() const { return storage.ss_family == AF_UNIX; }
+
+std::string TcpAddress::unix_path() const {
+  // SAFETY: the family says which sockaddr this is; the path ends with a zero.
+  return reinterpret_cast<const sockaddr_un&>(storage).sun_path;
+}
+
 bool TcpAddress::is_loopback() const {
+  if (is_unix()) return false;
   if (storage.ss_family == AF_INET) {
     // SAFETY: the family says which sockaddr this is.
     const auto& v4 = reinterpret_cast<const sockaddr_in&>(storage);
@@ -60,6 +100,7 @@ bool TcpAddress::is_loopback() const {
 }
 
 std::string TcpAddress::text() const {
+  if (is_unix()) return std::string(kUnixPrefix) + unix_path();
   std::array<char, NI_MAXHOST> host;
   std::array<char, NI_MAXSERV> port;
   if (::getnameinfo(as_sockaddr(storage), length, host.data(), host.size(), port.data(),
@@ -106,15 +147,28 @@ addrinfo stream_hints(int flags) {
 
 }  // namespace
 
-bool is_numeric_host(const std::string& host) {
+Result<void> check_address(const std::string& address) {
+  if (names_unix(address)) {
+    TRY(unix_address(address));
+  } else {
+    TRY(split_host_and_port(address));
+  }
+  return {};
+}
+
+bool is_numeric(const std::string& address) {
+  if (names_unix(address)) return true;
+  const auto parts = split_host_and_port(address);
+  if (!parts) return false;
   const addrinfo hints = stream_hints(AI_NUMERICHOST);
   addrinfo* found = nullptr;
-  if (::getaddrinfo(host.c_str(), nullptr, &hints, &found) != 0) return false;
+  if (::getaddrinfo(parts->host.c_str(), nullptr, &hints, &found) != 0) return false;
   ::freeaddrinfo(found);
   return true;
 }
 
 Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port) {
+  if (names_unix(host_and_port)) return std::vector{TRY(unix_address(host_and_port))};
   const auto [host, port] = TRY(split_host_and_port(host_and_port));
   const addrinfo hints = stream_hints(AI_NUMERICSERV | AI_ADDRCONFIG);
   addrinfo* found = nullptr;
@@ -137,6 +191,7 @@ Result<UniqueFd> create_tcp_socket(const TcpAddress& address) {
   UniqueFd socket(
       ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return fail_errno("socket");
+  if (address.is_unix()) return socket;
   const int on = 1;
   if (::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0 ||
       ::setsockopt(socket.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) != 0) {
@@ -146,6 +201,11 @@ Result<UniqueFd> create_tcp_socket(const TcpAddress& address) {
 }
 
 Result<UniqueFd> listen_tcp(const TcpAddress& address) {
+  if (address.is_unix()) {
+    const std::string path = address.unix_path();
+    TRY(make_public_directory(path.substr(0, path.rfind('/'))));
+    return listen_unix(path, std::nullopt);
+  }
   UniqueFd socket = TRY(create_tcp_socket(address));
   const int on = 1;
   if (::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
@@ -157,6 +217,7 @@ Result<UniqueFd> listen_tcp(const TcpAddress& address) {
 }
 
 Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline) {
+  if (address.is_unix()) return connect_unix(address.unix_path(), deadline);
   UniqueFd socket = TRY(create_tcp_socket(address));
   if (::connect(socket.get(), as_sockaddr(address.storage), address.length) != 0) {
     if (errno != EINPROGRESS) return fail_errno(fmt::format("connect to {}", address.text()));
@@ -235,6 +296,7 @@ Result<void> make_blocking(const UniqueFd& socket) {
   if (flags < 0 || ::fcntl(socket.get(), F_SETFL, flags & ~O_NONBLOCK) != 0) {
     return fail_errno("fcntl");
   }
+  if (is_unix_socket(socket)) return {};  // the kernel tells at once when the peer has gone
   for (const auto& [option, value] :
        {std::pair{TCP_KEEPIDLE, 60}, std::pair{TCP_KEEPINTVL, 10}, std::pair{TCP_KEEPCNT, 6}}) {
     if (::setsockopt(socket.get(), IPPROTO_TCP, option, &value, sizeof(value)) != 0) {
@@ -257,6 +319,7 @@ Result<std::size_t> receive_resting(const UniqueFd& socket, MutableByteSpan to) 
 }
 
 bool is_to_this_host(const UniqueFd& socket) {
+  if (is_unix_socket(socket)) return true;
   const auto name_of = [&socket](auto get) {
     TcpAddress address;
     address.length = sizeof(address.storage);

@@ -20,14 +20,19 @@ namespace thaw {
 /// Blocking work on sockets, each call with a deadline. One thread per socket at a time. Sockets
 /// are close-on-exec; those of UNIX domain are for one host, those of TCP have TCP_NODELAY.
 
-/// A resolved TCP address.
+/// A resolved address of a server: of TCP, or of a UNIX socket on this host, which is written
+/// "unix:PATH". What takes one works with both.
 struct TcpAddress {
   sockaddr_storage storage{};
   socklen_t length = 0;
 
   friend bool operator==(const TcpAddress& a, const TcpAddress& b) { return a.text() == b.text(); }
+  bool is_unix() const;
+  /// REQUIRES: is_unix().
+  std::string unix_path() const;
+  /// Of TCP, reached by this host alone.
   bool is_loopback() const;
-  /// "192.0.2.1:7777" or "[2001:db8::1]:7777".
+  /// "192.0.2.1:7777", "[2001:db8::1]:7777" or "unix:/run/thaw/s.sock".
   std::string text() const;
 };
 
@@ -38,10 +43,13 @@ struct HostAndPort {
   std::string port;
 };
 Result<HostAndPort> split_host_and_port(const std::string& host_and_port);
-/// Whether the host is an address, for which no name server is asked.
-bool is_numeric_host(const std::string& host);
+/// kInvalidArgument for what resolve_tcp() would not take as an address or name.
+Result<void> check_address(const std::string& address);
+/// Whether it is an address, for which no name server is asked.
+bool is_numeric(const std::string& address);
 
-/// Resolves "HOST:PORT" or "[IPV6]:PORT"; the first address of a name wins. kInvalidArgument for
+/// Resolves "HOST:PORT", "[IPV6]:PORT" or "unix:PATH" with at most limits::kMaxSocketPath bytes of
+/// an absolute path; the first address of a name wins. kInvalidArgument for
 /// text of another form, kUnavailable when the name does not resolve.
 Result<TcpAddress> resolve_tcp(const std::string& host_and_port);
 /// The same; all addresses of the name, at least one, each once and in the resolver's order.
@@ -49,7 +57,8 @@ Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port
 
 Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline);
 
-/// Listens at the address, non-blocking; a port that another program has is kAlreadyExists.
+/// Listens at the address, non-blocking; a port that another program has is kAlreadyExists. A UNIX
+/// socket is made as listen_unix() does, in a directory that is made if it is missing.
 Result<UniqueFd> listen_tcp(const TcpAddress& address);
 
 /// A non-blocking TCP socket with the options above, for an event loop to connect.
@@ -84,7 +93,7 @@ Result<void> make_blocking(const UniqueFd& socket);
 /// Waits without a deadline for some bytes; 0 when the peer has closed. REQUIRES: make_blocking().
 Result<std::size_t> receive_resting(const UniqueFd& socket, MutableByteSpan to);
 
-/// Whether both ends of a TCP connection have the same address.
+/// Whether the peer is on this host: a UNIX socket, or both ends have the same address.
 bool is_to_this_host(const UniqueFd& socket);
 /// The CPU on which the socket's last packets were processed.
 std::optional<int> incoming_cpu(const UniqueFd& socket);

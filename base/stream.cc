@@ -7,6 +7,9 @@ namespace thaw {
 Result<std::shared_ptr<TlsContext>> load_tls(const TransportFlags& flags, TlsContext::Side side) {
   const TlsFiles& files = flags.tls;
   if (files.certificate.empty() && files.key.empty() && files.authority.empty()) {
+    if (!files.revoked.empty()) {
+      return fail(ErrorCode::kInvalidArgument, "--tls-crl needs --tls-cert");
+    }
     return std::shared_ptr<TlsContext>();
   }
   if (files.certificate.empty() || files.key.empty() || files.authority.empty()) {
@@ -16,21 +19,34 @@ Result<std::shared_ptr<TlsContext>> load_tls(const TransportFlags& flags, TlsCon
 }
 
 Result<void> check_transport(const TcpAddress& address, const TransportFlags& flags) {
-  if (!flags.tls.certificate.empty() || flags.insecure || address.is_loopback()) return {};
+  const bool sealed = !flags.tls.certificate.empty();
+  if (sealed && address.is_unix()) {
+    return fail(ErrorCode::kInvalidArgument, "{} is a UNIX socket, and TLS is for TCP",
+                address.text());
+  }
+  if (sealed || flags.insecure || address.is_unix() || address.is_loopback()) return {};
   return fail(ErrorCode::kInvalidArgument,
               "{} is not a loopback address, and guest memory would cross the network in the "
               "clear; give --tls-cert, --tls-key and --tls-ca, or --insecure to allow it",
               address.text());
 }
 
+namespace {
+
+/// REQUIRES: it has resolved.
+std::string host_of(const std::string& host_and_port) {
+  return split_host_and_port(host_and_port).value().host;
+}
+
+}  // namespace
+
 Result<std::vector<ServerAddress>> resolve_servers(const std::string& host_and_port,
                                                    const TransportFlags& flags,
                                                    const std::shared_ptr<TlsContext>& tls) {
-  const std::string host = TRY(split_host_and_port(host_and_port)).host;
   std::vector<ServerAddress> servers;
   for (const TcpAddress& address : TRY(resolve_tcp_all(host_and_port))) {
     TRY(check_transport(address, flags));
-    servers.emplace_back(address, host, tls);
+    servers.emplace_back(address, address.is_unix() ? "" : host_of(host_and_port), tls);
   }
   return servers;
 }

@@ -20,8 +20,11 @@ struct TransportFlags {
 /// nullptr without TLS. kInvalidArgument when some of the files are named and others are not;
 /// otherwise as TlsContext::load().
 Result<std::shared_ptr<TlsContext>> load_tls(const TransportFlags& flags, TlsContext::Side side);
+/// Where a page server listens, and its clients look for it, unless they are told.
+inline constexpr const char* kDefaultServer = "127.0.0.1:7433";
+
 /// kInvalidArgument unless what is sent to or from `address` is sealed, stays on this host, or may
-/// be read by anybody on the way.
+/// be read on the way. TLS is for TCP alone.
 Result<void> check_transport(const TcpAddress& address, const TransportFlags& flags);
 
 /// A page server as its clients know it. A value.
@@ -39,16 +42,16 @@ struct ServerAddress {
   std::shared_ptr<TlsContext> tls;  // nullptr: plain TCP
 };
 
-/// All addresses of HOST:PORT, for connections with this context. kInvalidArgument where the flags
-/// do not allow one.
+/// All addresses of HOST:PORT or unix:PATH, for connections with this context. kInvalidArgument
+/// where the flags do not allow one.
 Result<std::vector<ServerAddress>> resolve_servers(const std::string& host_and_port,
                                                    const TransportFlags& flags,
                                                    const std::shared_ptr<TlsContext>& tls);
 /// The first of them, with a context of its own of what the flags name.
 Result<ServerAddress> resolve_server(const std::string& host_and_port, const TransportFlags& flags);
 
-/// A TCP connection, with TLS or without, for blocking work with deadlines; its failures are those
-/// of base/socket.h, and kTls. One thread at a time.
+/// A connection of TCP or of a UNIX socket, with TLS or without, for blocking work with deadlines;
+/// its failures are those of base/socket.h, and kTls. One thread at a time.
 class Stream {
  public:
   explicit Stream(UniqueFd socket) : socket_(std::move(socket)) {}

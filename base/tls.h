@@ -13,12 +13,13 @@ namespace thaw {
 /// TLS 1.3 between peers that both show certificates of one private authority, with OpenSSL behind
 /// it and without sockets: bytes in, bytes out. Every failure of it is kTls.
 
-/// PEM files: the own certificate with those between it and the authority, its key, and the
-/// authority that the peers' certificates must be of.
+/// PEM files: the own certificate with those between it and the authority, its key, the authority
+/// that the peers' certificates must be of, and lists of those that were revoked.
 struct TlsFiles {
   std::string certificate;
   std::string key;  // readable by its owner, and at most by its group
   std::string authority;
+  std::string revoked{};  // one list for each authority that issues; empty: none is looked at
 };
 
 /// What stands in such files.
@@ -26,6 +27,7 @@ struct TlsPem {
   std::string certificate;
   std::string key;
   std::string authority;
+  std::string revoked{};
   friend bool operator==(const TlsPem&, const TlsPem&) = default;
 };
 
@@ -85,7 +87,8 @@ class TlsContext {
  public:
   enum class Side { kClient, kServer };
 
-  /// kPermission when others can read the key, kTls when the files are not what they should be.
+  /// kPermission when others can read the key or write one of the others, kTls when the files are
+  /// not what they should be.
   static Result<std::shared_ptr<TlsContext>> load(TlsFiles files, Side side);
   /// For a program that follows another one. If the files are no good now, what was in force
   /// before stays in force, which the log says; fails only if that is no good either.

@@ -51,6 +51,9 @@ Result<TlsPem> read_files(const TlsFiles& files) {
   pem.certificate = TRY(read_text_file(files.certificate, limits::kMaxChainBytes));
   pem.key = TRY(read_trusted_file(files.key, limits::kMaxPemBytes));
   pem.authority = TRY(read_trusted_file(files.authority, limits::kMaxChainBytes));
+  if (!files.revoked.empty()) {
+    pem.revoked = TRY(read_trusted_file(files.revoked, limits::kMaxRevokedBytes));
+  }
   return pem;
 }
 
@@ -94,6 +97,23 @@ bool trust(SSL_CTX* context, const std::string& pem) {
          });
 }
 
+/// The peer's own certificate must not be in the list of its issuer. A peer whose issuer has no
+/// list, or one that has run out, is refused.
+bool refuse_revoked(SSL_CTX* context, const std::string& pem) {
+  const OwnedBio bio = bio_of(pem);
+  X509_STORE* const store = SSL_CTX_get_cert_store(context);
+  bool some = false;
+  ERR_clear_error();
+  while (const OwnedRevocations next{
+      PEM_read_bio_X509_CRL(bio.get(), nullptr, no_passphrase, nullptr)}) {
+    if (X509_STORE_add_crl(store, next.get()) != 1) return false;
+    some = true;
+  }
+  if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE || !some) return false;
+  ERR_clear_error();
+  return X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK) == 1;
+}
+
 void warn_when_outdated(SSL_CTX* context, const std::string& path) {
   const X509* const own = SSL_CTX_get0_certificate(context);
   if (own != nullptr && X509_cmp_current_time(X509_get0_notAfter(own)) > 0) return;
@@ -121,6 +141,9 @@ Result<OwnedSslContext> make_context(const TlsPem& pem, const TlsFiles& files,
   }
   if (!trust(context, pem.authority)) {
     return fail_openssl(files.authority + " has no certificate of an authority");
+  }
+  if (!files.revoked.empty() && !refuse_revoked(context, pem.revoked)) {
+    return fail_openssl(files.revoked + " has no list of revoked certificates");
   }
   SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, nullptr);
   SSL_CTX_set_timeout(context, limits::kTlsSessionLife.count());
@@ -176,7 +199,7 @@ struct TlsContext::State {
   State(TlsFiles named, Side chosen)
       : files(std::move(named)),
         side(chosen),
-        watch({files.certificate, files.key, files.authority}) {}
+        watch({files.certificate, files.key, files.authority, files.revoked}) {}
 
   Result<std::shared_ptr<Keys>> make_keys(TlsPem pem) const {
     auto made = std::make_shared<Keys>();

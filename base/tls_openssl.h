@@ -30,6 +30,7 @@ using OwnedSsl = std::unique_ptr<SSL, FreeWith<SSL_free>>;
 using OwnedSslContext = std::unique_ptr<SSL_CTX, FreeWith<SSL_CTX_free>>;
 using OwnedSslSession = std::unique_ptr<SSL_SESSION, FreeWith<SSL_SESSION_free>>;
 using OwnedCertificate = std::unique_ptr<X509, FreeWith<X509_free>>;
+using OwnedRevocations = std::unique_ptr<X509_CRL, FreeWith<X509_CRL_free>>;
 using OwnedKey = std::unique_ptr<EVP_PKEY, FreeWith<EVP_PKEY_free>>;
 using OwnedBio = std::unique_ptr<BIO, FreeWith<BIO_free_all>>;
 

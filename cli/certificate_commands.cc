@@ -10,6 +10,7 @@
 #include "base/output.h"
 #include "base/output_file.h"
 #include "base/printable.h"
+#include "base/private_files.h"
 #include "cli/commands.h"
 #include "cli/json.h"
 #include "cli/limits.h"
@@ -19,7 +20,8 @@ namespace thaw::command {
 
 namespace {
 
-/// Where the parts of a certificate's pair stand; "ca" is the authority's.
+/// Where the parts of a certificate's pair stand. What is copied to hosts is in the directory, the
+/// authority's key is not.
 struct Files {
   Files(const std::string& directory, const std::string& name)
       : certificate(directory + "/" + name + ".pem"), key(directory + "/" + name + "-key.pem") {}
@@ -27,6 +29,28 @@ struct Files {
   std::string certificate;
   std::string key;
 };
+
+Files files_of_authority(const std::string& directory) {
+  Files files(directory, "ca");
+  files.key = directory + "/private/ca-key.pem";
+  return files;
+}
+std::string list_of_revoked(const std::string& directory) { return directory + "/revoked.crl"; }
+
+Result<CertificateAndKey> read_authority(const std::string& directory) {
+  const Files files = files_of_authority(directory);
+  const std::string beside = Files(directory, "ca").key;
+  if (!std::filesystem::exists(files.key) && std::filesystem::exists(beside)) {
+    return fail(ErrorCode::kNotFound,
+                "{} is missing, and {} lies among what is copied to hosts: mkdir -m 700 {}/private "
+                "&& mv {} {}",
+                files.key, beside, directory, beside, files.key);
+  }
+  CertificateAndKey authority;
+  authority.certificate = TRY(read_text_file(files.certificate, limits::kMaxPemBytes));
+  authority.key = TRY(read_text_file(files.key, limits::kMaxPemBytes));
+  return authority;
+}
 
 /// From a little ago, for hosts whose clocks differ.
 Validity validity_of(unsigned days) {
@@ -91,15 +115,16 @@ std::string flags_of(const std::string& directory, const Files& files) {
 
 Result<void> make_certificate_authority(const Options& options) {
   const std::string& directory = options.directory;
-  const Files files(directory, "ca");
-  std::error_code error;
-  std::filesystem::create_directories(directory, error);
-  if (error) return fail_errno("create " + directory, error.value());
+  const Files files = files_of_authority(directory);
+  TRY(make_private_directory(directory + "/private"));
   if (std::filesystem::exists(files.key) || std::filesystem::exists(files.certificate)) {
     return fail(ErrorCode::kAlreadyExists, "there is an authority in {}", directory);
   }
   const Validity validity = validity_of(options.days == 0 ? limits::kAuthorityDays : options.days);
-  TRY(write_pair(files, TRY(make_authority("Thaw authority", validity))));
+  const CertificateAndKey authority = TRY(make_authority("Thaw authority", validity));
+  TRY(write_output(list_of_revoked(directory),
+                   as_bytes(TRY(thaw::revoke_certificate(authority, "", {}, validity)))));
+  TRY(write_pair(files, authority));
   print_pair(files, validity,
              fmt::format("The key stays here; whoever has it can be any peer. Next, for a page "
                          "server:\n  thaw certs issue {} pageserver --host ADDRESS",
@@ -114,10 +139,8 @@ Result<void> issue_certificate(const Options& options) {
     return fail(ErrorCode::kInvalidArgument, "\"{}\" would stand where other files do",
                 options.name);
   }
-  const Files authority(directory, "ca");
-  CertificateAndKey issuer;
-  issuer.certificate = TRY(read_text_file(authority.certificate, limits::kMaxPemBytes));
-  issuer.key = TRY(read_text_file(authority.key, limits::kMaxPemBytes));
+  const CertificateAndKey issuer = TRY(read_authority(directory));
+  const std::string authority = files_of_authority(directory).certificate;
   const Validity validity = TRY(validity_within(issuer.certificate, options.days));
   const Files files(directory, options.name);
   TRY(write_pair(files,
@@ -128,12 +151,36 @@ Result<void> issue_certificate(const Options& options) {
           ? fmt::format(
                 "Next, on a host that has these files and {}:\n  thaw --server HOST:PORT "
                 "{} ls",
-                printable(authority.certificate), flags)
+                printable(authority), flags)
           : fmt::format(
                 "Next, on that host, with these files and {}:\n  thaw-pageserver --store "
-                "DIRECTORY --listen {}:7433 {}",
-                printable(authority.certificate), bracketed(options.hosts.front()), flags);
+                "DIRECTORY --listen {}:7433 --policy FILE {}",
+                printable(authority), bracketed(options.hosts.front()), flags);
   print_pair(files, validity, next, options.form());
+  return {};
+}
+
+Result<void> revoke_certificate(const Options& options) {
+  const std::string& directory = options.directory;
+  const CertificateAndKey authority = TRY(read_authority(directory));
+  const bool is_path = options.name.contains('/');
+  const std::string file = is_path ? options.name : Files(directory, options.name).certificate;
+  const std::string certificate = TRY(read_text_file(file, limits::kMaxPemBytes));
+  const std::string path = list_of_revoked(directory);
+  const auto before = TRY(if_found(read_text_file(path, limits::kMaxRevokedBytes)));
+  Validity validity = validity_of(0);
+  validity.until = TRY(end_of_certificate(authority.certificate));
+  const std::string list =
+      TRY(thaw::revoke_certificate(authority, before.value_or(""), certificate, validity));
+  TRY(write_output(path, as_bytes(list)));
+  if (options.form() == OutputForm::kJson) {
+    print_json({{"revoked", file}, {"list", path}});
+    return {};
+  }
+  print_table({{"revoked", file}, {"list", path}});
+  print_out(
+      "Next, copy the list to each host, in the place of the file that --tls-crl names there.\n"
+      "Programs read it when the next connection begins, page servers also on SIGHUP.\n");
   return {};
 }
 

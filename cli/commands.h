@@ -50,6 +50,7 @@ Result<void> plot(const Options& options);
 // On certificates: with files alone.
 Result<void> make_certificate_authority(const Options& options);
 Result<void> issue_certificate(const Options& options);
+Result<void> revoke_certificate(const Options& options);
 
 /// With both. Exit code 1 unless every run was recorded.
 Result<int> record(const Options& options);

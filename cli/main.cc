@@ -309,6 +309,11 @@ class Declaration {
                     "DNS name or IP address under which peers reach it, if it is a page server; "
                     "may be repeated");
     days(sub, limits::kCertificateDays);
+    sub = command(certs, "revoke", "Add a certificate to the authority's list for --tls-crl",
+                  command::revoke_certificate);
+    sub->add_option("directory", options_.directory, "Directory of the authority")->required();
+    sub->add_option("name", options_.name, "Its NAME, or the path of its file with a / in it")
+        ->required();
   }
 
   CLI::App& app_;
@@ -329,9 +334,10 @@ int main(int argc, char** argv) {
   app.footer(
       "Exit codes: 0 success, 1 failure, 2 wrong arguments or configuration, 3 not found,\n"
       "4 no answer, 5 exists already or busy.");
-  app.add_option("--server", options.servers,
-                 "HOST:PORT of a page server; several (again, or with commas), or a name of "
-                 "several addresses: they are asked in turn until one answers")
+  app.add_option(
+         "--server", options.servers,
+         "unix:PATH or HOST:PORT of a page server; several (again, or with commas), or a name of "
+         "several addresses: they are asked in turn until one answers")
       ->take_all()
       ->delimiter(',')
       ->capture_default_str();

@@ -12,7 +12,7 @@ namespace thaw {
 
 /// The command line of `thaw`: program-wide options first, then those of all commands.
 struct Options {
-  std::vector<std::string> servers{"127.0.0.1:7433"};
+  std::vector<std::string> servers{kDefaultServer};
   std::string name_space = "default";
   std::string control = "/run/thaw/control.sock";
   TransportFlags transport;

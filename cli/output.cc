@@ -100,7 +100,7 @@ std::string advice_for(const Error& error, const std::string& command) {
       return "--tls-cert, --tls-key and --tls-ca must be of one authority on both sides; the page "
              "server's log says whom it refused.";
     case ErrorCode::kUnauthorized:
-      return "The page server's --policy says what a certificate may do.";
+      return "The page server's --policy says what each peer may do.";
     default:
       return {};
   }

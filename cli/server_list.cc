@@ -61,7 +61,7 @@ class Failures {
 Result<ServerList> ServerList::create(std::vector<std::string> names, TransportFlags flags,
                                       std::string name_space) {
   if (names.empty()) return fail(ErrorCode::kInvalidArgument, "--server names no page server");
-  for (const std::string& name : names) TRY(split_host_and_port(name));
+  for (const std::string& name : names) TRY(check_address(name));
   auto tls = TRY(load_tls(flags, TlsContext::Side::kClient));
   return ServerList(std::move(names), std::move(flags), std::move(name_space), std::move(tls));
 }

@@ -19,8 +19,8 @@ namespace thaw {
 /// the deadlines of PageClient::connect(). Names are resolved when their turn comes. One thread.
 class ServerList {
  public:
-  /// `names` are HOST:PORT each. kInvalidArgument for text of another form and for TLS files that
-  /// do not go together; kTls for files that are of no use.
+  /// `names` are HOST:PORT or unix:PATH each. kInvalidArgument for text of another form and for TLS
+  /// files that do not go together; kTls for files that are of no use.
   static Result<ServerList> create(std::vector<std::string> names, TransportFlags flags,
                                    std::string name_space);
 

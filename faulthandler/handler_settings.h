@@ -28,7 +28,7 @@ struct NamedServer {
 struct HandlerSettings {
   // What the operator gave.
   std::string control = "/run/thaw/control.sock";
-  std::vector<std::string> servers{"127.0.0.1:7433"};
+  std::vector<std::string> servers{kDefaultServer};
   TransportFlags transport{};
   std::string name_space = "default";
   std::string placement = "follow";

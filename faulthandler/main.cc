@@ -356,11 +356,12 @@ void add_options(CLI::App& app, Options& options) {
   thaw::HandlerSettings& settings = options.settings;
   app.add_option("--control", settings.control, "Socket for `thaw prepare`, `ps` and `stop`")
       ->capture_default_str();
-  app.add_option("--server", settings.servers,
-                 "HOST:PORT of a page server; several (again, or with commas), or a name of "
-                 "several addresses, where any of "
-                 "them may serve: all have to keep the same store. Names are resolved again while "
-                 "the handler serves")
+  app.add_option(
+         "--server", settings.servers,
+         "unix:PATH or HOST:PORT of a page server; several (again, or with commas), or a name of "
+         "several addresses, where any of "
+         "them may serve: all have to keep the same store. Names are resolved again while "
+         "the handler serves")
       ->take_all()
       ->delimiter(',')
       ->capture_default_str();

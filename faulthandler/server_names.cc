@@ -40,11 +40,6 @@ bool are_the_same(std::vector<std::string> a, std::vector<std::string> b) {
 
 }  // namespace
 
-bool is_numeric(const std::string& host_and_port) {
-  const auto parts = split_host_and_port(host_and_port);
-  return parts && is_numeric_host(parts->host);
-}
-
 std::vector<NamedServer> recall_names(const std::vector<std::string>& names,
                                       const std::vector<NamedServer>& known) {
   std::vector<NamedServer> servers;
@@ -81,8 +76,8 @@ std::vector<ServerAddress> addresses_of(const std::vector<NamedServer>& names,
     bool has_loopback = false;
     for (const std::string& text : name.addresses) {
       const auto address = resolve_tcp(text);  // of numbers
-      const auto host = split_host_and_port(name.name);
-      if (!address || !host) continue;
+      if (!address) continue;
+      const auto host = split_host_and_port(name.name);  // none of a UNIX socket
       const auto same = [&](const ServerAddress& other) { return other.tcp == *address; };
       if (std::ranges::any_of(servers, same)) continue;
       // "localhost" is one server, which most often listens on one of its addresses.
@@ -92,7 +87,7 @@ std::vector<ServerAddress> addresses_of(const std::vector<NamedServer>& names,
                     limits::kMaxServers);
         continue;
       }
-      servers.emplace_back(*address, host->host, tls);
+      servers.emplace_back(*address, host ? host->host : "", tls);
     }
   }
   return servers;

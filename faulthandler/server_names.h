@@ -16,7 +16,7 @@ namespace thaw {
 
 /// Resolves each name. `known` has what was known of them before. A name that does not resolve
 /// keeps its addresses, and may have none. Blocks as long as the name servers do.
-/// kInvalidArgument for a text that is not HOST:PORT, and for an address that may not be used
+/// kInvalidArgument for a text that is no address, and for an address that may not be used
 /// without TLS.
 Result<std::vector<NamedServer>> resolve_names(const std::vector<std::string>& names,
                                                const std::vector<NamedServer>& known,
@@ -24,8 +24,6 @@ Result<std::vector<NamedServer>> resolve_names(const std::vector<std::string>& n
 /// The same without asking a name server: numbers, and what is known.
 std::vector<NamedServer> recall_names(const std::vector<std::string>& names,
                                       const std::vector<NamedServer>& known);
-/// Whether no name server is needed for it.
-bool is_numeric(const std::string& host_and_port);
 
 /// All addresses of all names, in their order, each once; at most limits::kMaxServers.
 std::vector<ServerAddress> addresses_of(const std::vector<NamedServer>& names,

@@ -27,7 +27,7 @@ Result<TlsPem> settle_tls(const HandlerSettings& given, const HandlerSettings* b
 Result<std::vector<NamedServer>> settle_names(const HandlerSettings& given,
                                               const std::vector<NamedServer>& known,
                                               SettingsUse use) {
-  for (const std::string& name : given.servers) TRY(split_host_and_port(name));
+  for (const std::string& name : given.servers) TRY(check_address(name));
   std::vector<NamedServer> servers = recall_names(given.servers, known);
   if (use == SettingsUse::kRestart) return servers;
   for (NamedServer& server : servers) {

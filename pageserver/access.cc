@@ -92,18 +92,35 @@ std::vector<Policy::Quota> Policy::quotas(std::string_view identity,
   return found;
 }
 
-Result<std::shared_ptr<const Policy>> Access::read(const std::string& path) {
-  const std::string text = TRY(read_trusted_file(path, limits::kMaxPolicyBytes));
+void Policy::admit_users(std::uint32_t server_user) {
+  const auto names_user = [](const Grant& grant) {
+    return grant.identity.starts_with(kUserIdentity);
+  };
+  if (std::ranges::any_of(grants_, names_user)) return;
+  for (const std::uint32_t user : {std::uint32_t{0}, server_user}) {
+    Grant all;
+    all.identity = fmt::format("{}{}", kUserIdentity, user);
+    all.quota.namespaces = {"*"};
+    all.rights = {Right::kAdmin};
+    grants_.push_back(std::move(all));
+  }
+}
+
+Result<std::shared_ptr<const Policy>> Access::read() const {
+  const std::string text =
+      path_.empty() ? std::string() : TRY(read_trusted_file(path_, limits::kMaxPolicyBytes));
   auto policy = Policy::parse(text);
   if (!policy) {
-    return fail(policy.error().code(), "the policy {}: {}", path, policy.error().context());
+    return fail(policy.error().code(), "the policy {}: {}", path_, policy.error().context());
   }
+  if (server_user_) policy->admit_users(*server_user_);
   return std::make_shared<const Policy>(*std::move(policy));
 }
 
-Result<std::unique_ptr<Access>> Access::load(const std::string& path) {
-  std::unique_ptr<Access> access(new Access(path));
-  access->policy_ = TRY(read(path));
+Result<std::unique_ptr<Access>> Access::load(const std::string& path,
+                                             std::optional<std::uint32_t> server_user) {
+  std::unique_ptr<Access> access(new Access(path, server_user));
+  access->policy_ = TRY(access->read());
   return access;
 }
 
@@ -118,7 +135,8 @@ void Access::refresh() {
 
 void Access::reload() {
   static_cast<void>(watch_.changed());  // what is read now is no change later
-  auto policy = read(path_);
+  if (path_.empty()) return;
+  auto policy = read();
   if (!policy) {
     log_error("the policy is no good, what was read before stays in force: {}",
               policy.error().message());

@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,11 +45,17 @@ Rights rights_for(const Message& request);
 /// Whether it concerns the store of all namespaces, so that the right is needed in all of them.
 bool concerns_all_namespaces(const Message& request);
 
+/// What the identity of a user of this host begins with; his number follows.
+inline constexpr std::string_view kUserIdentity = "uid:";
+
 /// Who may do what, as a file says it (see ARCHITECTURE.md). Immutable.
 class Policy {
  public:
   /// kInvalidArgument for text that is no policy, with the place; what it does not know it refuses.
   static Result<Policy> parse(std::string_view toml);
+
+  /// Lets root and `server_user` do everything, unless the policy names a user of this host.
+  void admit_users(std::uint32_t server_user);
 
   /// None for a peer that is not named.
   Rights rights(std::string_view identity, std::string_view name_space) const;
@@ -77,7 +84,9 @@ class Policy {
 /// of, and what was read before stays in force. Locks itself.
 class Access {
  public:
-  static Result<std::unique_ptr<Access>> load(const std::string& path);
+  /// Without a path, the policy names no peer. With a server's user, peers are users of this host.
+  static Result<std::unique_ptr<Access>> load(const std::string& path,
+                                              std::optional<std::uint32_t> server_user = {});
 
   /// Reads the file if it has changed.
   void refresh();
@@ -88,10 +97,12 @@ class Access {
   std::shared_ptr<const Policy> policy() const;
 
  private:
-  explicit Access(std::string path) : path_(std::move(path)), watch_({path_}) {}
-  static Result<std::shared_ptr<const Policy>> read(const std::string& path);
+  Access(std::string path, std::optional<std::uint32_t> server_user)
+      : path_(std::move(path)), server_user_(server_user), watch_({path_}) {}
+  Result<std::shared_ptr<const Policy>> read() const;
 
   const std::string path_;
+  const std::optional<std::uint32_t> server_user_;
   FileWatch watch_;
   std::atomic<std::uint64_t> generation_ = 0;
   mutable std::mutex mutex_;

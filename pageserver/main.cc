@@ -1,6 +1,7 @@
 #include <array>
 #include <csignal>
 #include <filesystem>
+#include <memory>
 
 #include <nlohmann/json.hpp>
 
@@ -30,7 +31,7 @@ constexpr std::array kKeptCapabilities{thaw::Capability::kSysNice};
 
 struct Options {
   std::string store;
-  std::string listen = "127.0.0.1:7433";
+  std::string listen = thaw::kDefaultServer;
   thaw::TransportFlags transport;
   std::string policy;
   std::string log_file;
@@ -125,14 +126,33 @@ thaw::Result<std::unique_ptr<thaw::Store>> open_store(const Options& options,
   return thaw::open_rocks_store(options.store, limits);
 }
 
+/// Refuses a policy where peers have no identity. Warns what it means to have none.
+thaw::Result<void> check_access(const Options& options, const thaw::TcpAddress& listen) {
+  const bool has_tls = !options.transport.tls.certificate.empty();
+  if (!options.policy.empty() && !has_tls && !listen.is_unix()) {
+    return thaw::fail(thaw::ErrorCode::kInvalidArgument,
+                      "--policy needs --tls-cert or a UNIX socket: plain TCP identifies no peer");
+  }
+  if (has_tls && options.policy.empty()) {
+    thaw::log_warning("no policy: every certificate of {} may read, change and delete everything",
+                      options.transport.tls.authority);
+  } else if (!has_tls && !listen.is_unix()) {
+    thaw::log_warning(
+        "no TLS: every program that reaches {} may read, change and delete everything",
+        listen.text());
+  }
+  return {};
+}
+
 /// False when a check has found problems.
 thaw::Result<bool> run(const Options& options) {
-  const thaw::TcpAddress listen = TRY(thaw::resolve_tcp(options.listen));
-  TRY(thaw::check_transport(listen, options.transport));
-  const auto tls = TRY(thaw::load_tls(options.transport, thaw::TlsContext::Side::kServer));
-  if (!options.policy.empty() && tls == nullptr) {
-    return thaw::fail(thaw::ErrorCode::kInvalidArgument,
-                      "--policy needs --tls-cert: without TLS nobody shows who he is");
+  thaw::TcpAddress listen;
+  std::shared_ptr<thaw::TlsContext> tls;
+  if (!options.check) {
+    listen = TRY(thaw::resolve_tcp(options.listen));
+    TRY(thaw::check_transport(listen, options.transport));
+    tls = TRY(thaw::load_tls(options.transport, thaw::TlsContext::Side::kServer));
+    TRY(check_access(options, listen));
   }
   const std::size_t descriptors = thaw::raise_descriptor_limit();
   const thaw::DescriptorShares shares =
@@ -180,12 +200,15 @@ int main(int argc, char** argv) {
          "Directory of the store, which other users must not be able to enter; created if there is "
          "none")
       ->required();
-  app.add_option("--listen", options.listen, "Address to listen on; port 0 picks a free one")
+  app.add_option("--listen", options.listen,
+                 "unix:PATH of a socket, or HOST:PORT, where port 0 picks a free one")
       ->capture_default_str();
   thaw::add_transport_options(app, options.transport);
-  app.add_option("--policy", options.policy,
-                 "TOML file of which certificate may do what in which namespaces, read again when "
-                 "it has changed; without it every certificate of the authority may do everything");
+  app.add_option(
+      "--policy", options.policy,
+      "TOML file of which certificate (with TLS) or user (UNIX socket) may do what in which "
+      "namespaces, read again when it has changed; without it every certificate of the authority "
+      "may do everything, and on a UNIX socket root and the server's user");
   app.add_option("--max-connections", options.max_connections, "Peers at one time")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();

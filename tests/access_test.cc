@@ -212,6 +212,24 @@ class AccessTest : public StoreTest {
   std::unique_ptr<Access> access_;
 };
 
+TEST(Policy, RootAndTheServersUserMayDoEverythingUnlessItNamesAUser) {
+  Policy none = Policy::parse("").value();
+  none.admit_users(1000);
+  EXPECT_TRUE(none.rights_in_all("uid:0").has_one_of({Right::kAdmin}));
+  EXPECT_TRUE(none.rights("uid:1000", "default").has_one_of({Right::kAdmin}));
+  EXPECT_TRUE(none.rights("uid:10000", "default").none());
+  EXPECT_TRUE(none.rights("", "default").none());
+
+  Policy named = Policy::parse(
+                     "[[peer]]\nidentity = \"uid:7\"\nnamespaces = [\"default\"]\n"
+                     "roles = [\"read\"]\n")
+                     .value();
+  named.admit_users(1000);
+  EXPECT_EQ(named.rights("uid:7", "default"), Rights{Right::kRead});
+  EXPECT_TRUE(named.rights("uid:0", "default").none());
+  EXPECT_TRUE(named.rights("uid:1000", "default").none());
+}
+
 TEST_F(AccessTest, PolicyThatOthersMayWriteIsRefused) {
   std::filesystem::permissions(directory_.path("policy"), std::filesystem::perms(0666));
 

@@ -371,6 +371,8 @@ TEST_F(Tls, KeysOfOthersAndWrongFilesAreRefused) {
       {{authority_.path("garbage"), good.key, good.authority}, ErrorCode::kTls},
       {{good.certificate, good.key, authority_.path("garbage")}, ErrorCode::kTls},
       {{good.certificate, authority_.path("nothing"), good.authority}, ErrorCode::kNotFound},
+      {{good.certificate, good.key, good.authority, good.certificate}, ErrorCode::kTls},
+      {{good.certificate, good.key, good.authority, authority_.path("none")}, ErrorCode::kNotFound},
   };
   for (const Case& test : cases) {
     EXPECT_EQ(code_of(TlsContext::load(test.files, Side::kServer)), test.code);

@@ -18,12 +18,15 @@
 namespace thaw::test {
 namespace {
 
-/// A page server's that shows these.
-Surroundings showing(const TlsFiles& files) {
+/// Those of a page server that shows these files; without a policy every certificate may do
+/// everything.
+Surroundings showing(const TlsFiles& files, const std::string& policy = {}) {
   Surroundings surroundings;
   surroundings.environment = {{"THAW_TLS_CERT", files.certificate},
                               {"THAW_TLS_KEY", files.key},
-                              {"THAW_TLS_CA", files.authority}};
+                              {"THAW_TLS_CA", files.authority},
+                              {"THAW_TLS_CRL", files.revoked}};
+  if (!policy.empty()) surroundings.environment.push_back({"THAW_POLICY", policy});
   return surroundings;
 }
 
@@ -98,6 +101,87 @@ TEST(Transport, PlainTcpStaysOnTheHostUnlessItMayLeave) {
             "invalid_argument");
 }
 
+/// A page server on a UNIX socket that other users find.
+class UnixSocketTest : public testing::Test {
+ protected:
+  UnixSocketTest() {
+    std::filesystem::permissions(path(""), std::filesystem::perms(0755));
+    write_file(path("image"), make_image(1, 300));
+  }
+  std::string path(const std::string& name) const { return directory_.path(name); }
+  PageServer start(std::vector<EnvironmentVariable> environment = {}) const {
+    Surroundings surroundings = Surroundings::with(std::move(environment));
+    surroundings.host = "unix:" + path("run/server.sock");
+    return PageServer(path("store"), 0, surroundings);
+  }
+  std::string code_as_nobody(const std::vector<std::string>& words) const {
+    std::vector<std::string> command{"setpriv",
+                                     "--reuid=65534",
+                                     "--regid=65534",
+                                     "--clear-groups",
+                                     program_path("thaw"),
+                                     "--json",
+                                     "--server",
+                                     "unix:" + path("run/server.sock")};
+    command.insert(command.end(), words.begin(), words.end());
+    return error_of(run(command));
+  }
+
+  ScratchDirectory directory_;
+};
+
+TEST_F(UnixSocketTest, IsForTheServersUserAndRootAlone) {
+  const PageServer server = start();
+  EXPECT_EQ(std::filesystem::status(path("run/server.sock")).permissions(),
+            std::filesystem::perms(0600));
+  ASSERT_EQ(server.thaw({"push", "a", "--memory", path("image")}).exit_code, 0);
+  ASSERT_EQ(server.thaw({"pull", "a", "--memory", path("pulled")}).exit_code, 0);
+  EXPECT_TRUE(read_file(path("pulled")) == read_file(path("image")));
+  if (::geteuid() != 0) GTEST_SKIP() << "only root becomes another user";
+
+  EXPECT_EQ(code_as_nobody({"ls"}), "permission");
+  // What the kernel says of a peer counts, not the mode of the file.
+  std::filesystem::permissions(path("run/server.sock"), std::filesystem::perms(0666));
+  EXPECT_EQ(code_as_nobody({"ls"}), "unauthorized");
+}
+
+TEST_F(UnixSocketTest, PolicyNamesUsers) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root becomes another user";
+  replace_file(path("policy"),
+               "[[peer]]\nidentity = \"uid:65534\"\nnamespaces = [\"*\"]\nroles = [\"read\"]\n");
+  const PageServer server = start({{"THAW_POLICY", path("policy")}});
+
+  EXPECT_EQ(code_as_nobody({"ls"}), "none");
+  EXPECT_EQ(code_as_nobody({"rm", "a"}), "unauthorized");
+  EXPECT_EQ(error_of(server.thaw({"ls"})), "unauthorized") << "root is not named";
+}
+
+TEST_F(UnixSocketTest, IsTakenOverFromAServerThatDied) {
+  PageServer server = start();
+  server.kill();
+  server.start();
+  EXPECT_EQ(server.thaw({"ls"}).exit_code, 0);
+  Program second(
+      {program_path("thaw-pageserver"), "--store", path("second"), "--listen", server.address()});
+  EXPECT_EQ(second.wait().value_or(0), 1) << "it is in use";
+}
+
+TEST(Transport, UnixAddressesThatMeanNothingAreRefused) {
+  const ScratchDirectory directory;
+  for (const std::string& address :
+       {std::string("unix:"), std::string("unix:relative"), std::string("unix:/directory/"),
+        "unix:/" + std::string(200, 'a')}) {
+    EXPECT_EQ(error_of(run({program_path("thaw"), "--json", "--server", address, "ls"})),
+              "invalid_argument")
+        << address;
+    EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", directory.path("store"), "--listen",
+                   address})
+                  .exit_code,
+              2)
+        << address;
+  }
+}
+
 TEST_F(TlsTest, ThawMakesCertificatesThatWork) {
   const std::string pki = path("pki");
   const auto thaw = [](std::vector<std::string> arguments) {
@@ -145,6 +229,51 @@ TEST_F(TlsTest, PeersThatStopInTheHandshakeAreLeftAndHoldUpNobody) {
   const auto patience = 2 * limits::kHandshakeTimeout;
   EXPECT_TRUE(is_closed_within(silent, patience));
   EXPECT_TRUE(is_closed_within(halfway, patience));
+}
+
+TEST_F(TlsTest, RevokedCertificatesAreRefusedByBothSides) {
+  const std::string pki = path("pki");
+  const auto certs = [&](std::vector<std::string> words) {
+    words.insert(words.begin(), {program_path("thaw"), "--json", "certs"});
+    return error_of(run(words));
+  };
+  const auto files_of = [&](const std::string& name) {
+    return TlsFiles{pki + "/" + name + ".pem", pki + "/" + name + "-key.pem", pki + "/ca.pem",
+                    pki + "/revoked.crl"};
+  };
+  ASSERT_EQ(certs({"init", pki}), "none");
+  for (const std::string name : {"pages", "a", "b"}) {
+    ASSERT_EQ(certs({"issue", pki, name, "--host", "127.0.0.1"}), "none");
+  }
+  PageServer server(path("own"), 0, showing(files_of("pages")));
+  const auto ls_as = [&](const std::string& name) {
+    auto words = tls_flags(files_of(name));
+    words.emplace_back("ls");
+    return error_of(server.thaw(words));
+  };
+  EXPECT_EQ(ls_as("a"), "none");
+  EXPECT_EQ(ls_as("b"), "none");
+
+  EXPECT_EQ(certs({"revoke", pki, "a"}), "none");
+  EXPECT_EQ(certs({"revoke", pki, "a"}), "already_exists");
+  EXPECT_EQ(certs({"revoke", pki, server_files_.certificate}), "invalid_argument")
+      << "another authority's";
+  const Deadline deadline = Deadline::after(kPatience);
+  while (ls_as("a") == "none" && !deadline.passed()) {
+  }
+  EXPECT_EQ(ls_as("a"), "tls");
+  EXPECT_EQ(ls_as("b"), "none");
+  // The clients read the list, too.
+  EXPECT_EQ(certs({"revoke", pki, "pages"}), "none");
+  EXPECT_EQ(ls_as("b"), "tls");
+}
+
+TEST_F(TlsTest, TheAuthoritysKeyLiesApartFromWhatIsCopied) {
+  const std::string pki = path("pki");
+  ASSERT_EQ(run({program_path("thaw"), "certs", "init", pki}).exit_code, 0);
+  EXPECT_TRUE(std::filesystem::exists(pki + "/private/ca-key.pem"));
+  EXPECT_FALSE(std::filesystem::exists(pki + "/ca-key.pem"));
+  EXPECT_EQ(std::filesystem::status(pki + "/private").permissions(), std::filesystem::perms(0700));
 }
 
 TEST_F(TlsTest, FloodsLeaveNothingBehind) {
@@ -250,8 +379,7 @@ std::string grant(const std::string& name, const std::string& role) {
 
 TEST_F(TlsTest, ThePolicySaysWhoMayDoWhat) {
   replace_file(path("policy"), grant("reader", "read") + grant("pusher", "push\", \"create"));
-  Surroundings surroundings = showing(server_files_);
-  surroundings.environment.push_back({"THAW_POLICY", path("policy")});
+  const Surroundings surroundings = showing(server_files_, path("policy"));
   PageServer server(path("ruled"), 0, surroundings);
   write_file(path("image"), make_image(1, 100));
   const auto code_as = [&](const std::string& name, const std::vector<std::string>& what) {
@@ -301,8 +429,7 @@ TEST_P(TlsRestoreTest, GuestsAreRestoredAndOutliveTheirServer) {
 
 TEST_P(TlsRestoreTest, GuestsOfAHandlerThatLosesItsRightsWaitUntilItHasThemAgain) {
   server_.kill();
-  Surroundings surroundings = showing(authority_.issue("server"));
-  surroundings.environment.push_back({"THAW_POLICY", path("policy")});
+  const Surroundings surroundings = showing(authority_.issue("server"), path("policy"));
   replace_file(path("policy"), grant("handler", "read"));
   PageServer server(path("store"), 0, surroundings);
   start_handler(server.address(), tls_flags(authority_.issue("handler")));
@@ -321,6 +448,19 @@ TEST_P(TlsRestoreTest, GuestsOfAHandlerThatLosesItsRightsWaitUntilItHasThemAgain
   replace_file(path("policy"), grant("handler", "read"));
 
   EXPECT_EQ(vmm.wait().value(), 0);
+  EXPECT_GT(wait_for_state(number, "ended")["faults"]["fetched"], 0);
+}
+
+TEST_P(TlsRestoreTest, PagesComeOverAUnixSocketToo) {
+  server_.kill();
+  Surroundings surroundings;
+  surroundings.host = "unix:" + path("server.sock");
+  PageServer server(path("store"), 0, surroundings);
+  start_handler(server.address());
+  const std::uint64_t number = prepare({"--no-record"});
+
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+
   EXPECT_GT(wait_for_state(number, "ended")["faults"]["fetched"], 0);
 }
 

@@ -19,7 +19,7 @@ def record(guest: SavedGuest, programs: Path, runs: int) -> None:
     with tempfile.TemporaryDirectory(prefix="thaw-record-") as temporary:
         work = Path(temporary)
         server = [str(programs / "thaw-pageserver"), "--store", str(work / "store"), "--listen",
-                  "127.0.0.1:0", "--keep-recordings", str(runs)]
+                  f"unix:{work}/server.sock", "--keep-recordings", str(runs)]
         with daemon(server, "listening on", work / "pageserver.log") as address:
             control = work / "control.sock"
             handler = [str(programs / "thaw-faulthandler"), "--server", address, "--control",

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <cstring>
+#include <filesystem>
 #include <list>
 #include <memory>
 #include <optional>
@@ -12,6 +14,7 @@
 #include <vector>
 
 #include <boost/asio.hpp>
+#include <unistd.h>
 
 #include "base/background_task.h"
 #include "base/event_fd.h"
@@ -30,22 +33,15 @@ namespace {
 
 namespace asio = boost::asio;
 using asio::ip::tcp;
+using Protocol = asio::generic::stream_protocol;  // TCP, or UNIX sockets
 using boost::system::error_code;
 using Strand = asio::strand<asio::io_context::executor_type>;
-using Socket = asio::basic_stream_socket<tcp, Strand>;
+using Socket = asio::basic_stream_socket<Protocol, Strand>;
 
 constexpr auto kUseAwaitable = asio::as_tuple(asio::use_awaitable);
 constexpr Nanoseconds kFirstAcceptPause = limits::milliseconds(100);
 /// Of a message: memory for so much is there before it comes.
 constexpr std::size_t kFirstPieceBytes = 64u << 10;
-
-std::string network_of(const asio::ip::address& address) {
-  const auto network = [](const auto& bytes) {
-    return peer_network(std::as_bytes(std::span(bytes)));
-  };
-  return address.is_v4() ? network(address.to_v4().to_bytes())
-                         : network(address.to_v6().to_bytes());
-}
 
 /// Where the work of all connections runs.
 struct Executors {
@@ -58,6 +54,69 @@ struct Executors {
 
 /// Whom the upkeep of the store works for. No certificate's identity has a space.
 const Tenant kUpkeep{.identity = "the store", .name_space = {}};
+
+/// A certificate makes no peer a user of this host.
+std::string identity_of(const TlsSession& session) {
+  std::string identity = session.peer_identity();
+  return identity.starts_with(kUserIdentity) ? std::string() : identity;
+}
+
+TcpAddress address_of(const Protocol::endpoint& endpoint) {
+  TcpAddress address;
+  address.length = static_cast<socklen_t>(endpoint.size());
+  std::memcpy(&address.storage, endpoint.data(), endpoint.size());
+  return address;
+}
+
+/// Who may connect to a UNIX socket. What peers may do is decided by their users, not by this.
+/// Without a policy these are root and the server's user. A fault handler that is root and has
+/// given up its rights over files connects as a member of the server's group.
+Result<void> let_connect(const TcpAddress& address, const std::string& policy) {
+  constexpr unsigned kUser = 0600;
+  constexpr unsigned kGroup = 0660;
+  constexpr unsigned kAll = 0666;
+  const unsigned mode = !policy.empty() ? kAll : ::geteuid() == 0 ? kUser : kGroup;
+  std::error_code error;
+  std::filesystem::permissions(address.unix_path(), std::filesystem::perms(mode), error);
+  if (error) return fail_errno("chmod " + address.unix_path(), error.value());
+  return {};
+}
+
+/// The network that a TCP peer is counted to, as peer_network() says.
+std::string network_of(const TcpAddress& address) {
+  const auto network = [](const auto& field) {
+    return peer_network(std::as_bytes(std::span(&field, 1)));
+  };
+  // SAFETY: the family says which sockaddr this is.
+  if (address.storage.ss_family == AF_INET6) {
+    return network(reinterpret_cast<const sockaddr_in6&>(address.storage).sin6_addr);
+  }
+  return network(reinterpret_cast<const sockaddr_in&>(address.storage).sin_addr);
+}
+
+/// What the log calls a peer, and whose share of the slots for strangers it takes.
+struct PeerName {
+  std::string text;
+  std::string network;
+};
+
+/// A peer on a UNIX socket is identified by its user, and has that user's share.
+Result<PeerName> name_peer(Socket& socket, Peer& peer) {
+  error_code ignored;
+  const Protocol::endpoint remote = socket.remote_endpoint(ignored);
+  if (remote.protocol().family() != AF_UNIX) {
+    const TcpAddress address = address_of(remote);
+    return PeerName{address.text(), network_of(address)};
+  }
+  ucred user{};
+  socklen_t length = sizeof(user);
+  if (::getsockopt(socket.native_handle(), SOL_SOCKET, SO_PEERCRED, &user, &length) != 0) {
+    return fail_errno("SO_PEERCRED");
+  }
+  std::string identity = fmt::format("{}{}", kUserIdentity, user.uid);
+  peer.identify(identity);
+  return PeerName{fmt::format("process {} of user {}", user.pid, user.uid), std::move(identity)};
+}
 
 /// One peer's socket. Lives as long as one of its two coroutines. On its strand, but for the
 /// requests that serve() takes to the bulk threads, during which nothing else touches them.
@@ -119,7 +178,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     } else {
       log_refusal(secured.error());
     }
-    if (tls_ && secured) peer_.identify(tls_->peer_identity());
+    if (tls_ && secured) peer_.identify(identity_of(*tls_));
     while (secured && !stopping_) {
       Result<Request> request = co_await receive(stranger_ ? kGreeting : kFullMessages);
       if (!request) {
@@ -292,7 +351,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Lets the peer read why it is refused: closed with bytes unread, the connection would be reset.
   asio::awaitable<void> linger() {
     error_code ignored;
-    socket_.shutdown(tcp::socket::shutdown_send, ignored);
+    socket_.shutdown(Socket::shutdown_send, ignored);
     arm(limits::kRefusalTimeout);
     std::array<std::byte, 4096> rest;
     for (std::size_t bytes = 0; bytes < limits::kTlsInboxBytes;) {
@@ -387,7 +446,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
       if (Clock::now() < deadline_) continue;
       timed_out_ = true;
       error_code ignored;
-      socket_.shutdown(tcp::socket::shutdown_both, ignored);
+      socket_.shutdown(Socket::shutdown_both, ignored);
       socket_.cancel(ignored);
       deadline_ = Clock::time_point::max();
       watchdog_.expires_at(deadline_);
@@ -441,23 +500,14 @@ class Acceptor {
   }
 
   Result<std::string> listen() {
+    const TcpAddress& wanted = options_.listen;
+    UniqueFd listener = TRY(listen_tcp(wanted));
+    if (wanted.is_unix()) TRY(let_connect(wanted, options_.policy));
     error_code error;
-    tcp::endpoint endpoint;
-    std::memcpy(endpoint.data(), &options_.listen.storage, options_.listen.length);
-    endpoint.resize(options_.listen.length);
-    acceptor_.open(endpoint.protocol(), error);
-    if (!error) acceptor_.set_option(tcp::acceptor::reuse_address(true), error);
-    if (!error) acceptor_.bind(endpoint, error);
-    if (!error) acceptor_.listen(asio::socket_base::max_listen_connections, error);
-    if (error) {
-      return fail(ErrorCode::kUnavailable, "listen on {}: {}", options_.listen.text(),
-                  error.message());
-    }
-    TcpAddress bound;
-    const tcp::endpoint local = acceptor_.local_endpoint();
-    bound.length = static_cast<socklen_t>(local.size());
-    std::memcpy(&bound.storage, local.data(), local.size());
-    return bound.text();
+    acceptor_.assign(Protocol(wanted.storage.ss_family, 0), listener.get(), error);
+    if (error) return fail_errno("listen on " + wanted.text(), error.value());
+    static_cast<void>(listener.release());
+    return wanted.is_unix() ? wanted.text() : address_of(acceptor_.local_endpoint()).text();
   }
 
   void start() {
@@ -549,15 +599,15 @@ class Acceptor {
       std::erase_if(connections_, [](const auto& weak) { return weak.expired(); });
       executors_.pages.forget_ended();
       error_code ignored;
-      const tcp::endpoint remote = socket.remote_endpoint(ignored);
-      std::string network = network_of(remote.address());
-      make_room(network);
+      Peer peer(store_, server_, options_.kept_recordings);
+      auto name = name_peer(socket, peer);
+      if (!name) continue;
+      make_room(name->network);
       socket.set_option(tcp::no_delay(true), ignored);
       socket.set_option(asio::socket_base::keep_alive(true), ignored);
-      auto connection = std::make_shared<Connection>(
-          std::move(socket), options_.tls,
-          fmt::format("{}:{}", remote.address().to_string(), remote.port()), std::move(network),
-          Peer(store_, server_, options_.kept_recordings), executors_);
+      auto connection =
+          std::make_shared<Connection>(std::move(socket), options_.tls, std::move(name->text),
+                                       std::move(name->network), std::move(peer), executors_);
       connections_.push_back(connection);
       strangers_.push_back(connection);
       connection->start();
@@ -565,7 +615,7 @@ class Acceptor {
   }
 
   Strand strand_;
-  asio::basic_socket_acceptor<tcp, Strand> acceptor_;
+  asio::basic_socket_acceptor<Protocol, Strand> acceptor_;
   asio::steady_timer policy_timer_;
   asio::io_context& context_;
   Store& store_;
@@ -606,7 +656,10 @@ asio::awaitable<void> obey_signals(asio::posix::stream_descriptor& incoming,
 Result<void> run_server(Store& store, const ServerOptions& options, const UniqueFd& signals,
                         const std::function<void(const std::string& address)>& ready) {
   std::unique_ptr<Access> access;
-  if (!options.policy.empty()) access = TRY(Access::load(options.policy));
+  if (options.listen.is_unix() || !options.policy.empty()) {
+    const auto user = options.listen.is_unix() ? std::optional(::geteuid()) : std::nullopt;
+    access = TRY(Access::load(options.policy, user));
+  }
   asio::io_context context;
   std::optional<Acceptor> acceptor;
   try {

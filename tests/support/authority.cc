@@ -44,7 +44,10 @@ std::shared_ptr<TlsContext> Authority::context(TlsContext::Side side,
 }
 
 std::vector<std::string> tls_flags(const TlsFiles& files) {
-  return {"--tls-cert", files.certificate, "--tls-key", files.key, "--tls-ca", files.authority};
+  std::vector<std::string> flags{"--tls-cert", files.certificate, "--tls-key",
+                                 files.key,    "--tls-ca",        files.authority};
+  if (!files.revoked.empty()) flags.insert(flags.end(), {"--tls-crl", files.revoked});
+  return flags;
 }
 
 }  // namespace thaw::test

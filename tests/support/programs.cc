@@ -242,7 +242,8 @@ PageServer::PageServer(std::string store, std::uint64_t min_free_mib, Surroundin
     : store_(std::move(store)),
       min_free_mib_(min_free_mib),
       surroundings_(std::move(surroundings)),
-      address_(surroundings_.host + ":0") {
+      address_(surroundings_.host.starts_with("unix:") ? surroundings_.host
+                                                       : surroundings_.host + ":0") {
   start();
 }
 

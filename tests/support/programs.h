@@ -33,7 +33,7 @@ std::string program_path(const std::string& name);
 struct Surroundings {
   std::vector<unsigned> cpus;                         // those it may run on; empty: all
   std::string messages;                               // file for its stderr; empty: ours
-  std::string host = "127.0.0.1";                     // where a server listens
+  std::string host = "127.0.0.1";                     // where a server listens, or unix:PATH
   std::vector<EnvironmentVariable> environment = {};  // beside ours
 
   static Surroundings with(std::vector<EnvironmentVariable> environment) {
