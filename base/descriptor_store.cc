@@ -8,17 +8,12 @@
 #include <string_view>
 
 #include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/check.h"
 #include "base/file.h"
-#include "base/limits.h"
-#include "base/log.h"
 #include "base/process.h"
-#include "base/socket.h"
 
 namespace thaw {
 
@@ -111,47 +106,6 @@ Result<void> start_copy_with(const std::vector<std::string>& command,
   }
   if (status != 0) return fail(ErrorCode::kIo, "the copy of this process could not be forked");
   return {};
-}
-
-ServiceManager::ServiceManager() : patience_(limits::kNotify) {
-  const char* const path = std::getenv("NOTIFY_SOCKET");
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path == nullptr || *path == '\0' || std::strlen(path) > limits::kMaxSocketPath) return;
-  std::memcpy(address.sun_path, path, std::strlen(path));
-  if (*path == '@') address.sun_path[0] = '\0';
-  UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + std::strlen(path) +
-                                             (*path == '@' ? 0 : 1));
-  // SAFETY: sockaddr_un exists to be passed as sockaddr.
-  const auto* const to = reinterpret_cast<const sockaddr*>(&address);
-  if (!socket.valid() || ::connect(socket.get(), to, length) != 0) {
-    log_warning("the service manager cannot be reached at {}", path);
-    return;
-  }
-  socket_ = std::move(socket);
-}
-
-void ServiceManager::tell(const std::string& text, const UniqueFd* descriptor) {
-  if (!socket_.valid()) return;
-  std::vector<int> descriptors;
-  if (descriptor != nullptr) descriptors.push_back(descriptor->get());
-  const auto told =
-      send_with_descriptors(socket_, as_bytes(text), descriptors, Deadline::after(patience_));
-  // One that does not read is not waited for each time.
-  patience_ = told ? Nanoseconds(limits::kNotify) : Nanoseconds(0);
-  if (!told) log_error("the service manager is not told: {}", told.error().message());
-}
-
-void ServiceManager::ready() { tell("READY=1", nullptr); }
-
-void ServiceManager::keep(const std::string& name, const UniqueFd& descriptor) {
-  // It would drop what hangs up, such as the pidfd of a process that has exited.
-  tell("FDSTORE=1\nFDPOLL=0\nFDNAME=" + name, &descriptor);
-}
-
-void ServiceManager::forget(const std::string& name) {
-  tell("FDSTOREREMOVE=1\nFDNAME=" + name, nullptr);
 }
 
 }  // namespace thaw

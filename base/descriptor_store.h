@@ -3,7 +3,6 @@
 #include <string>
 #include <vector>
 
-#include "base/clock.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
 
@@ -37,23 +36,5 @@ Result<void> become_with(const std::vector<std::string>& command,
 /// and outlives this process. Threads of this process are not copied. REQUIRES: as become_with().
 Result<void> start_copy_with(const std::vector<std::string>& command,
                              std::vector<NamedDescriptor>& descriptors);
-
-/// The service manager that started this process, if there is one (NOTIFY_SOCKET). What it is told
-/// gets lost where it does not listen. One thread.
-class ServiceManager {
- public:
-  ServiceManager();
-
-  void ready();
-  /// Keeps a duplicate, until it is removed by name, for the next process of this service.
-  void keep(const std::string& name, const UniqueFd& descriptor);
-  void forget(const std::string& name);
-
- private:
-  void tell(const std::string& text, const UniqueFd* descriptor);
-
-  UniqueFd socket_;  // not valid: there is none
-  Nanoseconds patience_;
-};
 
 }  // namespace thaw

@@ -50,9 +50,17 @@ void Supervisor::take_over(std::vector<NamedDescriptor> kept) {
 int Supervisor::run(std::function<void()> on_ready) {
   on_ready_ = std::move(on_ready);
   if (before_.guard.valid()) loop_.wait(limits::kProbation, probation_);
+  tell_alive();
   start_handler();
   loop_.run({.before = [] {}, .after = [this] { tidy(); }});
   return exit_code_;
+}
+
+void Supervisor::tell_alive() {
+  const auto interval = manager_.alive_interval();
+  if (!interval) return;
+  manager_.alive();
+  loop_.wait(*interval, telling_);
 }
 
 void Supervisor::tidy() {

@@ -9,6 +9,7 @@
 #include "base/descriptor_store.h"
 #include "base/file_identity.h"
 #include "base/process.h"
+#include "base/service_manager.h"
 #include "faulthandler/inheritance.h"
 #include "faulthandler/pulse.h"
 #include "faulthandler/session_keep.h"
@@ -91,6 +92,7 @@ class Supervisor final : private SessionKeep::Owner {
   /// With all that is kept. `file`: the program.
   [[noreturn]] void become_another(const std::string& file, const std::vector<std::string>& command,
                                    std::vector<NamedDescriptor> kept);
+  void tell_alive();
   void tidy();
   void stop(int exit_code);
 
@@ -117,6 +119,9 @@ class Supervisor final : private SessionKeep::Owner {
   int last_signal_ = 0;  // 0: none came
   int exit_code_ = 0;
 
+  Operation telling_{[this](int result) {
+    if (result == -ETIME) tell_alive();
+  }};
   Operation exiting_{[this](int result) { on_handler_exit(result); }};
   Operation restarting_{[this](int result) {
     if (result == -ETIME) start_handler();

@@ -12,7 +12,6 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -22,6 +21,7 @@
 #include "format/control_channel.h"
 #include "tests/support/http_client.h"
 #include "tests/support/loopback.h"
+#include "tests/support/notify_socket.h"
 #include "tests/support/restore_fixture.h"
 
 namespace thaw::test {
@@ -493,15 +493,7 @@ INSTANTIATE_TEST_SUITE_P(Loops, UpgradeTest, both_loops(), loop_name);
 /// What a service manager does with the messages of a service, on a thread of its own.
 class DescriptorStore {
  public:
-  explicit DescriptorStore(const std::string& path)
-      : socket_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::ranges::copy(path, address.sun_path);
-    // SAFETY: sockaddr_un exists to be passed as sockaddr.
-    const auto* const to = reinterpret_cast<const sockaddr*>(&address);
-    EXPECT_EQ(::bind(socket_.get(), to, sizeof(address)), 0);
-  }
+  explicit DescriptorStore(const std::string& path) : manager_(path) {}
   /// Takes what was said last, and listens no more.
   void close() {
     listening_.request_stop();
@@ -520,7 +512,7 @@ class DescriptorStore {
   void update() {
     std::array<std::byte, 4096> text;
     while (true) {
-      auto received = receive_with_descriptors(socket_, text).value();
+      auto received = receive_with_descriptors(manager_.socket(), text).value();
       if (!received) return;
       take(std::string(as_text(ByteSpan(text).first(received->bytes))),
            std::move(received->descriptors));
@@ -535,12 +527,13 @@ class DescriptorStore {
     if (text.starts_with("FDSTORE=1")) kept_[name] = std::move(descriptors.at(0));
   }
 
-  UniqueFd socket_;
+  NotifySocket manager_;
   bool ready_ = false;
   std::map<std::string, UniqueFd> kept_;
   std::jthread listening_{[this](const std::stop_token& stop) {
     while (!stop.stop_requested()) {
-      if (wait_until_readable(socket_, Deadline::after(std::chrono::milliseconds(20)))) update();
+      if (wait_until_readable(manager_.socket(), Deadline::after(std::chrono::milliseconds(20))))
+        update();
     }
   }};
 };

@@ -8,12 +8,16 @@
 #include <fcntl.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
+#include <sys/ptrace.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/service_manager.h"
 #include "base/socket.h"
 #include "tests/support/authority.h"
 #include "tests/support/loopback.h"
+#include "tests/support/notify_socket.h"
 #include "tests/support/restore_fixture.h"
 
 namespace thaw::test {
@@ -310,6 +314,79 @@ TEST(Reload, AHangupHasTheHandlerReadItsCertificateAtOnce) {
   EXPECT_TRUE(appears_in(directory.path("log"), "TLS: read "));
   handler.signal(SIGTERM);
   EXPECT_EQ(handler.wait().value_or(-1), 0);
+}
+
+/// Stops the first thread of a program and lets its other threads run.
+class StoppedThread {
+ public:
+  explicit StoppedThread(pid_t program) : program_(program) {
+    int status = 0;
+    stopped_ = ::ptrace(PTRACE_SEIZE, program_, nullptr, nullptr) == 0 &&
+               ::ptrace(PTRACE_INTERRUPT, program_, nullptr, nullptr) == 0 &&
+               ::waitpid(program_, &status, __WALL) == program_ && WIFSTOPPED(status);
+  }
+  StoppedThread(const StoppedThread&) = delete;
+  StoppedThread& operator=(const StoppedThread&) = delete;
+  ~StoppedThread() { ::ptrace(PTRACE_DETACH, program_, nullptr, nullptr); }
+  bool stopped() const { return stopped_; }
+
+ private:
+  const pid_t program_;
+  bool stopped_ = false;
+};
+
+/// Starts a server under a service manager that watches it, and stops the loop of the server.
+void expect_silence_of_a_stopped_loop(std::vector<std::string> command) {
+  constexpr int kIntervals = 5;
+  const ScratchDirectory directory;
+  NotifySocket manager(directory.path("notify"));
+  Program server(command, Surroundings::with({{"NOTIFY_SOCKET", directory.path("notify")},
+                                              {"WATCHDOG_USEC", "100000"}}));
+  EXPECT_TRUE(manager.hears("READY=1"));
+  EXPECT_TRUE(manager.hears("WATCHDOG=1"));
+  {
+    const StoppedThread loop(server.pid());
+    if (!loop.stopped()) GTEST_SKIP() << "may not trace a child";
+    manager.drain();
+    pollfd later{.fd = manager.socket().get(), .events = POLLIN, .revents = 0};
+    EXPECT_EQ(::poll(&later, 1, kIntervals * 50), 0) << "a thread beside the loop tells";
+  }
+  EXPECT_TRUE(manager.hears("WATCHDOG=1"));
+  server.signal(SIGTERM);
+  EXPECT_EQ(server.wait().value_or(-1), 0);
+}
+
+TEST(Watchdog, PageServerWhoseLoopStandsStillIsSilent) {
+  const ScratchDirectory directory;
+  expect_silence_of_a_stopped_loop({program_path("thaw-pageserver"), "--store",
+                                    directory.path("store"), "--listen", "127.0.0.1:0",
+                                    "--min-free-mib", "0"});
+}
+
+TEST(Watchdog, SupervisorWhoseLoopStandsStillIsSilent) {
+  const ScratchDirectory directory;
+  expect_silence_of_a_stopped_loop({program_path("thaw-faulthandler"), "--control",
+                                    directory.path("control"), "--server", "127.0.0.1:1"});
+}
+
+TEST(Watchdog, OfAnotherProcessIsLeftToThat) {
+  const ScratchDirectory directory;
+  NotifySocket manager(directory.path("notify"));
+  const auto interval = [&](const char* usec, const std::string& process) {
+    ::setenv("NOTIFY_SOCKET", directory.path("notify").c_str(), 1);
+    ::setenv("WATCHDOG_USEC", usec, 1);
+    ::setenv("WATCHDOG_PID", process.c_str(), 1);
+    return ServiceManager().alive_interval();
+  };
+  const std::string own = std::to_string(::getpid());
+  EXPECT_EQ(interval("30000000", own), std::chrono::seconds(15));
+  EXPECT_EQ(interval("30000000", "1"), std::nullopt);
+  for (const char* const usec : {"0", "-1", "", "x", "1x", "99999999999999999999"}) {
+    EXPECT_EQ(interval(usec, own), std::nullopt) << usec;
+  }
+  EXPECT_EQ(interval("9223372036854775807", own), std::chrono::hours(12));
+  for (const char* const name : {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+    ::unsetenv(name);
 }
 
 }  // namespace

@@ -81,6 +81,8 @@ class Units(unittest.TestCase):
             has = settings(unit)
             for name, value in {"UMask": "0077", "OOMPolicy": "continue", "NoNewPrivileges": "yes",
                                 "ProtectSystem": "strict", "Restart": "always",
+                                "Type": "notify", "NotifyAccess": "main", "WatchdogSec": "30",
+                                "WatchdogSignal": "SIGKILL",
                                 "ExecReload": "/bin/kill -HUP $MAINPID"}.items():
                 self.assertEqual(has.get(name), [value], f"{unit}: {name}")
         self.assertEqual(settings("thaw-pageserver")["User"], ["thaw"])

@@ -20,6 +20,7 @@
 #include "base/event_fd.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/service_manager.h"
 #include "format/limits.h"
 #include "pageserver/limits.h"
 #include "pageserver/peer.h"
@@ -485,6 +486,7 @@ class Acceptor {
       : strand_(asio::make_strand(context)),
         acceptor_(strand_),
         policy_timer_(strand_),
+        alive_timer_(strand_),
         context_(context),
         store_(store),
         options_(options),
@@ -513,6 +515,10 @@ class Acceptor {
   void start() {
     asio::co_spawn(strand_, accept(), asio::detached);
     if (access_ != nullptr) asio::co_spawn(strand_, follow_policy(), asio::detached);
+    if (const auto interval = manager_.alive_interval()) {
+      asio::co_spawn(strand_, tell_alive(*interval), asio::detached);
+    }
+    manager_.ready();
   }
 
   /// Reads certificate and policy again, away from the threads that answer.
@@ -523,6 +529,8 @@ class Acceptor {
       error_code ignored;
       acceptor_.close(ignored);
       policy_timer_.cancel();
+      alive_timer_.cancel();
+      manager_.stopping();
       for (const auto& weak : connections_) {
         if (const auto connection = weak.lock()) connection->stop();
       }
@@ -545,6 +553,15 @@ class Acceptor {
       policy_timer_.expires_after(limits::kPolicyInterval);
       co_await policy_timer_.async_wait(kUseAwaitable);
       access_->refresh();
+    }
+  }
+
+  /// All connections' coroutines run on the thread that this one runs on.
+  asio::awaitable<void> tell_alive(Nanoseconds interval) {
+    while (acceptor_.is_open()) {
+      manager_.alive();
+      alive_timer_.expires_after(interval);
+      co_await alive_timer_.async_wait(kUseAwaitable);
     }
   }
 
@@ -617,6 +634,8 @@ class Acceptor {
   Strand strand_;
   asio::basic_socket_acceptor<Protocol, Strand> acceptor_;
   asio::steady_timer policy_timer_;
+  asio::steady_timer alive_timer_;
+  ServiceManager manager_;
   asio::io_context& context_;
   Store& store_;
   const ServerOptions options_;
