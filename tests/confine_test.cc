@@ -22,6 +22,7 @@
 
 #include "tests/support/programs.h"
 #include "tests/support/restore_fixture.h"
+#include "tests/support/seccomp.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -114,6 +115,30 @@ TEST(Confine, ThreadsFilesMemoryAndSocketsAreLeft) {
               return sum == 5 && file >= 0 && socket >= 0 && memory != MAP_FAILED ? 0 : 1;
             }),
             0);
+}
+
+/// Whether a process with one capability confines itself to `kept` where it may not call capset.
+bool confines_without_capset(std::span<const Capability> kept) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
+    std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> one{};
+    one[0].permitted = one[0].effective = CAP_TO_MASK(CAP_KILL);
+    if (::syscall(SYS_capset, &header, one.data()) != 0) ::_exit(100);
+    forbid_capset();
+    ::_exit(confine(kept) ? 0 : 1);
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  return status == 0;
+}
+
+/// systemd's filter of system calls may have no capset.
+TEST(Confine, NeedsNoCallToGiveUpWhatItDoesNotHave) {
+  if (::geteuid() != 0) GTEST_SKIP() << "there is nothing to give up";
+  constexpr std::array kMore{Capability::kKill, Capability::kSysNice};
+  EXPECT_TRUE(confines_without_capset(kMore));
+  EXPECT_FALSE(confines_without_capset({}));
 }
 
 /// "Name:" to value, of /proc/PROCESS/status.

@@ -47,6 +47,8 @@ void forbid_io_uring() {
   refuse({SYS_io_uring_setup, SYS_io_uring_enter, SYS_io_uring_register}, EPERM);
 }
 
+void forbid_capset() { refuse({SYS_capset}, EPERM); }
+
 void hide_epoll_pwait2() { refuse({SYS_epoll_pwait2}, ENOSYS); }
 
 void hide_peer_pidfd() {

@@ -7,6 +7,9 @@ namespace thaw::test {
 /// sysctl kernel.io_uring_disabled is 2.
 void forbid_io_uring();
 
+/// Makes capset fail with EPERM for the calling thread, as the filter of a unit of systemd may.
+void forbid_capset();
+
 /// Makes epoll_pwait2 fail with ENOSYS for the calling thread, as before Linux 5.11.
 void hide_epoll_pwait2();
 
