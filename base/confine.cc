@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/unique_fd.h"
 
 namespace thaw {
@@ -293,11 +294,17 @@ Result<void> keep_memory_out_of_core_dumps() {
 
 }  // namespace
 
-Result<void> confine(std::span<const Capability> kept, SystemCalls left) {
+Result<void> confine(std::span<const Capability> kept, SystemCalls left,
+                     const std::optional<FilesLeft>& files) {
   TRY(keep_memory_out_of_core_dumps());
   TRY(keep_capabilities(kept));
   if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail_errno("no_new_privs");
-  if (!kSanitized) TRY(filter_once(left));
+  if (kSanitized) return {};
+  if (files) {
+    const std::string missing = TRY(leave_files(*files));
+    if (!missing.empty()) log_warning("{}", missing);
+  }
+  TRY(filter_once(left));
   return {};
 }
 

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <optional>
 #include <span>
 
 #include "base/error.h"
+#include "base/landlock.h"
 
 namespace thaw {
 
@@ -27,12 +29,14 @@ enum class SystemCalls {
 /// * new privileges through exec (no_new_privs);
 /// * system calls: others than `left` fail with EPERM, and the kernel notes them in the audit log.
 ///   No namespace is made; nothing is mounted, traced or loaded into the kernel;
+/// * files: others than `files` names, where the kernel can; a warning says what it cannot;
 /// * memory in core dumps: they have registers alone, since guest memory may be anywhere.
 /// The filter of kOfAll is inherited by the programs that this process becomes or starts; if one of
 /// them asks for the same filter, it is not added again.
-/// Under a sanitizer, whose reports need more, system calls stay as they are.
+/// Under a sanitizer, whose reports need more, system calls and files stay as they are.
 /// REQUIRES: no other thread yet; threads have capabilities of their own.
 /// kPermission or kIo where the kernel or a surrounding filter does not let it.
-Result<void> confine(std::span<const Capability> kept, SystemCalls left = SystemCalls::kOfServers);
+Result<void> confine(std::span<const Capability> kept, SystemCalls left = SystemCalls::kOfServers,
+                     const std::optional<FilesLeft>& files = std::nullopt);
 
 }  // namespace thaw

@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <filesystem>
+#include <iterator>
 #include <memory>
 
 #include <nlohmann/json.hpp>
@@ -122,8 +124,19 @@ thaw::Result<void> take_backup(const Options& options) {
 thaw::Result<std::unique_ptr<thaw::Store>> open_store(const Options& options,
                                                       const thaw::StoreLimits& limits) {
   if (options.replica) return thaw::open_rocks_replica(options.store, limits);
-  if (!options.backups.empty()) TRY(thaw::make_private_directory(options.backups));
   return thaw::open_rocks_store(options.store, limits);
+}
+
+std::string directory_of(const std::filesystem::path& file) {
+  return file.has_parent_path() ? file.parent_path().string() : ".";
+}
+
+/// The log's directory, where SIGHUP makes a new file. A pipe or device is never made anew.
+std::string log_place(const std::string& file) {
+  std::error_code ignored;
+  const auto status = std::filesystem::status(file, ignored);
+  const bool stays = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
+  return stays ? file : directory_of(file);
 }
 
 /// Refuses a policy where peers have no identity. Warns what it means to have none.
@@ -144,6 +157,46 @@ thaw::Result<void> check_access(const Options& options, const thaw::TcpAddress& 
   return {};
 }
 
+/// Makes the directories that the server writes to. What it may not make later is there then.
+thaw::Result<void> make_directories(const Options& options, const thaw::TcpAddress& listen) {
+  if (!options.from_backup.empty()) {
+    TRY(take_backup(options));
+  } else if (!options.replica) {
+    TRY(thaw::make_private_directory(options.store));
+  }
+  if (!options.backups.empty()) TRY(thaw::make_private_directory(options.backups));
+  if (listen.is_unix()) TRY(thaw::make_public_directory(directory_of(listen.unix_path())));
+  return {};
+}
+
+/// Where a file is, and where the next one will be that replaces it: by a new file or by another
+/// link, in its directory, behind a link, or where its directory is a link (..data of Kubernetes).
+std::vector<std::string> places_of(const std::string& file) {
+  std::vector<std::string> places{directory_of(file)};
+  std::error_code error;
+  const auto behind_links = std::filesystem::canonical(file, error);
+  if (!error) places.push_back(directory_of(behind_links));
+  const bool is_linked = std::filesystem::is_symlink(places.front(), error);
+  if (is_linked) places.push_back(directory_of(places.front()));
+  return places;
+}
+
+/// All that it opens once it serves.
+thaw::FilesLeft files_left(const Options& options, const thaw::TcpAddress& listen) {
+  thaw::FilesLeft left{.read = {"/etc", "/usr", "/lib", "/lib64", "/proc", "/sys", "/dev/null",
+                                "/dev/random", "/dev/urandom"},
+                       .write = {options.store}};
+  const thaw::TlsFiles& tls = options.transport.tls;
+  for (const std::string& file :
+       {tls.certificate, tls.key, tls.authority, tls.revoked, options.policy}) {
+    if (!file.empty()) std::ranges::move(places_of(file), std::back_inserter(left.read));
+  }
+  if (!options.backups.empty()) left.write.push_back(options.backups);
+  if (!options.log_file.empty()) left.write.push_back(log_place(options.log_file));
+  if (listen.is_unix()) left.write.push_back(directory_of(listen.unix_path()));
+  return left;
+}
+
 /// False when a check has found problems.
 thaw::Result<bool> run(const Options& options) {
   thaw::TcpAddress listen;
@@ -159,10 +212,13 @@ thaw::Result<bool> run(const Options& options) {
       thaw::share_descriptors(descriptors, options.max_connections);
   const thaw::StoreLimits limits{.min_free = {options.min_free_mib << 20},
                                  .open_tables = shares.tables};
-  if (!options.no_sandbox) TRY(thaw::confine(kKeptCapabilities));
+  if (!options.check) TRY(make_directories(options, listen));
+  if (!options.no_sandbox) {
+    TRY(thaw::confine(kKeptCapabilities, thaw::SystemCalls::kOfServers,
+                      files_left(options, listen)));
+  }
   TRY(thaw::write_log_in_background(options.log_file));
   if (options.check) return check(options, limits);
-  if (!options.from_backup.empty()) TRY(take_backup(options));
   // Before the store, which starts threads.
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT, SIGQUIT, SIGHUP}));
   const auto store = TRY(open_store(options, limits));
@@ -265,7 +321,7 @@ int main(int argc, char** argv) {
                  "File that the log is appended to, opened again on SIGHUP; without it, stderr");
   app.add_flag("--verbose", options.verbose, "Log details");
   app.add_flag("--no-sandbox", options.no_sandbox,
-               "Keep all system calls, capabilities and core dumps, for debugging");
+               "Keep all system calls, files, capabilities and core dumps, for debugging");
   thaw::add_configuration(app, "pageserver");
   if (const auto exit_code = thaw::parse_command_line(app, argc, argv)) return *exit_code;
 

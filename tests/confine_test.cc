@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/capability.h>
+#include <linux/landlock.h>
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
@@ -115,6 +116,49 @@ TEST(Confine, ThreadsFilesMemoryAndSocketsAreLeft) {
               return sum == 5 && file >= 0 && socket >= 0 && memory != MAP_FAILED ? 0 : 1;
             }),
             0);
+}
+
+bool has_landlock() {
+  return ::syscall(SYS_landlock_create_ruleset, nullptr, std::size_t{0},
+                   LANDLOCK_CREATE_RULESET_VERSION) >= 2;
+}
+
+bool opens(const std::string& path, int flags) {
+  const UniqueFd file(::open(path.c_str(), flags | O_CLOEXEC, 0600));
+  return file.valid();
+}
+
+TEST(Confine, FilesThatAreNotNamedAreOutOfReach) {
+  if (!has_landlock()) GTEST_SKIP() << "the kernel has no Landlock";
+  const ScratchDirectory directory;
+  const auto path = [&](const std::string& name) { return directory.path(name); };
+  for (const char* const name : {"read", "own", "others"}) {
+    std::filesystem::create_directory(path(name));
+    write_file(path(name) + "/file", as_bytes("text"));
+  }
+  write_file(path("log"), as_bytes("text"));
+  std::filesystem::create_symlink(path("others/file"), path("own/link"));
+  const FilesLeft left{.read = {path("read"), path("nothing")},
+                       .write = {path("own"), path("log")}};
+  const auto act = [&] {
+    const bool as_named =
+        opens(path("read/file"), O_RDONLY) && opens(path("own/file"), O_RDWR | O_TRUNC) &&
+        opens(path("own/new"), O_WRONLY | O_CREAT) && opens(path("log"), O_WRONLY | O_APPEND) &&
+        ::mkdir(path("own/below").c_str(), 0700) == 0 &&
+        ::rename(path("own/new").c_str(), path("own/below/new").c_str()) == 0;
+    const bool more =
+        opens(path("read/file"), O_WRONLY) || opens(path("read/new"), O_WRONLY | O_CREAT) ||
+        opens(path("others/file"), O_RDONLY) || opens(path("others"), O_RDONLY | O_DIRECTORY) ||
+        opens(path("own/link"), O_RDONLY) || opens(path("new"), O_WRONLY | O_CREAT) ||
+        ::unlink(path("others/file").c_str()) == 0 || ::unlink(path("log").c_str()) == 0 ||
+        ::rename(path("own/file").c_str(), path("others/new").c_str()) == 0;
+    return !as_named ? 1 : more ? 2 : 0;
+  };
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(confine({}, SystemCalls::kOfServers, left) ? act() : 100);
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(WEXITSTATUS(status), 0) << "1: of the named ones one is not left; 2: another is";
 }
 
 /// Whether a process with one capability confines itself to `kept` where it may not call capset.

@@ -6,10 +6,12 @@
 #include <filesystem>
 
 #include <fcntl.h>
+#include <linux/landlock.h>
 #include <nlohmann/json.hpp>
 #include <poll.h>
 #include <sys/ptrace.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -292,6 +294,34 @@ TEST(Reload, AHangupHasThePageServerReadItsFilesAtOnce) {
   arguments.emplace_back("ls");
   EXPECT_EQ(server.thaw(arguments).exit_code, 0);
   EXPECT_EQ(server.stop().value_or(-1), 0);
+}
+
+TEST(Reload, PageServerFollowsNoLinkOutOfItsFiles) {
+  const long landlock = ::syscall(SYS_landlock_create_ruleset, nullptr, std::size_t{0},
+                                  LANDLOCK_CREATE_RULESET_VERSION);
+  if (kSanitized || landlock < 2) GTEST_SKIP() << "it keeps all files";
+  const ScratchDirectory directory;
+  for (const char* const name : {"log", "policy", "others"}) {
+    std::filesystem::create_directory(directory.path(name));
+  }
+  const std::string policy = directory.path("policy/now");
+  const std::string log = directory.path("log/now");
+  for (const char* const name : {"policy/now", "policy/next", "others/next"}) {
+    write_file(directory.path(name), {});
+  }
+  Surroundings surroundings = Surroundings::with({{"THAW_POLICY", policy}, {"THAW_LOG_FILE", log}});
+  surroundings.host = "unix:" + directory.path("run/socket");
+  PageServer server(directory.path("store"), 0, surroundings);
+  const auto link_policy_to = [&](const char* target) {
+    std::filesystem::remove(policy);
+    std::filesystem::create_symlink(target, policy);
+    EXPECT_EQ(::kill(server.pid(), SIGHUP), 0);
+  };
+  link_policy_to("../others/next");
+  EXPECT_TRUE(appears_in(log, "Permission denied"));
+  EXPECT_FALSE(text_of(log).contains("read the policy "));
+  link_policy_to("next");
+  EXPECT_TRUE(appears_in(log, "read the policy "));
 }
 
 TEST(Reload, AHangupHasTheHandlerReadItsCertificateAtOnce) {

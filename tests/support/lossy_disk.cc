@@ -69,6 +69,8 @@ Surroundings LossyDisk::surroundings(const Fate& fate) const {
           .environment = {{"LD_PRELOAD", program_path("lossy-disk.so")},
                           {"THAW_DISK_VIEW", directory()},
                           {"THAW_DISK", disk()},
+                          // The disk is none of the files that the program is left with.
+                          {"THAW_NO_SANDBOX", "1"},
                           {"THAW_DISK_NAMES", fate.names == Names::kAtOnce ? "now" : "synced"},
                           {"THAW_DISK_KILL", fate.kill_at},
                           {"THAW_DISK_FULL", fault_file(Fault::kFull)},
