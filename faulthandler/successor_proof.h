@@ -14,8 +14,8 @@
 namespace thaw {
 
 /// A program that may follow the running one is started beside it and has to show that it could
-/// serve: it reads the configuration as it is now, gives back the settings that it would run by, and
-/// exits with code 0. On the loop's thread.
+/// serve: it reads the configuration as it is now, gives back the settings that it would run by,
+/// and exits with code 0. On the loop's thread.
 class SuccessorProof {
  public:
   /// The argument by which a program is asked for the proof. It finds the settings in force on its
