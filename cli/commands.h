@@ -26,6 +26,7 @@ Result<void> untag(const Options& options);
 Result<void> label(const Options& options);
 Result<void> show_usage(const Options& options);
 Result<void> show_or_set_namespace(const Options& options);
+Result<void> remove_namespace(const Options& options);
 // Jobs. The exit code is that of the error a job ended with, which is printed.
 Result<int> collect_garbage(const Options& options);
 Result<int> scrub(const Options& options);

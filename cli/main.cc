@@ -50,7 +50,10 @@ class Declaration {
   CLI::App* command(CLI::App& parent, const char* name, const char* description, Run run) {
     CLI::App* const subcommand = parent.add_subcommand(name, description);
     subcommand->fallthrough();
-    subcommand->callback([&chosen = chosen_, run] { chosen = as_command(run); });
+    subcommand->callback([&chosen = chosen_, subcommand, run] {
+      const bool goes_on = !subcommand->get_subcommands().empty();
+      if (!goes_on) chosen = as_command(run);
+    });
     return subcommand;
   }
   CLI::Option* name_snapshot(CLI::App* subcommand) {
@@ -131,9 +134,16 @@ class Declaration {
                   command::show_usage);
     name_snapshot(sub);
 
-    sub = command(app_, "namespace", "Show or set quotas and how long snapshots are kept",
+    sub = command(app_, "namespace",
+                  "Show or set quotas and how long snapshots are kept; delete a namespace",
                   command::show_or_set_namespace);
-    sub->add_option("--quota", options_.quota, "Bytes that may be stored, such as 100G; 0: any")
+    command(*sub, "rm", "Delete a namespace that has nothing and that no connection uses",
+            command::remove_namespace)
+        ->add_option("name", options_.name, "Name of the namespace")
+        ->required();
+    sub->add_option("--quota", options_.quota,
+                    "Bytes that may be stored, such as 100G; 0: any. Working sets have at most a "
+                    "quarter, and give way to pushes")
         ->type_name("SIZE");
     sub->add_option("--quota-snapshots", options_.quota_snapshots,
                     "Snapshots that there may be; 0: any");

@@ -212,13 +212,17 @@ void print_statistics(const message::Statistics& statistics, OutputForm form) {
                        {"chunks_served", statistics.chunks_served},
                        {"uptime_seconds", statistics.uptime_seconds},
                        {"pack_bytes", statistics.pack_bytes},
-                       {"packs_served", statistics.packs_served}});
+                       {"packs_served", statistics.packs_served},
+                       {"document_bytes", statistics.document_bytes},
+                       {"recording_bytes", statistics.recording_bytes}});
   }
   print_table(
       {{"snapshots", std::to_string(statistics.snapshots)},
        {"logical", human_bytes(statistics.logical_bytes)},
        {"zero", human_bytes(statistics.zero_bytes)},
        {"chunks", fmt::format("{} in {}", statistics.chunks, human_bytes(statistics.chunk_bytes))},
+       {"page maps and names", human_bytes(statistics.document_bytes)},
+       {"recordings", human_bytes(statistics.recording_bytes)},
        {"connections", std::to_string(statistics.connections)},
        {"chunks served", std::to_string(statistics.chunks_served)},
        {"packs", fmt::format("{} served, {} kept", statistics.packs_served,

@@ -110,6 +110,15 @@ Result<void> show_or_set_namespace(const Options& options) {
   return {};
 }
 
+Result<void> remove_namespace(const Options& options) {
+  Options there = options;
+  there.name_space = options.name;
+  ServerList servers = TRY(servers_of(there));
+  TRY(servers.ask([](PageClient& client) { return client.remove_namespace(); }));
+  print_success(options.form());
+  return {};
+}
+
 Result<int> collect_garbage(const Options& options) {
   return run_job(options, message::JobKind::kCollect, "gc");
 }

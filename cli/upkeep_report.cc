@@ -60,6 +60,8 @@ void print_namespace(const message::NamespaceReport& report, OutputForm form) {
   if (form == OutputForm::kJson) {
     return print_json({{"snapshots", report.snapshots},
                        {"stored_bytes", report.stored_bytes},
+                       {"recorded_bytes", report.recorded_bytes},
+                       {"recorded_share", report.recorded_share},
                        {"quota_snapshots", settings.quota_snapshots},
                        {"quota_bytes", settings.quota_bytes},
                        {"keep_last", settings.keep_last},
@@ -71,6 +73,8 @@ void print_namespace(const message::NamespaceReport& report, OutputForm form) {
   print_table(
       {{"snapshots", std::to_string(report.snapshots)},
        {"stored", human_bytes(report.stored_bytes)},
+       {"of it working sets", fmt::format("{} of at most {}", human_bytes(report.recorded_bytes),
+                                          human_bytes(report.recorded_share))},
        {"quota of snapshots",
         bound_text(settings.quota_snapshots, std::to_string(settings.quota_snapshots))},
        {"quota of bytes", bound_text(settings.quota_bytes, human_bytes(settings.quota_bytes))},

@@ -220,6 +220,11 @@ Result<message::NamespaceReport> PageClient::namespace_report() {
   return ask<message::NamespaceReport>(message::GetNamespace{});
 }
 
+Result<void> PageClient::remove_namespace() {
+  TRY(ask<message::Done>(message::RemoveNamespace{}));
+  return {};
+}
+
 Result<void> PageClient::set_namespace(const message::NamespaceSettings& settings) {
   TRY(ask<message::Done>(message::SetNamespace{settings}));
   return {};

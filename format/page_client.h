@@ -69,6 +69,7 @@ class PageClient {
   /// Of a snapshot, or with an empty name of the whole namespace.
   Result<message::Usage> usage(const std::string& name);
   Result<message::NamespaceReport> namespace_report();
+  Result<void> remove_namespace();
   Result<void> set_namespace(const message::NamespaceSettings& settings);
   Result<message::JobReport> start_job(const message::StartJob& job);
   Result<message::JobReport> job(std::uint64_t number);

@@ -62,6 +62,7 @@ void write(const message::ChangeLabels& from, MessageBuilder to) {
 }
 void write(const message::GetUsage& from, MessageBuilder to) { to.setGetUsage(to_text(from.name)); }
 void write(const message::GetNamespace&, MessageBuilder to) { to.setGetNamespace(); }
+void write(const message::RemoveNamespace&, MessageBuilder to) { to.setRemoveNamespace(); }
 void write(const message::SetNamespace& from, MessageBuilder to) {
   write_settings(from.settings, to.initSetNamespace());
 }
@@ -105,6 +106,8 @@ void write(const message::NamespaceReport& from, MessageBuilder to) {
   write_settings(from.settings, report.initSettings());
   report.setSnapshots(from.snapshots);
   report.setStoredBytes(from.stored_bytes);
+  report.setRecordedBytes(from.recorded_bytes);
+  report.setRecordedShare(from.recorded_share);
 }
 void write(const message::JobReport& from, MessageBuilder to) {
   auto report = to.initJob();
@@ -207,7 +210,9 @@ message::Usage read_usage(schema::Usage::Reader from) {
 message::NamespaceReport read_namespace_report(schema::NamespaceReport::Reader from) {
   return {.settings = read_settings(from.getSettings()),
           .snapshots = from.getSnapshots(),
-          .stored_bytes = from.getStoredBytes()};
+          .stored_bytes = from.getStoredBytes(),
+          .recorded_bytes = from.getRecordedBytes(),
+          .recorded_share = from.getRecordedShare()};
 }
 
 Result<message::JobReport> read_job_report(schema::JobReport::Reader from) {

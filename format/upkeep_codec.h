@@ -17,6 +17,7 @@ void write(const message::ListTags& from, MessageBuilder to);
 void write(const message::ChangeLabels& from, MessageBuilder to);
 void write(const message::GetUsage& from, MessageBuilder to);
 void write(const message::GetNamespace& from, MessageBuilder to);
+void write(const message::RemoveNamespace& from, MessageBuilder to);
 void write(const message::SetNamespace& from, MessageBuilder to);
 void write(const message::StartJob& from, MessageBuilder to);
 void write(const message::GetJob& from, MessageBuilder to);

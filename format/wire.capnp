@@ -71,6 +71,9 @@ struct Message {
 
     # What came damaged.
     reportDamage @52 :DamageReport;
+
+    # Takes away what beginPush and setNamespace make.
+    removeNamespace @53 :Void;
   }
 
   # getChunks: so many ids at the end are wanted only if they are at hand.
@@ -162,6 +165,8 @@ struct Statistics {
   uptimeSeconds @7 :UInt64;
   packBytes @8 :UInt64;
   packsServed @9 :UInt64;
+  documentBytes @10 :UInt64;
+  recordingBytes @11 :UInt64;
 }
 
 struct RecordingKey {
@@ -240,6 +245,8 @@ struct NamespaceReport {
   settings @0 :NamespaceSettings;
   snapshots @1 :UInt64;
   storedBytes @2 :UInt64;
+  recordedBytes @3 :UInt64;
+  recordedShare @4 :UInt64;
 }
 
 enum JobKind {

@@ -129,6 +129,8 @@ void write(const message::Statistics& from, Builder to) {
   statistics.setUptimeSeconds(from.uptime_seconds);
   statistics.setPackBytes(from.pack_bytes);
   statistics.setPacksServed(from.packs_served);
+  statistics.setDocumentBytes(from.document_bytes);
+  statistics.setRecordingBytes(from.recording_bytes);
 }
 void write(const message::RecordingReply&, Builder to) { to.setRecording(); }
 void write(const message::WorkingSetReply&, Builder to) { to.setWorkingSet(); }
@@ -208,7 +210,9 @@ message::Statistics read_statistics(schema::Statistics::Reader from) {
           .chunks_served = from.getChunksServed(),
           .uptime_seconds = from.getUptimeSeconds(),
           .pack_bytes = from.getPackBytes(),
-          .packs_served = from.getPacksServed()};
+          .packs_served = from.getPacksServed(),
+          .document_bytes = from.getDocumentBytes(),
+          .recording_bytes = from.getRecordingBytes()};
 }
 
 message::PrefetchCounters read_counters(schema::PrefetchCounters::Reader from) {
@@ -346,6 +350,8 @@ Result<Message> read(Reader from) {
       return message::GetUsage{to_string(from.getGetUsage())};
     case schema::Message::GET_NAMESPACE:
       return message::GetNamespace{};
+    case schema::Message::REMOVE_NAMESPACE:
+      return message::RemoveNamespace{};
     case schema::Message::SET_NAMESPACE:
       return message::SetNamespace{read_settings(from.getSetNamespace())};
     case schema::Message::START_JOB:

@@ -146,9 +146,12 @@ struct GetUsage {
   std::string name;
 };
 struct GetNamespace {};  // -> NamespaceReport
+/// Deletes the connection's namespace. kBusy when it has anything, or other connections use it.
+/// -> Done
+struct RemoveNamespace {};
 /// Bounds of a namespace, and which snapshots are deleted on their own; 0 is no bound.
 struct NamespaceSettings {
-  std::uint64_t quota_bytes = 0;      // of chunks as stored
+  std::uint64_t quota_bytes = 0;      // of all that is stored
   std::uint64_t quota_snapshots = 0;  // how many
   /// The newest so many stay, and what is younger than this; with only one of the two, all others
   /// go. Tagged snapshots and those that restores are using stay in any case.
@@ -246,6 +249,8 @@ struct Statistics {
   std::uint64_t uptime_seconds = 0;
   std::uint64_t pack_bytes = 0;  // of working sets, beside the chunks
   std::uint64_t packs_served = 0;
+  std::uint64_t document_bytes = 0;   // of names, manifests, page maps and cold maps
+  std::uint64_t recording_bytes = 0;  // of recordings and working sets, beside their packs
 };
 /// Body: one sealed recording.
 struct RecordingReply {};
@@ -286,7 +291,9 @@ struct Usage {
 struct NamespaceReport {
   NamespaceSettings settings;
   std::uint64_t snapshots = 0;
-  std::uint64_t stored_bytes = 0;  // what the quota counts
+  std::uint64_t stored_bytes = 0;    // what the quota counts
+  std::uint64_t recorded_bytes = 0;  // of it, recordings, working sets and packs
+  std::uint64_t recorded_share = 0;  // what these may have
 };
 enum class JobState : std::uint16_t { kRunning = 0, kDone = 1, kFailed = 2 };
 struct JobCounter {
@@ -314,8 +321,8 @@ using Message = std::variant<
     message::PutPrefetchReport, message::MoveTag, message::RemoveTag, message::ListTags,
     message::ChangeLabels, message::GetUsage, message::GetNamespace, message::SetNamespace,
     message::StartJob, message::GetJob, message::StopJob, message::Pin, message::Unpin,
-    message::GetColdMap, message::ReportDamage, message::ErrorReply, message::Welcome,
-    message::Done, message::Needed, message::ManifestReply, message::Snapshots,
+    message::GetColdMap, message::ReportDamage, message::RemoveNamespace, message::ErrorReply,
+    message::Welcome, message::Done, message::Needed, message::ManifestReply, message::Snapshots,
     message::PageMapSegment, message::Chunks, message::Statistics, message::RecordingReply,
     message::WorkingSetReply, message::PackReply, message::WorkingSetReport, message::Tags,
     message::Usage, message::NamespaceReport, message::JobReport, message::ColdMapReply>;

@@ -34,7 +34,9 @@ constexpr Rights rights_for_kind() {
   }
   // Restores by tag begin with what its mover says.
   if (kIsOneOf<T, MoveTag, RemoveTag>) return {Right::kTag, Right::kAdmin};
-  if (kIsOneOf<T, DeleteSnapshot, DropWorkingSet, SetNamespace, StartJob, GetJob, StopJob>) {
+  // With a namespace its quota goes, so who may make one may not remove it.
+  if (kIsOneOf<T, DeleteSnapshot, DropWorkingSet, SetNamespace, RemoveNamespace, StartJob, GetJob,
+               StopJob>) {
     return {Right::kAdmin};
   }
   return {};

@@ -152,6 +152,18 @@ Result<void> Jobs::stop(NamespaceId in, std::uint64_t number) {
   return {};
 }
 
+Result<void> Jobs::forget(NamespaceId in) {
+  const std::lock_guard lock(mutex_);
+  const auto asked = asked_.find(in);
+  if (asked != asked_.end() && asked->second.busy) {
+    return fail(ErrorCode::kBusy, "a job of it is running");
+  }
+  if (asked != asked_.end()) asked_.erase(asked);
+  garbage_.erase(in);
+  suspects_.erase(in);
+  return {};
+}
+
 void Jobs::note_garbage(NamespaceId in, std::uint64_t bytes) {
   const std::lock_guard lock(mutex_);
   garbage_[in].any = true;

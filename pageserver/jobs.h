@@ -52,6 +52,9 @@ class Jobs {
   Result<message::JobReport> report(NamespaceId in, std::uint64_t number) const;
   /// The job ends soon, as failed. kNotFound when it is not running.
   Result<void> stop(NamespaceId in, std::uint64_t number);
+  /// The namespace is about to go: what it has asked for is forgotten, and what was reported. kBusy
+  /// while a job of it waits or runs.
+  Result<void> forget(NamespaceId in);
   /// About so many bytes of chunks have become garbage.
   void note_garbage(NamespaceId in, std::uint64_t bytes);
   /// A peer says that these came damaged: they are looked at soon. What is too much is forgotten.

@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 
 #include "format/limits.h"
 #include "pageserver/identity_shares.h"
@@ -13,8 +14,19 @@ inline constexpr std::size_t kMaxGreetingBytes = 4096;  // the first message of 
 inline constexpr std::size_t kDefaultKeptRecordings = 8;
 /// How far up a snapshot's line of descent a working set to inherit is looked for.
 inline constexpr std::size_t kMaxAncestors = 16;
-/// Packs of one working set that are kept in memory before they are written.
-inline constexpr std::size_t kMaxHeldPackBytes = 64u << 20;
+/// Packs of one working set that are kept in memory before they are written, in one step.
+inline constexpr std::size_t kMaxHeldPackBytes = 8u << 20;
+/// How often a working set is begun again because its recordings changed while it was made.
+inline constexpr unsigned kMostBuildRestarts = 8;
+/// Between two looks at whether another peer's request has made the set, and how many there are.
+inline constexpr std::chrono::milliseconds kBuildTurnInterval{20};
+inline constexpr unsigned kMostBuildTurns = 1000;
+/// What recordings, sets and packs may have of a namespace's quota: one part in so many. Without a
+/// quota they have at least so much.
+inline constexpr std::uint64_t kWorkingSetPart = 4;
+inline constexpr std::uint64_t kLeastWorkingSetShare = std::uint64_t{1} << 30;
+/// They leave so many times as much of the disk free as pushes do.
+inline constexpr unsigned kRecordedReserves = 2;
 
 // Looking after chunks.
 /// Chunks that are deleted, forgotten or checked in one step, during which pushes wait.
@@ -54,6 +66,7 @@ inline constexpr std::chrono::seconds kPolicyInterval{1};  // between looks at i
 
 static_assert(kQuickThreadsOfIdentity < kQuickThreads);
 static_assert(kBulkThreadsOfIdentity < kBulkThreads);
+static_assert(kBuildTurnInterval * kMostBuildTurns < kRequestTimeout);
 static_assert(kDefaultKeptRecordings <= kMaxRecordings);
 static_assert(kMaxPackPages <= kMaxChunksPerRequest, "a pack's chunks are read in one go");
 

@@ -21,10 +21,31 @@ bool writes(const Message& message) {
          std::holds_alternative<message::MoveTag>(message) ||
          std::holds_alternative<message::RemoveTag>(message) ||
          std::holds_alternative<message::ChangeLabels>(message) ||
-         std::holds_alternative<message::SetNamespace>(message);
+         std::holds_alternative<message::SetNamespace>(message) ||
+         std::holds_alternative<message::RemoveNamespace>(message);
 }
 
 }  // namespace
+
+Traffic* ServerCommon::enter(NamespaceId in) {
+  const std::lock_guard lock(traffic_mutex_);
+  if (closed_.contains(in)) return nullptr;
+  Traffic& traffic = traffic_[in];
+  traffic.connections.fetch_add(1, std::memory_order_relaxed);
+  return &traffic;
+}
+
+bool ServerCommon::close(NamespaceId in) {
+  const std::lock_guard lock(traffic_mutex_);
+  if (traffic_[in].connections.load(std::memory_order_relaxed) > 1) return false;
+  closed_.insert(in);
+  return true;
+}
+
+void ServerCommon::open(NamespaceId in) {
+  const std::lock_guard lock(traffic_mutex_);
+  closed_.erase(in);
+}
 
 bool is_quick(const Message& message) {
   return !std::holds_alternative<message::Offer>(message) &&
@@ -104,21 +125,35 @@ Result<void> Peer::authorise(const Message& message) {
 }
 
 Result<NamespaceId> Peer::name_space() {
-  if (name_space_) return *name_space_;
+  // A replica is not told what its owner removes.
+  if (name_space_ && server_.use == StoreUse::kOwn) return *name_space_;
   const auto found = TRY(store_.find_namespace(name_space_name_));
-  if (!found) {
-    return fail(ErrorCode::kNotFound, "there is no namespace \"{}\"", name_space_name_);
+  if (name_space_ && found != name_space_) leave();
+  if (found && !name_space_) {
+    TRY(enter(*found));
+    // Before it was entered it may have been removed, and its number given to another one.
+    if (TRY(store_.find_namespace(name_space_name_)) != found) leave();
   }
-  enter(*found);
-  return *found;
+  if (name_space_) return *name_space_;
+  return fail(ErrorCode::kNotFound, "there is no namespace \"{}\"", name_space_name_);
 }
 
-void Peer::enter(NamespaceId in) {
-  if (name_space_) return;
+Result<void> Peer::enter(NamespaceId in) {
+  if (name_space_) return {};
+  traffic_ = server_.enter(in);
+  if (traffic_ == nullptr) {
+    return fail(ErrorCode::kBusy, "namespace \"{}\" is being removed", name_space_name_);
+  }
   name_space_ = in;
-  traffic_ = &server_.traffic(in);
-  traffic_->connections.fetch_add(1, std::memory_order_relaxed);
   counted_there_.reset(&traffic_->connections);
+  return {};
+}
+
+void Peer::leave() {
+  pins_.unpin_all();
+  counted_there_.reset();
+  traffic_ = nullptr;
+  name_space_.reset();
 }
 
 Result<Push*> Peer::push() {
@@ -156,8 +191,8 @@ Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
     const NamespaceId in = TRY(name_space());
     BuildTurns::Turn turn = TRY(server_.builds.take(in, put->snapshot));
     TRY(begin_build(
-        WorkingSetBuild::of_recording(store_, in, put->snapshot, body, kept_recordings_)));
-    turn_.emplace(std::move(turn));
+        WorkingSetBuild::of_recording(store_, in, put->snapshot, body, kept_recordings_),
+        std::move(turn)));
   }
   return NeedsWriter{};
 }
@@ -200,18 +235,20 @@ Result<Reply> Peer::read(const Message& message, ByteSpan body) {
   return fail(ErrorCode::kProtocol, "a message that is no request");
 }
 
-Result<Reply> Peer::finish_write(const Message& message) {
+Result<Peer::Step> Peer::finish_write(const Message& message) {
   if (const auto* begin = std::get_if<message::BeginPush>(&message)) {
     TRY(begin_push(*begin));
     return done();
   }
   if (auto reply = TRY(write_upkeep(message))) return *std::move(reply);
   if (std::holds_alternative<message::PutRecording>(message)) {
-    TRY(finish_build());
+    if (!TRY(write_build())) return NeedsBuild{};
     return done();
   }
   if (std::holds_alternative<message::GetWorkingSet>(message)) {
-    return with_body(message::WorkingSetReply{}, TRY(finish_build()));
+    auto set = TRY(write_build());
+    if (!set) return NeedsBuild{};
+    return with_body(message::WorkingSetReply{}, *std::move(set));
   }
   if (const auto* drop = std::get_if<message::DropWorkingSet>(&message)) {
     const NamespaceId in = TRY(name_space());
@@ -232,6 +269,7 @@ Result<Reply> Peer::finish_write(const Message& message) {
     TRY(hold_push_memory());
     return done();
   }
+  TRY(check_grants({0}));
   const Manifest manifest = TRY(current->commit());
   end_push();
   return with_body(message::ManifestReply{}, encode_manifest(manifest));
@@ -265,7 +303,9 @@ Result<NamespaceId> Peer::open_namespace() {
     return fail(ErrorCode::kUnauthorized, "\"{}\" may not create namespace \"{}\"", identity_,
                 name_space_name_);
   }
-  return store_.open_namespace(name_space_name_);
+  const NamespaceId made = TRY(store_.open_namespace(name_space_name_));
+  server_.open(made);  // another namespace may have had the number
+  return made;
 }
 
 Result<void> Peer::check_grants(ByteCount more) {
@@ -278,7 +318,7 @@ Result<void> Peer::check_grants(ByteCount more) {
     for (const NamedNamespace& one : all) {
       if (!quota.covers(one.name)) continue;
       const NamespaceTotals totals = TRY(store_.totals(one.id));
-      stored += totals.chunk_bytes;
+      stored += totals.pushed_bytes();
     }
     if (stored > quota.bytes) {
       return fail(ErrorCode::kQuotaExceeded, "\"{}\" may have {} bytes stored by its grant",
@@ -294,7 +334,8 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
                 request.spec.name);
   }
   TRY(check_labels(request.spec.labels));
-  enter(TRY(open_namespace()));
+  const NamespaceId in = TRY(open_namespace());
+  TRY(enter(in));
   if (TRY(if_found(store_.manifest(*name_space_, request.spec.name)))) {
     return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", request.spec.name);
   }
@@ -326,26 +367,40 @@ Result<Peer::Step> Peer::working_set(const message::GetWorkingSet& request) {
 }
 
 Result<Peer::Step> Peer::build(const Message& message) {
+  if (build_) {
+    if (auto made = build_->prepare(); !made) {
+      end_build();
+      return std::unexpected(made.error());
+    }
+    return NeedsWriter{};
+  }
   const auto* const get = std::get_if<message::GetWorkingSet>(&message);
   CHECK(get != nullptr);
   const NamespaceId in = TRY(name_space());
-  TRY(begin_build(WorkingSetBuild::of_what_is_there(store_, in, get->snapshot)));
+  auto turn = server_.builds.take(in, get->snapshot);
+  if (!turn) return NeedsTurn{};
+  TRY(begin_build(WorkingSetBuild::of_what_is_there(store_, in, get->snapshot), *std::move(turn)));
   return NeedsWriter{};
 }
 
-Result<void> Peer::begin_build(Result<WorkingSetBuild> begun) {
+Result<void> Peer::begin_build(Result<WorkingSetBuild> begun, BuildTurns::Turn turn) {
   WorkingSetBuild build = TRY(std::move(begun));
   TRY(build.prepare());
   build_.emplace(std::move(build));
+  turn_.emplace(std::move(turn));
   return {};
 }
 
-Result<Bytes> Peer::finish_build() {
+Result<std::optional<Bytes>> Peer::write_build() {
   CHECK(build_);
-  auto set = build_->publish();
+  auto set = build_->write();
+  if (!set || *set) end_build();
+  return set;
+}
+
+void Peer::end_build() {
   build_.reset();
   turn_.reset();
-  return set;
 }
 
 Result<Reply> Peer::report(const message::ShowWorkingSet& request) {
@@ -420,6 +475,8 @@ Result<Reply> Peer::statistics() {
   total.chunks = totals.chunks;
   total.chunk_bytes = totals.chunk_bytes;
   total.pack_bytes = totals.pack_bytes;
+  total.document_bytes = totals.document_bytes;
+  total.recording_bytes = totals.recording_bytes;
   for (const Manifest& manifest : TRY(all_manifests(store_, *in))) {
     ++total.snapshots;
     total.logical_bytes += manifest.spec.memory.value + manifest.spec.state.value;

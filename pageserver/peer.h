@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <thread>
 #include <variant>
@@ -63,15 +64,19 @@ struct ServerCommon {
   // Set before the first peer; nullptr: everybody may do everything.
   const Access* access = nullptr;
 
-  /// Stays where it is as long as this object lives.
-  Traffic& traffic(NamespaceId in) {
-    const std::lock_guard lock(traffic_mutex_);
-    return traffic_[in];
-  }
+  /// Counts one more connection that uses the namespace; nullptr when it is removed, or about to
+  /// be. The result stays where it is as long as this object lives.
+  Traffic* enter(NamespaceId in);
+  /// [writer] From now on no connection enters; false, and nothing changes, where others than the
+  /// caller's use it.
+  bool close(NamespaceId in);
+  /// [writer] Connections may enter again.
+  void open(NamespaceId in);
 
  private:
   std::mutex traffic_mutex_;
-  std::map<NamespaceId, Traffic> traffic_;  // guarded by it; of namespaces that are there
+  std::map<NamespaceId, Traffic> traffic_;  // guarded by it; of all that were ever entered
+  std::set<NamespaceId> closed_;            // guarded by it
 };
 
 /// An answer: the message and the pieces of its body, kept alive by `owned` and `pin`.
@@ -122,13 +127,16 @@ class Peer {
   struct NeedsWriter {};
   /// Marks a request that turned out to take long: build() must follow.
   struct NeedsBuild {};
+  /// Marks a request for what another peer's request is just making: handle() must follow, some
+  /// time later.
+  struct NeedsTurn {};
   /// Answers a request. An error is to be sent as an ErrorReply; the connection may go on.
-  using Step = std::variant<Reply, NeedsWriter, NeedsBuild>;
+  using Step = std::variant<Reply, NeedsWriter, NeedsBuild, NeedsTurn>;
   Result<Step> handle(const Message& message, ByteSpan body);
-  /// Goes on with a request that handle() said needs a build.
+  /// Goes on with a request that needs a build.
   Result<Step> build(const Message& message);
-  /// Does the writing of the request that handle() has just checked.
-  Result<Reply> finish_write(const Message& message);
+  /// Does the writing of the request that handle() or build() has just checked.
+  Result<Step> finish_write(const Message& message);
 
  private:
   const std::string& share() const { return identity_.empty() ? network_ : identity_; }
@@ -157,8 +165,11 @@ class Peer {
   Result<Reply> statistics();
   Result<Step> working_set(const message::GetWorkingSet& request);
   Result<Reply> report(const message::ShowWorkingSet& request);
-  Result<void> begin_build(Result<WorkingSetBuild> begun);
-  Result<Bytes> finish_build();
+  Result<void> begin_build(Result<WorkingSetBuild> begun, BuildTurns::Turn turn);
+  /// Nothing when build() is to go on.
+  Result<std::optional<Bytes>> write_build();
+  void end_build();
+  Result<void> remove_namespace();
   void end_push();
   /// kLimitExceeded when the push's page maps have outgrown what this identity may have in memory.
   Result<void> hold_push_memory();
@@ -169,7 +180,8 @@ class Peer {
   Result<void> begin_push(const message::BeginPush& request);
   /// This peer's namespace; kNotFound before the first push to it.
   Result<NamespaceId> name_space();
-  void enter(NamespaceId in);
+  Result<void> enter(NamespaceId in);
+  void leave();
   Result<Push*> push();
 
   struct Uncount {
@@ -202,7 +214,7 @@ class Peer {
   std::unique_ptr<std::atomic<std::uint64_t>, Uncount> counted_there_;
   PeerPins pins_;
   std::unique_ptr<Push, EndPush> push_{nullptr, EndPush{&server_}};
-  // Between handle() and finish_write():
+  // From handle() to the last finish_write():
   std::optional<BuildTurns::Turn> turn_;
   std::optional<WorkingSetBuild> build_;
 };

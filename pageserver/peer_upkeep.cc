@@ -2,6 +2,7 @@
 
 #include "format/limits.h"
 #include "pageserver/peer.h"
+#include "pageserver/quota.h"
 #include "pageserver/snapshots.h"
 #include "pageserver/usage.h"
 
@@ -48,8 +49,11 @@ Result<std::optional<Reply>> Peer::write_upkeep(const Message& message) {
       return fail(ErrorCode::kTooLarge, "a label's key of {} bytes",
                   set->settings.keep_per_label.size());
     }
-    enter(TRY(open_namespace()));
+    const NamespaceId in = TRY(open_namespace());
+    TRY(enter(in));
     TRY(store_.set_settings(*name_space_, set->settings));
+  } else if (std::holds_alternative<message::RemoveNamespace>(message)) {
+    TRY(remove_namespace());
   } else if (const auto* change = std::get_if<message::ChangeLabels>(&message)) {
     return TRY(change_labels(*change));
   } else {
@@ -100,8 +104,29 @@ Result<Reply> Peer::namespace_report() {
   message::NamespaceReport report;
   report.settings = TRY(store_.settings(in));
   report.snapshots = TRY(store_.named_snapshots(in));
-  report.stored_bytes = totals.chunk_bytes;
+  report.stored_bytes = totals.bytes();
+  report.recorded_bytes = totals.recorded_bytes();
+  report.recorded_share = working_set_share(report.settings.quota_bytes, totals.pushed_bytes());
   return with_body(std::move(report));
+}
+
+Result<void> Peer::remove_namespace() {
+  const NamespaceId in = TRY(name_space());
+  if (push_ != nullptr || !server_.close(in)) {
+    return fail(ErrorCode::kBusy, "other connections or a push use namespace \"{}\"",
+                name_space_name_);
+  }
+  auto removed = server_.jobs == nullptr ? Result<void>() : server_.jobs->forget(in);
+  if (removed) removed = store_.remove_namespace(name_space_name_);
+  if (!removed) {
+    server_.open(in);
+    return fail(removed.error().code(), "namespace \"{}\": {}", name_space_name_,
+                removed.error().context());
+  }
+  // Another namespace may get the number, and is told nothing of this one.
+  traffic_->chunks_served = traffic_->packs_served = 0;
+  leave();
+  return {};
 }
 
 Result<Reply> Peer::change_labels(const message::ChangeLabels& request) {

@@ -283,12 +283,13 @@ Result<Manifest> Push::commit() {
   compare_with_parent();
   statistics_.cold_pages = stored_cold_pages();
   statistics_.duplicate_pages = map_.size().value - statistics_.zero_pages - statistics_.new_pages;
+  if (!finished_hash_) finished_hash_ = content_hash_.finish();
   Manifest manifest = TRY(store_.publish(name_space_,
                                          Manifest{.snapshot = {},
                                                   .parent = parent_,
                                                   .created_unix_ms = unix_milliseconds(),
                                                   .spec = spec_,
-                                                  .content_hash = content_hash_.finish(),
+                                                  .content_hash = *finished_hash_,
                                                   .statistics = statistics_},
                                          map_, cold_));
   committed_ = true;

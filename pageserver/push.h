@@ -114,6 +114,7 @@ class Push {
   PageIndex next_;               // behind the pages of the last offer
   ColdMap cold_;
   ContentHash content_hash_;
+  std::optional<Sha256> finished_hash_;  // a commit that was refused may be tried again
   PushStatistics statistics_;
   bool committed_ = false;
   std::uint64_t offers_ = 0;

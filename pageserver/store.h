@@ -48,10 +48,19 @@ struct StoredChunk {
   bool is_new;  // false: the namespace had it already
 };
 
+/// What a namespace has stored.
 struct NamespaceTotals {
   std::uint64_t chunks = 0;
   std::uint64_t chunk_bytes = 0;
-  std::uint64_t pack_bytes = 0;  // of working sets that were published, replaced ones included
+  std::uint64_t document_bytes = 0;   // names, tags, manifests, page maps, cold maps; with keys
+  std::uint64_t recording_bytes = 0;  // recordings, working sets and their counters; with keys
+  std::uint64_t pack_bytes = 0;       // of working sets, replaced and unfinished ones included
+
+  /// What pushes have stored, and what restores have.
+  std::uint64_t pushed_bytes() const { return chunk_bytes + document_bytes; }
+  std::uint64_t recorded_bytes() const { return recording_bytes + pack_bytes; }
+  std::uint64_t bytes() const { return pushed_bytes() + recorded_bytes(); }
+  friend bool operator==(const NamespaceTotals&, const NamespaceTotals&) = default;
 };
 
 /// A pack read; the span is valid as long as this object lives.
@@ -78,6 +87,10 @@ struct NewRecording {
 
 /// Where recordings and the working sets made of them live, a part of the store. Threads and errors
 /// as Store says. Everything of a snapshot goes with it.
+///
+/// Together they have a share of the namespace's quota (working_set_share()). Where it is full, or
+/// pushes need the room, those of the oldest snapshots go: the next restore records again. A new
+/// one takes nothing from younger snapshots; it is refused instead.
 class WorkingSetStore {
  public:
   virtual ~WorkingSetStore() = default;
@@ -94,11 +107,16 @@ class WorkingSetStore {
   virtual Result<message::PrefetchCounters> counters(NamespaceId name_space,
                                                      SnapshotId snapshot) = 0;
 
-  /// Stores a pack of a set that is to be published. Not yet synced. One whose set never comes is
-  /// deleted with the next that does.
-  virtual Result<void> put_pack(NamespaceId name_space, const PackId& id, ByteSpan pack) = 0;
+  /// Stores packs of a set that is to be published, from the number of `first` on. Not yet synced.
+  /// Pack 0 takes the place of all that were put for this generation before. kQuotaExceeded.
+  /// REQUIRES: the snapshot is there; numbers count up from 0.
+  virtual Result<void> put_packs(NamespaceId name_space, const PackId& first,
+                                 std::span<const Bytes> packs) = 0;
+  /// Deletes packs that were put and whose set was not published.
+  virtual Result<void> discard_packs(NamespaceId name_space, SnapshotId snapshot) = 0;
   /// Makes a set visible and durable in one step, together with the recording that it was made for
-  /// and all packs put before. The packs of the set before it stay, older ones are deleted.
+  /// and all packs put before. The packs of the set before it stay, older ones are deleted. kBusy
+  /// when the packs put are not the set's: they were deleted meanwhile. kQuotaExceeded.
   /// REQUIRES: a generation above that of the set that is there.
   virtual Result<void> publish(NamespaceId name_space, const WorkingSet& set,
                                const std::optional<NewRecording>& recording) = 0;
@@ -139,7 +157,7 @@ class ChunkUpkeep {
   /// Reads chunks in the order of `ids`, each on its own: kNotFound, or kCorrupt or kIo for one
   /// that cannot be read, says nothing of the others.
   virtual EachChunkRead read_each(std::span<const ChunkId> ids) = 0;
-  /// The chunks that are there, counted.
+  /// What is there, counted.
   virtual Result<NamespaceTotals> count(NamespaceId name_space) = 0;
   virtual Result<ChunkSet> condemned(NamespaceId name_space) = 0;
   virtual Result<std::vector<KnownPage>> quarantined(NamespaceId name_space) = 0;
@@ -158,7 +176,7 @@ class ChunkUpkeep {
   virtual Result<void> quarantine(NamespaceId name_space, std::span<const KnownPage> pages) = 0;
   /// A hash leads to each of these chunks again, and they are in quarantine no more.
   virtual Result<void> make_known(NamespaceId name_space, std::span<const KnownPage> pages) = 0;
-  /// Corrects what totals() says of chunks.
+  /// Corrects what totals() says.
   virtual Result<void> set_totals(NamespaceId name_space, const NamespaceTotals& totals) = 0;
   virtual Result<void> set_checked_up_to(NamespaceId name_space, ChunkId id) = 0;
 };
@@ -217,8 +235,11 @@ class Store {
   /// The sealed cold map; kNotFound.
   virtual Result<Bytes> cold_map(NamespaceId name_space, SnapshotId snapshot) = 0;
 
-  /// The namespace of this name, made if there is none yet.
+  /// The namespace of this name, made if there is none yet. kLimitExceeded.
   virtual Result<NamespaceId> open_namespace(const std::string& name) = 0;
+  /// Removes a namespace and its settings. Its number may be given to another one some time; ids
+  /// are not given again. kNotFound, kBusy with what it still has when it is not empty.
+  virtual Result<void> remove_namespace(const std::string& name) = 0;
   virtual Result<void> set_settings(NamespaceId name_space,
                                     const message::NamespaceSettings& settings) = 0;
   /// Stores chunks under new, ascending ids, but those whose hash is there already. Not yet
@@ -229,10 +250,11 @@ class Store {
   /// chunks put before. kAlreadyExists when the name is taken, kQuotaExceeded.
   virtual Result<Manifest> publish(NamespaceId name_space, Manifest manifest, const PageMap& map,
                                    const ColdMap& cold) = 0;
-  /// Puts other labels into a snapshot's manifest; returns it.
+  /// Puts other labels into a snapshot's manifest; returns it. kQuotaExceeded.
   virtual Result<Manifest> set_labels(NamespaceId name_space, const std::string& name,
                                       std::vector<Label> labels) = 0;
-  /// Makes a tag stand for this snapshot, whatever it stood for before. kNotFound.
+  /// Makes a tag stand for this snapshot, whatever it stood for before. kNotFound,
+  /// kQuotaExceeded.
   virtual Result<void> move_tag(NamespaceId name_space, const message::Tag& to) = 0;
   virtual Result<void> remove_tag(NamespaceId name_space, const std::string& tag) = 0;
   /// Takes a snapshot's name and tags away; whoever knows its id still reads it.

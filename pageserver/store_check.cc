@@ -31,10 +31,11 @@ Result<void> check_namespace(Store& store, NamespaceId in, bool repair, StoreChe
   for (std::string& stray : TRY(store.strays(in))) control.add_finding(std::move(stray));
   const NamespaceTotals counted = TRY(store.chunk_upkeep().count(in));
   const NamespaceTotals totals = TRY(store.totals(in));
-  if (counted.chunks == totals.chunks && counted.chunk_bytes == totals.chunk_bytes) return {};
-  control.add_finding(fmt::format("{} chunks of {} bytes are there, {} of {} were counted",
-                                  counted.chunks, counted.chunk_bytes, totals.chunks,
-                                  totals.chunk_bytes));
+  if (counted == totals) return {};
+  control.add_finding(fmt::format(
+      "{} chunks of {} bytes and {} other bytes are there, {} of {} and {} were counted",
+      counted.chunks, counted.chunk_bytes, counted.bytes() - counted.chunk_bytes, totals.chunks,
+      totals.chunk_bytes, totals.bytes() - totals.chunk_bytes));
   return control.write([&] { return store.chunk_upkeep().set_totals(in, counted); });
 }
 

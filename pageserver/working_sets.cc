@@ -52,11 +52,23 @@ Result<WorkingSetBuild> WorkingSetBuild::of_what_is_there(Store& store, Namespac
 }
 
 Result<void> WorkingSetBuild::prepare() {
+  if (!begun_) {
+    TRY(begin());
+    begun_ = true;
+  }
+  if (!prepared_) return {};
+  auto made = make_packs();
+  if (made || written_packs_ == 0) return made;
+  failure_ = made.error();
+  return {};
+}
+
+Result<void> WorkingSetBuild::begin() {
   prepared_ = false;
   is_known_ = false;
   set_ = {
       .snapshot = manifest_.snapshot, .generation = 0, .recordings = 0, .pages = {}, .packs = {}};
-  made_packs_ = 0;
+  made_packs_ = written_packs_ = 0;
   held_.clear();
   state_ = TRY(sets().state(name_space_, manifest_.snapshot));
   if (!recording_ && state_.generation) return {};
@@ -75,39 +87,66 @@ Result<void> WorkingSetBuild::prepare() {
   }
   set_.packs = pack_groups(set_.pages, map);
   pack_pages_ = TRY(packed_pages(set_, map, manifest_.spec.memory_pages()));
-  for (std::size_t held = 0; packs_left() && held < limits::kMaxHeldPackBytes;) {
-    held_.push_back(TRY(make_pack()));
-    held += held_.back().size();
-  }
   prepared_ = true;
   return {};
 }
 
-Result<Bytes> WorkingSetBuild::publish() {
+Result<void> WorkingSetBuild::make_packs() {
+  std::size_t held = 0;
+  for (const Bytes& pack : held_) held += pack.size();
+  while (packs_left() && held < limits::kMaxHeldPackBytes) {
+    held_.push_back(TRY(make_pack()));
+    held += held_.back().size();
+  }
+  return {};
+}
+
+Result<std::optional<Bytes>> WorkingSetBuild::write() {
+  auto written = failure_ ? std::unexpected(*failure_) : write_next();
+  if (!written && written.error().code() != ErrorCode::kNotFound) {
+    // What failed tells more than what this could say.
+    static_cast<void>(sets().discard_packs(name_space_, manifest_.snapshot));
+  }
+  return written;
+}
+
+Result<std::optional<Bytes>> WorkingSetBuild::write_next() {
   TRY(store_.manifest(name_space_, manifest_.snapshot));
   const WorkingSetState now = TRY(sets().state(name_space_, manifest_.snapshot));
-  if (now != state_ || !(prepared_ || is_known_)) TRY(prepare());
+  if (now != state_ || !begun_) return restart();
   if (is_known_ || (!recording_ && state_.generation)) {
-    return sets().working_set(name_space_, manifest_.snapshot);
+    return TRY(sets().working_set(name_space_, manifest_.snapshot));
   }
-  // Nobody else writes now.
+  // Nothing has changed since prepare() looked.
   if (!prepared_) return fail(ErrorCode::kCorrupt, "a recording or working set is missing");
+  if (!held_.empty()) {
+    const PackId first{.snapshot = set_.snapshot,
+                       .generation = set_.generation,
+                       .number = static_cast<std::uint32_t>(written_packs_)};
+    TRY(sets().put_packs(name_space_, first, held_));
+    written_packs_ += held_.size();
+    held_.clear();
+  }
+  if (packs_left()) return std::optional<Bytes>();
   for (const auto& [number, reason] : unreadable_) {
     log_warning("recording {} of {} is lost: {}", number, manifest_.spec.name, reason);
     TRY(sets().drop_recording(name_space_, manifest_.snapshot, number));
   }
-  PackId id{.snapshot = set_.snapshot, .generation = set_.generation};
-  for (; id.number < held_.size(); ++id.number) {
-    TRY(sets().put_pack(name_space_, id, held_[id.number]));
-  }
-  for (; packs_left(); ++id.number) {
-    const Bytes pack = TRY(make_pack());
-    TRY(sets().put_pack(name_space_, id, pack));
-  }
   std::optional<NewRecording> recording;
   if (recording_) recording = {summary_, encode_recording(*recording_), oldest_kept_};
-  TRY(sets().publish(name_space_, set_, recording));
+  const auto published = sets().publish(name_space_, set_, recording);
+  if (!published && published.error().code() == ErrorCode::kBusy) return restart();
+  TRY(published);
   return encode_working_set(set_);
+}
+
+Result<std::optional<Bytes>> WorkingSetBuild::restart() {
+  if (++restarts_ > limits::kMostBuildRestarts) {
+    return fail(ErrorCode::kBusy, "the recordings of {} change all the time", manifest_.spec.name);
+  }
+  TRY(sets().discard_packs(name_space_, manifest_.snapshot));
+  begun_ = false;
+  return std::optional<Bytes>();
 }
 
 Result<void> WorkingSetBuild::read_recordings() {

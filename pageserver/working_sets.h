@@ -50,15 +50,18 @@ class BuildTurns {
 };
 
 /// A snapshot's working set being made anew: of its recordings and one more, of its recordings
-/// alone, or of the set of the snapshot that it came from. prepare() does the work where it may
-/// take its time, publish() writes where the store's writes are serialised, and does the work over
-/// if the recordings are others by then. What is made depends on the recordings alone.
+/// alone, or of the set of the snapshot that it came from. prepare() does a part of the work where
+/// it may take its time, write() stores it where the store's writes are serialised; both in turns,
+/// until the set is there. If the recordings are others by then, the work begins again. What is
+/// made depends on the recordings alone.
 ///
-/// A recording that is there and cannot be read is left out, and deleted with publish(). A set of
-/// an ancestor that cannot be read is one that is not there.
+/// A recording that is there and cannot be read is left out, and deleted with the last write(). A
+/// set of an ancestor that cannot be read is one that is not there.
 ///
-/// Packs that are made and not written yet are kept in memory up to a limit; those beyond it are
-/// made in publish(), each written before the next. One thread at a time.
+/// Packs that are made and not written yet are kept in memory up to a limit. A build that fails
+/// leaves none in the store. One thread at a time.
+///
+/// REQUIRES: one build for a snapshot at a time, which BuildTurns sees to.
 class WorkingSetBuild {
  public:
   /// Takes in a sealed recording; of the older ones so many stay that `kept` are there then.
@@ -73,16 +76,23 @@ class WorkingSetBuild {
 
   /// kNotFound when there is nothing to make it of.
   Result<void> prepare();
-  /// [writer] Stores the set with its recording. Returns the sealed set of the snapshot, which is
-  /// another one if nothing was to be stored: it has got one, or it has the recording. kNotFound
-  /// when the snapshot was deleted meanwhile.
-  Result<Bytes> publish();
+  /// [writer] Nothing when prepare() is to go on. Returns the sealed set of the snapshot once it is
+  /// stored with its recording; it is another one if nothing was to be stored: the snapshot has got
+  /// one, or it has the recording. kNotFound when the snapshot was deleted meanwhile,
+  /// kQuotaExceeded, kBusy when the recordings change too often.
+  Result<std::optional<Bytes>> write();
 
  private:
   WorkingSetBuild(Store& store, NamespaceId in, Manifest manifest)
       : store_(store), name_space_(in), manifest_(std::move(manifest)) {}
 
   WorkingSetStore& sets() const { return store_.working_sets(); }
+  /// Finds out what the set consists of.
+  Result<void> begin();
+  Result<void> make_packs();
+  Result<std::optional<Bytes>> write_next();
+  /// Has prepare() begin again.
+  Result<std::optional<Bytes>> restart();
   /// Fills recordings_ and unreadable_.
   Result<void> read_recordings();
   /// Fills set_ but for its packs. False when the store has changed in between.
@@ -104,8 +114,9 @@ class WorkingSetBuild {
   std::optional<Recording> recording_;  // nothing: none that is not there already
   std::size_t kept_ = 0;
 
-  // What prepare() made; all of it is set anew by the next.
-  bool prepared_ = false;
+  // What begin() found; all of it is set anew by the next.
+  bool begun_ = false;
+  bool prepared_ = false;  // pages and packs of the set are known
   bool is_known_ = false;  // the recording is there: its sender was not told, and sent it again
   WorkingSetState state_;  // that it stands on
   struct NumberedRecording {
@@ -119,7 +130,10 @@ class WorkingSetBuild {
   WorkingSet set_;
   std::vector<std::vector<PackPage>> pack_pages_;
   std::size_t made_packs_ = 0;
-  std::vector<Bytes> held_;  // the first packs, not written yet
+  std::size_t written_packs_ = 0;
+  std::vector<Bytes> held_;  // the next packs, not written yet
+  unsigned restarts_ = 0;
+  std::optional<Error> failure_;  // of a prepare() after which packs are to be discarded
 
   ChunkCodec chunk_codec_;
   PackCodec pack_codec_;

@@ -180,6 +180,7 @@ std::vector<Request> all_requests() {
       {"GetUsage", GetUsage{}, true, true, true},
       {"GetNamespace", GetNamespace{}, true, true, true},
       {"SetNamespace", SetNamespace{}, false, false},
+      {"RemoveNamespace", RemoveNamespace{}, false, false},
       {"StartJob", StartJob{}, false, false},
       {"GetJob", GetJob{}, false, false},
       {"StopJob", StopJob{}, false, false},
@@ -394,6 +395,46 @@ quota = "9K"
   EXPECT_EQ(upload("ci-1", "a"), ErrorCode::kIo) << "it was stored";
   EXPECT_EQ(upload("ci-2", "b"), ErrorCode::kIo) << "it was stored";
   EXPECT_EQ(upload("ci-3", "c"), ErrorCode::kQuotaExceeded);
+}
+
+TEST_F(AccessTest, NamespaceIsRemovedWhenItIsEmptyAndNoOtherConnectionUsesIt) {
+  server_.access = nullptr;
+  const auto finish = [](Peer& peer, const Message& message) -> std::optional<ErrorCode> {
+    const auto step = peer.handle(message, {});
+    return step ? code_of(peer.finish_write(message)) : code_of(step);
+  };
+  const message::RemoveNamespace remove;
+  Peer admin(*store_, server_);
+  ASSERT_TRUE(succeeded(greet(admin, "a", "ci-1")));
+  EXPECT_EQ(finish(admin, remove), ErrorCode::kNotFound);
+  message::BeginPush begin;
+  begin.spec = spec("a", image_of("a"));
+  {
+    Peer pusher(*store_, server_);
+    ASSERT_TRUE(succeeded(greet(pusher, "b", "ci-1")));
+    ASSERT_EQ(finish(pusher, begin), std::nullopt);
+    EXPECT_EQ(finish(admin, remove), ErrorCode::kBusy) << "a push is under way";
+  }
+  Peer waiting(*store_, server_);
+  ASSERT_TRUE(succeeded(greet(waiting, "b", "ci-1")));
+  ASSERT_EQ(finish(admin, remove), std::nullopt);
+  EXPECT_EQ(store_->find_namespace("ci-1").value(), std::nullopt);
+  EXPECT_EQ(finish(admin, remove), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(waiting.handle(message::GetNamespace{}, {})), ErrorCode::kNotFound);
+
+  // A push that comes then makes it again, and loses nothing.
+  ASSERT_EQ(finish(waiting, begin), std::nullopt);
+  const Bytes image = image_of("a");
+  const std::array hashes{hasher_.hash(page(image, 0))};
+  ASSERT_TRUE(succeeded(
+      waiting.handle(message::Offer{{0}, {1}, empty_bitmap(1)}, std::as_bytes(std::span(hashes)))));
+  Bytes chunk;
+  codec_.encode(page(image, 0), kNoChunk, chunk);
+  ASSERT_TRUE(succeeded(waiting.handle(message::Upload{1}, chunk)));
+  ASSERT_TRUE(succeeded(waiting.finish_write(message::Upload{1})));
+  ASSERT_EQ(finish(waiting, message::Commit{}), std::nullopt);
+  EXPECT_EQ(finish(waiting, remove), ErrorCode::kBusy) << "it has a snapshot";
+  EXPECT_TRUE(succeeded(store_->manifest(*store_->find_namespace("ci-1").value(), "a")));
 }
 
 TEST_F(AccessTest, AnIdentityTakesNoMoreConnectionsThanItLeaves) {

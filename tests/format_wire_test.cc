@@ -64,6 +64,7 @@ std::vector<Message> all_messages() {
       message::ChangeLabels{"vm", {{"k", "v"}, {"l", "w"}}, {"gone"}},
       message::GetUsage{"vm"},
       message::GetNamespace{},
+      message::RemoveNamespace{},
       message::SetNamespace{{1, 2, 3, 4, "app"}},
       message::StartJob{message::JobKind::kBackup, true, "monday"},
       message::GetJob{14},
@@ -80,14 +81,14 @@ std::vector<Message> all_messages() {
       message::Snapshots{{100, 200, 300}, true},
       message::PageMapSegment{},
       message::Chunks{256},
-      message::Statistics{1, 2, 3, 4, 5, 6, 7, 8, 9, 10},
+      message::Statistics{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
       message::RecordingReply{},
       message::WorkingSetReply{},
       message::PackReply{},
       message::WorkingSetReport{{{1, 2, 3, 4, 5}, {6, 7, 8, 9, 10}}, {1, 2, 3, 4, 5, 6}},
       message::Tags{{{"app:new", "vm"}, {"app:old", "wm"}}, true},
       message::Usage{1, 2, 3, 4, 5, 6, 7},
-      message::NamespaceReport{{1, 2, 3, 4, "app"}, 5, 6},
+      message::NamespaceReport{{1, 2, 3, 4, "app"}, 5, 6, 7, 8},
       message::JobReport{1,
                          message::JobKind::kScrub,
                          message::JobState::kFailed,
@@ -133,7 +134,7 @@ TEST(Wire, FieldsArriveInTheirPlaces) {
   ASSERT_TRUE(succeeded(push));
   EXPECT_EQ(std::get<message::BeginPush>(push->message).spec, some_spec());
   const auto statistics =
-      decode_message(header_of(message::Statistics{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
+      decode_message(header_of(message::Statistics{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
   ASSERT_TRUE(succeeded(statistics));
   EXPECT_EQ(std::get<message::Statistics>(statistics->message).uptime_seconds, 8u);
   const auto hello = decode_message(header_of(all_messages()[0]));

@@ -174,6 +174,9 @@ Attempts attempts(Of<message::GetUsage>, const Secret& secret) {
   return all;
 }
 Attempts attempts(Of<message::GetNamespace>, const Secret&) { return {{message::GetNamespace{}}}; }
+Attempts attempts(Of<message::RemoveNamespace>, const Secret&) {
+  return {{message::RemoveNamespace{}}};
+}
 Attempts attempts(Of<message::SetNamespace>, const Secret&) {
   return {{message::SetNamespace{{.quota_bytes = 1 << 30, .keep_last = 1}}}};
 }

@@ -5,6 +5,7 @@
 #include "pageserver/store_check.h"
 #include "pageserver/verification.h"
 #include "pageserver/working_sets.h"
+#include "tests/support/finished_build.h"
 #include "tests/support/programs.h"
 #include "tests/support/raw_store.h"
 #include "tests/support/stepped_control.h"
@@ -31,7 +32,7 @@ class PackCheckTest : public StoreTest {
   static Result<WorkingSet> finish(Result<WorkingSetBuild> begun) {
     WorkingSetBuild build = TRY(std::move(begun));
     TRY(build.prepare());
-    return decode_working_set(TRY(build.publish()));
+    return decode_working_set(TRY(finish_build(build)));
   }
   /// The sealed set that is there; nothing: none is.
   std::optional<Bytes> set_of(const Manifest& manifest) {

@@ -42,6 +42,7 @@ class StoreModelTest : public ModelledStoreTest, public testing::WithParamInterf
     const std::uint64_t kind = pick(generator_, 4);
     if (kind == 0)
       model_.settings.quota_bytes = model_.totals.chunk_bytes + pick(generator_, 1u << 18);
+    if (kind == 2) model_.settings.quota_bytes = 1 + model_.totals.chunk_bytes / 2;
     if (kind == 1) model_.settings.quota_snapshots = 1 + pick(generator_, kNames);
     ASSERT_TRUE(succeeded(store_->set_settings(name_space_, model_.settings)));
   }
@@ -157,6 +158,10 @@ class StoreModelTest : public ModelledStoreTest, public testing::WithParamInterf
     const PageIndex page{pick(generator_, map.size().value)};
     if (map.chunk_of(page) == kNoChunk) return;
     lift_quota();
+    // What was recorded is made up, and a check would say so.
+    for (const Model::Snapshot* const each : all_snapshots()) {
+      ASSERT_TRUE(succeeded(store_->working_sets().drop(name_space_, each->manifest.snapshot)));
+    }
     const KnownPage victim{hasher_.hash(snapshot.image->page(page.value)), map.chunk_of(page)};
     const bool curable =
         *store_->find_chunks(name_space_, std::span(&victim.hash, 1)) == std::vector{victim.chunk};

@@ -1,5 +1,7 @@
+#include "pageserver/collection.h"
 #include "pageserver/usage.h"
 #include "tests/support/programs.h"
+#include "tests/support/raw_store.h"
 #include "tests/support/store_fixture.h"
 
 namespace thaw::test {
@@ -12,6 +14,11 @@ class StoreNamesTest : public StoreTest {
   SnapshotId snapshot_of(const std::string& name) {
     const auto sealed = store_->manifest(name_space_, name);
     return sealed ? decode_manifest(*sealed)->snapshot : SnapshotId{};
+  }
+  /// reopen() makes the namespace if it is not there.
+  void reopen_as_it_is() {
+    store_.reset();
+    store_ = open_rocks_store(directory_.path("store"), {0}).value();
   }
 };
 
@@ -68,15 +75,103 @@ TEST_F(StoreNamesTest, QuotasAreKept) {
   remove("a");
   EXPECT_TRUE(succeeded(store("c", image, name_space_)));
 
-  const std::uint64_t bytes = store_->totals(name_space_)->chunk_bytes;
-  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_bytes = bytes})));
-  EXPECT_TRUE(succeeded(store("d", image, name_space_))) << "takes up nothing";
+  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {})));
+  const std::uint64_t before = store_->totals(name_space_)->pushed_bytes();
+  ASSERT_TRUE(succeeded(store("d", image, name_space_))) << "takes up names alone";
+  const NamespaceTotals totals = *store_->totals(name_space_);
+  const std::uint64_t snapshot = totals.pushed_bytes() - before;
+  EXPECT_GT(snapshot, 100u);
+  EXPECT_LT(snapshot, kPageBytes);
+  const auto set_quota = [&](std::uint64_t bytes) {
+    ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_bytes = bytes})));
+  };
   auto generator = seeded_generator();
   const Bytes more = random_bytes(generator, 3 * kPageBytes);
+  set_quota(totals.bytes() + kPageBytes);
   EXPECT_EQ(code_of(store("e", more, name_space_)), ErrorCode::kQuotaExceeded);
-  EXPECT_EQ(store_->totals(name_space_)->chunk_bytes, bytes);
-  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_bytes = bytes + 4 * 4096})));
+  EXPECT_EQ(store_->totals(name_space_)->chunk_bytes, totals.chunk_bytes);
+  set_quota(totals.bytes() + 4 * kPageBytes);
   EXPECT_TRUE(succeeded(store("e", more, name_space_)));
+}
+
+TEST_F(StoreNamesTest, ManySmallSnapshotsUseUpTheQuota) {
+  const Bytes image = make_image(1, 5);
+  ASSERT_TRUE(succeeded(store("first", image, name_space_)));
+  const std::uint64_t quota = store_->totals(name_space_)->bytes() + 3 * kPageBytes;
+  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_bytes = quota})));
+  int stored = 0;
+  std::optional<ErrorCode> refused;
+  for (; !refused && stored < 1000; ++stored) {
+    refused = code_of(store("again" + std::to_string(stored), image, name_space_));
+  }
+  EXPECT_EQ(refused, ErrorCode::kQuotaExceeded);
+  EXPECT_GT(stored, 3);
+  EXPECT_LE(store_->totals(name_space_)->bytes(), quota);
+  reopen();
+  EXPECT_EQ(*store_->totals(name_space_), *store_->chunk_upkeep().count(name_space_));
+  remove("again0");
+  EXPECT_TRUE(succeeded(store("again0", image, name_space_))) << "what was deleted is given back";
+}
+
+TEST_F(StoreNamesTest, TagsAndLabelsCountUnlessTheyBecomeLess) {
+  ASSERT_TRUE(succeeded(store("a", make_image(1, 5), name_space_)));
+  ASSERT_TRUE(succeeded(store_->move_tag(name_space_, {"app:one", "a"})));
+  ASSERT_TRUE(succeeded(store_->set_labels(name_space_, "a", {{"k", "v"}})));
+  const std::uint64_t bytes = store_->totals(name_space_)->bytes();
+  // Lowered below what there is.
+  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_bytes = bytes / 2})));
+  EXPECT_EQ(code_of(store_->move_tag(name_space_, {"app:two", "a"})), ErrorCode::kQuotaExceeded);
+  auto generator = seeded_generator();
+  const Bytes noise = random_bytes(generator, 500);
+  EXPECT_EQ(code_of(store_->set_labels(name_space_, "a", {{"k", std::string(as_text(noise))}})),
+            ErrorCode::kQuotaExceeded);
+  EXPECT_TRUE(succeeded(store_->move_tag(name_space_, {"app:one", "a"}))) << "no more than before";
+  EXPECT_TRUE(succeeded(store_->set_labels(name_space_, "a", {})));
+  EXPECT_TRUE(succeeded(store_->remove_tag(name_space_, "app:one")));
+  EXPECT_LT(store_->totals(name_space_)->bytes(), bytes);
+}
+
+TEST_F(StoreNamesTest, RefusedCommitMayBeRepeated) {
+  const Bytes image = make_image(1, 5);
+  Push push(*store_, name_space_, spec("a", image));
+  ASSERT_TRUE(succeeded(send(push, image)));
+  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_bytes = 1})));
+  EXPECT_EQ(code_of(push.commit()), ErrorCode::kQuotaExceeded);
+  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {})));
+  const auto manifest = push.commit();
+  ASSERT_TRUE(succeeded(manifest));
+  EXPECT_EQ(manifest->content_hash, store("b", image, name_space_)->content_hash);
+}
+
+TEST_F(StoreNamesTest, NamespaceThatIsEmptyIsRemovedAndItsNumberGivenAgain) {
+  const Manifest manifest = *store("a", make_image(1, 5), name_space_);
+  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_snapshots = 9})));
+  EXPECT_EQ(code_of(store_->remove_namespace("default")), ErrorCode::kBusy);
+  remove("a");
+  EXPECT_EQ(code_of(store_->remove_namespace("default")), ErrorCode::kBusy) << "chunks are left";
+  SnapshotPins pins(Nanoseconds{0});
+  LivePushes pushes;
+  Unpaced control;
+  ASSERT_TRUE(succeeded(Collection(*store_, name_space_, pins, pushes, control).run()));
+  EXPECT_EQ(code_of(store_->remove_namespace("other")), ErrorCode::kNotFound);
+  ASSERT_TRUE(succeeded(store_->remove_namespace("default")));
+  reopen_as_it_is();
+  EXPECT_EQ(*store_->find_namespace("default"), std::nullopt);
+  EXPECT_EQ(code_of(store_->remove_namespace("default")), ErrorCode::kNotFound);
+
+  const NamespaceId other = *store_->open_namespace("other");
+  EXPECT_NE(other, name_space_) << "while there are others";
+  store_.reset();
+  RawStore(directory_.path("store")).put("meta", "namespaces", big_endian(0xffff));
+  reopen_as_it_is();
+  const NamespaceId again = *store_->open_namespace("again");
+  EXPECT_EQ(again, name_space_);
+  EXPECT_EQ(*store_->settings(again), message::NamespaceSettings{});
+  EXPECT_EQ(*store_->totals(again), NamespaceTotals{});
+  const Manifest next = *store("a", make_image(1, 5), again);
+  EXPECT_GT(next.snapshot, manifest.snapshot) << "ids are not given again";
+  EXPECT_GT(map_of(next, again).find({0}).chunk, ChunkId::of(again.value, 0, 1));
+  EXPECT_EQ(store_->open_namespace("again"), again);
 }
 
 TEST_F(StoreNamesTest, UsageIsCountedInPages) {

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include "format/limits.h"
 #include "pageserver/peer.h"
 #include "pageserver/push.h"
 #include "pageserver/sys/rocks_store.h"
@@ -176,26 +177,48 @@ TEST_F(StoreTest, LyingClientsAreRefusedByName) {
   EXPECT_EQ(load(*honest.commit(), name_space_), image);
 }
 
+/// A page of zeros and a page that is known, in turns, cost two runs and no byte on the wire.
+TEST_F(StoreTest, PushOfTooManyRunsIsRefusedBeforeItTakesMoreMemory) {
+  const Bytes known = image_of("a");
+  ASSERT_TRUE(succeeded(store("known", known, name_space_)));
+  constexpr std::uint64_t kOffered = limits::kMaxOfferPages;
+  SnapshotSpec wide = spec("wide", known);
+  wide.memory = bytes_of({limits::kMaxRuns + 8 * kOffered});
+  Push push(*store_, name_space_, wide);
+  const std::vector<Sha256> hashes(kOffered / 2, hasher_.hash(page(known, 0)));
+  message::Offer offer{{0}, {kOffered}, empty_bitmap(kOffered)};
+  for (std::size_t i = 0; i < kOffered; i += 2) set_bit(offer.zero_bitmap, i);
+  std::optional<ErrorCode> refused;
+  while (!refused && offer.first.value < wide.memory_pages().value) {
+    refused = code_of(push.offer(offer, std::as_bytes(std::span(hashes))));
+    offer.first += offer.count;
+  }
+  EXPECT_EQ(refused, ErrorCode::kTooLarge);
+  EXPECT_EQ(code_of(push.commit()), ErrorCode::kTooLarge);
+  EXPECT_LE(push.map_memory().value, (limits::kMaxRuns + kOffered) * PageMap::kRunBytes);
+  EXPECT_EQ(code_of(store_->find_snapshot(name_space_, "wide")), ErrorCode::kNotFound);
+}
+
 TEST_F(StoreTest, StoreInUseIsRefused) {
   EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"), {0})), ErrorCode::kBusy);
 }
 
 TEST_F(StoreTest, NewerStoreIsRefused) {
   store_.reset();
-  RawStore(directory_.path("store")).put("meta", "version", big_endian(4));
+  RawStore(directory_.path("store")).put("meta", "version", big_endian(5));
   EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"), {0})), ErrorCode::kBadVersion);
 }
 
 TEST_F(StoreTest, StoresOfOlderVersionsAreTakenOver) {
   const Bytes image = make_image(1, 30);
   const Manifest manifest = *store("a", image, name_space_);
-  for (const std::uint64_t version : {1, 2}) {
+  for (const std::uint64_t version : {1, 2, 3}) {
     store_.reset();
     RawStore(directory_.path("store")).put("meta", "version", big_endian(version));
     reopen();
     EXPECT_EQ(load(manifest, name_space_), image);
     store_.reset();
-    EXPECT_EQ(RawStore(directory_.path("store")).get("meta", "version"), big_endian(3));
+    EXPECT_EQ(RawStore(directory_.path("store")).get("meta", "version"), big_endian(4));
   }
   RawStore(directory_.path("store")).put("meta", "version", big_endian(0));
   EXPECT_EQ(code_of(open_rocks_store(directory_.path("store"), {0})), ErrorCode::kBadVersion);

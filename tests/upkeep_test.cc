@@ -169,13 +169,32 @@ TEST_F(UpkeepTest, QuotasAreTold) {
   thaw({"namespace", "--quota", "1M", "--quota-snapshots", "2"});
   push("a", 1);
   push("b", 2, 50);
-  EXPECT_EQ(thaw({"namespace"})["stored_bytes"], 250 * (4096 + 16));
+  const Json used = thaw({"namespace"});
+  EXPECT_GT(used["stored_bytes"], 250 * (4096 + 16)) << "names and page maps count too";
+  EXPECT_LT(used["stored_bytes"], 250 * (4096 + 16) + 4096);
+  EXPECT_EQ(used["recorded_bytes"], 0);
+  EXPECT_GT(used["recorded_share"], 0);
   EXPECT_EQ(refusal({"push", "c", "--memory", path("a")}), "quota_exceeded");
   thaw({"rm", "b"});
   write_file(path("big"), make_image(3, 4000));
   EXPECT_EQ(refusal({"push", "big", "--memory", path("big")}), "quota_exceeded");
   thaw({"gc"});
   EXPECT_EQ(chunks(), 200u) << "what the refused push had stored is gone too";
+}
+
+TEST_F(UpkeepTest, EmptyNamespaceIsRemoved) {
+  push("a", 1, 10);
+  EXPECT_EQ(refusal({"namespace", "rm", "default"}), "busy");
+  thaw({"rm", "a"});
+  EXPECT_EQ(refusal({"namespace", "rm", "default"}), "busy") << "chunks are left";
+  thaw({"gc"});
+  thaw({"namespace", "--quota", "1M"});
+  thaw({"namespace", "rm", "default"});
+  EXPECT_EQ(refusal({"namespace", "rm", "default"}), "not_found");
+  EXPECT_EQ(refusal({"namespace"}), "not_found");
+  push("a", 1, 10);
+  EXPECT_EQ(thaw({"namespace"})["quota_bytes"], 0) << "settings go with it";
+  expect_identical("a", "a");
 }
 
 TEST_F(UpkeepTest, OutdatedSnapshotsAreDeleted) {

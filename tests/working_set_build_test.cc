@@ -10,6 +10,7 @@
 #include "pageserver/rank.h"
 #include "pageserver/verification.h"
 #include "pageserver/working_sets.h"
+#include "tests/support/finished_build.h"
 #include "tests/support/programs.h"
 #include "tests/support/raw_store.h"
 #include "tests/support/stepped_control.h"
@@ -42,7 +43,7 @@ class WorkingSetBuildTest : public StoreTest {
                          std::size_t kept = 8) {
     WorkingSetBuild build = TRY(begin(manifest, recording, kept));
     TRY(build.prepare());
-    const Bytes sealed = TRY(build.publish());
+    const Bytes sealed = TRY(finish_build(build));
     return decode_working_set(sealed);
   }
   /// What whoever asks for the set gets when there is none.
@@ -50,7 +51,7 @@ class WorkingSetBuildTest : public StoreTest {
     WorkingSetBuild build =
         TRY(WorkingSetBuild::of_what_is_there(*store_, name_space_, manifest.snapshot));
     TRY(build.prepare());
-    const Bytes sealed = TRY(build.publish());
+    const Bytes sealed = TRY(finish_build(build));
     return decode_working_set(sealed);
   }
   WorkingSet stored_set(const Manifest& manifest) {
@@ -100,7 +101,7 @@ TEST_F(WorkingSetBuildTest, RecordingThatCameInBetweenIsRankedToo) {
   WorkingSetBuild slow = begin(manifest_, first).value();
   ASSERT_TRUE(succeeded(slow.prepare()));
   ASSERT_TRUE(succeeded(put(manifest_, second)));
-  const WorkingSet set = decode_working_set(*slow.publish()).value();
+  const WorkingSet set = decode_working_set(*finish_build(slow)).value();
   EXPECT_EQ(set.generation, 2u);
   EXPECT_EQ(set.pages, rank(std::array{first, second}));
   EXPECT_EQ(stored_set(manifest_), set);
@@ -117,7 +118,7 @@ TEST_F(WorkingSetBuildTest, DropInBetweenLeavesTheNewRecordingAlone) {
   WorkingSetBuild slow = begin(manifest_, second).value();
   ASSERT_TRUE(succeeded(slow.prepare()));
   ASSERT_TRUE(succeeded(sets().drop(name_space_, manifest_.snapshot)));
-  const WorkingSet set = decode_working_set(*slow.publish()).value();
+  const WorkingSet set = decode_working_set(*finish_build(slow)).value();
   EXPECT_EQ(set.generation, 2u) << "numbers are not used again";
   EXPECT_EQ(set.recordings, 1u);
   EXPECT_EQ(set.pages, rank(std::array{second}));
@@ -128,7 +129,7 @@ TEST_F(WorkingSetBuildTest, SnapshotDeletedInBetweenIsNotFound) {
   WorkingSetBuild slow = begin(manifest_, touching(manifest_, 0, 100)).value();
   ASSERT_TRUE(succeeded(slow.prepare()));
   remove("a");
-  EXPECT_EQ(code_of(slow.publish()), ErrorCode::kNotFound);
+  EXPECT_EQ(code_of(finish_build(slow)), ErrorCode::kNotFound);
   EXPECT_EQ(sets().state(name_space_, manifest_.snapshot).value(), WorkingSetState{});
 }
 
@@ -256,7 +257,7 @@ TEST_F(WorkingSetBuildTest, SetThatCameInBetweenIsNotInheritedOver) {
       WorkingSetBuild::of_what_is_there(*store_, name_space_, child.snapshot).value();
   ASSERT_TRUE(succeeded(slow.prepare()));
   const WorkingSet own = put(child, touching(child, 0, 10)).value();
-  EXPECT_EQ(decode_working_set(*slow.publish()).value(), own);
+  EXPECT_EQ(decode_working_set(*finish_build(slow)).value(), own);
   EXPECT_EQ(stored_set(child), own);
 }
 
@@ -288,7 +289,7 @@ TEST_F(WorkingSetBuildTest, SetWithdrawnInBetweenDoesNotLoseTheRecording) {
   WorkingSetBuild slow = begin(manifest_, second).value();
   ASSERT_TRUE(succeeded(slow.prepare()));
   ASSERT_TRUE(succeeded(sets().withdraw(name_space_, manifest_.snapshot)));
-  const WorkingSet set = decode_working_set(*slow.publish()).value();
+  const WorkingSet set = decode_working_set(*finish_build(slow)).value();
   EXPECT_EQ(set.pages, rank(std::array{first, second}));
   expect_packs_hold(set, manifest_, image_);
 }
@@ -315,6 +316,64 @@ TEST_F(WorkingSetBuildTest, SetBeyondWhatIsHeldIsWrittenPackByPack) {
   EXPECT_GT(set.pack_bytes(), limits::kMaxHeldPackBytes);
   EXPECT_EQ(store_->totals(name_space_)->pack_bytes, set.pack_bytes());
   expect_packs_hold(set, manifest, image);
+}
+
+class LargeWorkingSetTest : public WorkingSetBuildTest {
+ protected:
+  /// A build of which a part of the packs is stored.
+  WorkingSetBuild half_stored() {
+    WorkingSetBuild build = begin(large_, touching(large_, 0, kPages)).value();
+    EXPECT_TRUE(succeeded(build.prepare()));
+    EXPECT_EQ(build.write().value(), std::nullopt) << "more packs are to be made";
+    EXPECT_GT(store_->totals(name_space_)->pack_bytes, 0u);
+    return build;
+  }
+  void expect_nothing_stored() {
+    EXPECT_EQ(store_->totals(name_space_)->recorded_bytes(), 0u);
+    EXPECT_EQ(code_of(sets().pack(name_space_, {large_.snapshot, 1, 0})), ErrorCode::kNotFound);
+  }
+
+  static constexpr std::uint64_t kPages = limits::kMaxHeldPackBytes / kPageBytes + 500;
+  const Bytes large_image_ = [] {
+    auto generator = seeded_generator();
+    return random_bytes(generator, bytes_of({kPages}).value);
+  }();
+  const Manifest large_ = *store("large", large_image_, name_space_);
+};
+
+TEST_F(LargeWorkingSetTest, DropInBetweenMakesAllPacksAgain) {
+  WorkingSetBuild build = half_stored();
+  ASSERT_TRUE(succeeded(sets().drop(name_space_, large_.snapshot)));
+  const WorkingSet set = decode_working_set(*finish_build(build)).value();
+  EXPECT_EQ(store_->totals(name_space_)->pack_bytes, set.pack_bytes());
+  expect_packs_hold(set, large_, large_image_);
+}
+
+TEST_F(LargeWorkingSetTest, PacksOfAServerThatDiedAreDeletedAtTheNextStart) {
+  static_cast<void>(half_stored());
+  reopen();
+  expect_nothing_stored();
+  EXPECT_EQ(*store_->totals(name_space_), *store_->chunk_upkeep().count(name_space_));
+}
+
+TEST_F(LargeWorkingSetTest, RefusedSetLeavesNothing) {
+  const std::uint64_t pushed = store_->totals(name_space_)->pushed_bytes();
+  WorkingSetBuild build = half_stored();
+  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_bytes = pushed + kPageBytes})));
+  EXPECT_TRUE(succeeded(build.prepare()));
+  EXPECT_EQ(code_of(build.write()), ErrorCode::kQuotaExceeded);
+  expect_nothing_stored();
+}
+
+TEST_F(LargeWorkingSetTest, DamageInBetweenLeavesNothing) {
+  WorkingSetBuild build = half_stored();
+  const ChunkId last = map_of(large_, name_space_).chunk_of({kPages - 1});
+  ChunkSet lost;
+  lost.insert(last);
+  ASSERT_TRUE(succeeded(store_->chunk_upkeep().condemn(name_space_, lost)));
+  ASSERT_TRUE(succeeded(store_->chunk_upkeep().sweep(name_space_, std::span(&last, 1))));
+  EXPECT_EQ(code_of(finish_build(build)), ErrorCode::kCorrupt);
+  expect_nothing_stored();
 }
 
 TEST_F(WorkingSetBuildTest, MissingOrDamagedChunkMakesNoSet) {

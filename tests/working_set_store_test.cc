@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include "format/recording.h"
+#include "pageserver/limits.h"
+#include "pageserver/quota.h"
 #include "tests/support/programs.h"
 #include "tests/support/raw_store.h"
 #include "tests/support/store_fixture.h"
@@ -30,11 +32,18 @@ class WorkingSetStoreTest : public StoreTest {
     return Bytes(100 * id.generation + id.number + 1, std::byte{0x77});
   }
   Result<void> put_packs(SnapshotId of, std::uint64_t generation, std::uint32_t count) {
-    for (std::uint32_t i = 0; i < count; ++i) {
-      const PackId id{of, generation, i};
-      TRY(sets().put_pack(name_space_, id, pack_of(id)));
-    }
-    return {};
+    std::vector<Bytes> packs;
+    for (std::uint32_t i = 0; i < count; ++i) packs.push_back(pack_of({of, generation, i}));
+    return sets().put_packs(name_space_, {of, generation, 0}, packs);
+  }
+  /// What the store says it has is what it has.
+  void expect_exact_totals() {
+    EXPECT_EQ(*store_->totals(name_space_), *store_->chunk_upkeep().count(name_space_));
+  }
+  void TearDown() override { expect_exact_totals(); }
+  std::uint64_t recorded_bytes() { return store_->totals(name_space_)->recorded_bytes(); }
+  void set_quota(std::uint64_t bytes) {
+    ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_bytes = bytes})));
   }
   static WorkingSet set_of(SnapshotId of, std::uint64_t generation, std::uint32_t packs) {
     WorkingSet set;
@@ -120,7 +129,6 @@ TEST_F(WorkingSetStoreTest, PacksOfTheSetBeforeStayAndOlderOnesGo) {
 TEST_F(WorkingSetStoreTest, PacksWhoseSetNeverCameGoWithTheNext) {
   ASSERT_TRUE(succeeded(publish(a_, 2, 2)));
   ASSERT_TRUE(succeeded(put_packs(a_, 5, 9)));
-  reopen();
   const WorkingSet set = publish(a_, 5, 1).value();
   EXPECT_TRUE(has_pack({a_, 5, 0}));
   EXPECT_FALSE(has_pack({a_, 5, 1})) << "left over from the first try";
@@ -237,13 +245,101 @@ TEST_F(WorkingSetStoreTest, FullDiskTakesNothingAndGivesBack) {
   EXPECT_FALSE(has_pack({a_, 1, 1}));
 }
 
-TEST_F(WorkingSetStoreTest, PacksTakeNothingOfThePushersQuota) {
-  const auto set = publish(a_, 90, 2);
-  ASSERT_TRUE(succeeded(set));
-  ASSERT_GT(set->pack_bytes(), 2 * kPageBytes);
-  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.quota_bytes = 2 * kPageBytes})));
+TEST_F(WorkingSetStoreTest, PacksWhoseSetWasNotPublishedAreCountedAndDiscarded) {
+  const WorkingSet set = publish(a_, 1, 2).value();
+  ASSERT_TRUE(succeeded(put_packs(a_, 2, 3)));
+  EXPECT_GT(pack_bytes(), set.pack_bytes());
+  expect_exact_totals();
+  ASSERT_TRUE(succeeded(sets().discard_packs(name_space_, a_)));
+  EXPECT_FALSE(has_pack({a_, 2, 0}));
+  EXPECT_TRUE(has_pack({a_, 1, 1}));
+  EXPECT_EQ(pack_bytes(), set.pack_bytes());
+
+  ASSERT_TRUE(succeeded(put_packs(a_, 2, 3)));
+  reopen();
+  EXPECT_EQ(pack_bytes(), set.pack_bytes()) << "the process before did not come to publish them";
+}
+
+TEST_F(WorkingSetStoreTest, SetIsRefusedWhosePacksAreNotAllThere) {
+  ASSERT_TRUE(succeeded(put_packs(a_, 1, 2)));
+  EXPECT_EQ(code_of(sets().publish(name_space_, set_of(a_, 1, 3), recording(1, 0))),
+            ErrorCode::kBusy);
+  ASSERT_TRUE(succeeded(sets().withdraw(name_space_, a_)));
+  EXPECT_EQ(code_of(sets().publish(name_space_, set_of(a_, 1, 2), recording(1, 0))),
+            ErrorCode::kBusy);
+  EXPECT_EQ(sets().state(name_space_, a_).value(), WorkingSetState{});
+}
+
+TEST_F(WorkingSetStoreTest, PacksGiveWayToPushes) {
+  ASSERT_TRUE(succeeded(publish(a_, 90, 2)));
+  ASSERT_GT(recorded_bytes(), 4 * kPageBytes);
+  const std::uint64_t pushed = store_->totals(name_space_)->pushed_bytes();
+  set_quota(pushed + 2 * kPageBytes);
   EXPECT_TRUE(succeeded(store("one-page", image_of("x"), name_space_)));
+  EXPECT_EQ(recorded_bytes(), 19u) << "the last number of a recording stays";
+  EXPECT_EQ(code_of(sets().working_set(name_space_, a_)), ErrorCode::kNotFound);
+  EXPECT_FALSE(has_pack({a_, 90, 0}));
   EXPECT_EQ(code_of(store("two-more", image_of("yz"), name_space_)), ErrorCode::kQuotaExceeded);
+  ASSERT_LE(store_->totals(name_space_)->bytes(), pushed + 2 * kPageBytes);
+}
+
+TEST_F(WorkingSetStoreTest, RefusedPushTakesNoSet) {
+  ASSERT_TRUE(succeeded(publish(a_, 3, 2)));
+  set_quota(store_->totals(name_space_)->pushed_bytes() + kPageBytes);
+  EXPECT_EQ(code_of(store("three-pages", image_of("xyz"), name_space_)), ErrorCode::kQuotaExceeded);
+  EXPECT_TRUE(has_pack({a_, 3, 1}));
+}
+
+TEST_F(WorkingSetStoreTest, SetsOfOlderSnapshotsGiveWayToNewOnesAndNotTheOtherWayRound) {
+  const SnapshotId b = snapshot("b");
+  const SnapshotId c = snapshot("c");
+  ASSERT_TRUE(succeeded(publish(a_, 90, 2)));
+  const std::uint64_t one = recorded_bytes();
+  // Room for two sets, and for what names them.
+  set_quota(limits::kWorkingSetPart * (2 * one + 400));
+  ASSERT_TRUE(succeeded(publish(b, 90, 2)));
+  EXPECT_TRUE(has_pack({a_, 90, 1}));
+  ASSERT_TRUE(succeeded(publish(c, 90, 2)));
+  EXPECT_FALSE(has_pack({a_, 90, 1}));
+  EXPECT_TRUE(has_pack({b, 90, 1}));
+  expect_exact_totals();
+  EXPECT_EQ(code_of(publish(a_, 91, 2)), ErrorCode::kQuotaExceeded);
+  ASSERT_TRUE(succeeded(sets().discard_packs(name_space_, a_)));
+  EXPECT_TRUE(has_pack({b, 90, 1}) && has_pack({c, 90, 1}));
+  remove("b");
+  EXPECT_TRUE(succeeded(publish(a_, 92, 2))) << "what was deleted is given back";
+}
+
+TEST_F(WorkingSetStoreTest, RecordingsCountAsPacksDo) {
+  ASSERT_TRUE(succeeded(publish(a_, 1, 1)));
+  set_quota(limits::kWorkingSetPart * recorded_bytes());
+  NewRecording large = recording(2, 0);
+  large.sealed.resize(100'000);
+  EXPECT_EQ(code_of(sets().publish(name_space_, set_of(a_, 2, 0), large)),
+            ErrorCode::kQuotaExceeded);
+  EXPECT_EQ(recordings(a_), Numbers{1});
+}
+
+TEST_F(WorkingSetStoreTest, ShareWithoutAQuotaGrowsWithWhatPushesStore) {
+  constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
+  EXPECT_EQ(working_set_share(0, 0), limits::kLeastWorkingSetShare);
+  EXPECT_EQ(working_set_share(0, 7 * kGiB), 7 * kGiB);
+  EXPECT_EQ(working_set_share(8 * kGiB, 0), 2 * kGiB);
+  EXPECT_EQ(working_set_share(8 * kGiB, 7 * kGiB), kGiB) << "what pushes leave";
+  EXPECT_EQ(working_set_share(8 * kGiB, 9 * kGiB), 0u) << "the quota was lowered";
+}
+
+TEST_F(WorkingSetStoreTest, StoreThatCountedLessIsCountedOnce) {
+  ASSERT_TRUE(succeeded(store("image", make_image(1, 50), name_space_)));
+  ASSERT_TRUE(succeeded(publish(a_, 1, 2)));
+  const NamespaceTotals before = *store_->totals(name_space_);
+  EXPECT_GT(before.document_bytes, 0u);
+  change([&](RawStore& raw) {
+    raw.put("meta", "version", big_endian(3));
+    const std::string in = big_endian(name_space_.value).substr(6);
+    for (const char* kind : {"d", "r"}) raw.remove("meta", kind + in);
+  });
+  EXPECT_EQ(*store_->totals(name_space_), before);
 }
 
 TEST_F(WorkingSetStoreTest, StoreOfVersionOneIsTakenOver) {

@@ -434,5 +434,66 @@ TEST_F(WorkingSetsTest, AsManyRecordingsAreKeptAsTheOperatorWants) {
   }
 }
 
+TEST_F(WorkingSetsTest, RecordingsOfEverythingDoNotKeepPushesOut) {
+  constexpr std::uint64_t kQuota = 4u << 20;
+  constexpr std::size_t kImagePages = 40;
+  ASSERT_TRUE(succeeded(client_.set_namespace({.quota_bytes = kQuota})));
+  PageClient reader = connect();
+  std::uint64_t largest_share = 0;
+  std::optional<ErrorCode> refused;
+  for (std::uint64_t i = 0; !refused && i < 100; ++i) {
+    const auto manifest =
+        push("s" + std::to_string(i), random_bytes(generator_, kImagePages * kPageBytes));
+    refused = code_of(manifest);
+    if (!manifest) break;
+    const auto recorded =
+        reader.put_recording(manifest->snapshot, record(generator_, *manifest, kImagePages));
+    EXPECT_EQ(code_of(recorded).value_or(ErrorCode::kQuotaExceeded), ErrorCode::kQuotaExceeded);
+    const auto report = client_.namespace_report().value();
+    EXPECT_LE(report.stored_bytes, kQuota);
+    largest_share = std::max(largest_share, report.recorded_bytes);
+  }
+  EXPECT_EQ(refused, ErrorCode::kQuotaExceeded);
+  EXPECT_GT(largest_share, kQuota / 8);
+  EXPECT_LE(largest_share, kQuota / limits::kWorkingSetPart);
+  const auto full = client_.namespace_report().value();
+  EXPECT_GT(full.stored_bytes - full.recorded_bytes, kQuota - 2 * kImagePages * kPageBytes)
+      << "pushes had nearly all of it";
+
+  server_.kill();
+  server_.start();
+  client_ = connect();
+  EXPECT_EQ(client_.namespace_report()->stored_bytes, full.stored_bytes);
+  EXPECT_EQ(client_.namespace_report()->recorded_bytes, full.recorded_bytes);
+  ASSERT_EQ(server_.stop().value(), 0);
+  Program check({program_path("thaw"), "fsck", directory_.path("store")});
+  EXPECT_EQ(check.wait().value_or(-1), 0) << check.rest_of_output();
+}
+
+/// All of them get the one set that the first of them makes.
+TEST_F(WorkingSetsTest, HerdThatAsksForASetToBeMadeGetsIt) {
+  const Bytes image = make_image(1, kPages);
+  const Manifest parent = push("parent", image).value();
+  ASSERT_TRUE(succeeded(client_.put_recording(parent.snapshot, record(generator_, parent, 500))));
+  const Manifest child = push("child", image, "parent").value();
+  constexpr std::size_t kHerd = 8;
+  std::vector<std::optional<WorkingSet>> sets(kHerd);
+  {
+    std::vector<std::jthread> herd;
+    for (std::optional<WorkingSet>& set : sets) {
+      herd.emplace_back([&] {
+        PageClient client = connect();
+        auto got = client.working_set(child.snapshot);
+        EXPECT_TRUE(succeeded(got));
+        if (got) set = *std::move(got);
+      });
+    }
+  }
+  for (const auto& set : sets) EXPECT_EQ(set, sets[0]);
+  EXPECT_EQ(client_.namespace_report()->recorded_bytes,
+            client_.statistics()->recording_bytes + client_.statistics()->pack_bytes);
+  expect_packs_hold(*sets[0], child, image);
+}
+
 }  // namespace
 }  // namespace thaw::test

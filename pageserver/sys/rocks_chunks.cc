@@ -4,6 +4,7 @@
 #include <array>
 #include <ranges>
 
+#include "pageserver/sys/rocks_account.h"
 #include "pageserver/sys/rocks_keys.h"
 #include "pageserver/sys/store_files.h"
 
@@ -19,8 +20,6 @@ constexpr std::uint8_t kWriter = 0;
 constexpr std::uint64_t kReservedIds = 1u << 16;
 
 // Of a namespace, in the family of totals.
-constexpr char kChunks = 'c';
-constexpr char kChunkBytes = 'b';
 constexpr char kCondemned = 'x';
 constexpr char kQuarantined = 'q';
 constexpr char kCheckedUpTo = 'u';
@@ -50,11 +49,6 @@ Result<KnownPage> parse_page(std::string_view hash, ByteSpan id) {
   return page;
 }
 
-void put_totals(Batch& batch, NamespaceId in, const NamespaceTotals& totals) {
-  batch.put_number(Family::kMeta, prefixed(kChunks, in), totals.chunks);
-  batch.put_number(Family::kMeta, prefixed(kChunkBytes, in), totals.chunk_bytes);
-}
-
 /// The ids that were found, kNoChunk where there was none.
 Result<std::vector<ChunkId>> ids_of(const MultiRead& read, std::size_t count) {
   std::vector<ChunkId> ids(count, kNoChunk);
@@ -74,14 +68,6 @@ std::vector<std::string> chunk_keys(std::span<const ChunkId> ids) {
 }
 
 }  // namespace
-
-Result<NamespaceTotals> RocksChunks::totals(NamespaceId in) {
-  return NamespaceTotals{
-      .chunks = TRY(database_.get_number(Family::kMeta, prefixed(kChunks, in))).value_or(0),
-      .chunk_bytes =
-          TRY(database_.get_number(Family::kMeta, prefixed(kChunkBytes, in))).value_or(0),
-      .pack_bytes = 0};
-}
 
 Result<std::vector<ChunkId>> RocksChunks::find(NamespaceId in, std::span<const Sha256> hashes) {
   std::vector<std::string> keys;
@@ -128,15 +114,16 @@ Result<ChunkRead> RocksChunks::read(std::span<const ChunkId> ids, std::size_t op
 }
 
 Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<const NewChunk> chunks,
-                                                  std::uint64_t most_bytes) {
+                                                  const Admit& admit) {
   std::vector<Sha256> hashes;
   hashes.reserve(chunks.size());
   for (const NewChunk& chunk : chunks) hashes.push_back(chunk.hash);
   const std::vector<ChunkId> known = TRY(find(in, hashes));
   const std::vector<ChunkId> quarantined = TRY(find_quarantined(in, chunks));
-  NamespaceTotals after = TRY(totals(in));
+  NamespaceTotals after = TRY(read_totals(database_, in));
   std::vector<StoredChunk> stored;
   stored.reserve(chunks.size());
+  bool grows = false;  // by more than what comes back after damage
   Bytes sealed;
   Batch batch(database_);
   for (std::size_t i = 0; i < chunks.size(); ++i) {
@@ -151,6 +138,7 @@ Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<cons
       replaced = size_of(id);
     } else {
       id = TRY(next_id(in));
+      grows = true;
     }
     if (!replaced) ++after.chunks;
     after.chunk_bytes += chunks[i].chunk.size();
@@ -161,11 +149,8 @@ Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<cons
     batch.put_number(Family::kHash, hash_key(in, chunks[i].hash), id.value);
     stored.push_back({id, true});
   }
-  if (after.chunk_bytes > most_bytes) {
-    return fail(ErrorCode::kQuotaExceeded, "{} MiB of chunks are what the namespace may have",
-                most_bytes >> 20);
-  }
-  put_totals(batch, in, after);
+  if (grows) TRY(admit(after));
+  put_chunk_totals(batch, in, after);
   TRY(database_.check_space(batch));
   TRY(database_.write(batch, Durability::kLogged));
   return stored;
@@ -177,6 +162,25 @@ std::optional<std::uint64_t> RocksChunks::size_of(ChunkId id) {
   if (read.chunks[0]) return read.chunks[0]->size();
   if (read.chunks[0].error().code() == ErrorCode::kNotFound) return std::nullopt;
   return 0;
+}
+
+Result<void> RocksChunks::check_empty(NamespaceId in) {
+  const auto check = [&](Family family, std::string_view what) -> Result<void> {
+    return database_.scan(family, namespace_prefix(in), {},
+                          [&](std::string_view, ByteSpan) -> Result<bool> {
+                            return fail(ErrorCode::kBusy, "{}", what);
+                          });
+  };
+  TRY(check(Family::kChunk, "it has chunks, which `thaw gc` deletes when no snapshot has them"));
+  TRY(check(Family::kHash, "it has pages in its index, which `thaw gc` or `thaw fsck` removes"));
+  return check(Family::kPack, "it has packs of a working set");
+}
+
+void RocksChunks::remove(Batch& batch, NamespaceId in) {
+  for (const char kind : {kCondemned, kQuarantined}) {
+    batch.remove_prefix(Family::kMeta, prefixed(kind, in));
+  }
+  batch.remove(Family::kMeta, prefixed(kCheckedUpTo, in));
 }
 
 Result<void> RocksChunks::compact_hashes(NamespaceId in) {
@@ -210,7 +214,7 @@ EachChunkRead RocksChunks::read_each(std::span<const ChunkId> ids) {
 }
 
 Result<NamespaceTotals> RocksChunks::count(NamespaceId in) {
-  NamespaceTotals counted;
+  NamespaceTotals counted = TRY(count_entries(database_, in));
   TRY(database_.scan(Family::kChunk, namespace_prefix(in), {},
                      [&](std::string_view, ByteSpan chunk) -> Result<bool> {
                        ++counted.chunks;
@@ -222,7 +226,8 @@ Result<NamespaceTotals> RocksChunks::count(NamespaceId in) {
 
 Result<void> RocksChunks::set_totals(NamespaceId in, const NamespaceTotals& totals) {
   Batch batch(database_);
-  put_totals(batch, in, totals);
+  put_chunk_totals(batch, in, totals);
+  put_entry_totals(batch, in, totals);
   return database_.write(batch, Durability::kSynced);
 }
 
@@ -285,7 +290,7 @@ Result<ByteCount> RocksChunks::sweep(NamespaceId in, std::span<const ChunkId> id
   const MultiRead read =
       database_.multi_get(Family::kChunk, keys, RocksDatabase::Caching::kPastTheCache);
   Batch batch(database_);
-  NamespaceTotals after = TRY(totals(in));
+  NamespaceTotals after = TRY(read_totals(database_, in));
   ByteCount freed{0};
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (read.missing(i)) continue;
@@ -300,7 +305,7 @@ Result<ByteCount> RocksChunks::sweep(NamespaceId in, std::span<const ChunkId> id
     batch.remove(Family::kChunk, keys[i]);
   }
   after.chunk_bytes -= std::min(after.chunk_bytes, freed.value);
-  put_totals(batch, in, after);
+  put_chunk_totals(batch, in, after);
   for (const std::uint64_t block : chunks.blocks()) {
     const std::string key = condemned_key(in, block);
     ChunkSet rest;

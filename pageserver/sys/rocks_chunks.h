@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 
 #include "pageserver/store.h"
@@ -13,12 +14,17 @@ class RocksChunks final : public ChunkUpkeep {
  public:
   explicit RocksChunks(RocksDatabase& database) : database_(database) {}
 
-  Result<NamespaceTotals> totals(NamespaceId in);
   Result<std::vector<ChunkId>> find(NamespaceId in, std::span<const Sha256> hashes);
   Result<ChunkRead> read(std::span<const ChunkId> ids, std::size_t optional);
-  /// `most_bytes` is what all chunks of the namespace may have together; kQuotaExceeded.
+  /// Says whether the namespace may have so much; it is asked when chunks are more than before.
+  using Admit = std::function<Result<void>(const NamespaceTotals& after)>;
   Result<std::vector<StoredChunk>> put(NamespaceId in, std::span<const NewChunk> chunks,
-                                       std::uint64_t most_bytes);
+                                       const Admit& admit);
+  /// kBusy with what the namespace still has.
+  Result<void> check_empty(NamespaceId in);
+  /// Adds to `batch` what deletes all else that is known of an empty namespace, but for the bound
+  /// of its ids.
+  static void remove(RocksDatabase::Batch& batch, NamespaceId in);
   Result<void> compact_hashes(NamespaceId in);
 
   Result<void> for_each_page(NamespaceId in, const VisitPage& visit) override;

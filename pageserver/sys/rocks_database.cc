@@ -16,6 +16,7 @@
 #include "base/private_files.h"
 #include "pageserver/store_id.h"
 #include "pageserver/sys/recovered_logs.h"
+#include "pageserver/sys/rocks_account.h"
 #include "pageserver/sys/rocks_files.h"
 #include "pageserver/sys/rocks_keys.h"
 #include "pageserver/sys/rocks_options.h"
@@ -30,7 +31,7 @@ using rocksdb::Slice;
 using rocksdb::Status;
 
 /// What each version has that the one before it had not; see take_over().
-constexpr std::uint64_t kStoreVersion = 3;
+constexpr std::uint64_t kStoreVersion = 4;
 /// Ids that are left out where some may have been lost: more than a log has room for.
 constexpr std::uint64_t kSkippedChunks = 1u << 24;
 constexpr std::uint64_t kSkippedSnapshots = 1u << 16;
@@ -211,7 +212,6 @@ Result<void> RocksDatabase::check_version() {
                 "the store in {} has lost its version and maybe all else: a log of it is missing",
                 directory_);
   }
-  // It has nothing that a check would miss.
   if (access_ == Access::kReader && version) return {};
   if (access_ != Access::kOwner) {
     return fail(ErrorCode::kBadVersion,
@@ -257,11 +257,17 @@ Result<void> RocksDatabase::skip_ids() {
 
 /// Adds to `batch` what turns a store of this older version into one of the version after it, and
 /// so on: both are there in one step, or neither.
-Result<void> RocksDatabase::take_over(std::uint64_t version, Batch&) {
+Result<void> RocksDatabase::take_over(std::uint64_t version, Batch& batch) {
   switch (version) {
     case 1:  // had no packs: RocksDB has added their family by now
       [[fallthrough]];
     case 2:  // had no tags, settings, condemned or quarantined chunks: it is one that has none
+      [[fallthrough]];
+    case 3:  // counted chunks and packs alone
+      for (const NamedNamespace& each : TRY(read_namespaces(*this))) {
+        log_info("counting what namespace {} has stored, once", each.name);
+        put_entry_totals(batch, each.id, TRY(count_entries(*this, each.id)));
+      }
       return {};
     default:
       return fail(ErrorCode::kBadVersion, "the store has version {}, which there never was",
@@ -399,14 +405,15 @@ std::vector<std::string> RocksDatabase::damaged_files() {
   return lines;
 }
 
-Result<void> RocksDatabase::check_space(const Batch& batch) {
+Result<void> RocksDatabase::check_space(const Batch& batch, unsigned reserves) {
   const auto space = free_space(directory_);
   // Not what a peer has asked for is missing.
   if (!space) return fail(ErrorCode::kIo, "the store's directory: {}", space.error().message());
   const ByteCount free = *space;
-  if (within(batch.changes_->GetDataSize(), min_free_.value, free.value)) return {};
+  const ByteCount reserve{min_free_.value * reserves};
+  if (within(batch.changes_->GetDataSize(), reserve.value, free.value)) return {};
   return fail(ErrorCode::kNoSpace, "{} MiB are left in {}, of which {} MiB stay free",
-              free.value >> 20, directory_, min_free_.value >> 20);
+              free.value >> 20, directory_, reserve.value >> 20);
 }
 
 /// After a failure, such as of a full disk, RocksDB refuses writes or leaves its files unmerged

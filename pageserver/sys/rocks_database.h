@@ -134,8 +134,9 @@ class RocksDatabase {
   /// Compares every block of every table with its checksum. A line for each that is damaged.
   std::vector<std::string> damaged_files();
 
-  /// kNoSpace when the batch would leave too little on the file system.
-  Result<void> check_space(const Batch& batch);
+  /// kNoSpace when the batch would leave too little on the file system: so many times what is to
+  /// stay free.
+  Result<void> check_space(const Batch& batch, unsigned reserves = 1);
   /// Durability::kSynced makes all that was written before durable too: RocksDB syncs every log
   /// that is not synced yet.
   enum class Durability { kLogged, kSynced };

@@ -42,6 +42,11 @@ inline constexpr char kWatermark = 'w';
 inline constexpr char kLastSnapshot = 's';
 // In the family of snapshots.
 inline constexpr char kManifests = 'm';
+/// Kinds of what pushes and people store, and of what restores store.
+inline constexpr std::string_view kPushedKinds = "mndtpk";
+inline constexpr std::string_view kRecordedKinds = "rjlwghc";
+/// Those of the latter that say how many bytes packs have.
+inline constexpr std::string_view kPackSums = "gh";
 
 /// Of one kind of thing in a namespace.
 inline std::string prefixed(char kind, NamespaceId in) {

@@ -1,9 +1,7 @@
 #include "pageserver/sys/rocks_store.h"
 
 #include <algorithm>
-#include <array>
 #include <chrono>
-#include <limits>
 #include <set>
 #include <thread>
 
@@ -11,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/thread.h"
+#include "pageserver/sys/rocks_account.h"
 #include "pageserver/sys/rocks_chunks.h"
 #include "pageserver/sys/rocks_database.h"
 #include "pageserver/sys/rocks_keys.h"
@@ -25,8 +24,7 @@ using Durability = RocksDatabase::Durability;
 using message::NamespaceSettings;
 using message::Tag;
 
-// Of a namespace, in the family of totals.
-constexpr char kSettings = 'l';
+constexpr std::uint64_t kMostNamespaces = 0xffff;
 
 std::string name_key(NamespaceId in, const std::string& name) { return prefixed('n', in) + name; }
 std::string tag_key(NamespaceId in, const std::string& tag) { return prefixed('t', in) + tag; }
@@ -46,13 +44,6 @@ std::string segment_key(NamespaceId in, SnapshotId snapshot, std::uint32_t segme
 }
 std::string namespace_key(const std::string& name) { return std::string(kNamespaces) + name; }
 
-/// In the order in which they are stored, before the label's key.
-constexpr std::array kSettingsFields{
-    &NamespaceSettings::quota_bytes, &NamespaceSettings::quota_snapshots,
-    &NamespaceSettings::keep_last, &NamespaceSettings::keep_seconds};
-
-constexpr std::uint64_t kNoBound = std::numeric_limits<std::uint64_t>::max();
-
 /// Between two looks at what the owner of a replica's store has written.
 constexpr std::chrono::milliseconds kCatchUpInterval{200};
 
@@ -67,44 +58,25 @@ class RocksStore final : public Store {
     return {};
   }
 
+  /// Packs whose set the process before did not come to publish.
+  Result<void> discard_packs() {
+    for (const NamedNamespace& each : TRY(namespaces())) {
+      TRY(working_sets_.discard_all_packs(each.id));
+    }
+    return {};
+  }
+
   Result<std::optional<NamespaceId>> find_namespace(const std::string& name) override {
     const auto found = TRY(database_->get_number(Family::kMeta, namespace_key(name)));
     if (!found) return std::optional<NamespaceId>();
     return std::optional(NamespaceId{static_cast<std::uint16_t>(*found)});
   }
 
-  Result<std::vector<NamedNamespace>> namespaces() override {
-    std::vector<NamedNamespace> all;
-    TRY(database_->scan(Family::kMeta, std::string(kNamespaces), {},
-                        [&](std::string_view name, ByteSpan number) -> Result<bool> {
-                          const std::uint64_t id = TRY(parse_number(number));
-                          all.push_back({std::string(name), {static_cast<std::uint16_t>(id)}});
-                          return true;
-                        }));
-    return all;
-  }
-
+  Result<std::vector<NamedNamespace>> namespaces() override { return read_namespaces(*database_); }
   Result<NamespaceSettings> settings(NamespaceId in) override {
-    const auto value =
-        TRY(if_found(database_->get(Family::kMeta, prefixed(kSettings, in), "settings")));
-    NamespaceSettings settings;
-    if (!value) return settings;
-    const std::size_t numbers = kSettingsFields.size() * 8;
-    if (value->size() < numbers) {
-      return fail(ErrorCode::kCorrupt, "a namespace's settings of {} bytes", value->size());
-    }
-    for (std::size_t i = 0; i < kSettingsFields.size(); ++i) {
-      settings.*kSettingsFields[i] = load_big_endian(ByteSpan(*value).subspan(i * 8, 8));
-    }
-    settings.keep_per_label = as_text(ByteSpan(*value).subspan(numbers));
-    return settings;
+    return read_settings(*database_, in);
   }
-
-  Result<NamespaceTotals> totals(NamespaceId in) override {
-    NamespaceTotals totals = TRY(chunks_.totals(in));
-    totals.pack_bytes = TRY(working_sets_.pack_bytes(in));
-    return totals;
-  }
+  Result<NamespaceTotals> totals(NamespaceId in) override { return read_totals(*database_, in); }
 
   Result<std::vector<ChunkId>> find_chunks(NamespaceId in,
                                            std::span<const Sha256> hashes) override {
@@ -223,30 +195,44 @@ class RocksStore final : public Store {
 
   Result<NamespaceId> open_namespace(const std::string& name) override {
     if (const auto found = TRY(find_namespace(name))) return *found;
-    const std::uint64_t next =
-        TRY(database_->get_number(Family::kMeta, "namespaces")).value_or(0) + 1;
-    if (next > 0xffff) return fail(ErrorCode::kLimitExceeded, "65,535 namespaces");
+    const std::uint64_t given = TRY(database_->get_number(Family::kMeta, "namespaces")).value_or(0);
+    const std::uint64_t next = given < kMostNamespaces ? given + 1 : TRY(free_number());
     Batch batch(*database_);
-    batch.put_number(Family::kMeta, "namespaces", next);
+    batch.put_number(Family::kMeta, "namespaces", std::max(given, next));
     batch.put_number(Family::kMeta, namespace_key(name), next);
+    TRY(database_->check_space(batch));
     TRY(database_->write(batch, Durability::kSynced));
     return NamespaceId{static_cast<std::uint16_t>(next)};
   }
 
-  Result<void> set_settings(NamespaceId in, const NamespaceSettings& settings) override {
-    std::string value;
-    for (const auto field : kSettingsFields) value += number_key(settings.*field);
+  Result<void> remove_namespace(const std::string& name) override {
+    const auto in = TRY(find_namespace(name));
+    if (!in) return fail(ErrorCode::kNotFound, "there is no namespace \"{}\"", name);
+    TRY(check_empty(*in));
     Batch batch(*database_);
-    batch.put(Family::kMeta, prefixed(kSettings, in), value + settings.keep_per_label);
+    batch.remove(Family::kMeta, namespace_key(name));
+    batch.remove(Family::kMeta, settings_key(*in));
+    remove_totals(batch, *in);
+    // The bounds of its ids stay: should another namespace get the number, it gets other ids.
+    RocksChunks::remove(batch, *in);
+    return database_->write(batch, Durability::kSynced);
+  }
+
+  Result<void> set_settings(NamespaceId in, const NamespaceSettings& settings) override {
+    Batch batch(*database_);
+    batch.put(Family::kMeta, settings_key(in), settings_value(settings));
     TRY(database_->check_space(batch));
     return database_->write(batch, Durability::kSynced);
   }
 
   Result<std::vector<StoredChunk>> put_chunks(NamespaceId in,
                                               std::span<const NewChunk> chunks) override {
-    const std::uint64_t quota = TRY(settings(in)).quota_bytes;
-    // Packs do not count: recordings of readers make them, and must not stop the pushers.
-    return chunks_.put(in, chunks, quota == 0 ? kNoBound : quota);
+    return chunks_.put(in, chunks, [&](const NamespaceTotals& after) -> Result<void> {
+      AccountedBatch room = TRY(AccountedBatch::begin(*database_, in));
+      TRY(admit(room, in, after.pushed_bytes()));
+      if (room.after() == room.before()) return {};
+      return room.write(Durability::kLogged);
+    });
   }
 
   Result<Manifest> publish(NamespaceId in, Manifest manifest, const PageMap& map,
@@ -261,20 +247,17 @@ class RocksStore final : public Store {
     }
     const std::string counter = prefixed(kLastSnapshot, in);
     manifest.snapshot = {TRY(database_->get_number(Family::kMeta, counter)).value_or(0) + 1};
-    Batch batch(*database_);
-    batch.put_number(Family::kMeta, counter, manifest.snapshot.value);
+    AccountedBatch batch = TRY(AccountedBatch::begin(*database_, in));
+    batch.others().put_number(Family::kMeta, counter, manifest.snapshot.value);
     for (std::uint32_t i = 0; i < map.segment_count(); ++i) {
-      batch.put(Family::kSnapshot, segment_key(in, manifest.snapshot, i),
-                as_text(map.encode_segment(i)));
+      TRY(batch.put(segment_key(in, manifest.snapshot, i), as_text(map.encode_segment(i))));
     }
     if (!cold.empty()) {
-      batch.put(Family::kSnapshot, cold_key(in, manifest.snapshot), as_text(encode_cold_map(cold)));
+      TRY(batch.put(cold_key(in, manifest.snapshot), as_text(encode_cold_map(cold))));
     }
-    batch.put(Family::kSnapshot, manifest_key(in, manifest.snapshot),
-              as_text(encode_manifest(manifest)));
-    batch.put_number(Family::kSnapshot, name_key(in, name), manifest.snapshot.value);
-    TRY(database_->check_space(batch));
-    TRY(database_->write(batch, Durability::kSynced));
+    TRY(batch.put(manifest_key(in, manifest.snapshot), as_text(encode_manifest(manifest))));
+    TRY(batch.put_number(name_key(in, name), manifest.snapshot.value));
+    TRY(write_pushed(batch, in));
     return manifest;
   }
 
@@ -283,11 +266,9 @@ class RocksStore final : public Store {
     const Bytes sealed = TRY(manifest(in, name));
     Manifest changed = TRY(decode_manifest(sealed));
     changed.spec.labels = std::move(labels);
-    Batch batch(*database_);
-    batch.put(Family::kSnapshot, manifest_key(in, changed.snapshot),
-              as_text(encode_manifest(changed)));
-    TRY(database_->check_space(batch));
-    TRY(database_->write(batch, Durability::kSynced));
+    AccountedBatch batch = TRY(AccountedBatch::begin(*database_, in));
+    TRY(batch.put(manifest_key(in, changed.snapshot), as_text(encode_manifest(changed))));
+    TRY(write_pushed(batch, in));
     return changed;
   }
 
@@ -303,39 +284,38 @@ class RocksStore final : public Store {
 
   Result<void> move_tag(NamespaceId in, const Tag& to) override {
     const SnapshotId snapshot = TRY(find_snapshot(in, to.name));
-    Batch batch(*database_);
-    batch.put_number(Family::kSnapshot, tag_key(in, to.tag), snapshot.value);
-    TRY(database_->check_space(batch));
-    return database_->write(batch, Durability::kSynced);
+    AccountedBatch batch = TRY(AccountedBatch::begin(*database_, in));
+    TRY(batch.put_number(tag_key(in, to.tag), snapshot.value));
+    return write_pushed(batch, in);
   }
 
   Result<void> remove_tag(NamespaceId in, const std::string& tag) override {
     if (!TRY(database_->get_number(Family::kSnapshot, tag_key(in, tag)))) {
       return fail(ErrorCode::kNotFound, "there is no tag \"{}\"", tag);
     }
-    Batch batch(*database_);
-    batch.remove(Family::kSnapshot, tag_key(in, tag));
-    return database_->write(batch, Durability::kSynced);
+    AccountedBatch batch = TRY(AccountedBatch::begin(*database_, in));
+    TRY(batch.remove(tag_key(in, tag)));
+    return batch.write(Durability::kSynced);
   }
 
   Result<void> retire(NamespaceId in, const std::string& name) override {
     const SnapshotId snapshot = TRY(find_snapshot(in, name));
-    Batch batch(*database_);
+    AccountedBatch batch = TRY(AccountedBatch::begin(*database_, in));
     TRY(remove_names(batch, in, snapshot));
-    batch.put(Family::kSnapshot, retired_key(in, snapshot), {});
-    return database_->write(batch, Durability::kSynced);
+    TRY(batch.put(retired_key(in, snapshot), {}));
+    return batch.write(Durability::kSynced);
   }
 
   Result<void> remove(NamespaceId in, SnapshotId snapshot) override {
     TRY(manifest(in, snapshot));
-    Batch batch(*database_);
+    AccountedBatch batch = TRY(AccountedBatch::begin(*database_, in));
     TRY(remove_names(batch, in, snapshot));
-    batch.remove(Family::kSnapshot, retired_key(in, snapshot));
-    batch.remove(Family::kSnapshot, manifest_key(in, snapshot));
-    batch.remove_prefix(Family::kSnapshot, snapshot_key('p', in, snapshot));
-    batch.remove(Family::kSnapshot, cold_key(in, snapshot));
+    TRY(batch.remove(retired_key(in, snapshot)));
+    TRY(batch.remove(manifest_key(in, snapshot)));
+    TRY(batch.remove_prefix(snapshot_key('p', in, snapshot)));
+    TRY(batch.remove(cold_key(in, snapshot)));
     TRY(working_sets_.remove(batch, in, snapshot));
-    return database_->write(batch, Durability::kSynced);
+    return batch.write(Durability::kSynced);
   }
 
   Result<void> compact() override { return database_->compact(); }
@@ -365,18 +345,59 @@ class RocksStore final : public Store {
   }
 
   /// Adds to `batch` what deletes name and tags of a snapshot, whatever its manifest says.
-  Result<void> remove_names(Batch& batch, NamespaceId in, SnapshotId snapshot) {
+  Result<void> remove_names(AccountedBatch& batch, NamespaceId in, SnapshotId snapshot) {
     for (const char kind : {'n', 't'}) {
       TRY(database_->scan(Family::kSnapshot, prefixed(kind, in), {},
                           [&](std::string_view name, ByteSpan value) -> Result<bool> {
                             if (SnapshotId{TRY(parse_number(value))} == snapshot) {
-                              batch.remove(Family::kSnapshot,
-                                           prefixed(kind, in) + std::string(name));
+                              TRY(batch.remove(prefixed(kind, in) + std::string(name)));
                             }
                             return true;
                           }));
     }
     return {};
+  }
+
+  /// Makes room for pushes that have so much stored then: what restores have stored gives way.
+  /// kQuotaExceeded.
+  Result<void> admit(AccountedBatch& batch, NamespaceId in, std::uint64_t pushed_bytes) {
+    const std::uint64_t quota = TRY(settings(in)).quota_bytes;
+    if (quota == 0) return {};
+    if (pushed_bytes > quota) {
+      return fail(ErrorCode::kQuotaExceeded,
+                  "the namespace may have {} bytes stored, and this would make it {}", quota,
+                  pushed_bytes);
+    }
+    return working_sets_.make_room(batch, in, {.most_bytes = quota - pushed_bytes});
+  }
+
+  Result<void> write_pushed(AccountedBatch& batch, NamespaceId in) {
+    const std::uint64_t pushed = batch.after().pushed_bytes();
+    if (pushed > batch.before().pushed_bytes()) TRY(admit(batch, in, pushed));
+    TRY(batch.check_space());
+    return batch.write(Durability::kSynced);
+  }
+
+  /// One that was given out and that no namespace has.
+  Result<std::uint64_t> free_number() {
+    std::set<std::uint64_t> taken;
+    for (const NamedNamespace& each : TRY(namespaces())) taken.insert(each.id.value);
+    std::uint64_t free = 1;
+    while (taken.contains(free)) ++free;
+    if (free <= kMostNamespaces) return free;
+    return fail(ErrorCode::kLimitExceeded, "there are {} namespaces", kMostNamespaces);
+  }
+
+  Result<void> check_empty(NamespaceId in) {
+    for (const std::string_view kinds : {kPushedKinds, kRecordedKinds}) {
+      for (const char kind : kinds) {
+        TRY(database_->scan(Family::kSnapshot, prefixed(kind, in), {},
+                            [](std::string_view, ByteSpan) -> Result<bool> {
+                              return fail(ErrorCode::kBusy, "it has snapshots");
+                            }));
+      }
+    }
+    return chunks_.check_empty(in);
   }
 
   void follow(const std::stop_token& stop) {
@@ -401,7 +422,9 @@ class RocksStore final : public Store {
 
 Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory,
                                                 const StoreLimits& limits) {
-  return std::make_unique<RocksStore>(TRY(RocksDatabase::open(directory, limits)));
+  auto store = std::make_unique<RocksStore>(TRY(RocksDatabase::open(directory, limits)));
+  TRY(store->discard_packs());
+  return store;
 }
 
 Result<std::unique_ptr<Store>> open_rocks_replica(const std::string& directory,

@@ -2,15 +2,18 @@
 
 #include <array>
 #include <limits>
+#include <utility>
 
 #include "base/check.h"
+#include "base/log.h"
+#include "pageserver/limits.h"
+#include "pageserver/quota.h"
 #include "pageserver/sys/rocks_keys.h"
 
 namespace thaw {
 
 namespace {
 
-using Batch = RocksDatabase::Batch;
 using Durability = RocksDatabase::Durability;
 using message::PrefetchCounters;
 using message::RecordingSummary;
@@ -19,9 +22,9 @@ constexpr char kRecordings = 'r';
 constexpr char kSummaries = 'j';
 constexpr char kSet = 'w';
 constexpr char kGenerations = 'g';
+constexpr char kUnpublished = 'h';  // generations whose packs come before their set
 constexpr char kCounters = 'c';
 constexpr char kLastNumber = 'l';
-constexpr char kPackBytes = 'p';  // in the family of totals
 
 std::string numbered_key(char kind, NamespaceId in, SnapshotId snapshot, std::uint64_t number) {
   return snapshot_key(kind, in, snapshot) + number_key(number);
@@ -81,7 +84,7 @@ Result<WorkingSetState> RocksWorkingSets::state(NamespaceId in, SnapshotId snaps
     return true;
   };
   TRY(database_.scan(Family::kSnapshot, snapshot_key(kSummaries, in, snapshot), {}, visit));
-  const Generations all = TRY(generations(in, snapshot));
+  const Generations all = TRY(generations(kGenerations, in, snapshot));
   if (!all.empty()) state.generation = all.rbegin()->first;
   return state;
 }
@@ -115,73 +118,161 @@ Result<PrefetchCounters> RocksWorkingSets::counters(NamespaceId in, SnapshotId s
   return counters;
 }
 
-Result<void> RocksWorkingSets::put_pack(NamespaceId in, const PackId& id, ByteSpan pack) {
-  Batch batch(database_);
-  batch.put(Family::kPack, pack_key(in, id), as_text(pack));
-  TRY(database_.check_space(batch));
-  return database_.write(batch, Durability::kLogged);
+Result<void> RocksWorkingSets::put_packs(NamespaceId in, const PackId& first,
+                                         std::span<const Bytes> packs) {
+  const SnapshotId snapshot = first.snapshot;
+  AccountedBatch batch = TRY(AccountedBatch::begin(database_, in));
+  std::uint64_t sum = TRY(generations(kUnpublished, in, snapshot))[first.generation];
+  if (first.number == 0) {
+    batch.others().remove_range(Family::kPack, pack_key(in, first),
+                                pack_key(in, {snapshot, first.generation + 1, 0}));
+    batch.subtract_packs(std::exchange(sum, 0));
+  }
+  std::uint64_t added = 0;
+  PackId id = first;
+  for (const Bytes& pack : packs) {
+    batch.others().put(Family::kPack, pack_key(in, id), as_text(pack));
+    added += pack.size();
+    ++id.number;
+  }
+  batch.add_packs(added);
+  TRY(batch.put_number(numbered_key(kUnpublished, in, snapshot, first.generation), sum + added));
+  TRY(admit(batch, in, snapshot));
+  TRY(batch.check_space(limits::kRecordedReserves));
+  return batch.write(Durability::kLogged);
+}
+
+Result<void> RocksWorkingSets::discard_packs(NamespaceId in, SnapshotId snapshot) {
+  const Generations unpublished = TRY(generations(kUnpublished, in, snapshot));
+  if (unpublished.empty()) return {};
+  AccountedBatch batch = TRY(AccountedBatch::begin(database_, in));
+  for (const auto& [generation, bytes] : unpublished) {
+    batch.others().remove_range(Family::kPack, pack_key(in, {snapshot, generation, 0}),
+                                pack_key(in, {snapshot, generation + 1, 0}));
+    batch.subtract_packs(bytes);
+  }
+  TRY(batch.remove_prefix(snapshot_key(kUnpublished, in, snapshot)));
+  return batch.write(Durability::kLogged);
+}
+
+Result<void> RocksWorkingSets::discard_all_packs(NamespaceId in) {
+  std::set<SnapshotId> all;
+  TRY(database_.scan(Family::kSnapshot, prefixed(kUnpublished, in), {},
+                     [&](std::string_view key, ByteSpan) -> Result<bool> {
+                       all.insert({TRY(parse_number(as_bytes(key.substr(0, 8))))});
+                       return true;
+                     }));
+  for (const SnapshotId each : all) TRY(discard_packs(in, each));
+  return {};
 }
 
 Result<void> RocksWorkingSets::publish(NamespaceId in, const WorkingSet& set,
                                        const std::optional<NewRecording>& recording) {
   const SnapshotId snapshot = set.snapshot;
-  const Generations old = TRY(generations(in, snapshot));
+  const Generations old = TRY(generations(kGenerations, in, snapshot));
   CHECK(old.empty() || old.rbegin()->first < set.generation);
-  Batch batch(database_);
+  Generations unpublished = TRY(generations(kUnpublished, in, snapshot));
+  if (unpublished[set.generation] != set.pack_bytes()) {
+    return fail(ErrorCode::kBusy, "packs of the working set were deleted while it was made");
+  }
+  AccountedBatch batch = TRY(AccountedBatch::begin(database_, in));
   // What is neither of this set nor of the one before it: also packs whose set never came.
   const auto pack = [&](std::uint64_t generation, std::size_t number) {
     return pack_key(in, {snapshot, generation, static_cast<std::uint32_t>(number)});
   };
   const std::uint64_t before = old.empty() ? set.generation : old.rbegin()->first;
-  batch.remove_range(Family::kPack, pack(0, 0), pack(before, 0));
-  batch.remove_range(Family::kPack, pack(before + 1, 0), pack(set.generation, 0));
-  batch.remove_range(Family::kPack, pack(set.generation, set.packs.size()),
+  RocksDatabase::Batch& packs = batch.others();
+  packs.remove_range(Family::kPack, pack(0, 0), pack(before, 0));
+  packs.remove_range(Family::kPack, pack(before + 1, 0), pack(set.generation, 0));
+  packs.remove_range(Family::kPack, pack(set.generation, set.packs.size()),
                      packs_prefix(in, {snapshot.value + 1}));
-  std::uint64_t total = TRY(pack_bytes(in)) + set.pack_bytes();
   for (const auto& [generation, bytes] : old) {
     if (generation == before) continue;
-    batch.remove(Family::kSnapshot, numbered_key(kGenerations, in, snapshot, generation));
-    total -= bytes;
+    TRY(batch.remove(numbered_key(kGenerations, in, snapshot, generation)));
+    batch.subtract_packs(bytes);
   }
-  batch.put_number(Family::kSnapshot, numbered_key(kGenerations, in, snapshot, set.generation),
-                   set.pack_bytes());
-  batch.put_number(Family::kMeta, prefixed(kPackBytes, in), total);
-  batch.put(Family::kSnapshot, snapshot_key(kSet, in, snapshot), as_text(encode_working_set(set)));
+  for (const auto& [generation, bytes] : unpublished) {
+    if (generation != set.generation) batch.subtract_packs(bytes);
+  }
+  TRY(batch.remove_prefix(snapshot_key(kUnpublished, in, snapshot)));
+  TRY(batch.put_number(numbered_key(kGenerations, in, snapshot, set.generation), set.pack_bytes()));
+  TRY(batch.put(snapshot_key(kSet, in, snapshot), as_text(encode_working_set(set))));
   if (recording) {
     const std::uint64_t number = recording->summary.number;
-    batch.put_number(Family::kSnapshot, snapshot_key(kLastNumber, in, snapshot), number);
+    TRY(batch.put_number(snapshot_key(kLastNumber, in, snapshot), number));
     for (const char kind : {kRecordings, kSummaries}) {
-      batch.remove_range(Family::kSnapshot, snapshot_key(kind, in, snapshot),
-                         numbered_key(kind, in, snapshot, recording->oldest_kept));
+      TRY(batch.remove_prefix(snapshot_key(kind, in, snapshot),
+                              number_key(recording->oldest_kept)));
     }
-    batch.put(Family::kSnapshot, numbered_key(kRecordings, in, snapshot, number),
-              as_text(recording->sealed));
-    batch.put(Family::kSnapshot, numbered_key(kSummaries, in, snapshot, number),
-              encode_summary(recording->summary));
+    TRY(batch.put(numbered_key(kRecordings, in, snapshot, number), as_text(recording->sealed)));
+    TRY(batch.put(numbered_key(kSummaries, in, snapshot, number),
+                  encode_summary(recording->summary)));
   }
-  TRY(database_.check_space(batch));
-  return database_.write(batch, Durability::kSynced);
+  TRY(admit(batch, in, snapshot));
+  TRY(batch.check_space(limits::kRecordedReserves));
+  return batch.write(Durability::kSynced);
+}
+
+Result<void> RocksWorkingSets::admit(AccountedBatch& batch, NamespaceId in, SnapshotId snapshot) {
+  if (batch.after().recorded_bytes() <= batch.before().recorded_bytes()) return {};
+  const std::uint64_t quota = TRY(read_settings(database_, in)).quota_bytes;
+  const std::uint64_t share = working_set_share(quota, batch.after().pushed_bytes());
+  TRY(make_room(batch, in, {.most_bytes = share, .below = snapshot}));
+  if (batch.after().recorded_bytes() <= share) return {};
+  return fail(ErrorCode::kQuotaExceeded,
+              "recordings and working sets of the namespace may have {} bytes stored, and this "
+              "would make it {}",
+              share, batch.after().recorded_bytes());
+}
+
+Result<std::set<SnapshotId>> RocksWorkingSets::holders(NamespaceId in, SnapshotId below) {
+  std::set<SnapshotId> all;
+  for (const char kind : {kSummaries, kGenerations, kUnpublished}) {
+    TRY(database_.scan(Family::kSnapshot, prefixed(kind, in), {},
+                       [&](std::string_view key, ByteSpan) -> Result<bool> {
+                         const SnapshotId of{TRY(parse_number(as_bytes(key.substr(0, 8))))};
+                         if (of >= below) return false;
+                         all.insert(of);
+                         return true;
+                       }));
+  }
+  return all;
+}
+
+Result<void> RocksWorkingSets::make_room(AccountedBatch& batch, NamespaceId in, const Room& room) {
+  if (batch.after().recorded_bytes() <= room.most_bytes) return {};
+  std::size_t deleted = 0;
+  for (const SnapshotId each : TRY(holders(in, room.below))) {
+    if (batch.after().recorded_bytes() <= room.most_bytes) break;
+    TRY(remove_all_but_the_last_number(batch, in, each));
+    ++deleted;
+  }
+  if (deleted != 0) {
+    log_info("namespace {}: the quota is full, so {} snapshots lost their working sets", in.value,
+             deleted);
+  }
+  return {};
 }
 
 Result<void> RocksWorkingSets::withdraw(NamespaceId in, SnapshotId snapshot) {
-  Batch batch(database_);
+  AccountedBatch batch = TRY(AccountedBatch::begin(database_, in));
   TRY(remove_set(batch, in, snapshot));
-  return database_.write(batch, Durability::kSynced);
+  return batch.write(Durability::kSynced);
 }
 
 Result<void> RocksWorkingSets::drop_recording(NamespaceId in, SnapshotId snapshot,
                                               std::uint64_t number) {
-  Batch batch(database_);
+  AccountedBatch batch = TRY(AccountedBatch::begin(database_, in));
   for (const char kind : {kRecordings, kSummaries}) {
-    batch.remove(Family::kSnapshot, numbered_key(kind, in, snapshot, number));
+    TRY(batch.remove(numbered_key(kind, in, snapshot, number)));
   }
-  return database_.write(batch, Durability::kSynced);
+  return batch.write(Durability::kSynced);
 }
 
 Result<void> RocksWorkingSets::drop(NamespaceId in, SnapshotId snapshot) {
-  Batch batch(database_);
+  AccountedBatch batch = TRY(AccountedBatch::begin(database_, in));
   TRY(remove_all_but_the_last_number(batch, in, snapshot));
-  return database_.write(batch, Durability::kSynced);
+  return batch.write(Durability::kSynced);
 }
 
 Result<void> RocksWorkingSets::add(NamespaceId in, SnapshotId snapshot,
@@ -191,23 +282,18 @@ Result<void> RocksWorkingSets::add(NamespaceId in, SnapshotId snapshot,
   for (const auto field : kCounterFields) {
     value += number_key(sum(before.*field, report.*field));
   }
-  Batch batch(database_);
-  batch.put(Family::kSnapshot, snapshot_key(kCounters, in, snapshot), value);
-  TRY(database_.check_space(batch));
-  return database_.write(batch, Durability::kLogged);
+  AccountedBatch batch = TRY(AccountedBatch::begin(database_, in));
+  TRY(batch.put(snapshot_key(kCounters, in, snapshot), value));
+  TRY(batch.check_space(limits::kRecordedReserves));
+  return batch.write(Durability::kLogged);
 }
 
-Result<std::uint64_t> RocksWorkingSets::pack_bytes(NamespaceId in) {
-  return TRY(database_.get_number(Family::kMeta, prefixed(kPackBytes, in))).value_or(0);
-}
-
-Result<void> RocksWorkingSets::remove(Batch& batch, NamespaceId in, SnapshotId snapshot) {
+Result<void> RocksWorkingSets::remove(AccountedBatch& batch, NamespaceId in, SnapshotId snapshot) {
   TRY(remove_all_but_the_last_number(batch, in, snapshot));
-  batch.remove(Family::kSnapshot, snapshot_key(kLastNumber, in, snapshot));
-  return {};
+  return batch.remove(snapshot_key(kLastNumber, in, snapshot));
 }
 
-Result<RocksWorkingSets::Generations> RocksWorkingSets::generations(NamespaceId in,
+Result<RocksWorkingSets::Generations> RocksWorkingSets::generations(char kind, NamespaceId in,
                                                                     SnapshotId snapshot) {
   Generations found;
   const auto visit = [&](std::string_view key, ByteSpan bytes) -> Result<bool> {
@@ -215,27 +301,28 @@ Result<RocksWorkingSets::Generations> RocksWorkingSets::generations(NamespaceId 
     found.emplace(generation, TRY(parse_number(bytes)));
     return true;
   };
-  TRY(database_.scan(Family::kSnapshot, snapshot_key(kGenerations, in, snapshot), {}, visit));
+  TRY(database_.scan(Family::kSnapshot, snapshot_key(kind, in, snapshot), {}, visit));
   return found;
 }
 
-Result<void> RocksWorkingSets::remove_set(Batch& batch, NamespaceId in, SnapshotId snapshot) {
-  std::uint64_t total = TRY(pack_bytes(in));
-  const Generations all = TRY(generations(in, snapshot));
-  for (const auto& [generation, bytes] : all) total -= bytes;
-  batch.put_number(Family::kMeta, prefixed(kPackBytes, in), total);
-  for (const char kind : {kSet, kGenerations}) {
-    batch.remove_prefix(Family::kSnapshot, snapshot_key(kind, in, snapshot));
+Result<void> RocksWorkingSets::remove_set(AccountedBatch& batch, NamespaceId in,
+                                          SnapshotId snapshot) {
+  for (const char kind : kPackSums) {
+    for (const auto& [generation, bytes] : TRY(generations(kind, in, snapshot))) {
+      batch.subtract_packs(bytes);
+    }
+    TRY(batch.remove_prefix(snapshot_key(kind, in, snapshot)));
   }
-  batch.remove_prefix(Family::kPack, packs_prefix(in, snapshot));
+  TRY(batch.remove(snapshot_key(kSet, in, snapshot)));
+  batch.others().remove_prefix(Family::kPack, packs_prefix(in, snapshot));
   return {};
 }
 
-Result<void> RocksWorkingSets::remove_all_but_the_last_number(Batch& batch, NamespaceId in,
+Result<void> RocksWorkingSets::remove_all_but_the_last_number(AccountedBatch& batch, NamespaceId in,
                                                               SnapshotId snapshot) {
   TRY(remove_set(batch, in, snapshot));
   for (const char kind : {kRecordings, kSummaries, kCounters}) {
-    batch.remove_prefix(Family::kSnapshot, snapshot_key(kind, in, snapshot));
+    TRY(batch.remove_prefix(snapshot_key(kind, in, snapshot)));
   }
   return {};
 }

@@ -1,8 +1,11 @@
 #pragma once
 
+#include <cstdint>
 #include <map>
+#include <set>
 
 #include "pageserver/store.h"
+#include "pageserver/sys/rocks_account.h"
 #include "pageserver/sys/rocks_database.h"
 
 namespace thaw {
@@ -19,7 +22,9 @@ class RocksWorkingSets final : public WorkingSetStore {
   Result<PackRead> pack(NamespaceId in, const PackId& id) override;
   Result<message::PrefetchCounters> counters(NamespaceId in, SnapshotId snapshot) override;
 
-  Result<void> put_pack(NamespaceId in, const PackId& id, ByteSpan pack) override;
+  Result<void> put_packs(NamespaceId in, const PackId& first,
+                         std::span<const Bytes> packs) override;
+  Result<void> discard_packs(NamespaceId in, SnapshotId snapshot) override;
   Result<void> publish(NamespaceId in, const WorkingSet& set,
                        const std::optional<NewRecording>& recording) override;
   Result<void> withdraw(NamespaceId in, SnapshotId snapshot) override;
@@ -28,17 +33,29 @@ class RocksWorkingSets final : public WorkingSetStore {
   Result<void> add(NamespaceId in, SnapshotId snapshot,
                    const message::PrefetchCounters& report) override;
 
-  /// Of all published sets in a namespace.
-  Result<std::uint64_t> pack_bytes(NamespaceId in);
+  /// How much recordings, sets and packs may have, and which snapshots lose theirs for it.
+  struct Room {
+    std::uint64_t most_bytes;
+    SnapshotId below = {UINT64_MAX};  // those with lower ids, the lowest first
+  };
+  /// Adds to `batch` what deletes as much as it takes, or all that there is to delete.
+  Result<void> make_room(AccountedBatch& batch, NamespaceId in, const Room& room);
   /// Adds to `batch` what deletes everything of a snapshot, the last number of a recording too.
-  Result<void> remove(RocksDatabase::Batch& batch, NamespaceId in, SnapshotId snapshot);
+  Result<void> remove(AccountedBatch& batch, NamespaceId in, SnapshotId snapshot);
+  /// Deletes packs of all sets that were not published.
+  Result<void> discard_all_packs(NamespaceId in);
 
  private:
-  /// The generations that have packs, and the bytes of those.
+  /// Generations, and the bytes of their packs.
   using Generations = std::map<std::uint64_t, std::uint64_t>;
-  Result<Generations> generations(NamespaceId in, SnapshotId snapshot);
-  Result<void> remove_set(RocksDatabase::Batch& batch, NamespaceId in, SnapshotId snapshot);
-  Result<void> remove_all_but_the_last_number(RocksDatabase::Batch& batch, NamespaceId in,
+  /// Of sets that were published, or of those that were not, by kind.
+  Result<Generations> generations(char kind, NamespaceId in, SnapshotId snapshot);
+  /// Snapshots that have something which make_room() can delete.
+  Result<std::set<SnapshotId>> holders(NamespaceId in, SnapshotId below);
+  /// Makes room for what the batch adds for a snapshot; kQuotaExceeded.
+  Result<void> admit(AccountedBatch& batch, NamespaceId in, SnapshotId snapshot);
+  Result<void> remove_set(AccountedBatch& batch, NamespaceId in, SnapshotId snapshot);
+  Result<void> remove_all_but_the_last_number(AccountedBatch& batch, NamespaceId in,
                                               SnapshotId snapshot);
 
   RocksDatabase& database_;

@@ -232,17 +232,29 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   asio::awaitable<Result<Reply>> answer(const Request& request) {
     if (stranger_) co_return peer_.hello(request.message);
-    Result<Peer::Step> step = fail(ErrorCode::kIo, "no reply");
-    co_await do_on(is_quick(request.message) ? executors_.quick : executors_.bulk,
-                   [&] { step = peer_.handle(request.message, request.body); });
-    if (step && std::holds_alternative<Peer::NeedsBuild>(*step)) {
-      co_await do_on(executors_.bulk, [&] { step = peer_.build(request.message); });
+    Result<Peer::Step> step = Peer::NeedsTurn{};
+    for (unsigned turns = 0; step && !std::holds_alternative<Reply>(*step);) {
+      if (std::holds_alternative<Peer::NeedsTurn>(*step)) {
+        if (turns > 0) co_await pause(limits::kBuildTurnInterval);
+        if (turns > limits::kMostBuildTurns || (turns > 0 && stopping_)) {
+          co_return fail(ErrorCode::kBusy, "another peer's request is making the working set");
+        }
+        ++turns;
+        co_await do_on(is_quick(request.message) ? executors_.quick : executors_.bulk,
+                       [&] { step = peer_.handle(request.message, request.body); });
+      } else if (std::holds_alternative<Peer::NeedsBuild>(*step)) {
+        co_await do_on(executors_.bulk, [&] { step = peer_.build(request.message); });
+      } else {
+        co_await do_on(executors_.writer, [&] { step = peer_.finish_write(request.message); });
+      }
     }
     if (!step) co_return std::unexpected(step.error());
-    if (auto* const reply = std::get_if<Reply>(&*step)) co_return std::move(*reply);
-    Result<Reply> written = fail(ErrorCode::kIo, "no reply");
-    co_await do_on(executors_.writer, [&] { written = peer_.finish_write(request.message); });
-    co_return written;
+    co_return std::get<Reply>(*std::move(step));
+  }
+
+  asio::awaitable<void> pause(Nanoseconds time) {
+    asio::steady_timer timer(socket_.get_executor(), time);
+    co_await timer.async_wait(kUseAwaitable);
   }
 
   /// Has `work` done by these threads when it is this peer's turn, and comes back to the strand.

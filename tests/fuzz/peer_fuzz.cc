@@ -49,10 +49,13 @@ class Surroundings {
 Result<Reply> answer(Peer& peer, const Message& message, ByteSpan body) {
   if (peer.role() != message::Role::kControl) return peer.pages(message);
   auto step = peer.handle(message, body);
-  if (step && std::holds_alternative<Peer::NeedsBuild>(*step)) step = peer.build(message);
+  while (step && !std::holds_alternative<Reply>(*step)) {
+    CHECK(!std::holds_alternative<Peer::NeedsTurn>(*step));
+    const bool builds = std::holds_alternative<Peer::NeedsBuild>(*step);
+    step = builds ? peer.build(message) : peer.finish_write(message);
+  }
   if (!step) return std::unexpected(step.error());
-  if (std::holds_alternative<Reply>(*step)) return std::get<Reply>(*std::move(step));
-  return peer.finish_write(message);
+  return std::get<Reply>(*std::move(step));
 }
 
 /// What is served must be of the peer's own namespace, and fit a message.
@@ -89,7 +92,8 @@ void run(ByteSpan input) {
   }
   peer.reset();
   CHECK(surroundings.server().connections.taken().by_all == 0);
-  CHECK(surroundings.server().traffic(kMine).connections == 0);
+  Traffic* const traffic = surroundings.server().enter(kMine);
+  CHECK(traffic != nullptr && traffic->connections.fetch_sub(1) == 1);
   CHECK(surroundings.store().manifest(NamespaceId{2}, "other"));
 }
 

@@ -32,8 +32,18 @@ Result<std::vector<NamedNamespace>> MemoryStore::namespaces() {
 }
 
 Result<NamespaceId> MemoryStore::open_namespace(const std::string& name) {
-  const auto next = static_cast<std::uint16_t>(names_.size() + 1);
-  return names_.try_emplace(name, NamespaceId{next}).first->second;
+  const auto [entry, is_new] = names_.try_emplace(name, NamespaceId{});
+  if (is_new) entry->second = {++last_namespace_};
+  return entry->second;
+}
+
+Result<void> MemoryStore::remove_namespace(const std::string& name) {
+  const auto found = names_.find(name);
+  if (found == names_.end()) return not_found("namespace");
+  const Namespace& here = of(found->second);
+  if (!here.snapshots.empty() || !here.hashes.empty()) return fail(ErrorCode::kBusy, "not empty");
+  names_.erase(found);
+  return {};
 }
 
 Result<void> MemoryStore::set_settings(NamespaceId in, const message::NamespaceSettings& settings) {
@@ -249,9 +259,11 @@ Result<message::PrefetchCounters> MemoryStore::counters(NamespaceId in, Snapshot
   return found->sets.counters;
 }
 
-Result<void> MemoryStore::put_pack(NamespaceId in, const PackId& id, ByteSpan pack) {
-  Snapshot* const found = TRY(find(in, id.snapshot));
-  found->sets.packs[{id.generation, id.number}] = {pack.begin(), pack.end()};
+Result<void> MemoryStore::put_packs(NamespaceId in, const PackId& first,
+                                    std::span<const Bytes> packs) {
+  Snapshot* const found = TRY(find(in, first.snapshot));
+  std::uint32_t number = first.number;
+  for (const Bytes& pack : packs) found->sets.packs[{first.generation, number++}] = pack;
   return {};
 }
 

@@ -33,6 +33,7 @@ class MemoryStore final : public UnsupportedStore {
   Result<Bytes> cold_map(NamespaceId in, SnapshotId snapshot) override;
 
   Result<NamespaceId> open_namespace(const std::string& name) override;
+  Result<void> remove_namespace(const std::string& name) override;
   Result<void> set_settings(NamespaceId in, const message::NamespaceSettings& settings) override;
   Result<std::vector<StoredChunk>> put_chunks(NamespaceId in,
                                               std::span<const NewChunk> chunks) override;
@@ -81,13 +82,16 @@ class MemoryStore final : public UnsupportedStore {
   Result<Bytes> working_set(NamespaceId in, SnapshotId snapshot) override;
   Result<PackRead> pack(NamespaceId in, const PackId& id) override;
   Result<message::PrefetchCounters> counters(NamespaceId in, SnapshotId snapshot) override;
-  Result<void> put_pack(NamespaceId in, const PackId& id, ByteSpan pack) override;
+  Result<void> put_packs(NamespaceId in, const PackId& first,
+                         std::span<const Bytes> packs) override;
+  Result<void> discard_packs(NamespaceId, SnapshotId) override { return {}; }
   Result<void> publish(NamespaceId in, const WorkingSet& set,
                        const std::optional<NewRecording>& recording) override;
   Result<void> drop(NamespaceId in, SnapshotId snapshot) override;
   Result<void> add(NamespaceId in, SnapshotId snapshot,
                    const message::PrefetchCounters& report) override;
 
+  std::uint16_t last_namespace_ = 0;
   std::map<std::string, NamespaceId> names_;
   std::map<NamespaceId, Namespace> namespaces_;
   std::map<ChunkId, Bytes> chunks_;

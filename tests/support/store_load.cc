@@ -125,6 +125,7 @@ LoadClient::Operation LoadClient::draw_operation() {
       Operation{"read what others may not delete", 1, &LoadClient::read_pinned},
       Operation{"move a tag", 2, &LoadClient::move_tag},
       Operation{"label", 1, &LoadClient::label},
+      Operation{"record", 2, &LoadClient::record},
       Operation{"collect", 2, &LoadClient::collect},
   };
   return pick_weighted(generator_, kOperations);
@@ -290,6 +291,21 @@ Result<void> LoadClient::label(Connections& to) {
   TRY(to.control.change_labels({*name, {{Ledger::kMarkLabel, mark}}, {}}));
   possible = {mark};
   return {};
+}
+
+/// What is stored of it, the store's check at the end counts.
+Result<void> LoadClient::record(Connections& to) {
+  const auto name = draw_own();
+  if (!name) return {};
+  const Manifest manifest = TRY(to.control.show(*name));
+  Recording recording{.content_hash = manifest.content_hash,
+                      .created_unix_ms = generator_(),
+                      .regions = {},
+                      .touches = {}};
+  const std::uint64_t pages = manifest.spec.memory_pages().value;
+  const std::uint64_t first = pick(generator_, pages);
+  for (std::uint64_t page = first; page < pages; ++page) recording.touches.push_back({{page}, 0});
+  return to.control.put_recording(manifest.snapshot, recording);
 }
 
 Result<void> LoadClient::collect(Connections& to) {

@@ -84,6 +84,7 @@ class LoadClient {
   Result<void> read_pinned(Connections& to);
   Result<void> move_tag(Connections& to);
   Result<void> label(Connections& to);
+  Result<void> record(Connections& to);
   Result<void> collect(Connections& to);
   Result<void> store_image(Connections& to, const DrawnImage& image, const DrawnImage* parent);
   Result<void> work(const TcpAddress& server, const std::set<ErrorCode>& expected,

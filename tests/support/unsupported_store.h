@@ -32,6 +32,7 @@ class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkee
   Result<Bytes> page_map_segment(NamespaceId, SnapshotId, std::uint32_t) override { return no(); }
   Result<Bytes> cold_map(NamespaceId, SnapshotId) override { return no(); }
   Result<NamespaceId> open_namespace(const std::string&) override { return no(); }
+  Result<void> remove_namespace(const std::string&) override { return no(); }
   Result<void> set_settings(NamespaceId, const message::NamespaceSettings&) override {
     return no();
   }
@@ -61,7 +62,10 @@ class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkee
   Result<Bytes> working_set(NamespaceId, SnapshotId) override { return no(); }
   Result<PackRead> pack(NamespaceId, const PackId&) override { return no(); }
   Result<message::PrefetchCounters> counters(NamespaceId, SnapshotId) override { return no(); }
-  Result<void> put_pack(NamespaceId, const PackId&, ByteSpan) override { return no(); }
+  Result<void> put_packs(NamespaceId, const PackId&, std::span<const Bytes>) override {
+    return no();
+  }
+  Result<void> discard_packs(NamespaceId, SnapshotId) override { return no(); }
   Result<void> publish(NamespaceId, const WorkingSet&,
                        const std::optional<NewRecording>&) override {
     return no();
