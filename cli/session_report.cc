@@ -88,6 +88,13 @@ void print_upgrades(const HandlerReport& handler) {
   print_out("upgrades: {}{}\n\n", handler.upgrades, end);
 }
 
+/// Before it is full, since a session is refused then.
+void print_index(const HandlerReport& handler) {
+  if (handler.index_bytes < handler.index_bytes_most / 4 * 3) return;
+  print_out("page maps take {} of {} of memory (--index-mib of the fault handler)\n\n",
+            human_bytes(handler.index_bytes), human_bytes(handler.index_bytes_most));
+}
+
 }  // namespace
 
 void print_sessions(const HandlerReport& handler, OutputForm form) {
@@ -98,6 +105,7 @@ void print_sessions(const HandlerReport& handler, OutputForm form) {
   }
   print_upgrades(handler);
   print_trouble(handler);
+  print_index(handler);
   std::vector<std::vector<std::string>> rows{
       {"SESSION", "SNAPSHOT", "STATE", "PID", "FAULTS", "FETCHED", "AROUND", "ZERO", "PREFETCHED",
        "LATE", "WAITING", "RECEIVED", "P50 US", "P99 US", "OUTCOME"}};

@@ -17,12 +17,17 @@ class ChunkPlaces {
   /// A page with this chunk, of several any.
   std::optional<PageIndex> find(ChunkId chunk) const;
 
+  std::size_t run_count() const { return runs_.size(); }
+  /// What a run takes of memory.
+  static constexpr std::size_t kRunBytes = 24;
+
  private:
   struct Run {
     ChunkId chunk;
     PageCount length;
     PageIndex first;
   };
+  static_assert(sizeof(Run) == kRunBytes);
   std::vector<Run> runs_;  // by chunk, none twice
 };
 

@@ -32,7 +32,7 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised sup
       places_(options_.servers.begin(), options_.servers.end()),
       unresolved_(options_.unresolved),
       servers_(options_.servers),
-      source_(servers_),
+      source_(servers_, options_.index_budget),
       placement_(options_.placement),
       images_(options_.image_budget),
       on_serving_(std::move(supervised.on_serving)),
@@ -205,6 +205,8 @@ HandlerReport Daemon::list() const {
   for (const auto& [origin, links] : links_) handler.hedges += links->demand.hedges();
   handler.sessions.assign(sessions_.ended().begin(), sessions_.ended().end());
   handler.damaged = damage_.noted();
+  handler.index_bytes = source_.budget().held().value;
+  handler.index_bytes_most = source_.budget().most().value;
   handler.unserved_us = static_cast<std::uint64_t>(sessions_.outage().count()) / 1000;
   handler.totals = sessions_.ended_totals();
   for (const auto& [id, session] : sessions_.all()) {

@@ -35,6 +35,7 @@ struct DaemonOptions {
   std::uint32_t record_every = 0;
   PlacementOptions placement;
   ByteCount image_budget;  // of the host images together
+  ByteCount index_budget;  // of page maps together
 };
 
 /// The fault handler: its sessions, its links to the page servers, and what control commands do

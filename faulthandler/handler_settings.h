@@ -36,6 +36,7 @@ struct HandlerSettings {
   std::uint32_t around = 64;
   std::uint32_t record_every = 64;
   std::uint64_t images_mib = usable_memory().value / 2 >> 20;
+  std::uint64_t index_mib = std::max<std::uint64_t>(64, usable_memory().value / 16 >> 20);
   std::string http{};
   unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
   std::string log_file{};

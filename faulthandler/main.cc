@@ -212,7 +212,8 @@ thaw::Result<int> run_handler(thaw::UniqueFd supervisor, thaw::UniqueFd pulse,
                           .around = settings.around,
                           .record_every = settings.record_every,
                           .placement = placement,
-                          .image_budget = {settings.images_mib << 20}});
+                          .image_budget = {settings.images_mib << 20},
+                          .index_budget = {settings.index_mib << 20}});
   thaw::BackgroundTask reload([&] {
     if (tls != nullptr) tls->reload();
   });
@@ -397,6 +398,12 @@ void add_options(CLI::App& app, Options& options) {
          "What shared images of snapshots may take up together; those that no VM uses are "
          "kept within it for the next VM. Half of this host's memory, or of what the cgroup "
          "of the handler may use")
+      ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
+      ->capture_default_str();
+  app.add_option("--index-mib", settings.index_mib,
+                 "What the page maps of all snapshots in use may take of memory together; a "
+                 "session beyond it is refused. A sixteenth of this host's memory, or of what the "
+                 "cgroup of the handler may use")
       ->check(CLI::Range(std::uint64_t{1}, std::uint64_t{1} << 24))
       ->capture_default_str();
   app.add_option("--http", settings.http,

@@ -113,6 +113,10 @@ std::vector<MetricFamily> metrics(const HandlerReport& handler) {
           .add(static_cast<double>(handler.damaged)),
       counter("unserved_seconds", "Time without a process that serves, before this one did.")
           .add(static_cast<double>(handler.unserved_us) / 1e6),
+      gauge("index_bytes", "Memory that page maps of snapshots take.")
+          .add(static_cast<double>(handler.index_bytes)),
+      gauge("index_bytes_most", "Memory that page maps may take (--index-mib).")
+          .add(static_cast<double>(handler.index_bytes_most)),
       counter("hedges", "Requests that went to a second page server, the first being slow.")
           .add(static_cast<double>(handler.hedges)),
       up,

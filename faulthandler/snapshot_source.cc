@@ -14,6 +14,16 @@ bool is_damage(const Error& error) {
          error.code() == ErrorCode::kChecksumMismatch || error.code() == ErrorCode::kCorrupt;
 }
 
+/// What an image takes of memory, its file included, which is in memory too.
+ByteCount memory_of(const SnapshotImage& image) {
+  return {image.map.run_count() * PageMap::kRunBytes + image.cold.size() * sizeof(PageRange) +
+          file_size(image.file).value_or(ByteCount{0}).value};
+}
+
+ByteCount memory_of(const ChunkPlaces& places) {
+  return {places.run_count() * ChunkPlaces::kRunBytes};
+}
+
 }  // namespace
 
 SnapshotSource::Key SnapshotSource::key_of(const SnapshotImage& image) {
@@ -43,6 +53,17 @@ void SnapshotSource::keep(Cache<T>& cache, const Key& key, const std::shared_ptr
   cache[key] = value;
 }
 
+template <typename T>
+std::shared_ptr<const T> SnapshotSource::share(T value, IndexBudget::Held held) const {
+  struct Charged {
+    std::shared_ptr<IndexBudget> budget;  // destroyed last
+    T value;
+    IndexBudget::Held held;
+  };
+  const auto charged = std::make_shared<const Charged>(budget_, std::move(value), std::move(held));
+  return {charged, &charged->value};
+}
+
 Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient& client,
                                                                       const Key& key,
                                                                       Manifest manifest) {
@@ -63,7 +84,8 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
   }
   SnapshotImage image{key.first, std::move(manifest), *std::move(map), std::move(cold)};
   TRY(keep_snapshot_image(image));
-  auto shared = std::make_shared<const SnapshotImage>(std::move(image));
+  auto held = TRY(budget_->take(memory_of(image)));
+  auto shared = share(std::move(image), std::move(held));
   keep(images_, key, shared);
   return shared;
 }
@@ -75,22 +97,37 @@ void SnapshotSource::report(const Key& key) const {
     log_warning("nobody was told of a damaged page map or working set: {}", told.error().message());
 }
 
-std::shared_ptr<const ChunkPlaces> SnapshotSource::places_of(const Key& key,
-                                                             const SnapshotImage& image) {
+Result<std::shared_ptr<const ChunkPlaces>> SnapshotSource::places_of(const Key& key,
+                                                                     const SnapshotImage& image) {
   if (auto places = find(places_, key)) return places;
-  auto places = std::make_shared<const ChunkPlaces>(image.map, image.manifest.spec.memory_pages());
+  ChunkPlaces made(image.map, image.manifest.spec.memory_pages());
+  auto held = TRY(budget_->take(memory_of(made)));
+  auto places = share(std::move(made), std::move(held));
   keep(places_, key, places);
   return places;
 }
 
+std::shared_ptr<const ChunkPlaces> SnapshotSource::adopted_places_of(const SnapshotImage& image) {
+  const Key key = key_of(image);
+  if (auto places = find(places_, key)) return places;
+  ChunkPlaces made(image.map, image.manifest.spec.memory_pages());
+  auto held = budget_->take_anyway(memory_of(made));
+  auto places = share(std::move(made), std::move(held));
+  keep(places_, key, places);
+  return places;
+}
+
+/// Its VM runs already, so it is not refused.
 Result<PreparedSnapshot> SnapshotSource::adopt(UniqueFd file, MemoryUse use) {
   // Sessions of one snapshot share the file, and it is read once.
   auto image = find_file(TRY(file_number(file)));
   if (image == nullptr) {
-    image = std::make_shared<const SnapshotImage>(TRY(read_snapshot_image(std::move(file))));
+    SnapshotImage read = TRY(read_snapshot_image(std::move(file)));
+    auto held = budget_->take_anyway(memory_of(read));
+    image = share(std::move(read), std::move(held));
     keep(images_, key_of(*image), image);
   }
-  auto places = use == MemoryUse::kShared ? places_of(key_of(*image), *image) : nullptr;
+  auto places = use == MemoryUse::kShared ? adopted_places_of(*image) : nullptr;
   return PreparedSnapshot{std::move(image), std::move(places), nullptr};
 }
 
@@ -130,7 +167,8 @@ Result<PreparedSnapshot> SnapshotSource::prepare_from(PageClient& client,
     if (is_damage(working_set.error())) report(key);
     log_warning("{} without its working set: {}", wish.snapshot, working_set.error().message());
   }
-  auto places = wish.use == MemoryUse::kShared ? places_of(key, *image) : nullptr;
+  std::shared_ptr<const ChunkPlaces> places;
+  if (wish.use == MemoryUse::kShared) places = TRY(places_of(key, *image));
   return PreparedSnapshot{image, std::move(places), std::move(set), has_no_set};
 }
 

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "faulthandler/chunk_places.h"
+#include "faulthandler/index_budget.h"
 #include "faulthandler/page_servers.h"
 #include "faulthandler/prefetch_set.h"
 #include "faulthandler/snapshot_image.h"
@@ -44,15 +45,21 @@ struct PreparedSnapshot {
 /// to the server.
 class SnapshotSource {
  public:
-  explicit SnapshotSource(PageServers& servers) : servers_(servers) {}
+  /// `most_index` is what page maps and their inverses may take of memory.
+  SnapshotSource(PageServers& servers, ByteCount most_index)
+      : servers_(servers), budget_(std::make_shared<IndexBudget>(most_index)) {}
 
   /// The image and its working set; the VMM's state is in its file then. kNotFound, kUnavailable
-  /// and whatever the page client or the file says; kStopped soon after a stop was requested. A
-  /// working set that cannot be had is done without.
+  /// and whatever the page client or the file says; kLimitExceeded when memory for page maps is
+  /// used up; kStopped soon after a stop was requested. A working set that cannot be had is done
+  /// without.
   Result<PreparedSnapshot> prepare(const SnapshotWish& wish, const std::stop_token& stop = {});
   /// The image that another process has kept in this file. `use` says whether its chunks' places
   /// are wanted. What read_snapshot_image() says.
   Result<PreparedSnapshot> adopt(UniqueFd file, MemoryUse use);
+
+  /// What page maps take, and may take.
+  const IndexBudget& budget() const { return *budget_; }
 
  private:
   /// Ids are never reused inside an origin, so an image is known by them.
@@ -72,9 +79,15 @@ class SnapshotSource {
   /// Tells the page servers that its page map or working set came damaged.
   void report(const Key& key) const;
   Result<PreparedSnapshot> prepare_from(PageClient& client, const SnapshotWish& wish);
-  std::shared_ptr<const ChunkPlaces> places_of(const Key& key, const SnapshotImage& image);
+  Result<std::shared_ptr<const ChunkPlaces>> places_of(const Key& key, const SnapshotImage& image);
+  /// Something that is shared, with its part of the budget.
+  template <typename T>
+  std::shared_ptr<const T> share(T value, IndexBudget::Held held) const;
+  /// The inverse of a page map that is adopted.
+  std::shared_ptr<const ChunkPlaces> adopted_places_of(const SnapshotImage& image);
 
   PageServers& servers_;
+  const std::shared_ptr<IndexBudget> budget_;  // also of what outlives this
   std::mutex mutex_;
   Cache<SnapshotImage> images_;  // guarded by mutex_, as what follows
   Cache<ChunkPlaces> places_;

@@ -205,6 +205,8 @@ void members(Is<HandlerReport> auto& object, auto visit) {
   visit("hedges", object.hedges);
   visit("damaged", object.damaged);
   visit("unserved_us", object.unserved_us);
+  visit("index_bytes", object.index_bytes);
+  visit("index_bytes_most", object.index_bytes_most);
   visit("totals", object.totals);
   visit("sessions", object.sessions);
 }

@@ -217,6 +217,8 @@ struct HandlerReport {
   std::uint64_t hedges = 0;       // requests that went to a second server, the first being slow
   std::uint64_t damaged = 0;      // chunks and packs that were refused by their checksum
   std::uint64_t unserved_us = 0;  // from the death of the process before this until it served
+  std::uint64_t index_bytes = 0;  // of memory that page maps of snapshots take
+  std::uint64_t index_bytes_most = 0;  // that they may take
   SessionTotals totals{};
   std::vector<SessionReport> sessions;
   friend bool operator==(const HandlerReport&, const HandlerReport&) = default;

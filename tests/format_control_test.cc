@@ -143,6 +143,8 @@ TEST(ControlReply, EveryKindRoundTrips) {
       .hedges = 3,
       .damaged = 5,
       .unserved_us = 7,
+      .index_bytes = 8,
+      .index_bytes_most = 10,
       .totals = {.sessions = 4, .faults = {.total = 9, .fetched = 9}, .poisoned_pages = 6},
       .sessions = {SessionReport{}, full_report()}});
   expect_round_trip_of_reply(

@@ -32,7 +32,7 @@ class SnapshotSourceTest : public testing::Test {
   ScratchDirectory directory_;
   PageServer server_{path("store")};
   PageServers servers_{resolve_servers(server_.address(), {}, nullptr).value()};
-  SnapshotSource source_{servers_};
+  SnapshotSource source_{servers_, {1u << 20}};
 };
 
 TEST_F(SnapshotSourceTest, SessionsOfASnapshotShareWhatIsKnownOfIt) {
@@ -61,6 +61,33 @@ TEST_F(SnapshotSourceTest, NameStandsForOneContentOnly) {
   push(2);
 
   EXPECT_EQ(code_of(source_.prepare({"default", pinned})), ErrorCode::kHashMismatch);
+}
+
+TEST_F(SnapshotSourceTest, PageMapsOfAllSnapshotsHaveABudget) {
+  const auto held = [&] { return source_.budget().held().value; };
+  EXPECT_EQ(held(), 0u);
+  {
+    const PreparedSnapshot own = prepare(MemoryUse::kOwn);
+    const std::uint64_t map = held();
+    EXPECT_GE(map, own.image->map.run_count() * PageMap::kRunBytes);
+    const PreparedSnapshot shared = prepare(MemoryUse::kShared);
+    EXPECT_EQ(held(), map + shared.places->run_count() * ChunkPlaces::kRunBytes);
+    const PreparedSnapshot third = prepare(MemoryUse::kShared);
+    EXPECT_EQ(held(), map + shared.places->run_count() * ChunkPlaces::kRunBytes) << "shared";
+  }
+  EXPECT_EQ(held(), 0u);
+
+  SnapshotSource small(servers_, {100});
+  const auto refused = small.prepare({"default", "snapshot", MemoryUse::kOwn});
+  EXPECT_EQ(code_of(refused), ErrorCode::kLimitExceeded);
+  EXPECT_NE(refused.error().message().find("--index-mib"), std::string::npos);
+  EXPECT_EQ(small.budget().held(), ByteCount{0});
+
+  // What another process has begun goes on.
+  const PreparedSnapshot kept = prepare(MemoryUse::kShared);
+  const auto adopted = small.adopt(duplicate(kept.image->file).value(), MemoryUse::kShared);
+  ASSERT_TRUE(succeeded(adopted));
+  EXPECT_GT(small.budget().held(), small.budget().most());
 }
 
 TEST_F(SnapshotSourceTest, SameNumbersOfAnotherStoreAreAnotherSnapshot) {

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <mutex>
+#include <utility>
+
+#include "base/error.h"
+#include "base/types.h"
+
+namespace thaw {
+
+/// Snapshots whose pages lie in many runs have page maps of many megabytes, and whoever may push
+/// chooses how many. So what this host keeps of all snapshots together has a bound, and a session
+/// beyond it is refused before it harms those that run. Locks itself.
+class IndexBudget {
+ public:
+  /// A part of the budget; gives it back when it goes.
+  class Held {
+   public:
+    Held(Held&& other) noexcept
+        : budget_(std::exchange(other.budget_, nullptr)), bytes_(other.bytes_) {}
+    Held& operator=(Held&&) = delete;
+    ~Held();
+
+   private:
+    friend IndexBudget;
+    Held(IndexBudget& budget, ByteCount bytes) : budget_(&budget), bytes_(bytes) {}
+    IndexBudget* budget_;
+    ByteCount bytes_;
+  };
+
+  explicit IndexBudget(ByteCount most) : most_(most) {}
+  IndexBudget(const IndexBudget&) = delete;
+  IndexBudget& operator=(const IndexBudget&) = delete;
+
+  /// kLimitExceeded.
+  Result<Held> take(ByteCount bytes);
+  /// For what is there in any case, such as that of a process before this one.
+  Held take_anyway(ByteCount bytes);
+
+  ByteCount most() const { return most_; }
+  ByteCount held() const;
+
+ private:
+  const ByteCount most_;
+  mutable std::mutex mutex_;
+  ByteCount held_{0};  // guarded by mutex_
+};
+
+}  // namespace thaw
