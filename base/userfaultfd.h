@@ -58,6 +58,10 @@ struct FillResult {
   ByteCount done;        // bytes filled from the start of the range
   int error_number = 0;  // for kNoMemory and kFailed
 };
+/// Whether it is worth another attempt later.
+inline bool is_hindered(const FillResult& result) {
+  return result.outcome == FillOutcome::kRemoving || result.outcome == FillOutcome::kNoMemory;
+}
 /// "ENOMEM 12".
 std::string errno_name(int error_number);
 /// "Cannot allocate memory (ENOMEM 12)".

@@ -48,6 +48,10 @@ inline constexpr std::array kAttacks{
            "8 threads fault and give pages back without end"},
     Attack{"shared_flood", "shared-flood", GuestKind::kShared, "flooding",
            "the same in the host image"},
+    Attack{"slow_mm", "slow-mm", GuestKind::kOwn, "storming",
+           "4 threads hold the lock of its address space, 4 fault"},
+    Attack{"shared_slow_mm", "shared-slow-mm", GuestKind::kShared, "storming",
+           "the same in the host image"},
     Attack{"shreds", "shared-shreds", GuestKind::kShared, "given back",
            "1,024 regions of the host image in pieces, 50,000 mappings, a page given back"}};
 

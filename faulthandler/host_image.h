@@ -103,6 +103,7 @@ class HostImage final : private VmMemory::Owner {
   void stop_vm(const std::string& reason) override { give_up(reason); }
   Unservable on_unservable(PageIndex page, const std::string& reason) override;
   void on_memory_short(const std::string& what) override;
+  void on_memory_slow(const std::string& what) override { on_memory_short(what); }
   void on_faults() override {}
   void on_window_end(std::vector<Touch>) override {}
   void on_detached() override {}

@@ -29,6 +29,7 @@ struct KeepMessage {
     kSettings = 10,  // what the next handler is to run by, which stands in kRecord
     // From the supervisor.
     kKept = 5,     // a session of the handler before; session 0 is the control socket, its listener
+                   // `value`: how many handlers in a row have stood still on its memory
     kAllKept = 6,  // that is all; `value`: the highest number that a session has had
     kArrived = 7,  // what became of the wait for a session's VMM; without descriptors: it cannot
                    // be served, as `text` says

@@ -81,6 +81,22 @@ inline constexpr std::chrono::seconds kMemoryPatience{60};
 /// Between two log lines of one VM that there is none.
 inline constexpr std::chrono::seconds kMemoryLogInterval{10};
 
+// Memory on which system calls take long, as its VMM decides.
+/// A call up to this long counts for nothing.
+inline constexpr std::chrono::milliseconds kFairCall{1};
+/// What one VM's longer calls may cost the loop at once, and the part of all time that they may
+/// cost it for ever. Beyond that they are made on a thread of the VM's own.
+inline constexpr std::chrono::milliseconds kSlowBudget{5};
+inline constexpr std::int64_t kSlowShare = 200;
+/// How long no call may be slow until the loop makes them again: at first, and at most. Twice as
+/// long each time that the VM becomes slow again within kSlowForgotten.
+inline constexpr std::chrono::seconds kQuietFirst{1};
+inline constexpr std::chrono::seconds kQuietMost{64};
+inline constexpr std::chrono::minutes kSlowForgotten{1};
+/// For so long the loop may wait for a worker that puts pages in before that counts as a call: the
+/// worker may have lost its CPU.
+inline constexpr std::chrono::milliseconds kFairGate{20};
+
 // Prefetch.
 inline constexpr std::size_t kPrefetchBuffers = 8;  // of a link, to receive into
 inline constexpr std::size_t kPrefetchBufferBytes = 512u << 10;

@@ -66,6 +66,7 @@ void MemoryRoom::stop() {
 }
 
 bool MemoryRoom::open() {
+  if (closed()) return false;
   if (workers_ == nullptr) return true;
   const Clock::rep left = fresh_until_.load(std::memory_order_relaxed) - in(Nanoseconds(0));
   const bool open = left > 0 && credit_.load(std::memory_order_relaxed) > 0;
@@ -77,6 +78,7 @@ bool MemoryRoom::open() {
 
 bool MemoryRoom::open_or_look() {
   if (open()) return true;
+  if (closed()) return false;
   look_now();
   return open();
 }

@@ -52,6 +52,9 @@ class MemoryRoom {
   }
   /// The kernel had no memory, whatever was seen: there is no room for a while.
   void note_refusal();
+  /// No favour takes anything until it is opened again, whatever room there is.
+  void close() { closed_ = true; }
+  void reopen() { closed_ = false; }
   /// May be destroyed once finished().
   void stop();
   bool finished() const { return !looking_.active(); }
@@ -64,13 +67,14 @@ class MemoryRoom {
     credit_.fetch_sub(static_cast<std::int64_t>(bytes.value), std::memory_order_relaxed);
   }
   /// The same for zeros, which take memory only where a file is behind guest memory.
-  bool open_for_zeros() { return !zeros_cost() || open(); }
+  bool open_for_zeros() { return !closed() && (!zeros_cost() || open()); }
   void spend_zeros(ByteCount bytes) {
     if (zeros_cost()) spend(bytes);
   }
 
   /// On a worker: looks if it has to.
   bool open_or_look();
+  bool closed() const { return closed_.load(std::memory_order_relaxed); }
   bool zeros_cost() const { return zeros_cost_.load(std::memory_order_relaxed); }
 
   /// "the tmpfs behind guest memory" when the last look found less than a reserve there; else
@@ -89,6 +93,7 @@ class MemoryRoom {
   std::atomic<Clock::rep> fresh_until_ = 0;
   std::atomic<Clock::rep> refused_until_ = 0;
   std::atomic<bool> wanted_ = false;
+  std::atomic<bool> closed_ = false;
   std::atomic<bool> zeros_cost_ = true;
   WorkerTask looking_;
 

@@ -434,7 +434,7 @@ bool Prefetch::finished() const {
 }
 
 std::optional<CopyGate::Reading> Prefetch::reading() {
-  if (in_pool_ == 0 || userfaultfd_ == nullptr) return std::nullopt;
+  if (!may_be_copying()) return std::nullopt;
   return std::optional<CopyGate::Reading>(std::in_place, gate_);
 }
 
@@ -450,7 +450,7 @@ PageCount Prefetch::filling() const {
 PrefetchSummary Prefetch::summary() const {
   PrefetchSummary summary = summary_;
   const bool pending = state_ == PrefetchState::kStreaming || plan_.hydrate_bytes_per_s > 0;
-  summary.state = starved_ && pending ? PrefetchState::kShortOfMemory : state_;
+  summary.state = starved_ && pending && !room_.closed() ? PrefetchState::kShortOfMemory : state_;
   return summary;
 }
 

@@ -85,6 +85,9 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   /// is needed when no copy can be under way.
   std::optional<CopyGate::Reading> reading();
 
+  /// Whether a worker may be putting pages in, for whom reading() would wait.
+  bool may_be_copying() const { return in_pool_ > 0 && userfaultfd_ != nullptr; }
+
   /// Pages that were put in, and how many more may have been that are not counted yet.
   std::uint64_t filled_pages() const { return filled_pages_; }
   PageCount filling() const;

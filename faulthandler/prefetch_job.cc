@@ -15,7 +15,8 @@ void PrefetchJob::work(WorkerPool::Tools& tools) {
 }
 
 bool PrefetchJob::has_room() {
-  return (content_ == Content::kZeros && !room->zeros_cost()) || room->open_or_look();
+  const bool free = content_ == Content::kZeros && !room->zeros_cost();
+  return (free && !room->closed()) || room->open_or_look();
 }
 
 void PrefetchJob::note_spent(const Run& run) {

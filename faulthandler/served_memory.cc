@@ -30,6 +30,10 @@ void ServedMemory::connect() {
   if (prefetch_ != nullptr) prefetch_->begin();
 }
 
+void ServedMemory::distrust() {
+  if (account_.begin(Clock::now())) become_slow();
+}
+
 void ServedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   record_.keep(regions.regions());
   if (!begin(std::move(userfaultfd), std::move(regions))) return;
@@ -97,19 +101,31 @@ void ServedMemory::stop() {
 
 bool ServedMemory::finished() const {
   return !reading_.active() && !retrying_.active() && !unsticking_.active() &&
-         !windowing_.active() && !guest_look_.active() && room_.finished() &&
+         !windowing_.active() && !guest_look_.active() && room_.finished() && !thread_.active() &&
          (prefetch_ == nullptr || prefetch_->finished());
 }
 
 void ServedMemory::on_events(int result) {
   if (!serving_) return;
   if (result < 0 || (result & POLLERR) != 0) return give_up("waiting for faults failed");
+  if (!may_read()) return thread_.active() ? void() : retry_later();
   drain_events();
   retry_delayed();
   ask_for_wanted();
   // Beginning a look takes a lock, for which no fault that is under way shall wait.
   if (asked_ == 0) room_.look_if_wanted(core_.missing());
-  if (serving_ && !given_up_) loop_.poll(userfaultfd_, POLLIN, reading_);
+  await_events();
+}
+
+void ServedMemory::await_events() {
+  if (!serving_ || given_up_ || thread_.active() || reading_.active()) return;
+  loop_.poll(userfaultfd_, POLLIN, reading_);
+}
+
+bool ServedMemory::may_read() const {
+  // A worker may be as long in a call as the thread. It begins no other one for slow memory.
+  const bool waits = account_.slow() && prefetch_ != nullptr && prefetch_->may_be_copying();
+  return !thread_.active() && !waits;
 }
 
 void ServedMemory::give_up(const std::string& reason) {
@@ -119,7 +135,9 @@ void ServedMemory::give_up(const std::string& reason) {
 
 void ServedMemory::drain_events() {
   // From here until what was read has taken effect nobody else puts pages in.
+  const auto begun = Clock::now();
   auto reading = prefetch_ != nullptr ? prefetch_->reading() : std::nullopt;
+  if (reading) note_call(Clock::now() - begun - limits::kFairGate);
   if (const auto read = events_.read(userfaultfd_); !read) give_up(read.error().message());
   if (reading && events_.has_changes()) reading->note_change();
   const auto applied = events_.apply_changes(userfaultfd_, regions_, *this);
@@ -230,7 +248,7 @@ void ServedMemory::ask_for_wanted() {
 
 void ServedMemory::choose_riders(std::span<const WantedPage> pages) {
   riders_.clear();
-  if (records() || shortage_.active()) return;
+  if (records() || gets_no_favours()) return;
   for (const WantedPage& wanted : pages) {
     const HandoffRegion* const region = regions_.find(wanted.page);
     if (region == nullptr || region->page_size.value != kPageBytes || wanted.attempts > 0) continue;
@@ -313,7 +331,9 @@ std::uint64_t ServedMemory::filled_pages() const {
 }
 
 PageCount ServedMemory::filling() const {
-  return prefetch_ != nullptr ? prefetch_->filling() : PageCount{0};
+  PageCount pages = prefetch_ != nullptr ? prefetch_->filling() : PageCount{0};
+  for (const Call& call : calls_) pages += call.unit.count;
+  return pages;
 }
 
 void ServedMemory::add_to(SessionReport& report) const {
@@ -337,7 +357,7 @@ void ServedMemory::add_to(SessionReport& report) const {
   report.recorded_pages = options_.window_use == WindowUse::kRecord ? recorder_.count() : 0;
   if (serving_) {
     report.waiting_pages = wanted_.size() - next_wanted_ + asked_ + delayed_.size() +
-                           delayed_zeros_.size() + stuck_.size() + huge_.waiting();
+                           delayed_zeros_.size() + calls_.size() + stuck_.size() + huge_.waiting();
     if (shortage_.active()) report.memory_waiting_pages = delayed_.size() + delayed_zeros_.size();
     if (shortage_.active() || report.prefetch.state == PrefetchState::kShortOfMemory) {
       report.short_of = room_.short_of();

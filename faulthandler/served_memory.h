@@ -11,6 +11,7 @@
 #include "base/histogram.h"
 #include "base/userfaultfd.h"
 #include "base/vcpu_activity.h"
+#include "faulthandler/call_account.h"
 #include "faulthandler/chunk_source.h"
 #include "faulthandler/demand_link.h"
 #include "faulthandler/event_queue.h"
@@ -20,6 +21,7 @@
 #include "faulthandler/memory_record.h"
 #include "faulthandler/memory_room.h"
 #include "faulthandler/memory_shortage.h"
+#include "faulthandler/own_thread.h"
 #include "faulthandler/prefetch.h"
 #include "faulthandler/recorder.h"
 #include "faulthandler/regions.h"
@@ -57,6 +59,10 @@ struct ServeOptions {
 /// chunk, or as zeros where the snapshot has zeros or the guest gave the page back. On the loop's
 /// thread.
 ///
+/// A VM on whose memory system calls take long is served in turns: its events are read and its
+/// fills decided here, the calls are made on a thread of its own, and no event is read meanwhile.
+/// So what was decided is as right as if it had been done at once. It gets no favours then.
+///
 /// A fault that is answered without a surprise allocates nothing, takes no lock and logs nothing.
 class ServedMemory final : public VmMemory,
                            public ChunkSink,
@@ -73,6 +79,7 @@ class ServedMemory final : public VmMemory,
   virtual ~ServedMemory() { link_.forget(*this); }
 
   void connect() override;
+  void distrust() override;
   void start(UniqueFd userfaultfd, RegionTable regions) override;
   void adopt(UniqueFd userfaultfd) override;
   void stop() override;
@@ -96,9 +103,36 @@ class ServedMemory final : public VmMemory,
     WantedPage wanted;
     std::unique_ptr<PlainPage> content;
   };
+  /// A fill as the kernel is asked for it.
+  struct Call {
+    WantedPage wanted;
+    PageRange unit;
+    HostAddress address;
+    WriteTracking tracking = WriteTracking::kOff;
+    ByteSpan from{};                            // empty: zeros
+    HugeFills::Fill* huge = nullptr;            // which it ends
+    std::unique_ptr<PlainPage> kept = nullptr;  // where `from` is, if nowhere else
+    FillResult result{FillOutcome::kRemoving, {0}};
+  };
 
   /// No more events are read: what a VMM that is left waiting still does costs nothing.
   void give_up(const std::string& reason);
+
+  /// Has more events read when there are any.
+  void await_events();
+  /// Whether events may be read at once: no call is under way, and no wait for one begins.
+  bool may_read() const;
+
+  // Slow memory.
+  /// A call on the memory, or a wait for one, took so long.
+  void note_call(Nanoseconds took);
+  void become_slow();
+  void look_if_quiet();
+  /// Has the fills that wait made on the thread, as many as may be at once.
+  void begin_calls();
+  /// On the thread.
+  void make_calls();
+  void on_calls_made();
 
   /// Where its regions lie.
   std::vector<AddressRange> ranges() const;
@@ -163,15 +197,26 @@ class ServedMemory final : public VmMemory,
   /// Where the next page of the run is to be decoded to. Puts the run in if this one does not
   /// continue it.
   MutablePageSpan next_in_run(PageIndex page);
+  /// What puts the page in: `content`, or zeros. Nothing when its memory is gone, which is noted.
+  std::optional<Call> call_for(const WantedPage& wanted, std::optional<PageSpan> content);
+  std::optional<Call> call_for(HugeFills::Fill& fill);
+  /// What makes a page or a huge page zero: hugetlbfs has no zero page. Nothing when there are no
+  /// zeros for it: then the VM is given up.
+  std::optional<Call> zeros_for(const WantedPage& wanted, const HandoffRegion& region,
+                                PageRange unit);
+  static FillResult make(const UniqueFd& userfaultfd, const Call& call);
+  /// What becomes of it.
+  void finish(const Call& call, const FillResult& result);
   /// Puts in the run.
   void fill_run();
   void fill_huge(HugeFills::Fill& fill);
   /// It is in, or never will be. The next one begins.
   void end_huge(HugeFills::Fill& fill);
-  /// Puts in neighbours. REQUIRES, as of zero_unit(): they are in the region.
+  /// Puts in neighbours. REQUIRES: they are in the region.
   FillResult copy_in(const HandoffRegion& region, PageIndex first, ByteSpan content);
-  /// Puts in zeros for a page or a huge page: hugetlbfs has no zero page.
-  FillResult zero_unit(const HandoffRegion& region, PageRange unit);
+  FillResult make_now(const Call& call);
+  /// Whether the guest gets nothing that it has not asked for.
+  bool gets_no_favours() const { return shortage_.active() || account_.slow(); }
   /// What becomes of a fill that no REMOVE held up.
   void settle(const FillResult& result, HostAddress address, PageRange unit,
               Clock::time_point since);
@@ -181,7 +226,7 @@ class ServedMemory final : public VmMemory,
 
   // Too little memory.
   /// Whether fills wait for the next attempt, which comes by timer.
-  bool holds_back() const { return shortage_.active() && !attempts_; }
+  bool holds_back() const { return account_.slow() || (shortage_.active() && !attempts_); }
   void note_shortage(const FillResult& result);
   void end_shortage();
   std::string shortage_text() const;
@@ -193,6 +238,8 @@ class ServedMemory final : public VmMemory,
   void lose_patience();
   void retry_delayed();
   void on_retry_timer();
+  /// After attempts.
+  void go_on();
   void retry_later();
   /// What every fill does with an outcome that is none of its own business.
   void note_failure(const FillResult& result, PageRange unit);
@@ -228,6 +275,11 @@ class ServedMemory final : public VmMemory,
   std::optional<Clock::time_point> told_of_shortage_;
   std::optional<Clock::time_point> told_of_starving_;
   std::set<PageIndex> unservable_;  // of those, that have waited too long, which was said
+
+  CallAccount account_;
+  std::vector<Call> calls_;      // the thread's while it is active
+  Nanoseconds longest_call_{0};  // among them
+  OwnThread thread_{loop_, [this] { make_calls(); }, [this] { on_calls_made(); }};
 
   Recorder recorder_;
   Clock::time_point begun_;  // to serve

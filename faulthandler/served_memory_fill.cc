@@ -7,19 +7,71 @@
 namespace thaw {
 
 void ServedMemory::fill(const WantedPage& wanted, std::optional<PageSpan> content) {
-  const HandoffRegion* const region = regions_.find(wanted.page);
-  if (region == nullptr) return note_failure({FillOutcome::kRangeGone, {0}}, {wanted.page, {1}});
-  const HostAddress address = RegionTable::address_in(*region, wanted.page);
-  const PageRange unit = unit_of(wanted.page, *region);
   if (!core_.takes_content(wanted.page)) content.reset();
+  const auto call = call_for(wanted, content);
+  if (!call) return;
   if (holds_back()) return delay(wanted, content);
-  const FillResult result =
-      content ? copy_in(*region, wanted.page, *content) : zero_unit(*region, unit);
-  if (result.outcome == FillOutcome::kNoMemory) note_shortage(result);
-  if (result.outcome == FillOutcome::kRemoving || result.outcome == FillOutcome::kNoMemory) {
-    return delay(wanted, content);
+  finish(*call, make_now(*call));
+}
+
+std::optional<ServedMemory::Call> ServedMemory::call_for(const WantedPage& wanted,
+                                                         std::optional<PageSpan> content) {
+  const HandoffRegion* const region = regions_.find(wanted.page);
+  if (region == nullptr) {
+    note_failure({FillOutcome::kRangeGone, {0}}, {wanted.page, {1}});
+    return std::nullopt;
   }
-  settle(result, address, unit, wanted.since);
+  const PageRange unit = unit_of(wanted.page, *region);
+  if (!content) return zeros_for(wanted, *region, unit);
+  return Call{.wanted = wanted,
+              .unit = unit,
+              .address = RegionTable::address_in(*region, wanted.page),
+              .tracking = region->tracking,
+              .from = *content};
+}
+
+std::optional<ServedMemory::Call> ServedMemory::zeros_for(const WantedPage& wanted,
+                                                          const HandoffRegion& region,
+                                                          PageRange unit) {
+  Call call{.wanted = wanted,
+            .unit = unit,
+            .address = RegionTable::address_in(region, unit.first),
+            .tracking = region.tracking};
+  if (unit.count != kHugePages) return call;
+  const auto zeros = huge_.zeros();
+  if (zeros) {
+    call.from = *zeros;
+    return call;
+  }
+  give_up(fmt::format("filling page {} failed: {}", unit.first.value, zeros.error().message()));
+  return std::nullopt;
+}
+
+FillResult ServedMemory::make(const UniqueFd& userfaultfd, const Call& call) {
+  if (call.from.empty()) return zero_pages(userfaultfd, call.address, bytes_of(call.unit.count));
+  return copy_pages(userfaultfd, call.address, call.from, Waiters::kWake, call.tracking);
+}
+
+FillResult ServedMemory::make_now(const Call& call) {
+  const auto begun = Clock::now();
+  const FillResult result = make(userfaultfd_, call);
+  note_call(Clock::now() - begun);
+  return result;
+}
+
+void ServedMemory::finish(const Call& call, const FillResult& result) {
+  if (result.outcome == FillOutcome::kNoMemory) note_shortage(result);
+  if (is_hindered(result) && call.huge != nullptr) {
+    ++delayed_fills_;
+    return retry_later();
+  }
+  if (is_hindered(result)) {
+    const bool is_page = call.from.size() == kPageBytes;
+    return delay(call.wanted,
+                 is_page ? std::optional(call.from.first<kPageBytes>()) : std::nullopt);
+  }
+  settle(result, call.address, call.unit, call.wanted.since);
+  if (call.huge != nullptr) end_huge(*call.huge);
 }
 
 void ServedMemory::settle(const FillResult& result, HostAddress address, PageRange unit,
@@ -46,12 +98,14 @@ void ServedMemory::note_filled(PageRange pages) {
 
 void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& region) {
   if (!core_.takes_content(wanted.page) || region.page_size.value != kPageBytes || records() ||
-      shortage_.active() || !room_.open_for_zeros()) {
+      gets_no_favours() || !room_.open_for_zeros()) {
     return fill(wanted, std::nullopt);
   }
   const PageRange zeros = core_.zeros_around(wanted.page, RegionTable::pages_of(region));
-  const FillResult result =
-      zero_pages(userfaultfd_, RegionTable::address_in(region, zeros.first), bytes_of(zeros.count));
+  const FillResult result = make_now({.wanted = wanted,
+                                      .unit = zeros,
+                                      .address = RegionTable::address_in(region, zeros.first),
+                                      .from = {}});
   filled_pages_ += pages_for(result.done).value;
   note_filled({zeros.first, pages_for(result.done)});
   if (result.outcome != FillOutcome::kFilled) return fill(wanted, std::nullopt);
@@ -61,13 +115,14 @@ void ServedMemory::fill_zeros(const WantedPage& wanted, const HandoffRegion& reg
 }
 
 void ServedMemory::fill_again(const WantedPage& wanted, const HandoffRegion& region) {
-  const HostAddress address = RegionTable::address_in(region, wanted.page);
   const PageRange unit = unit_of(wanted.page, region);
   if (holds_back()) return delay(wanted, std::nullopt);
-  const FillResult result = zero_unit(region, unit);
+  const auto call = zeros_for(wanted, region, unit);
+  if (!call) return;
+  const FillResult result = make_now(*call);
   switch (result.outcome) {
     case FillOutcome::kExists:
-      return wake_pages(userfaultfd_, address, bytes_of(unit.count));
+      return wake_pages(userfaultfd_, call->address, bytes_of(unit.count));
     case FillOutcome::kFilled:
       core_.on_remove(unit.first, unit.count);
       return;
@@ -89,7 +144,7 @@ bool ServedMemory::fill_locally(PageIndex page, const HandoffRegion& region,
   if (!content) return false;
   ++local_pages_;
   fill(wanted, content);
-  if (records() || shortage_.active() || !room_.open()) return true;
+  if (records() || gets_no_favours() || !room_.open()) return true;
   core_.around(page, RegionTable::pages_of(region), limits::kMaxBatchRiders, [&](PageIndex other) {
     const auto beside = options_.local->find(core_.chunk_of(other));
     if (!beside) return static_cast<void>(core_.on_left_out(other));
@@ -122,10 +177,10 @@ void ServedMemory::fill_run() {
     const HandoffRegion* const region = regions_.find(rest.first);
     const std::size_t at = (rest.first - first).value;
     const FillResult result =
-        region == nullptr    ? FillResult{FillOutcome::kRangeGone, {0}}
-        : shortage_.active() ? FillResult{FillOutcome::kNoMemory, {0}}
-                             : copy_in(*region, rest.first,
-                                       as_bytes(std::span(*run_).subspan(at, rest.count.value)));
+        region == nullptr   ? FillResult{FillOutcome::kRangeGone, {0}}
+        : gets_no_favours() ? FillResult{FillOutcome::kNoMemory, {0}}
+                            : copy_in(*region, rest.first,
+                                      as_bytes(std::span(*run_).subspan(at, rest.count.value)));
     around_pages_ += pages_for(result.done).value;
     filled_pages_ += pages_for(result.done).value;
     done(pages_for(result.done));
@@ -148,23 +203,25 @@ void ServedMemory::fill_run() {
 }
 
 void ServedMemory::fill_huge(HugeFills::Fill& fill) {
-  const PageRange unit{fill.first, kHugePages};
   if (holds_back()) return retry_later();
-  if (const HandoffRegion* const region = regions_.find(fill.first); region != nullptr) {
-    const HostAddress address = RegionTable::address_in(*region, fill.first);
-    const FillResult result = core_.takes_content(fill.first)
-                                  ? copy_in(*region, fill.first, fill.buffer.bytes())
-                                  : zero_unit(*region, unit);
-    if (result.outcome == FillOutcome::kNoMemory) note_shortage(result);
-    if (result.outcome == FillOutcome::kRemoving || result.outcome == FillOutcome::kNoMemory) {
-      ++delayed_fills_;
-      return retry_later();
-    }
-    settle(result, address, unit, fill.since);
-  } else {
+  const auto call = call_for(fill);
+  if (call) finish(*call, make_now(*call));
+}
+
+std::optional<ServedMemory::Call> ServedMemory::call_for(HugeFills::Fill& fill) {
+  const PageRange unit{fill.first, kHugePages};
+  const WantedPage wanted{.page = fill.first, .chunk = kNoChunk, .since = fill.since};
+  const HandoffRegion* const region = regions_.find(fill.first);
+  if (region == nullptr) {
     note_failure({FillOutcome::kRangeGone, {0}}, unit);
+    end_huge(fill);
+    return std::nullopt;
   }
-  end_huge(fill);
+  auto call = zeros_for(wanted, *region, unit);
+  if (!call) return std::nullopt;
+  if (core_.takes_content(fill.first)) call->from = fill.buffer.bytes();
+  call->huge = &fill;
+  return call;
 }
 
 void ServedMemory::end_huge(HugeFills::Fill& fill) {
@@ -175,18 +232,11 @@ void ServedMemory::end_huge(HugeFills::Fill& fill) {
 }
 
 FillResult ServedMemory::copy_in(const HandoffRegion& region, PageIndex first, ByteSpan content) {
-  return copy_pages(userfaultfd_, RegionTable::address_in(region, first), content, Waiters::kWake,
-                    region.tracking);
-}
-
-FillResult ServedMemory::zero_unit(const HandoffRegion& region, PageRange unit) {
-  if (unit.count != kHugePages) {
-    return zero_pages(userfaultfd_, RegionTable::address_in(region, unit.first),
-                      bytes_of(unit.count));
-  }
-  const auto zeros = huge_.zeros();
-  if (!zeros) return {FillOutcome::kFailed, {0}, zeros.error().error_number()};
-  return copy_in(region, unit.first, *zeros);
+  return make_now({.wanted = {},
+                   .unit = {first, pages_for({content.size()})},
+                   .address = RegionTable::address_in(region, first),
+                   .tracking = region.tracking,
+                   .from = content});
 }
 
 void ServedMemory::note_failure(const FillResult& result, PageRange unit) {
@@ -207,7 +257,7 @@ void ServedMemory::delay(const WantedPage& wanted, std::optional<PageSpan> conte
     delayed_zeros_.emplace(wanted.page, wanted.since);
   } else if (delayed_.size() >= limits::kMaxDelayedFills) {
     // Too much to keep: its chunk is asked for again.
-    return shortage_.active() ? set_aside(wanted) : wanted_.push_back(wanted);
+    return gets_no_favours() ? set_aside(wanted) : wanted_.push_back(wanted);
   } else {
     DelayedFill& later = delayed_.emplace_back(DelayedFill{wanted, nullptr});
     later.content = std::make_unique_for_overwrite<PlainPage>();
@@ -254,14 +304,22 @@ void ServedMemory::retry_delayed() {
 
 void ServedMemory::on_retry_timer() {
   if (!serving_) return;
+  if (thread_.active()) return;  // after which it goes on
   delay_ = std::min<Nanoseconds>(delay_ * 2, limits::kDelayedMost);
+  if (!may_read()) return retry_later();
   // The REMOVE that is in the way may still be unread.
   if (!given_up_) drain_events();
+  if (account_.slow()) return begin_calls();
   attempts_ = true;
   retry_delayed();
   attempts_ = false;
+  go_on();
+}
+
+void ServedMemory::go_on() {
   lose_patience();
   ask_for_wanted();
+  await_events();
   const auto waits = [](const HugeFills::Fill& fill) { return fill.active && fill.missing == 0; };
   if (serving_ && (has_delayed() || std::ranges::any_of(huge_.fills(), waits))) retry_later();
 }

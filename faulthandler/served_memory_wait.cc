@@ -92,6 +92,7 @@ void ServedMemory::tell_of_shortage() {
 }
 
 void ServedMemory::on_prefetch_starved() {
+  if (account_.slow()) return;
   const auto now = Clock::now();
   if (told_of_starving_ && now - *told_of_starving_ < limits::kMemoryLogInterval) return;
   told_of_starving_ = now;
@@ -102,6 +103,7 @@ void ServedMemory::on_prefetch_starved() {
 
 void ServedMemory::on_room_seen() {
   if (!serving_) return;
+  look_if_quiet();
   tell_of_shortage();
   if (prefetch_ != nullptr) prefetch_->on_room_seen();
 }
@@ -142,9 +144,7 @@ void ServedMemory::poison(const WantedPage& wanted) {
   const HostAddress address = RegionTable::address_in(*region, unit.first);
   const FillResult result = poison_pages(userfaultfd_, address, bytes_of(unit.count));
   // Behind the REMOVE that is in the way it is looked at again.
-  if (result.outcome == FillOutcome::kRemoving || result.outcome == FillOutcome::kNoMemory) {
-    return set_aside(wanted);
-  }
+  if (is_hindered(result)) return set_aside(wanted);
   if (result.outcome != FillOutcome::kFilled) return settle(result, address, unit, wanted.since);
   poisoned_pages_ += unit.count.value;
   note_filled(unit);

@@ -194,6 +194,10 @@ void Session::on_memory_short(const std::string& what) {
   log_warning("session {}: {}", options_.id, what);
 }
 
+void Session::on_memory_slow(const std::string& what) {
+  log_warning("session {}: {}", options_.id, what);
+}
+
 void Session::on_window_end(std::vector<Touch> touches) {
   owner_.on_window_end(*this, std::move(touches));
 }

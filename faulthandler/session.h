@@ -59,6 +59,8 @@ class Session final : private VmMemory::Owner {
   /// The socket that its VMM is to connect to, as `kept` has it. Removed if the session ends before
   /// one has come; the supervisor does that too, and where this process may not. Before start().
   void own_socket(KeptSession kept) { socket_ = std::move(kept); }
+  /// A fault handler has stood still on its memory. Before start().
+  void distrust() { memory_->distrust(); }
   /// Begins to get ready for the VMM.
   void start();
   /// The VMM has come, or will not come. One whose memory was served before, as the record says, is
@@ -98,6 +100,7 @@ class Session final : private VmMemory::Owner {
   /// Looks for pages that have waited too long, and comes back.
   void watch_waiting();
   void on_memory_short(const std::string& what) override;
+  void on_memory_slow(const std::string& what) override;
   void on_faults() override { owner_.on_faults(vmm_.pid); }
   void on_window_end(std::vector<Touch> touches) override;
   void on_detached() override;

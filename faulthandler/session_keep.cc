@@ -94,8 +94,10 @@ Result<void> SessionKeep::begin_handler(UniqueFd connection) {
   channel_->send({.kind = KeepMessage::Kind::kKept, .descriptors = std::move(control)});
   for (const auto& [id, entry] : sessions_) {
     if (is_set_aside(entry)) continue;
-    channel_->send(
-        {.kind = KeepMessage::Kind::kKept, .session = id, .descriptors = entry.kept.share()});
+    channel_->send({.kind = KeepMessage::Kind::kKept,
+                    .session = id,
+                    .value = entry.stalls,
+                    .descriptors = entry.kept.share()});
   }
   channel_->send({.kind = KeepMessage::Kind::kUpgraded,
                   .value = upgrades_.settled,

@@ -94,7 +94,7 @@ void SessionTable::on_message(KeepMessage message) {
         control_ = std::move(message.descriptors[KeptRole::kListener]);
       } else {
         take_in_hand(message.session);
-        adopt(message.session, std::move(message.descriptors));
+        adopt(message.session, std::move(message.descriptors), message.value);
       }
       return;
     case KeepMessage::Kind::kAllKept:
@@ -123,8 +123,8 @@ void SessionTable::on_message(KeepMessage message) {
   }
 }
 
-void SessionTable::adopt(std::uint64_t id, KeptSession kept) {
-  const auto adopted = try_to_adopt(id, kept);
+void SessionTable::adopt(std::uint64_t id, KeptSession kept, std::uint64_t stalls) {
+  const auto adopted = try_to_adopt(id, kept, stalls);
   if (adopted) return;
   // No VM is killed for what passes.
   const ErrorCode code = adopted.error().code();
@@ -138,7 +138,7 @@ void SessionTable::adopt(std::uint64_t id, KeptSession kept) {
   supervisor_.send({.kind = KeepMessage::Kind::kDrop, .session = id});
 }
 
-Result<void> SessionTable::try_to_adopt(std::uint64_t id, KeptSession& kept) {
+Result<void> SessionTable::try_to_adopt(std::uint64_t id, KeptSession& kept, std::uint64_t stalls) {
   MemoryRecord record = TRY(MemoryRecord::open(TRY(duplicate(kept[KeptRole::kRecord]))));
   Service service = TRY(owner_.adopt(record, kept));
   service.options.serve.window = {};
@@ -146,6 +146,7 @@ Result<void> SessionTable::try_to_adopt(std::uint64_t id, KeptSession& kept) {
   if (kept.has(KeptRole::kArrival)) arrival = TRY(arrival_of(kept, {}));
   Session& session = make_session(id, std::move(service), std::move(record));
   if (!arrival) session.own_socket(kept.share_socket());
+  if (stalls > 0) session.distrust();
   session.start();
   if (arrival) session.on_arrival(*std::move(arrival));
   return {};

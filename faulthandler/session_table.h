@@ -65,8 +65,9 @@ class SessionTable {
  private:
   void on_message(KeepMessage message);
   /// Goes on with a session of the handler before. One that nobody can go on with is stopped.
-  void adopt(std::uint64_t id, KeptSession kept);
-  Result<void> try_to_adopt(std::uint64_t id, KeptSession& kept);
+  /// `stalls`: handlers that have stood still on its memory.
+  void adopt(std::uint64_t id, KeptSession kept, std::uint64_t stalls);
+  Result<void> try_to_adopt(std::uint64_t id, KeptSession& kept, std::uint64_t stalls);
   void on_arrival(std::uint64_t id, KeptSession arrived, const std::string& text);
   Session& make_session(std::uint64_t id, Service service, MemoryRecord record);
   void drop(const Session& session);

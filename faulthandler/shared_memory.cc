@@ -6,6 +6,8 @@
 
 #include <poll.h>
 
+#include "base/queue_time.h"
+
 namespace thaw {
 
 namespace {
@@ -75,6 +77,10 @@ void SharedMemory::connect() {
   image_.add(*this);
 }
 
+void SharedMemory::distrust() {
+  if (account_.begin(Clock::now())) owner_.on_memory_slow(kSlow);
+}
+
 void SharedMemory::start(UniqueFd userfaultfd, RegionTable regions) {
   record_.keep(regions.regions());
   if (begin(std::move(userfaultfd), std::move(regions)) && !is_proven_) probe();
@@ -132,8 +138,13 @@ void SharedMemory::stop() {
 }
 
 void SharedMemory::on_events(int result) {
-  if (!serving_ || given_up_) return;
+  if (!serving_ || given_up_ || thread_.active()) return;
   if (result < 0 || (result & POLLERR) != 0) return give_up("waiting for faults failed");
+  drain_events();
+  await_events();
+}
+
+void SharedMemory::drain_events() {
   if (const auto read = events_.read(userfaultfd_); !read) give_up(read.error().message());
   const auto applied = events_.apply_changes(userfaultfd_, regions_, *this);
   if (!applied) give_up(applied.error().message());
@@ -146,7 +157,11 @@ void SharedMemory::on_events(int result) {
   if (any) owner_.on_faults();
   if (!wanted_.empty()) image_.demand(wanted_);
   wanted_.clear();
-  if (serving_ && !given_up_) loop_.poll(userfaultfd_, POLLIN, reading_);
+}
+
+void SharedMemory::await_events() {
+  if (!serving_ || given_up_ || thread_.active() || reading_.active()) return;
+  loop_.poll(userfaultfd_, POLLIN, reading_);
 }
 
 void SharedMemory::answer_fault(HostAddress address, Clock::time_point now) {
@@ -160,9 +175,7 @@ void SharedMemory::answer_fault(HostAddress address, Clock::time_point now) {
   const PageState state = image_.state(*page);
   if (is_removed(*page) || state == PageState::kPresent) {
     ++(is_removed(*page) ? faults_.removed : faults_.present);
-    // Where there was no memory just now, the next attempt is the timer's.
-    if (shortage_.active()) return static_cast<void>(held_back_.emplace(*page, HeldBack{now}));
-    return is_removed(*page) ? fill_zeros(*page) : show(*page);
+    return let_on(*page, now);
   }
   const bool comes = state == PageState::kComing || state == PageState::kWanted;
   const bool zero = !image_.snapshot().map.chunk_of(*page).valid();
@@ -237,9 +250,17 @@ void SharedMemory::on_present(PageRange pages) {
   const PageIndex end = pages.first + pages.count;
   for (auto each = waiting_.lower_bound(pages.first);
        each != waiting_.end() && each->first < end && !given_up_; each = waiting_.erase(each)) {
-    show(each->first);
+    let_on(each->first, each->second);
     latency_.record(Clock::now() - each->second);
   }
+}
+
+void SharedMemory::let_on(PageIndex page, Clock::time_point since) {
+  if (holds_back()) {
+    held_back_.emplace(page, HeldBack{since});
+    return set_retry_timer();
+  }
+  return is_removed(page) ? fill_zeros(page) : show(page);
 }
 
 void SharedMemory::show(PageIndex page) {
@@ -249,21 +270,28 @@ void SharedMemory::show(PageIndex page) {
     return;
   }
   const HostAddress address = RegionTable::address_in(*region, page);
+  const auto begun = Clock::now();
   settle(show_pages(userfaultfd_, address, {kPageBytes}), page, address);
-  if (!has_minor_faults_ || given_up_ || shortage_.active()) return;
-  const PageRange near = RegionTable::pages_of(*region);
+  if (has_minor_faults_ && !given_up_ && !holds_back()) show_beside(page, *region);
+  note_call(Clock::now() - begun);
+}
+
+void SharedMemory::show_beside(PageIndex page, const HandoffRegion& region) {
+  const PageRange near = RegionTable::pages_of(region);
   const PageIndex first = std::max(near.first, {page.value / kShownBlock * kShownBlock});
   const PageIndex end = std::min(near.first + near.count, first + PageCount{kShownBlock});
   for (PageIndex other = first; other < end; other += PageCount{1}) {
     // A favour: one that fails raises its own fault.
     if (other == page || is_removed(other) || !image_.is_present(other)) continue;
-    show_pages(userfaultfd_, RegionTable::address_in(*region, other), {kPageBytes});
+    show_pages(userfaultfd_, RegionTable::address_in(region, other), {kPageBytes});
   }
 }
 
 void SharedMemory::fill_zeros(PageIndex page) {
   const HostAddress address = RegionTable::address_in(*regions_.find(page), page);
+  const auto begun = Clock::now();
   settle(zero_pages(userfaultfd_, address, {kPageBytes}), page, address);
+  note_call(Clock::now() - begun);
 }
 
 void SharedMemory::settle(const FillResult& result, PageIndex page, HostAddress address) {
@@ -274,8 +302,11 @@ void SharedMemory::settle(const FillResult& result, PageIndex page, HostAddress 
       ++redundant_fills_;
       break;
     case FillOutcome::kRemoving:
+      // If the vCPU were woken, it would fault again and again until the VMM has taken the page.
       ++delayed_fills_;
-      break;
+      removing_ = true;
+      held_back_.emplace(page, HeldBack{Clock::now()});
+      return set_retry_timer();
     case FillOutcome::kRangeGone:
       ++gone_fills_;
       break;
@@ -300,30 +331,106 @@ void SharedMemory::hold_back(const FillResult& result, PageIndex page) {
                                        errno_name(result.error_number)));
   }
   shortage_.note(result.error_number, now);
-  if (!retrying_.active()) loop_.wait(shortage_.pause(), retrying_);
+  set_retry_timer();
+}
+
+void SharedMemory::set_retry_timer() {
+  if (retrying_.active() || thread_.active()) return;
+  loop_.wait(shortage_.active() ? shortage_.pause() : delay_, retrying_);
 }
 
 void SharedMemory::on_retry_timer() {
+  if (!serving_ || given_up_ || thread_.active()) return;
+  delay_ = std::min<Nanoseconds>(delay_ * 2, limits::kDelayedMost);
+  // The REMOVE that is in the way may still be unread.
+  drain_events();
   if (!serving_ || given_up_) return;
+  removing_ = false;
+  if (account_.slow()) return begin_calls();
   const auto due = std::exchange(held_back_, {});
-  const std::uint64_t failures = shortage_.failures();
+  bool hindered = false;
   for (const auto& [page, held] : due) {
-    // Where there is no memory for one there is none for the others.
-    if (shortage_.failures() == failures && regions_.find(page) != nullptr) {
-      if (is_removed(page)) {
-        fill_zeros(page);
-      } else if (image_.is_present(page)) {
-        show(page);
-      }
-    }
-    if (shortage_.failures() != failures) held_back_.insert_or_assign(page, held);
+    // What is in the way of one is in the way of all; nor is a second slow call made.
+    if (!hindered && !account_.slow()) hindered = !try_again(page);
+    if (hindered || account_.slow()) held_back_.insert_or_assign(page, held);
   }
-  if (held_back_.empty()) return static_cast<void>(shortage_.end(Clock::now()));
+  go_on();
+}
+
+bool SharedMemory::can_let_on(PageIndex page) {
+  const HandoffRegion* const region = regions_.find(page);
+  if (region == nullptr) return false;
+  if (is_removed(page) || image_.is_present(page)) return true;
+  // It could not be poisoned: who waits faults again.
+  wake_pages(userfaultfd_, RegionTable::address_in(*region, page), {kPageBytes});
+  return false;
+}
+
+bool SharedMemory::try_again(PageIndex page) {
+  const std::uint64_t failures = shortage_.failures();
+  if (!can_let_on(page)) return true;
+  is_removed(page) ? fill_zeros(page) : show(page);
+  return !removing_ && shortage_.failures() == failures;
+}
+
+void SharedMemory::go_on() {
+  if (!removing_) delay_ = limits::kDelayedFirst;
+  if (held_back_.empty() && shortage_.active()) shortage_.end(Clock::now());
   lose_patience();
-  if (!held_back_.empty() && !retrying_.active()) loop_.wait(shortage_.pause(), retrying_);
+  if (!held_back_.empty()) set_retry_timer();
+  await_events();
+}
+
+void SharedMemory::note_call(Nanoseconds took) {
+  if (took <= limits::kFairCall) return;
+  if (account_.note(without_queue_time(took), Clock::now())) owner_.on_memory_slow(kSlow);
+}
+
+void SharedMemory::begin_calls() {
+  const std::size_t most = shortage_.active() ? 1 : limits::kMaxDelayedFills;
+  while (calls_.size() < most && !held_back_.empty()) {
+    const auto [page, held] = *held_back_.begin();
+    held_back_.erase(held_back_.begin());
+    if (!can_let_on(page)) continue;
+    calls_.push_back({.page = page,
+                      .held = held,
+                      .address = RegionTable::address_in(*regions_.find(page), page),
+                      .zeros = is_removed(page)});
+  }
+  if (calls_.empty()) return go_on();
+  thread_.start();
+}
+
+void SharedMemory::make_calls() {
+  longest_call_ = Nanoseconds(0);
+  for (Call& call : calls_) {
+    const auto begun = Clock::now();
+    call.result = call.zeros ? zero_pages(userfaultfd_, call.address, {kPageBytes})
+                             : show_pages(userfaultfd_, call.address, {kPageBytes});
+    const Nanoseconds took = Clock::now() - begun;
+    if (took > limits::kFairCall) longest_call_ = std::max(longest_call_, without_queue_time(took));
+    if (is_hindered(call.result)) return;
+  }
+}
+
+void SharedMemory::on_calls_made() {
+  const std::vector<Call> made = std::exchange(calls_, {});
+  if (!serving_) return;
+  account_.note(longest_call_, Clock::now());
+  const std::uint64_t failures = shortage_.failures();
+  bool hindered = false;
+  for (const Call& call : made) {
+    if (given_up_) return;
+    if (!hindered) settle(call.result, call.page, call.address);
+    hindered = hindered || removing_ || shortage_.failures() != failures;
+    if (hindered) held_back_.insert_or_assign(call.page, call.held);
+  }
+  if (account_.end_if_quiet(Clock::now())) owner_.on_memory_slow(kQuiet);
+  go_on();
 }
 
 void SharedMemory::lose_patience() {
+  if (!shortage_.active()) return;
   const auto late = Clock::now() - memory_patience_;
   std::vector<PageIndex> pages;
   for (auto& [page, held] : held_back_) {
@@ -396,8 +503,8 @@ void SharedMemory::add_to(SessionReport& report) const {
   report.redundant_fills = redundant_fills_;
   report.gone_fills = gone_fills_;
   report.delayed_fills = delayed_fills_;
-  report.waiting_pages = waiting_.size() + held_back_.size();
-  report.memory_waiting_pages = held_back_.size();
+  report.waiting_pages = waiting_.size() + held_back_.size() + calls_.size();
+  if (shortage_.active()) report.memory_waiting_pages = held_back_.size() + calls_.size();
   report.short_of = image.short_of;
   report_latency(latency_, report);
 }

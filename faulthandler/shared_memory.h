@@ -5,10 +5,12 @@
 
 #include "base/histogram.h"
 #include "base/process_maps.h"
+#include "faulthandler/call_account.h"
 #include "faulthandler/event_queue.h"
 #include "faulthandler/host_image.h"
 #include "faulthandler/loop.h"
 #include "faulthandler/memory_shortage.h"
+#include "faulthandler/own_thread.h"
 #include "faulthandler/vm_memory.h"
 
 namespace thaw {
@@ -22,7 +24,8 @@ namespace thaw {
 /// registered for minor faults too, and a fault on a page that was given back gets zeros of its
 /// own. A page that is touched between the reading of the event and that registration is seen as it
 /// was in the snapshot, which is why clients of this project register before they give pages back
-/// (vmm-client/guest_memory.h). On the loop's thread.
+/// (vmm-client/guest_memory.h). Slow memory is served in turns, as by ServedMemory. On the loop's
+/// thread.
 class SharedMemory final : public VmMemory, private HostImage::View, private EventQueue::Sink {
  public:
   /// `record` must outlive it.
@@ -42,10 +45,13 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   Result<void> check(const UniqueFd& userfaultfd, RemoveEvents events,
                      const RegionTable& regions) override;
   void connect() override;
+  void distrust() override;
   void start(UniqueFd userfaultfd, RegionTable regions) override;
   void adopt(UniqueFd userfaultfd) override;
   void stop() override;
-  bool finished() const override { return !reading_.active() && !retrying_.active(); }
+  bool finished() const override {
+    return !reading_.active() && !retrying_.active() && !thread_.active();
+  }
   bool has_forks() override { return events_.has_forks(); }
   std::optional<Clock::time_point> waiting_since() const override;
   void stop_waiting(Clock::time_point since, const std::string& reason) override;
@@ -55,6 +61,9 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   /// False when the VM had to be given up.
   bool begin(UniqueFd userfaultfd, RegionTable regions);
   void on_events(int result);
+  void drain_events();
+  /// Has more events read when there are any, unless calls are under way.
+  void await_events();
   void answer_fault(HostAddress address, Clock::time_point now);
   bool on_removed(PageRange pages) override;
   /// From now on a touch of what is in the file is an event too.
@@ -68,8 +77,13 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   bool is_removed(PageIndex page) const {
     return record_.states()[page.value] == PageState::kRemoved;
   }
+  /// Answers who waits for a page since then: with zeros, or with the image's page.
+  void let_on(PageIndex page, Clock::time_point since);
+  /// Whether fills wait for the next attempt, which comes by timer.
+  bool holds_back() const { return shortage_.active() || account_.slow() || removing_; }
   /// Lets the guest see a page of the image, and while minor faults are registered those beside it.
   void show(PageIndex page);
+  void show_beside(PageIndex page, const HandoffRegion& region);
   void fill_zeros(PageIndex page);
   /// Makes touching it an error, and nobody waits for it any more.
   void poison(PageIndex page);
@@ -77,6 +91,23 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   /// There was no memory to show the page, or for its zeros: that is tried again after a while.
   void hold_back(const FillResult& result, PageIndex page);
   void on_retry_timer();
+  /// Whether the page, or zeros for it, are there, and memory for them.
+  bool can_let_on(PageIndex page);
+  /// False when something is in the way, of all pages.
+  bool try_again(PageIndex page);
+  /// After attempts.
+  void go_on();
+  /// Unless it is set.
+  void set_retry_timer();
+
+  // Slow memory.
+  void note_call(Nanoseconds took);
+  /// Has what is held back shown on the thread, as much as may be at once.
+  void begin_calls();
+  /// On the thread.
+  void make_calls();
+  void on_calls_made();
+
   /// What has waited too long cannot be had.
   void lose_patience();
   void give_up(const std::string& reason);
@@ -99,12 +130,24 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   EventQueue events_{record_};
   std::map<PageIndex, Clock::time_point> waiting_;  // for these pages, since when
   std::vector<PageIndex> wanted_;
-  /// Pages for which there was no memory, and since when.
+  /// Pages for which there was no memory, or that a REMOVE was in the way of, and since when.
   struct HeldBack {
     Clock::time_point since;
     bool told = false;
   };
   std::map<PageIndex, HeldBack> held_back_;
+  struct Call {
+    PageIndex page;
+    HeldBack held;
+    HostAddress address;
+    bool zeros;
+    FillResult result{FillOutcome::kRemoving, {0}};
+  };
+  bool removing_ = false;  // a REMOVE is in the way of all fills
+  Nanoseconds delay_{limits::kDelayedFirst};
+  CallAccount account_;
+  std::vector<Call> calls_;      // the thread's while it is active
+  Nanoseconds longest_call_{0};  // among them
   MemoryShortage shortage_;
   bool has_minor_faults_ = false;
   bool is_proven_ = false;  // to map the image
@@ -120,6 +163,7 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
 
   Operation reading_{[this](int result) { on_events(result); }};
   Operation retrying_{[this](int) { on_retry_timer(); }};
+  OwnThread thread_{loop_, [this] { make_calls(); }, [this] { on_calls_made(); }};
 };
 
 }  // namespace thaw

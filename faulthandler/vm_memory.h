@@ -39,6 +39,8 @@ class VmMemory {
     virtual Unservable on_unservable(PageIndex page, const std::string& reason) = 0;
     /// What is wanted is here, and the kernel has no memory for it at present.
     virtual void on_memory_short(const std::string&) {}
+    /// System calls on the memory take long, or do not any more.
+    virtual void on_memory_slow(const std::string&) {}
     /// Faults were read; called once for all that were.
     virtual void on_faults() = 0;
     /// The window after the restore is over; what was touched in it, and what prefetch did.
@@ -60,6 +62,9 @@ class VmMemory {
 
   /// Opens the way to the page server, so that the first fault finds it made.
   virtual void connect() = 0;
+  /// Calls on the memory have taken long before: they are made on a thread of its own at first.
+  /// REQUIRES: neither start() nor adopt() was called.
+  virtual void distrust() = 0;
   /// Begins to answer faults. REQUIRES: nobody has begun before.
   virtual void start(UniqueFd userfaultfd, RegionTable regions) = 0;
   /// Goes on to answer them after a process that has died. REQUIRES: its record has regions.
@@ -80,6 +85,10 @@ class VmMemory {
   virtual void add_to(SessionReport& report) const = 0;
 
  protected:
+  static constexpr const char* kSlow =
+      "system calls on its memory take long: they are made on a thread of their own";
+  static constexpr const char* kQuiet = "system calls on its memory take no longer than others";
+
   static void report_latency(const LatencyHistogram& latency, SessionReport& to) {
     const auto microseconds = [](Nanoseconds t) { return static_cast<double>(t.count()) / 1000; };
     to.latency_us_p50 = microseconds(latency.quantile(0.5));

@@ -57,6 +57,8 @@ TEST(BenchRun, FaultReportsEveryFigure) {
                                    "fault.around.hit_rate",    "fault.around.sequential_speedup",
                                    "fault.sessions64.p99",     "fault.idle.cpu_percent",
                                    "fault.hostile.flood.p99",  "fault.hostile.shared_flood.p99",
+                                   "fault.hostile.slow_mm.p99",
+                                   "fault.hostile.shared_slow_mm.p99",
                                    "fault.hostile.shreds.p99"}));
 }
 

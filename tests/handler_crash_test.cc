@@ -56,6 +56,9 @@ class HandlerCrashTest : public RestoreTest {
   void replace_worker() {
     const pid_t before = handler_->worker();
     kill_worker();
+    wait_for_another_worker(before);
+  }
+  void wait_for_another_worker(pid_t before) {
     const Deadline deadline = Deadline::after(kPatience);
     while ((handler_->worker() == before || handler_->worker() == 0 ||
             control({"ps"}).exit_code != 0) &&
@@ -242,6 +245,65 @@ TEST_P(HandlerCrashTest, VmOnWhoseMemoryHandlersStandStillIsSetAside) {
   std::filesystem::remove(path("blocks"));
   prepare({}, "another");
   EXPECT_EQ(start_vmm("verify", "image", "another").wait().value(), 0);
+}
+
+/// A VM in a copy to whose memory the handler hangs: as long as hang() says, on a thread of its
+/// own.
+class SlowVmTest : public HandlerCrashTest {
+ protected:
+  SlowVmTest() {
+    Bytes image = image_;
+    const ByteSpan mark = as_bytes(std::string_view("slow"));
+    for (std::size_t at = 0; at < image.size(); at += kPageBytes) {
+      std::ranges::copy(mark, image.begin() + static_cast<std::ptrdiff_t>(at));
+    }
+    write_file(path("slow image"), image);
+    EXPECT_EQ(push("slow", "slow image").exit_code, 0);
+    start_handler_as(
+        program_path("thaw-faulthandler"),
+        {{"LD_PRELOAD", program_path("slow-calls.so")}, {"SLOW_CALLS_WHILE", path("hangs")}});
+    number_ = prepare({}, "slow", "slow");
+    vm_.emplace(start_vmm("verify-when-told", "slow image", "slow"));
+  }
+  /// The first call is the loop's, so that a new handler has to come and know better.
+  void hang() {
+    const pid_t before = handler_->worker();
+    std::ofstream(path("hangs")) << "as long as this is there";
+    vm_->tell("go on");
+    wait_for_another_worker(before);
+  }
+  void go_on() { std::filesystem::remove(path("hangs")); }
+  void expect_another_is_served() {
+    prepare({"--no-record"});
+    EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+  }
+
+  std::uint64_t number_ = 0;
+  std::optional<Program> vm_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Loops, SlowVmTest, both_loops(), loop_name);
+
+TEST_P(SlowVmTest, KeepsNoOtherWaitingAndIsServedRight) {
+  hang();
+  expect_another_is_served();
+  replace_worker();
+  expect_another_is_served();
+  go_on();
+  EXPECT_EQ(vm_->wait().value(), 0);
+  wait_for_state(number_, "ended");
+}
+
+TEST_P(SlowVmTest, MayEndInTheMidstOfACall) {
+  hang();
+  expect_another_is_served();
+  vm_->signal(SIGKILL);
+  EXPECT_EQ(vm_->wait().value(), 128 + SIGKILL);
+  wait_for_state(number_, "ended");
+  expect_another_is_served();
+  go_on();
+  handler_->signal(SIGTERM);
+  EXPECT_EQ(handler_->wait().value(), 0);
 }
 
 TEST_P(HandlerCrashTest, NumbersAreNotGivenTwice) {

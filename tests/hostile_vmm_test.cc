@@ -120,6 +120,20 @@ TEST_P(HostileVmmTest, VmmWithoutRemoveEventsIsServed) {
   EXPECT_TRUE(outcome.starts_with("no_remove_events")) << outcome;
 }
 
+TEST_P(HostileVmmTest, StormOnItsOwnAddressSpaceHarmsNobody) {
+  for (const std::string kind : {"", "shared-"}) {
+    const std::uint64_t number = prepare(
+        kind.empty() ? std::vector<std::string>{} : std::vector<std::string>{"--shared"}, "storm");
+    Program storm = start_vmm(kind + "slow-mm", "image", "storm");
+    ASSERT_TRUE(succeeded(storm.wait_for_line("storming"))) << kind;
+    prepare({"--no-record"});
+    EXPECT_EQ(start_vmm("verify").wait().value(), 0) << kind;
+    storm.tell("enough");
+    EXPECT_EQ(storm.wait().value(), 0) << kind;
+    EXPECT_EQ(wait_for_state(number, "ended")["outcome"], "the VMM gave its memory up") << kind;
+  }
+}
+
 /// Nothing of these is the handler's memory, so only who lies has to do without his pages.
 TEST_P(HostileVmmTest, MemoryThatIsNotWhereItIsSaidToBeHarmsNobodyElse) {
   for (const std::string lie : {"of-the-kernel", "of-nobody", "unregistered", "tracked", "left"}) {

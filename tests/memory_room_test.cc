@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include "faulthandler/call_account.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/memory_shortage.h"
 
@@ -66,6 +67,41 @@ TEST(MemoryRoom, IsOpenWithoutLimitsAndClosedAfterARefusal) {
   EXPECT_TRUE(room.open_or_look());
   room.note_refusal();
   EXPECT_FALSE(room.open_or_look()) << "the kernel knows better";
+}
+
+TEST(CallAccount, OneLongCallOrManyMakeAVmSlow) {
+  const Clock::time_point now{1h};
+  CallAccount one;
+  EXPECT_FALSE(one.note(limits::kSlowBudget - 1ns, now));
+  EXPECT_FALSE(one.slow());
+  EXPECT_TRUE(one.note(limits::kFairCall + 1ns, now));
+  EXPECT_TRUE(one.slow());
+
+  CallAccount rare;
+  for (int i = 0; i < 100; ++i) {
+    EXPECT_FALSE(rare.note(2ms, now + i * 2ms * limits::kSlowShare));
+    EXPECT_FALSE(rare.note(limits::kFairCall, now)) << "which counts for nothing";
+  }
+}
+
+TEST(CallAccount, SlowVmHasToBeQuietForLongerEachTime) {
+  Clock::time_point now{1h};
+  CallAccount account;
+  EXPECT_TRUE(account.begin(now));
+  EXPECT_FALSE(account.begin(now));
+  EXPECT_FALSE(account.end_if_quiet(now + limits::kQuietFirst - 1ns));
+  now += limits::kQuietFirst - 1ns;
+  account.note(2ms, now);
+  now += limits::kQuietFirst;
+  EXPECT_TRUE(account.end_if_quiet(now));
+  EXPECT_FALSE(account.end_if_quiet(now));
+
+  EXPECT_TRUE(account.begin(now));
+  EXPECT_FALSE(account.end_if_quiet(now + limits::kQuietFirst));
+  EXPECT_TRUE(account.end_if_quiet(now += 2 * limits::kQuietFirst));
+  now += limits::kSlowForgotten;
+  EXPECT_TRUE(account.begin(now));
+  EXPECT_TRUE(account.end_if_quiet(now + limits::kQuietFirst));
 }
 
 TEST(MemoryShortage, AttemptsComeAtGrowingIntervals) {

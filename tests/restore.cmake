@@ -51,10 +51,12 @@ add_dependencies(shared_restore_test vmm thaw_qemu without_io_uring thaw-pageser
 
 add_library(blocking_read MODULE support/blocking_read_preload.cc)
 set_target_properties(blocking_read PROPERTIES PREFIX "" OUTPUT_NAME blocking-read)
+add_library(slow_calls MODULE support/slow_calls_preload.cc)
+set_target_properties(slow_calls PROPERTIES PREFIX "" OUTPUT_NAME slow-calls)
 # A sanitizer's own memory leaves no room below a bound on address space, and its runtime has to be
 # the first library that a program loads.
 thaw_add_test(handler_crash_test SOURCES handler_crash_test.cc TIMEOUT 120
   NOT_SANITIZED
-    *ProgramWhoseHandlersFailIsReplacedByTheOneBefore*:*VmOnWhoseMemoryHandlersStandStillIsSetAside*
+    *ProgramWhoseHandlersFailIsReplacedByTheOneBefore*:*VmOnWhoseMemoryHandlersStandStillIsSetAside*:*SlowVm*
   LIBRARIES thaw_test_restore)
-add_dependencies(handler_crash_test blocking_read vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)
+add_dependencies(handler_crash_test blocking_read slow_calls vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)

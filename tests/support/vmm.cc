@@ -5,7 +5,10 @@
 //   vmm SOCKET IMAGE halves        the same, but waits for a line on stdin after the first half
 //   vmm SOCKET IMAGE remove        gives back the pages of the second quarter while others fault
 //   vmm SOCKET IMAGE flood         faults and gives back pages from all threads until it is told
+//   vmm SOCKET IMAGE slow-mm       verifies one half and floods the other, while other threads hold
+//                                  the lock of its address space, until it is told
 //   vmm SOCKET IMAGE hold          hands over and waits for a line
+//   vmm SOCKET IMAGE verify-when-told  verifies after a line
 //   vmm SOCKET IMAGE two-regions   verifies with the memory split in two
 //   vmm SOCKET IMAGE unmap         with the memory split in two, unmaps the second half and the end
 //                                  of the first, gives back a page, and waits for a line
@@ -21,8 +24,8 @@
 // directory for good and becomes that user first, as under Firecracker's jailer: the socket is one
 // in there.
 //
-// Prints "handed over", "half", "flooding" and "given back"; exits 0 when all was right, 1 with a
-// line when not.
+// Prints "handed over", "half", "flooding", "storming" and "given back"; exits 0 when all was
+// right, 1 with a line when not.
 
 #include <algorithm>
 #include <atomic>
@@ -39,6 +42,7 @@
 
 #include <grp.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "format/limits.h"
@@ -72,8 +76,10 @@ class Vmm {
     if (::madvise(page(index), kPageBytes, MADV_DONTNEED) != 0) std::abort();
   }
 
+  /// What the image has.
+  const std::byte* content(std::size_t index) const { return image_.data() + index * kPageBytes; }
   bool is_content(std::size_t index) {
-    return std::memcmp(page(index), image_.data() + index * kPageBytes, kPageBytes) == 0;
+    return std::memcmp(page(index), content(index), kPageBytes) == 0;
   }
   bool is_zero(std::size_t index) {
     return std::all_of(page(index), page(index) + kPageBytes,
@@ -174,6 +180,67 @@ bool flood(Vmm& vmm) {
   return true;
 }
 
+/// Pages of a mapping that is there to be looked at, each of them a mapping for the kernel.
+constexpr std::size_t kMappings = 50'000;
+
+bool map_shreds() {
+  void* const mapped = ::mmap(nullptr, kMappings * kPageBytes, PROT_NONE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return false;
+  for (std::size_t i = 0; i < kMappings; i += 2) {
+    std::byte* const page = static_cast<std::byte*>(mapped) + i * kPageBytes;
+    if (::mprotect(page, kPageBytes, PROT_READ) != 0) return false;
+  }
+  return true;
+}
+
+/// Has the kernel hold the lock of this process's address space, guest memory among it, for as long
+/// as it can.
+void hold_lock(Vmm& vmm, unsigned which) {
+  const std::size_t length = vmm.pages() * kPageBytes;
+  if (which % 2 == 0) {
+    ::mprotect(vmm.page(0), length, PROT_READ);
+    ::mprotect(vmm.page(0), length, PROT_READ | PROT_WRITE);
+    return;
+  }
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(0);
+  if (child > 0) ::waitpid(child, nullptr, 0);
+}
+
+bool storm(Vmm& vmm) {
+  if (!map_shreds()) return false;
+  vmm.discard(vmm.pages() - 1);
+  std::atomic<bool> stop = false;
+  std::atomic<bool> right = true;
+  std::vector<std::jthread> threads;
+  threads.reserve(2 * kThreads);
+  for (unsigned i = 0; i < kThreads; ++i) {
+    threads.emplace_back([&vmm, &stop, i] {
+      while (!stop) hold_lock(vmm, i);
+    });
+    threads.emplace_back([&vmm, &stop, &right, i] {
+      std::mt19937_64 generator(i);
+      const std::size_t half = vmm.pages() / 2;
+      while (!stop) {
+        const std::size_t page = generator() % half;
+        if (!vmm.is_content(page)) right = false;
+        // Another thread may be giving this one back.
+        const std::byte first = std::atomic_ref(*vmm.page(half + page)).load();
+        if (first != std::byte{0} && first != vmm.content(half + page)[0]) right = false;
+        vmm.give_back(half + page);
+      }
+    });
+  }
+  say("storming");
+  std::string line;
+  std::getline(std::cin, line);
+  stop = true;
+  threads.clear();
+  if (!right) say("wrong pages");
+  return right;
+}
+
 bool scribble(Vmm& vmm, const std::vector<std::size_t>& order) {
   const auto mark = [&](std::size_t page) { return static_cast<std::byte>(page % 255 + 1); };
   const auto write = [&](std::size_t page) {
@@ -225,14 +292,7 @@ bool shred(Vmm& vmm) {
   for (std::size_t page = each - 1; page < vmm.pages(); page += each) {
     if (::munmap(vmm.page(page), kPageBytes) != 0) return false;
   }
-  constexpr std::size_t kMappings = 50'000;
-  void* const mapped = ::mmap(nullptr, kMappings * kPageBytes, PROT_NONE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) return false;
-  for (std::size_t i = 0; i < kMappings; i += 2) {
-    std::byte* const page = static_cast<std::byte*>(mapped) + i * kPageBytes;
-    if (::mprotect(page, kPageBytes, PROT_READ) != 0) return false;
-  }
+  if (!map_shreds()) return false;
   if (::madvise(vmm.page(0), kPageBytes, MADV_DONTNEED) != 0) return false;
   say("given back");
   std::string line;
@@ -252,12 +312,14 @@ bool act(Vmm& vmm, const std::string& mode) {
   std::shuffle(order.begin(), order.end(), std::mt19937_64(7));
   const auto content = [&](std::size_t page) { return vmm.is_content(page); };
   if (mode == "flood") return flood(vmm);
+  if (mode == "slow-mm") return storm(vmm);
   if (mode == "remove") return remove_while_faulting(vmm, order);
   if (mode == "unmap") return unmap(vmm);
   if (mode == "shreds") return shred(vmm);
   if (mode == "scribble") return scribble(vmm, order);
   std::string line;
   if (mode == "hold") return static_cast<bool>(std::getline(std::cin, line));
+  if (mode == "verify-when-told") std::getline(std::cin, line);
   if (mode == "halves") {
     const auto middle = order.begin() + static_cast<std::ptrdiff_t>(order.size() / 2);
     if (!vmm.check({order.begin(), middle}, content)) return false;
