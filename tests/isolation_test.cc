@@ -418,7 +418,7 @@ TEST_F(IsolationTest, OfferOfPagesThatAnotherNamespaceHasAsksForAllOfThem) {
   };
   const auto [manifest, stored] = push(knowing_);
   EXPECT_GT(manifest.statistics.new_pages, 0u);
-  EXPECT_EQ(stored, manifest.statistics.new_chunk_bytes) << "nothing is shared";
+  EXPECT_GT(stored, manifest.statistics.new_chunk_bytes) << "nothing is shared";
   EXPECT_EQ(std::pair(manifest, stored), push(ignorant_));
   // Deleting what one of them has takes nothing from the other.
   ASSERT_TRUE(succeeded(client(knowing_, kStranger).remove({"mine"})));
