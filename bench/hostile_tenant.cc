@@ -166,6 +166,8 @@ class Flood {
 Result<std::vector<Figure>> run_hostile_tenant(const HostileTenantPlan& plan) {
   const Tenants tenants;
   if (!tenants.pushed()) return fail(ErrorCode::kIo, "the tenants' snapshots were not stored");
+  // The quiet peer, too, is another host: it does not wait for a CPU of the server's.
+  take_precedence();
   const ChunkId chunk = TRY(tenants.chunk("quiet"));
   const ChunkId loud_chunk = TRY(tenants.chunk("loud"));
   PageClient demand = TRY(tenants.connect("quiet", message::Role::kDemand));
