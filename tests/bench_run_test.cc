@@ -45,21 +45,31 @@ TEST(BenchRun, FaultReportsEveryFigure) {
 
   const auto names = measure("fault", "--image", directory.path("image"));
 
-  EXPECT_EQ(names,
-            (std::set<std::string>{"fault.local.near.p50",     "fault.local.spin.p50",
-                                   "fault.local.sleep.p50",    "fault.remote.near.p50",
-                                   "fault.remote.near.p99",    "fault.remote.spin.p50",
-                                   "fault.remote.spin.p99",    "fault.remote.sleep.p50",
-                                   "fault.remote.sleep.p99",   "fault.remote.tls.p50",
-                                   "fault.remote.tls.p99",     "fault.remote.default.p50",
-                                   "fault.remote.default.p99", "fault.remote.faults_per_s",
-                                   "fault.zero.p50",           "fault.cpu_us_per_fault",
-                                   "fault.around.hit_rate",    "fault.around.sequential_speedup",
-                                   "fault.sessions64.p99",     "fault.idle.cpu_percent",
-                                   "fault.hostile.flood.p99",  "fault.hostile.shared_flood.p99",
-                                   "fault.hostile.slow_mm.p99",
-                                   "fault.hostile.shared_slow_mm.p99",
-                                   "fault.hostile.shreds.p99"}));
+  EXPECT_EQ(names, (std::set<std::string>{"fault.local.near.p50",
+                                          "fault.local.spin.p50",
+                                          "fault.local.sleep.p50",
+                                          "fault.remote.near.p50",
+                                          "fault.remote.near.p99",
+                                          "fault.remote.spin.p50",
+                                          "fault.remote.spin.p99",
+                                          "fault.remote.sleep.p50",
+                                          "fault.remote.sleep.p99",
+                                          "fault.remote.tls.p50",
+                                          "fault.remote.tls.p99",
+                                          "fault.remote.default.p50",
+                                          "fault.remote.default.p99",
+                                          "fault.remote.faults_per_s",
+                                          "fault.zero.p50",
+                                          "fault.cpu_us_per_fault",
+                                          "fault.around.hit_rate",
+                                          "fault.around.sequential_speedup",
+                                          "fault.sessions64.p99",
+                                          "fault.idle.cpu_percent",
+                                          "fault.hostile.flood.p99",
+                                          "fault.hostile.shared_flood.p99",
+                                          "fault.hostile.slow_mm.p99",
+                                          "fault.hostile.shared_slow_mm.p99",
+                                          "fault.hostile.shreds.p99"}));
 }
 
 TEST(BenchRun, SharedReportsEveryFigure) {
