@@ -228,8 +228,10 @@ class RocksStore final : public Store {
   Result<std::vector<StoredChunk>> put_chunks(NamespaceId in,
                                               std::span<const NewChunk> chunks) override {
     return chunks_.put(in, chunks, [&](const NamespaceTotals& after) -> Result<void> {
+      const std::uint64_t left = TRY(left_for_restores(in, after.pushed_bytes()));
+      if (after.recorded_bytes() <= left) return {};
       AccountedBatch room = TRY(AccountedBatch::begin(*database_, in));
-      TRY(admit(room, in, after.pushed_bytes()));
+      TRY(working_sets_.make_room(room, in, {.most_bytes = left}));
       if (room.after() == room.before()) return {};
       return room.write(Durability::kLogged);
     });
@@ -358,22 +360,23 @@ class RocksStore final : public Store {
     return {};
   }
 
-  /// Makes room for pushes that have so much stored then: what restores have stored gives way.
-  /// kQuotaExceeded.
-  Result<void> admit(AccountedBatch& batch, NamespaceId in, std::uint64_t pushed_bytes) {
+  /// What pushes that have so much stored then leave of the quota; what restores have stored gives
+  /// way to them. kQuotaExceeded.
+  Result<std::uint64_t> left_for_restores(NamespaceId in, std::uint64_t pushed_bytes) {
     const std::uint64_t quota = TRY(settings(in)).quota_bytes;
-    if (quota == 0) return {};
-    if (pushed_bytes > quota) {
-      return fail(ErrorCode::kQuotaExceeded,
-                  "the namespace may have {} bytes stored, and this would make it {}", quota,
-                  pushed_bytes);
-    }
-    return working_sets_.make_room(batch, in, {.most_bytes = quota - pushed_bytes});
+    if (quota == 0) return UINT64_MAX;
+    if (pushed_bytes <= quota) return quota - pushed_bytes;
+    return fail(ErrorCode::kQuotaExceeded,
+                "the namespace may have {} bytes stored, and this would make it {}", quota,
+                pushed_bytes);
   }
 
   Result<void> write_pushed(AccountedBatch& batch, NamespaceId in) {
     const std::uint64_t pushed = batch.after().pushed_bytes();
-    if (pushed > batch.before().pushed_bytes()) TRY(admit(batch, in, pushed));
+    if (pushed > batch.before().pushed_bytes()) {
+      const std::uint64_t left = TRY(left_for_restores(in, pushed));
+      TRY(working_sets_.make_room(batch, in, {.most_bytes = left}));
+    }
     TRY(batch.check_space());
     return batch.write(Durability::kSynced);
   }

@@ -2,7 +2,6 @@
 
 #include <array>
 #include <limits>
-#include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -38,6 +37,13 @@ std::string pack_key(NamespaceId in, const PackId& id) {
   std::string key = packs_prefix(in, id.snapshot) + number_key(id.generation);
   append_big_endian(key, id.number, 4);
   return key;
+}
+
+/// Adds to `batch` what deletes the packs of the generation that begins with `first`.
+void remove_packs(AccountedBatch& batch, NamespaceId in, const PackId& first, std::uint64_t bytes) {
+  batch.others().remove_range(Family::kPack, pack_key(in, first),
+                              pack_key(in, {first.snapshot, first.generation + 1, 0}));
+  batch.subtract_packs(bytes);
 }
 
 std::string encode_summary(const RecordingSummary& summary) {
@@ -124,9 +130,8 @@ Result<void> RocksWorkingSets::put_packs(NamespaceId in, const PackId& first,
   AccountedBatch batch = TRY(AccountedBatch::begin(database_, in));
   std::uint64_t sum = TRY(generations(kUnpublished, in, snapshot))[first.generation];
   if (first.number == 0) {
-    batch.others().remove_range(Family::kPack, pack_key(in, first),
-                                pack_key(in, {snapshot, first.generation + 1, 0}));
-    batch.subtract_packs(std::exchange(sum, 0));
+    remove_packs(batch, in, first, sum);
+    sum = 0;
   }
   std::uint64_t added = 0;
   PackId id = first;
@@ -147,22 +152,14 @@ Result<void> RocksWorkingSets::discard_packs(NamespaceId in, SnapshotId snapshot
   if (unpublished.empty()) return {};
   AccountedBatch batch = TRY(AccountedBatch::begin(database_, in));
   for (const auto& [generation, bytes] : unpublished) {
-    batch.others().remove_range(Family::kPack, pack_key(in, {snapshot, generation, 0}),
-                                pack_key(in, {snapshot, generation + 1, 0}));
-    batch.subtract_packs(bytes);
+    remove_packs(batch, in, {snapshot, generation, 0}, bytes);
   }
   TRY(batch.remove_prefix(snapshot_key(kUnpublished, in, snapshot)));
   return batch.write(Durability::kLogged);
 }
 
 Result<void> RocksWorkingSets::discard_all_packs(NamespaceId in) {
-  std::set<SnapshotId> all;
-  TRY(database_.scan(Family::kSnapshot, prefixed(kUnpublished, in), {},
-                     [&](std::string_view key, ByteSpan) -> Result<bool> {
-                       all.insert({TRY(parse_number(as_bytes(key.substr(0, 8))))});
-                       return true;
-                     }));
-  for (const SnapshotId each : all) TRY(discard_packs(in, each));
+  for (const SnapshotId each : TRY(holders({kUnpublished}, in))) TRY(discard_packs(in, each));
   return {};
 }
 
@@ -225,9 +222,10 @@ Result<void> RocksWorkingSets::admit(AccountedBatch& batch, NamespaceId in, Snap
               share, batch.after().recorded_bytes());
 }
 
-Result<std::set<SnapshotId>> RocksWorkingSets::holders(NamespaceId in, SnapshotId below) {
+Result<std::set<SnapshotId>> RocksWorkingSets::holders(std::initializer_list<char> kinds,
+                                                       NamespaceId in, SnapshotId below) {
   std::set<SnapshotId> all;
-  for (const char kind : {kSummaries, kGenerations, kUnpublished}) {
+  for (const char kind : kinds) {
     TRY(database_.scan(Family::kSnapshot, prefixed(kind, in), {},
                        [&](std::string_view key, ByteSpan) -> Result<bool> {
                          const SnapshotId of{TRY(parse_number(as_bytes(key.substr(0, 8))))};
@@ -242,7 +240,8 @@ Result<std::set<SnapshotId>> RocksWorkingSets::holders(NamespaceId in, SnapshotI
 Result<void> RocksWorkingSets::make_room(AccountedBatch& batch, NamespaceId in, const Room& room) {
   if (batch.after().recorded_bytes() <= room.most_bytes) return {};
   std::size_t deleted = 0;
-  for (const SnapshotId each : TRY(holders(in, room.below))) {
+  for (const SnapshotId each :
+       TRY(holders({kSummaries, kGenerations, kUnpublished}, in, room.below))) {
     if (batch.after().recorded_bytes() <= room.most_bytes) break;
     TRY(remove_all_but_the_last_number(batch, in, each));
     ++deleted;

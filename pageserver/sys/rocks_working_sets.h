@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <map>
 #include <set>
 
@@ -50,8 +51,9 @@ class RocksWorkingSets final : public WorkingSetStore {
   using Generations = std::map<std::uint64_t, std::uint64_t>;
   /// Of sets that were published, or of those that were not, by kind.
   Result<Generations> generations(char kind, NamespaceId in, SnapshotId snapshot);
-  /// Snapshots that have something which make_room() can delete.
-  Result<std::set<SnapshotId>> holders(NamespaceId in, SnapshotId below);
+  /// Snapshots with lower ids that have entries of these kinds.
+  Result<std::set<SnapshotId>> holders(std::initializer_list<char> kinds, NamespaceId in,
+                                       SnapshotId below = {UINT64_MAX});
   /// Makes room for what the batch adds for a snapshot; kQuotaExceeded.
   Result<void> admit(AccountedBatch& batch, NamespaceId in, SnapshotId snapshot);
   Result<void> remove_set(AccountedBatch& batch, NamespaceId in, SnapshotId snapshot);
