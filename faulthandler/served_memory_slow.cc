@@ -4,6 +4,7 @@
 
 #include "base/queue_time.h"
 #include "faulthandler/served_memory.h"
+#include "faulthandler/slow_calls.h"
 
 namespace thaw {
 
@@ -48,15 +49,8 @@ void ServedMemory::begin_calls() {
 }
 
 void ServedMemory::make_calls() {
-  longest_call_ = Nanoseconds(0);
-  for (Call& call : calls_) {
-    const auto begun = Clock::now();
-    call.result = make(userfaultfd_, call);
-    const Nanoseconds took = Clock::now() - begun;
-    if (took > limits::kFairCall) longest_call_ = std::max(longest_call_, without_queue_time(took));
-    // What is in the way of one is in the way of all.
-    if (is_hindered(call.result)) return;
-  }
+  longest_call_ = make_slow_calls(std::span(calls_),
+                                  [this](const Call& call) { return make(userfaultfd_, call); });
 }
 
 void ServedMemory::on_calls_made() {

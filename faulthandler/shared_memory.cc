@@ -7,6 +7,7 @@
 #include <poll.h>
 
 #include "base/queue_time.h"
+#include "faulthandler/slow_calls.h"
 
 namespace thaw {
 
@@ -402,15 +403,10 @@ void SharedMemory::begin_calls() {
 }
 
 void SharedMemory::make_calls() {
-  longest_call_ = Nanoseconds(0);
-  for (Call& call : calls_) {
-    const auto begun = Clock::now();
-    call.result = call.zeros ? zero_pages(userfaultfd_, call.address, {kPageBytes})
-                             : show_pages(userfaultfd_, call.address, {kPageBytes});
-    const Nanoseconds took = Clock::now() - begun;
-    if (took > limits::kFairCall) longest_call_ = std::max(longest_call_, without_queue_time(took));
-    if (is_hindered(call.result)) return;
-  }
+  longest_call_ = make_slow_calls(std::span(calls_), [this](const Call& call) {
+    return call.zeros ? zero_pages(userfaultfd_, call.address, {kPageBytes})
+                      : show_pages(userfaultfd_, call.address, {kPageBytes});
+  });
 }
 
 void SharedMemory::on_calls_made() {
