@@ -8,9 +8,9 @@ IndexBudget::Held::~Held() {
   budget_->held_ = {budget_->held_.value - bytes_.value};
 }
 
-Result<IndexBudget::Held> IndexBudget::take(ByteCount bytes) {
+Result<IndexBudget::Held> IndexBudget::take(ByteCount bytes, Beyond beyond) {
   const std::lock_guard lock(mutex_);
-  if (!within(held_.value, bytes.value, most_.value)) {
+  if (beyond == Beyond::kRefused && !within(held_.value, bytes.value, most_.value)) {
     return fail(ErrorCode::kLimitExceeded,
                 "its page map takes {} MiB of memory; page maps of this host's snapshots have {} "
                 "of {} MiB (--index-mib of the fault handler)",
@@ -18,12 +18,6 @@ Result<IndexBudget::Held> IndexBudget::take(ByteCount bytes) {
   }
   held_ += bytes;
   return Held(*this, bytes);
-}
-
-IndexBudget::Held IndexBudget::take_anyway(ByteCount bytes) {
-  const std::lock_guard lock(mutex_);
-  held_ += bytes;
-  return {*this, bytes};
 }
 
 ByteCount IndexBudget::held() const {

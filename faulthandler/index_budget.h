@@ -8,11 +8,16 @@
 
 namespace thaw {
 
-/// Snapshots whose pages lie in many runs have page maps of many megabytes, and whoever may push
-/// chooses how many. So what this host keeps of all snapshots together has a bound, and a session
+/// Snapshots whose pages lie in many runs have page maps of many megabytes, and peers that may push
+/// choose how many. So what this host keeps of all snapshots together has a bound, and a session
 /// beyond it is refused before it harms those that run. Locks itself.
 class IndexBudget {
  public:
+  /// What becomes of a part beyond the bound.
+  enum class Beyond {
+    kRefused,
+    kTaken,  // it is there in any case, such as that of a process before this one
+  };
   /// A part of the budget; gives it back when it goes.
   class Held {
    public:
@@ -32,10 +37,8 @@ class IndexBudget {
   IndexBudget(const IndexBudget&) = delete;
   IndexBudget& operator=(const IndexBudget&) = delete;
 
-  /// kLimitExceeded.
-  Result<Held> take(ByteCount bytes);
-  /// For what is there in any case, such as that of a process before this one.
-  Held take_anyway(ByteCount bytes);
+  /// kLimitExceeded where it is refused.
+  Result<Held> take(ByteCount bytes, Beyond beyond);
 
   ByteCount most() const { return most_; }
   ByteCount held() const;

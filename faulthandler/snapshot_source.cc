@@ -84,7 +84,7 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
   }
   SnapshotImage image{key.first, std::move(manifest), *std::move(map), std::move(cold)};
   TRY(keep_snapshot_image(image));
-  auto held = TRY(budget_->take(memory_of(image)));
+  auto held = TRY(budget_->take(memory_of(image), Beyond::kRefused));
   auto shared = share(std::move(image), std::move(held));
   keep(images_, key, shared);
   return shared;
@@ -97,21 +97,12 @@ void SnapshotSource::report(const Key& key) const {
     log_warning("nobody was told of a damaged page map or working set: {}", told.error().message());
 }
 
-Result<std::shared_ptr<const ChunkPlaces>> SnapshotSource::places_of(const Key& key,
-                                                                     const SnapshotImage& image) {
-  if (auto places = find(places_, key)) return places;
-  ChunkPlaces made(image.map, image.manifest.spec.memory_pages());
-  auto held = TRY(budget_->take(memory_of(made)));
-  auto places = share(std::move(made), std::move(held));
-  keep(places_, key, places);
-  return places;
-}
-
-std::shared_ptr<const ChunkPlaces> SnapshotSource::adopted_places_of(const SnapshotImage& image) {
+Result<std::shared_ptr<const ChunkPlaces>> SnapshotSource::places_of(const SnapshotImage& image,
+                                                                     Beyond beyond) {
   const Key key = key_of(image);
   if (auto places = find(places_, key)) return places;
   ChunkPlaces made(image.map, image.manifest.spec.memory_pages());
-  auto held = budget_->take_anyway(memory_of(made));
+  auto held = TRY(budget_->take(memory_of(made), beyond));
   auto places = share(std::move(made), std::move(held));
   keep(places_, key, places);
   return places;
@@ -123,11 +114,12 @@ Result<PreparedSnapshot> SnapshotSource::adopt(UniqueFd file, MemoryUse use) {
   auto image = find_file(TRY(file_number(file)));
   if (image == nullptr) {
     SnapshotImage read = TRY(read_snapshot_image(std::move(file)));
-    auto held = budget_->take_anyway(memory_of(read));
+    auto held = TRY(budget_->take(memory_of(read), Beyond::kTaken));
     image = share(std::move(read), std::move(held));
     keep(images_, key_of(*image), image);
   }
-  auto places = use == MemoryUse::kShared ? adopted_places_of(*image) : nullptr;
+  std::shared_ptr<const ChunkPlaces> places;
+  if (use == MemoryUse::kShared) places = TRY(places_of(*image, Beyond::kTaken));
   return PreparedSnapshot{std::move(image), std::move(places), nullptr};
 }
 
@@ -168,7 +160,7 @@ Result<PreparedSnapshot> SnapshotSource::prepare_from(PageClient& client,
     log_warning("{} without its working set: {}", wish.snapshot, working_set.error().message());
   }
   std::shared_ptr<const ChunkPlaces> places;
-  if (wish.use == MemoryUse::kShared) places = TRY(places_of(key, *image));
+  if (wish.use == MemoryUse::kShared) places = TRY(places_of(*image, Beyond::kRefused));
   return PreparedSnapshot{image, std::move(places), std::move(set), has_no_set};
 }
 

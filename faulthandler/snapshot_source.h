@@ -64,6 +64,7 @@ class SnapshotSource {
  private:
   /// Ids are never reused inside an origin, so an image is known by them.
   using Key = std::pair<Origin, SnapshotId>;
+  using Beyond = IndexBudget::Beyond;
   template <typename T>
   using Cache = std::map<Key, std::weak_ptr<const T>>;
 
@@ -79,12 +80,10 @@ class SnapshotSource {
   /// Tells the page servers that its page map or working set came damaged.
   void report(const Key& key) const;
   Result<PreparedSnapshot> prepare_from(PageClient& client, const SnapshotWish& wish);
-  Result<std::shared_ptr<const ChunkPlaces>> places_of(const Key& key, const SnapshotImage& image);
+  Result<std::shared_ptr<const ChunkPlaces>> places_of(const SnapshotImage& image, Beyond beyond);
   /// Something that is shared, with its part of the budget.
   template <typename T>
   std::shared_ptr<const T> share(T value, IndexBudget::Held held) const;
-  /// The inverse of a page map that is adopted.
-  std::shared_ptr<const ChunkPlaces> adopted_places_of(const SnapshotImage& image);
 
   PageServers& servers_;
   const std::shared_ptr<IndexBudget> budget_;  // also of what outlives this
