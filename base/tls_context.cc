@@ -65,19 +65,24 @@ Result<OwnedKey> parse_key(const std::string& pem, const std::string& path) {
   return key;
 }
 
-/// All certificates of the text, in their order; none where one of them is damaged.
-std::vector<OwnedCertificate> parse_certificates(const std::string& pem) {
+/// All objects of a kind in the text, in their order; none where one of them is damaged.
+template <typename Owned, typename Read>
+std::vector<Owned> parse_all(const std::string& pem, Read read) {
   const OwnedBio bio = bio_of(pem);
-  std::vector<OwnedCertificate> all;
+  std::vector<Owned> all;
   ERR_clear_error();
   while (true) {
-    OwnedCertificate next(PEM_read_bio_X509_AUX(bio.get(), nullptr, no_passphrase, nullptr));
+    Owned next(read(bio.get(), nullptr, no_passphrase, nullptr));
     if (next == nullptr) break;
     all.push_back(std::move(next));
   }
   if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE) return {};
   if (!all.empty()) ERR_clear_error();
   return all;
+}
+
+std::vector<OwnedCertificate> parse_certificates(const std::string& pem) {
+  return parse_all<OwnedCertificate>(pem, PEM_read_bio_X509_AUX);
 }
 
 /// The own certificate, and those between it and the authority.
@@ -100,18 +105,11 @@ bool trust(SSL_CTX* context, const std::string& pem) {
 /// The peer's own certificate must not be in the list of its issuer. A peer whose issuer has no
 /// list, or one that has run out, is refused.
 bool refuse_revoked(SSL_CTX* context, const std::string& pem) {
-  const OwnedBio bio = bio_of(pem);
+  const auto lists = parse_all<OwnedRevocations>(pem, PEM_read_bio_X509_CRL);
   X509_STORE* const store = SSL_CTX_get_cert_store(context);
-  bool some = false;
-  ERR_clear_error();
-  while (const OwnedRevocations next{
-      PEM_read_bio_X509_CRL(bio.get(), nullptr, no_passphrase, nullptr)}) {
-    if (X509_STORE_add_crl(store, next.get()) != 1) return false;
-    some = true;
-  }
-  if (ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE || !some) return false;
-  ERR_clear_error();
-  return X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK) == 1;
+  return !lists.empty() && std::ranges::all_of(lists, [&](const OwnedRevocations& list) {
+    return X509_STORE_add_crl(store, list.get()) == 1;
+  }) && X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK) == 1;
 }
 
 void warn_when_outdated(SSL_CTX* context, const std::string& path) {
