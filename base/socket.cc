@@ -15,7 +15,6 @@
 #include <unistd.h>
 
 #include "base/limits.h"
-#include "base/private_files.h"
 
 namespace thaw {
 
@@ -201,11 +200,7 @@ Result<UniqueFd> create_tcp_socket(const TcpAddress& address) {
 }
 
 Result<UniqueFd> listen_tcp(const TcpAddress& address) {
-  if (address.is_unix()) {
-    const std::string path = address.unix_path();
-    TRY(make_public_directory(path.substr(0, path.rfind('/'))));
-    return listen_unix(path, std::nullopt);
-  }
+  if (address.is_unix()) return listen_unix(address.unix_path(), std::nullopt);
   UniqueFd socket = TRY(create_tcp_socket(address));
   const int on = 1;
   if (::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||

@@ -58,7 +58,7 @@ Result<std::vector<TcpAddress>> resolve_tcp_all(const std::string& host_and_port
 Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline);
 
 /// Listens at the address, non-blocking; a port that another program has is kAlreadyExists. A UNIX
-/// socket is made as listen_unix() does, in a directory that is made if it is missing.
+/// socket is made as listen_unix() does.
 Result<UniqueFd> listen_tcp(const TcpAddress& address);
 
 /// A non-blocking TCP socket with the options above, for an event loop to connect.
