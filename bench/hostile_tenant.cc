@@ -74,8 +74,8 @@ class Tenants {
   Result<ChunkId> chunk(const std::string& tenant) const {
     PageClient client = TRY(connect(tenant));
     const PageMap map = TRY(client.page_map(TRY(client.show("there"))));
-    for (std::size_t i = 0; i < map.run_count(); ++i) {
-      if (!map.run(i).zero()) return map.run(i).chunk;
+    for (PageMap::Cursor cursor(map); !cursor.at_end(); cursor.next()) {
+      if (!cursor.run().zero()) return cursor.run().chunk;
     }
     return fail(ErrorCode::kCorrupt, "an image of zeros");
   }

@@ -61,8 +61,8 @@ FaultCore::Need FaultCore::on_fault(PageRange unit) {
     case PageState::kMissing:
       break;
   }
-  const PageMap::Run run = map_.find(unit.first);
-  if (run.zero() && run.length >= unit.count) {
+  const PageMap::Run& run = run_of(unit.first);
+  if (run.zero() && run.end() >= unit.first + unit.count) {
     ++faults_.zero;
     return Need::kZero;
   }
@@ -121,11 +121,11 @@ void FaultCore::on_coming(PageIndex page) {
 }
 
 bool FaultCore::all_accounted(ZeroPages zeros) const {
-  for (std::size_t i = 0; i < map_.run_count(); ++i) {
-    const PageMap::Run run = map_.run(i);
+  for (PageMap::Cursor cursor(map_); !cursor.at_end(); cursor.next()) {
+    const PageMap::Run run = cursor.run();
     if (run.first.value >= states_.size()) break;
     if (run.zero() && zeros == ZeroPages::kNot) continue;
-    const std::size_t end = std::min<std::size_t>((run.first + run.length).value, states_.size());
+    const std::size_t end = std::min<std::size_t>(run.end().value, states_.size());
     for (std::size_t page = run.first.value; page < end; ++page) {
       if (states_[page] != PageState::kPresent && states_[page] != PageState::kRemoved)
         return false;
@@ -157,12 +157,12 @@ void FaultCore::leave_state(PageIndex page, Probe::Fate fate) {
 }
 
 PageRange FaultCore::missing_around(PageIndex page, PageRange region, std::uint64_t block) const {
-  const PageMap::Run run = map_.whole_run(page);
+  const PageMap::Run& run = run_of(page);
   const std::uint64_t block_start = page.value / block * block;
   const std::uint64_t least = std::max({block_start, run.first.value, region.first.value});
   const std::uint64_t end =
-      std::min({block_start + block, run.first.value + run.length.value,
-                region.first.value + region.count.value, std::uint64_t{states_.size()}});
+      std::min({block_start + block, run.end().value, region.first.value + region.count.value,
+                std::uint64_t{states_.size()}});
   const auto missing = [this](std::uint64_t i) {
     return states_[i] == PageState::kMissing || states_[i] == PageState::kProbe;
   };

@@ -81,7 +81,7 @@ class FaultCore {
 
   PageCount page_count() const { return {states_.size()}; }
   PageState state(PageIndex page) const { return states_[page.value]; }
-  ChunkId chunk_of(PageIndex page) const { return map_.chunk_of(page); }
+  ChunkId chunk_of(PageIndex page) const { return run_of(page).chunk_of(page); }
   const FaultCounters& faults() const { return faults_; }
   const AroundWindow& window() const { return window_; }
   std::uint64_t present_pages() const { return present_pages_; }
@@ -90,6 +90,11 @@ class FaultCore {
   std::uint64_t removed_pages() const { return removed_pages_; }
 
  private:
+  /// The run that holds the page: more often than not the one that was found last.
+  const PageMap::Run& run_of(PageIndex page) const {
+    if (page < run_.first || page >= run_.end()) run_ = map_.whole_run(page);
+    return run_;
+  }
   /// The pages around `page` in the same run, region and block of `block` pages that are missing
   /// one beside the other, itself included.
   PageRange missing_around(PageIndex page, PageRange region, std::uint64_t block) const;
@@ -105,6 +110,7 @@ class FaultCore {
   void leave_state(PageIndex page, Probe::Fate fate);
 
   const PageMap& map_;
+  mutable PageMap::Run run_{};  // that was found last
   const std::span<PageState> states_;
   AroundWindow window_;
   std::array<Probe, limits::kMaxProbes> probes_{};  // a ring of the last that were left out

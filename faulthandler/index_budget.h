@@ -26,11 +26,14 @@ class IndexBudget {
     Held& operator=(Held&&) = delete;
     ~Held();
 
+    /// kLimitExceeded where more is refused; then nothing changes.
+    Result<void> resize(ByteCount bytes, Beyond beyond);
+
    private:
     friend IndexBudget;
-    Held(IndexBudget& budget, ByteCount bytes) : budget_(&budget), bytes_(bytes) {}
-    IndexBudget* budget_;
-    ByteCount bytes_;
+    explicit Held(IndexBudget& budget) : budget_(&budget) {}
+    IndexBudget* budget_;  // nullptr: moved from
+    ByteCount bytes_{0};
   };
 
   explicit IndexBudget(ByteCount most) : most_(most) {}
@@ -44,6 +47,8 @@ class IndexBudget {
   ByteCount held() const;
 
  private:
+  Result<void> exchange(ByteCount before, ByteCount after, Beyond beyond);
+
   const ByteCount most_;
   mutable std::mutex mutex_;
   ByteCount held_{0};  // guarded by mutex_

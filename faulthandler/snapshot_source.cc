@@ -16,12 +16,8 @@ bool is_damage(const Error& error) {
 
 /// What an image takes of memory, its file included, which is in memory too.
 ByteCount memory_of(const SnapshotImage& image) {
-  return {image.map.run_count() * PageMap::kRunBytes + image.cold.size() * sizeof(PageRange) +
+  return {image.map.memory().value + image.cold.size() * sizeof(PageRange) +
           file_size(image.file).value_or(ByteCount{0}).value};
-}
-
-ByteCount memory_of(const ChunkPlaces& places) {
-  return {places.run_count() * ChunkPlaces::kRunBytes};
 }
 
 }  // namespace
@@ -68,7 +64,9 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
                                                                       const Key& key,
                                                                       Manifest manifest) {
   if (auto image = find(images_, key)) return image;
-  auto map = client.page_map(manifest);
+  auto held = TRY(budget_->take({0}, Beyond::kRefused));
+  const auto admit = [&held](ByteCount all) { return held.resize(all, Beyond::kRefused); };
+  auto map = client.page_map(manifest, admit);
   if (!map) {
     if (is_damage(map.error())) report(key);
     return std::unexpected(map.error());
@@ -83,8 +81,10 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
     }
   }
   SnapshotImage image{key.first, std::move(manifest), *std::move(map), std::move(cold)};
+  // Its file is about as large at most.
+  TRY(admit({2 * memory_of(image).value}));
   TRY(keep_snapshot_image(image));
-  auto held = TRY(budget_->take(memory_of(image), Beyond::kRefused));
+  TRY(admit(memory_of(image)));
   auto shared = share(std::move(image), std::move(held));
   keep(images_, key, shared);
   return shared;
@@ -97,12 +97,13 @@ void SnapshotSource::report(const Key& key) const {
     log_warning("nobody was told of a damaged page map or working set: {}", told.error().message());
 }
 
-Result<std::shared_ptr<const ChunkPlaces>> SnapshotSource::places_of(const SnapshotImage& image,
-                                                                     Beyond beyond) {
-  const Key key = key_of(image);
+Result<std::shared_ptr<const ChunkPlaces>> SnapshotSource::places_of(
+    const std::shared_ptr<const SnapshotImage>& image, Beyond beyond) {
+  const Key key = key_of(*image);
   if (auto places = find(places_, key)) return places;
-  ChunkPlaces made(image.map, image.manifest.spec.memory_pages());
-  auto held = TRY(budget_->take(memory_of(made), beyond));
+  auto held = TRY(budget_->take(ChunkPlaces::memory_to_make(image->map), beyond));
+  ChunkPlaces made({image, &image->map}, image->manifest.spec.memory_pages());
+  TRY(held.resize(made.memory(), beyond));
   auto places = share(std::move(made), std::move(held));
   keep(places_, key, places);
   return places;
@@ -119,7 +120,7 @@ Result<PreparedSnapshot> SnapshotSource::adopt(UniqueFd file, MemoryUse use) {
     keep(images_, key_of(*image), image);
   }
   std::shared_ptr<const ChunkPlaces> places;
-  if (use == MemoryUse::kShared) places = TRY(places_of(*image, Beyond::kTaken));
+  if (use == MemoryUse::kShared) places = TRY(places_of(image, Beyond::kTaken));
   return PreparedSnapshot{std::move(image), std::move(places), nullptr};
 }
 
@@ -160,7 +161,7 @@ Result<PreparedSnapshot> SnapshotSource::prepare_from(PageClient& client,
     log_warning("{} without its working set: {}", wish.snapshot, working_set.error().message());
   }
   std::shared_ptr<const ChunkPlaces> places;
-  if (wish.use == MemoryUse::kShared) places = TRY(places_of(*image, Beyond::kRefused));
+  if (wish.use == MemoryUse::kShared) places = TRY(places_of(image, Beyond::kRefused));
   return PreparedSnapshot{image, std::move(places), std::move(set), has_no_set};
 }
 

@@ -80,7 +80,8 @@ class SnapshotSource {
   /// Tells the page servers that its page map or working set came damaged.
   void report(const Key& key) const;
   Result<PreparedSnapshot> prepare_from(PageClient& client, const SnapshotWish& wish);
-  Result<std::shared_ptr<const ChunkPlaces>> places_of(const SnapshotImage& image, Beyond beyond);
+  Result<std::shared_ptr<const ChunkPlaces>> places_of(
+      const std::shared_ptr<const SnapshotImage>& image, Beyond beyond);
   /// Something that is shared, with its part of the budget.
   template <typename T>
   std::shared_ptr<const T> share(T value, IndexBudget::Held held) const;

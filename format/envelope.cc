@@ -29,7 +29,7 @@ Bytes seal_envelope(const EnvelopeKind& kind, ByteSpan plain) {
   return sealed;
 }
 
-Result<Bytes> open_envelope(const EnvelopeKind& kind, ByteSpan sealed) {
+Result<std::size_t> plain_bytes(const EnvelopeKind& kind, ByteSpan sealed) {
   if (sealed.size() < kHeaderBytes) {
     return fail(ErrorCode::kTruncated, "{}: {} bytes are no header", kind.name, sealed.size());
   }
@@ -41,10 +41,10 @@ Result<Bytes> open_envelope(const EnvelopeKind& kind, ByteSpan sealed) {
     return fail(ErrorCode::kBadVersion, "{} of version {}, this build reads {}", kind.name, version,
                 kind.version);
   }
-  const std::size_t plain_bytes = load_le<std::uint32_t>(sealed.data() + 8);
+  const std::size_t plain = load_le<std::uint32_t>(sealed.data() + 8);
   const std::size_t payload_bytes = load_le<std::uint32_t>(sealed.data() + 12);
-  if (plain_bytes > kind.most_plain_bytes) {
-    return fail(ErrorCode::kTooLarge, "{} of {} bytes", kind.name, plain_bytes);
+  if (plain > kind.most_plain_bytes) {
+    return fail(ErrorCode::kTooLarge, "{} of {} bytes", kind.name, plain);
   }
   const ByteSpan payload = sealed.subspan(kHeaderBytes);
   if (payload.size() < payload_bytes) {
@@ -54,11 +54,16 @@ Result<Bytes> open_envelope(const EnvelopeKind& kind, ByteSpan sealed) {
   if (payload.size() > payload_bytes || load_le<std::uint16_t>(sealed.data() + 6) != 0) {
     return fail(ErrorCode::kMalformed, "{}: its header contradicts its size", kind.name);
   }
-  Bytes plain(plain_bytes);
+  return plain;
+}
+
+Result<Bytes> open_envelope(const EnvelopeKind& kind, ByteSpan sealed) {
+  Bytes plain(TRY(plain_bytes(kind, sealed)));
+  const ByteSpan payload = sealed.subspan(kHeaderBytes);
   const std::size_t n = ZSTD_decompress(plain.data(), plain.size(), payload.data(), payload.size());
-  if (ZSTD_isError(n) != 0 || n != plain_bytes) {
+  if (ZSTD_isError(n) != 0 || n != plain.size()) {
     return fail(ErrorCode::kMalformed, "{}: does not decompress to {} bytes", kind.name,
-                plain_bytes);
+                plain.size());
   }
   if (fast_hash(plain) != load_le<std::uint64_t>(sealed.data() + 16)) {
     return fail(ErrorCode::kChecksumMismatch, "{}", kind.name);

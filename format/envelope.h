@@ -16,6 +16,10 @@ struct EnvelopeKind {
 
 Bytes seal_envelope(const EnvelopeKind& kind, ByteSpan plain);
 
+/// How many plain bytes it says that it holds: kBadMagic, kBadVersion, kTooLarge, kTruncated or
+/// kMalformed where its header says something else.
+Result<std::size_t> plain_bytes(const EnvelopeKind& kind, ByteSpan sealed);
+
 /// The plain bytes: kBadMagic, kBadVersion, kTooLarge, kTruncated, kMalformed or
 /// kChecksumMismatch otherwise. Allocates at most kind.most_plain_bytes.
 Result<Bytes> open_envelope(const EnvelopeKind& kind, ByteSpan sealed);

@@ -26,8 +26,8 @@ inline constexpr std::size_t kMaxTagsPerListing = 256;  // of at most two names 
 // Page maps: one segment describes up to this many pages, so that a map of any size is moved,
 // stored and decoded in bounded pieces.
 inline constexpr std::uint64_t kSegmentPages = 1u << 16;
-/// Of a page map, 16 bytes of memory each: a snapshot of 16 GiB may have one for each page.
-inline constexpr std::size_t kMaxRuns = 1u << 22;
+/// Of memory, of a page map: a snapshot of 16 GiB may have each page in a run of its own.
+inline constexpr std::size_t kMaxMapBytes = 64u << 20;
 /// A run of one page costs at most 4 bytes of length and 10 of chunk id.
 inline constexpr std::size_t kMaxSegmentBytes = 64 + kSegmentPages * 14;
 

@@ -247,16 +247,13 @@ Result<message::Statistics> PageClient::statistics() {
   return ask<message::Statistics>(message::GetStatistics{});
 }
 
-Result<PageMap> PageClient::page_map(const Manifest& manifest) {
+Result<PageMap> PageClient::page_map(const Manifest& manifest, const MapAdmission& admit) {
   const PageCount pages = manifest.spec.image_pages();
   PageMap map;
   for (std::uint32_t segment = 0; map.size() < pages; ++segment) {
     TRY(ask<message::PageMapSegment>(message::GetPageMap{manifest.snapshot, segment}));
+    if (admit) TRY(admit(TRY(map.memory_with(body_))));
     TRY(map.append_segment(body_, pages - map.size()));
-    if (map.size() < pages && map.size().value % limits::kSegmentPages != 0) {
-      return fail(ErrorCode::kMalformed, "a page map of {} pages, wanted {}", map.size().value,
-                  pages.value);
-    }
   }
   return map;
 }
@@ -344,8 +341,9 @@ struct Batch {
 /// Takes the next batch from [next, end) and moves `next` behind it.
 Batch take_batch(const PageMap& map, PageIndex& next, PageIndex end) {
   Batch batch;
-  while (next < end && batch.ids.size() < limits::kMaxChunksPerRequest) {
-    const PageMap::Run run = map.find(next);
+  for (PageMap::Cursor cursor(map, next);
+       next < end && batch.ids.size() < limits::kMaxChunksPerRequest;) {
+    const PageMap::Run run = cursor.rest();
     const std::uint64_t length = std::min(run.length, end - next).value;
     const std::uint64_t room = limits::kMaxChunksPerRequest - batch.ids.size();
     const std::uint64_t taken = run.zero() ? length : std::min(length, room);
@@ -354,6 +352,7 @@ Batch take_batch(const PageMap& map, PageIndex& next, PageIndex end) {
       batch.ids.push_back({run.chunk.value + i});
     }
     next += PageCount{taken};
+    cursor.skip({taken});
   }
   return batch;
 }

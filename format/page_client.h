@@ -57,7 +57,8 @@ class PageClient {
   Result<Manifest> show(const std::string& name);
   Result<void> remove(const message::DeleteSnapshot& what);
   Result<message::Statistics> statistics();
-  Result<PageMap> page_map(const Manifest& manifest);
+  /// `admit` may refuse it before it takes more memory.
+  Result<PageMap> page_map(const Manifest& manifest, const MapAdmission& admit = {});
   /// kNotFound when the snapshot was pushed without one.
   Result<ColdMap> cold_map(const Manifest& manifest);
 

@@ -35,8 +35,8 @@ void ChunkSet::insert(ChunkId first, std::uint64_t count) {
 }
 
 void ChunkSet::insert(const PageMap& map) {
-  for (std::size_t i = 0; i < map.run_count(); ++i) {
-    const PageMap::Run run = map.run(i);
+  for (PageMap::Cursor cursor(map); !cursor.at_end(); cursor.next()) {
+    const PageMap::Run run = cursor.run();
     if (!run.zero()) insert(run.chunk, run.length.value);
   }
 }

@@ -1,6 +1,7 @@
 #include "pageserver/peer.h"
 
 #include <chrono>
+#include <memory>
 
 #include "base/check.h"
 #include "format/limits.h"
@@ -23,6 +24,18 @@ bool writes(const Message& message) {
          std::holds_alternative<message::ChangeLabels>(message) ||
          std::holds_alternative<message::SetNamespace>(message) ||
          std::holds_alternative<message::RemoveNamespace>(message);
+}
+
+/// Holds the memory of a push's page maps, as long as it is there. kLimitExceeded when they have
+/// outgrown what the identity may have.
+MapAdmission admission_to(IdentityShares::Held memory) {
+  return [held = std::make_shared<IdentityShares::Held>(std::move(memory))](
+             ByteCount maps) -> Result<void> {
+    const std::uint64_t needed = maps.value + 1;
+    if (held->resize(needed, limits::kPushMemory)) return {};
+    return fail(ErrorCode::kLimitExceeded, "the page maps of pushes have no {} bytes for this one",
+                needed);
+  };
 }
 
 }  // namespace
@@ -202,9 +215,7 @@ Result<Reply> Peer::read(const Message& message, ByteSpan body) {
   if (const auto* get = std::get_if<message::GetChunks>(&message)) return chunks(*get);
   if (const auto* offer = std::get_if<message::Offer>(&message)) {
     Push* const current = TRY(push());
-    message::Needed needed = TRY(current->offer(*offer, body));
-    TRY(hold_push_memory());
-    return with_body(std::move(needed), {});
+    return with_body(TRY(current->offer(*offer, body)), {});
   }
   if (const auto* get = std::get_if<message::GetPageMap>(&message)) {
     const NamespaceId in = TRY(name_space());
@@ -266,7 +277,6 @@ Result<Peer::Step> Peer::finish_write(const Message& message) {
   if (std::holds_alternative<message::Upload>(message)) {
     TRY(check_grants(current->checked_bytes()));
     TRY(current->store_upload());
-    TRY(hold_push_memory());
     return done();
   }
   TRY(check_grants({0}));
@@ -286,15 +296,7 @@ void Peer::EndPush::operator()(Push* push) const {
 /// On a control connection nothing but a push's parent is pinned.
 void Peer::end_push() {
   push_.reset();
-  push_memory_.reset();
   pins_.unpin_all();
-}
-
-Result<void> Peer::hold_push_memory() {
-  const std::uint64_t needed = push_->map_memory().value + 1;
-  if (push_memory_->resize(needed, limits::kPushMemory)) return {};
-  return fail(ErrorCode::kLimitExceeded, "the page maps of pushes have no {} bytes for this one",
-              needed);
 }
 
 Result<NamespaceId> Peer::open_namespace() {
@@ -350,9 +352,9 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
     parent = TRY(decode_manifest(sealed)).snapshot;
     TRY(pins_.pin(store_, *name_space_, parent));
   }
-  push_ = {new Push(store_, *name_space_, request.spec, parent), EndPush{&server_}};
+  push_ = {new Push(store_, *name_space_, request.spec, parent, admission_to(*std::move(memory))),
+           EndPush{&server_}};
   server_.pushes.add(*push_);
-  push_memory_.emplace(*std::move(memory));
   return {};
 }
 

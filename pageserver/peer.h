@@ -171,8 +171,6 @@ class Peer {
   void end_build();
   Result<void> remove_namespace();
   void end_push();
-  /// kLimitExceeded when the push's page maps have outgrown what this identity may have in memory.
-  Result<void> hold_push_memory();
   /// This peer's namespace, which it makes if there is none and it may. kUnauthorized.
   Result<NamespaceId> open_namespace();
   /// kQuotaExceeded when so many more bytes are too many for a grant of the policy.
@@ -199,9 +197,8 @@ class Peer {
   Store& store_;
   ServerCommon& server_;
   const std::size_t kept_recordings_;
-  std::optional<IdentityShares::Held> place_;        // one connection, as it lives
-  std::optional<IdentityShares::Held> precedence_;   // nothing: it has none
-  std::optional<IdentityShares::Held> push_memory_;  // of push_, as long as it is there
+  std::optional<IdentityShares::Held> place_;       // one connection, as it lives
+  std::optional<IdentityShares::Held> precedence_;  // nothing: it has none
   message::Role role_ = message::Role::kControl;
   std::string identity_;
   std::string network_;

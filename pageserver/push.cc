@@ -9,24 +9,42 @@
 
 namespace thaw {
 
-Push::Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent)
-    : store_(store), name_space_(name_space), spec_(std::move(spec)), parent_(parent) {}
+Push::Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent,
+           MapAdmission admit)
+    : store_(store),
+      name_space_(name_space),
+      spec_(std::move(spec)),
+      parent_(parent),
+      admit_(std::move(admit)) {}
 
 Result<message::Needed> Push::offer(const message::Offer& offer, ByteSpan hashes) {
   TRY(check_offer(offer));
   TRY(read_parent());
-  if (map_.run_count() > limits::kMaxRuns) {
-    return fail(ErrorCode::kTooLarge, "the pages of \"{}\" lie in more than {} runs", spec_.name,
-                limits::kMaxRuns);
-  }
+  TRY(check_size());
   if (!offer.kept_bitmap.empty()) TRY(check_kept(offer));
-  const std::lock_guard lock(mutex_);
-  Pending pending = TRY(resolve(offer, hashes));
-  const message::Needed needed = ask_for_missing(pending);
-  next_ += offer.count;
-  pending_.push_back(std::move(pending));
-  apply_complete();
+  message::Needed needed;
+  {
+    const std::lock_guard lock(mutex_);
+    Pending pending = TRY(resolve(offer, hashes));
+    needed = ask_for_missing(pending);
+    next_ += offer.count;
+    pending_.push_back(std::move(pending));
+    apply_complete();
+  }
+  TRY(ask_for_memory());
   return needed;
+}
+
+Result<void> Push::check_size() const {
+  if (map_.memory().value <= limits::kMaxMapBytes) return {};
+  return fail(ErrorCode::kTooLarge,
+              "the page map of \"{}\" takes more than {} MiB: its pages lie in too many runs",
+              spec_.name, limits::kMaxMapBytes >> 20);
+}
+
+Result<void> Push::ask_for_memory() const {
+  if (!admit_) return {};
+  return admit_(map_.memory() + parent_map_.memory());
 }
 
 Result<void> Push::check_offer(const message::Offer& offer) const {
@@ -46,7 +64,7 @@ Result<void> Push::read_parent() {
   const auto sealed = TRY(if_found(store_.manifest(name_space_, parent_)));
   if (sealed) {
     const Manifest manifest = TRY(decode_manifest(*sealed));
-    auto map = TRY(if_found(read_page_map(store_, name_space_, parent_)));
+    auto map = TRY(if_found(read_page_map(store_, name_space_, parent_, admit_)));
     if (map) {
       parent_manifest_ = manifest;
       parent_map_ = *std::move(map);
@@ -171,18 +189,20 @@ Result<void> Push::check_upload(std::uint32_t count, ByteSpan chunks) {
 
 Result<void> Push::store_upload() {
   CHECK(!checked_.empty());
-  const std::lock_guard lock(mutex_);
-  const auto stored = TRY(store_.put_chunks(name_space_, checked_));
-  Pending& oldest = pending_.front();
-  for (std::size_t i = 0; i < stored.size(); ++i) {
-    oldest.missing[oldest.uploaded++]->second.chunk = stored[i].id;
-    if (!stored[i].is_new) continue;
-    ++statistics_.new_pages;
-    statistics_.new_chunk_bytes += checked_[i].chunk.size();
+  {
+    const std::lock_guard lock(mutex_);
+    const auto stored = TRY(store_.put_chunks(name_space_, checked_));
+    Pending& oldest = pending_.front();
+    for (std::size_t i = 0; i < stored.size(); ++i) {
+      oldest.missing[oldest.uploaded++]->second.chunk = stored[i].id;
+      if (!stored[i].is_new) continue;
+      ++statistics_.new_pages;
+      statistics_.new_chunk_bytes += checked_[i].chunk.size();
+    }
+    checked_.clear();
+    apply_complete();
   }
-  checked_.clear();
-  apply_complete();
-  return {};
+  return ask_for_memory();
 }
 
 void Push::mark(ChunkSet& to) const {
@@ -228,16 +248,18 @@ void Push::apply(Pending& pending) {
 
 void Push::compare_with_parent() {
   if (!parent_manifest_) return;
-  for (PageIndex page{0}; page.value < map_.size().value;) {
-    const PageMap::Run now = map_.find(page);
-    PageMap::Run before{page, now.length, kNoChunk};
-    if (page.value < parent_map_.size().value) before = parent_map_.find(page);
+  PageMap::Cursor parent(parent_map_);
+  for (PageMap::Cursor own(map_); !own.at_end();) {
+    const PageMap::Run now = own.rest();
+    const PageMap::Run before =
+        parent.at_end() ? PageMap::Run{now.first, now.length, kNoChunk} : parent.rest();
     // Ids count up in both: runs that begin with the same chunk stay the same.
     const PageCount length = std::min(now.length, before.length);
     if (now.chunk != before.chunk) {
       (now.zero() ? statistics_.became_zero_pages : statistics_.changed_pages) += length.value;
     }
-    page += length;
+    own.skip(length);
+    if (!parent.at_end()) parent.skip(length);
   }
 }
 
@@ -250,18 +272,13 @@ std::uint64_t Push::stored_cold_pages() const {
   std::uint64_t pages = 0;
   for (const PageRange& range : cold_) {
     const PageIndex end = range.first + range.count;
-    for (PageIndex page = range.first; page < end;) {
-      const PageMap::Run run = map_.find(page);
-      const PageCount length = std::min(run.length, end - page);
-      if (!run.zero()) pages += length.value;
-      page += length;
+    for (PageMap::Cursor cursor(map_, range.first); !cursor.at_end(); cursor.next()) {
+      const PageMap::Run run = cursor.rest();
+      if (run.first >= end) break;
+      if (!run.zero()) pages += std::min(run.length, end - run.first).value;
     }
   }
   return pages;
-}
-
-ByteCount Push::map_memory() const {
-  return {(map_.run_count() + parent_map_.run_count()) * PageMap::kRunBytes};
 }
 
 ByteCount Push::checked_bytes() const {
@@ -271,10 +288,7 @@ ByteCount Push::checked_bytes() const {
 }
 
 Result<Manifest> Push::commit() {
-  if (map_.run_count() > limits::kMaxRuns) {
-    return fail(ErrorCode::kTooLarge, "the pages of \"{}\" lie in more than {} runs", spec_.name,
-                limits::kMaxRuns);
-  }
+  TRY(check_size());
   if (map_.size() != spec_.image_pages()) {
     return fail(ErrorCode::kProtocol, "a commit after {} of {} pages", map_.size().value,
                 spec_.image_pages().value);

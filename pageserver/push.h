@@ -31,10 +31,12 @@ namespace thaw {
 /// are serialised.
 class Push {
  public:
-  /// `parent` is the snapshot that this one came from, if any. REQUIRES: check_spec(spec).
-  Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent = {});
+  /// `parent` is the snapshot that this one came from, if any. `admit` is asked for the memory of
+  /// its page maps, the parent's too; its error ends the push. REQUIRES: check_spec(spec).
+  Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent = {},
+       MapAdmission admit = {});
 
-  /// kTooLarge when the page map has more runs than limits::kMaxRuns.
+  /// kTooLarge when the page map takes more than limits::kMaxMapBytes.
   /// kProtocol when the pages are not the next ones, or too many offers wait for uploads. For pages
   /// that are kept: kInvalidArgument when they are not of memory, or there is no parent with as
   /// much memory; kNotFound when the parent was deleted; kCorrupt when they are missing or damaged.
@@ -56,8 +58,6 @@ class Push {
   SnapshotId parent() const { return parent_; }  // 0: none
   /// Stored for this push alone, unless it was committed.
   std::uint64_t uncommitted_bytes() const { return committed_ ? 0 : statistics_.new_chunk_bytes; }
-  /// What its page maps take, the parent's too.
-  ByteCount map_memory() const;
   /// Adds the chunks that it stands on: those of the map so far, and those that a look-up has
   /// found. Any thread.
   void mark(ChunkSet& to) const;
@@ -85,6 +85,8 @@ class Push {
     bool complete() const { return uploaded == missing.size(); }
   };
 
+  Result<void> check_size() const;
+  Result<void> ask_for_memory() const;
   Result<void> check_offer(const message::Offer& offer) const;
   Result<void> check_kept(const message::Offer& offer) const;
   /// What a push to a parent needs of it, once; that it was deleted is no error.
@@ -103,6 +105,7 @@ class Push {
   const NamespaceId name_space_;
   const SnapshotSpec spec_;
   const SnapshotId parent_;
+  const MapAdmission admit_;
   bool parent_read_ = false;
   std::optional<Manifest> parent_manifest_;
   PageMap parent_map_;

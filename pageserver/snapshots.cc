@@ -4,7 +4,8 @@
 
 namespace thaw {
 
-Result<PageMap> read_page_map(Store& store, NamespaceId in, SnapshotId snapshot) {
+Result<PageMap> read_page_map(Store& store, NamespaceId in, SnapshotId snapshot,
+                              const MapAdmission& admit) {
   const Bytes sealed = TRY(store.manifest(in, snapshot));
   const auto unreadable = [&](const Error& error) -> Result<PageMap> {
     // Either the snapshot was removed in between, or it is damaged.
@@ -18,6 +19,9 @@ Result<PageMap> read_page_map(Store& store, NamespaceId in, SnapshotId snapshot)
   for (std::uint32_t i = 0; map.size() < pages; ++i) {
     const auto segment = store.page_map_segment(in, snapshot, i);
     if (!segment) return unreadable(segment.error());
+    const auto memory = map.memory_with(*segment);
+    if (!memory) return unreadable(memory.error());
+    if (admit) TRY(admit(*memory));
     const auto appended = map.append_segment(*segment, pages - map.size());
     if (!appended) return unreadable(appended.error());
   }

@@ -10,9 +10,10 @@
 
 namespace thaw {
 
-/// A snapshot's whole page map. kNotFound when the snapshot is not there (any
-/// more), kCorrupt when it is and its map is not.
-Result<PageMap> read_page_map(Store& store, NamespaceId in, SnapshotId snapshot);
+/// A snapshot's whole page map. kNotFound when the snapshot is not there (any more), kCorrupt when
+/// it is and its map is not; `admit` may refuse it before it takes more memory.
+Result<PageMap> read_page_map(Store& store, NamespaceId in, SnapshotId snapshot,
+                              const MapAdmission& admit = {});
 
 /// Every snapshot that has a name, in order of name.
 Result<std::vector<Manifest>> all_manifests(Store& store, NamespaceId in);

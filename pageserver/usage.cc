@@ -10,8 +10,8 @@ namespace {
 void add_pages(const PageMap& map, message::Usage& to) {
   ++to.snapshots;
   to.logical_bytes += bytes_of(map.size()).value;
-  for (std::size_t i = 0; i < map.run_count(); ++i) {
-    const PageMap::Run run = map.run(i);
+  for (PageMap::Cursor cursor(map); !cursor.at_end(); cursor.next()) {
+    const PageMap::Run run = cursor.run();
     if (run.zero()) to.zero_bytes += bytes_of(run.length).value;
   }
 }

@@ -1,5 +1,6 @@
 #include "faulthandler/chunk_places.h"
 
+#include <memory>
 #include <random>
 
 #include <gtest/gtest.h>
@@ -9,12 +10,16 @@ namespace {
 
 ChunkId chunk(std::uint64_t sequence) { return ChunkId::of(1, 0, sequence); }
 
+ChunkPlaces places_of(const PageMap& map, PageCount end) {
+  return {std::make_shared<const PageMap>(map), end};
+}
+
 TEST(ChunkPlaces, FindsPagesOfRuns) {
   PageMap map;
   map.append_zero({2});
   map.append_chunks(chunk(10), {5});
   map.append_chunks(chunk(100), {1});
-  const ChunkPlaces places(map, map.size());
+  const ChunkPlaces places = places_of(map, map.size());
 
   EXPECT_EQ(places.find(chunk(10)), PageIndex{2});
   EXPECT_EQ(places.find(chunk(14)), PageIndex{6});
@@ -28,7 +33,7 @@ TEST(ChunkPlaces, FindsPagesOfRuns) {
 TEST(ChunkPlaces, PagesFromTheEndOnAreNotKnown) {
   PageMap map;
   map.append_chunks(chunk(10), {5});
-  const ChunkPlaces places(map, {3});
+  const ChunkPlaces places = places_of(map, {3});
 
   EXPECT_EQ(places.find(chunk(12)), PageIndex{2});
   EXPECT_EQ(places.find(chunk(13)), std::nullopt);
@@ -43,7 +48,7 @@ TEST(ChunkPlaces, RunsThatOverlapHideNoChunk) {
       map.append_chunks(chunk(1 + generator() % 40), {1 + generator() % 10});
       if (generator() % 2 == 0) map.append_zero({1});
     }
-    const ChunkPlaces places(map, map.size());
+    const ChunkPlaces places = places_of(map, map.size());
     for (std::uint64_t page = 0; page < map.size().value; ++page) {
       const ChunkId wanted = map.chunk_of({page});
       if (!wanted.valid()) continue;
@@ -51,6 +56,17 @@ TEST(ChunkPlaces, RunsThatOverlapHideNoChunk) {
       ASSERT_TRUE(found) << "round " << round << ", seed " << seed;
       EXPECT_EQ(map.chunk_of(*found), wanted);
     }
+  }
+}
+
+TEST(ChunkPlaces, TakeLittleMemoryForEachRun) {
+  PageMap map;
+  for (std::uint64_t i = 0; i < 10'000; ++i) map.append_chunks(chunk(1 + i * 7 % 30'000), {1});
+  const ChunkPlaces places = places_of(map, map.size());
+  EXPECT_LE(places.memory().value, map.run_count() * 6 + sizeof(ChunkId));
+  EXPECT_LE(places.memory(), ChunkPlaces::memory_to_make(map));
+  for (std::uint64_t page = 0; page < map.size().value; ++page) {
+    ASSERT_EQ(places.find(map.chunk_of({page})), PageIndex{page});
   }
 }
 

@@ -31,6 +31,12 @@ Bytes sealed_varints(std::initializer_list<std::uint64_t> values) {
   return seal_envelope(kSegmentKind, plain);
 }
 
+Bytes sealed_bytes(std::initializer_list<std::uint64_t> values) {
+  Bytes plain;
+  for (const std::uint64_t value : values) plain.push_back(static_cast<std::byte>(value));
+  return seal_envelope(kSegmentKind, plain);
+}
+
 std::optional<ErrorCode> appending(ByteSpan sealed, PageCount most = kSegment) {
   PageMap map;
   const auto code = code_of(map.append_segment(sealed, most));
@@ -81,20 +87,39 @@ Model random_model(std::mt19937_64& generator, std::uint64_t longest_run) {
   return model;
 }
 
+bool same(const PageMap::Run& a, const PageMap::Run& b) {
+  return a.first == b.first && a.length == b.length && a.chunk == b.chunk;
+}
+
+/// As long as they can be within a segment.
+std::vector<PageMap::Run> runs_of(const std::vector<std::uint64_t>& pages) {
+  std::vector<PageMap::Run> runs;
+  for (std::uint64_t i = 0; i < pages.size(); ++i) {
+    const bool goes_on = i % kSegment.value != 0 &&
+                         pages[i] == (pages[i] == 0 ? pages[i - 1] : pages[i - 1] + 1) &&
+                         (pages[i] == 0) == (pages[i - 1] == 0);
+    if (!goes_on) runs.push_back({{i}, {0}, {pages[i]}});
+    runs.back().length += PageCount{1};
+  }
+  return runs;
+}
+
 void expect_same(const PageMap& map, const std::vector<std::uint64_t>& pages) {
   ASSERT_EQ(map.size().value, pages.size());
-  for (std::uint64_t i = 0; i < pages.size(); ++i) {
-    ASSERT_EQ(map.chunk_of({i}).value, pages[i]) << "page " << i;
+  const std::vector<PageMap::Run> runs = runs_of(pages);
+  ASSERT_EQ(map.run_count(), runs.size());
+  PageMap::Cursor cursor(map);
+  for (const PageMap::Run& run : runs) {
+    ASSERT_FALSE(cursor.at_end());
+    ASSERT_TRUE(same(cursor.run(), run)) << run.first.value;
+    cursor.next();
+    for (PageIndex page = run.first; page < run.end(); page += PageCount{1}) {
+      const PageMap::Run rest{page, run.end() - page, run.chunk_of(page)};
+      ASSERT_TRUE(same(map.whole_run(page), run)) << page.value;
+      ASSERT_TRUE(same(map.find(page), rest)) << page.value;
+    }
   }
-  PageIndex next{0};
-  for (std::size_t i = 0; i < map.run_count(); ++i) {
-    const PageMap::Run run = map.run(i);
-    ASSERT_EQ(run.first, next);
-    ASSERT_GT(run.length.value, 0u);
-    ASSERT_EQ(run.chunk.value, pages[next.value]);
-    next += run.length;
-  }
-  ASSERT_EQ(next.value, pages.size());
+  ASSERT_TRUE(cursor.at_end());
 }
 
 TEST(PageMap, AgreesWithAPlainVector) {
@@ -105,8 +130,82 @@ TEST(PageMap, AgreesWithAPlainVector) {
     const auto copy = copy_by_segments(model.map);
     ASSERT_TRUE(succeeded(copy));
     expect_same(*copy, model.pages);
-    EXPECT_EQ(copy->run_count(), model.map.run_count());
+    for (std::size_t i = 0; i < copy->segment_count(); ++i) {
+      EXPECT_EQ(copy->encode_segment(i), model.map.encode_segment(i));
+    }
+    EXPECT_EQ(copy->memory(), model.map.memory());
   }
+}
+
+/// Where reading begins depends on how many bytes the runs before take.
+TEST(PageMap, PagesAreFoundWhateverNumberOfRunsIsBefore) {
+  for (const std::uint64_t apart : {1, 1 << 5, 1 << 12, 1 << 30}) {
+    Model model;
+    for (std::uint64_t runs = 0; runs <= 200; ++runs) {
+      expect_same(model.map, model.pages);
+      model.append(ChunkId::of(1, 0, 1 + 2 * apart * runs), 1 + runs % 3);
+      if (runs % 5 == 0) model.append(kNoChunk, 2);
+    }
+  }
+}
+
+TEST(PageMap, CursorBeginsAtAnyPageAndSkipsAnyPart) {
+  auto generator = test::seeded_generator();
+  Model model = random_model(generator, 30);
+  model.append(kNoChunk, kSegment.value);
+  model.append(ChunkId::of(2, 0, 9), 50);
+  for (int round = 0; round < 500; ++round) {
+    PageIndex page{pick(generator, model.pages.size() + 1)};
+    for (PageMap::Cursor cursor(model.map, page); !cursor.at_end();) {
+      ASSERT_TRUE(same(cursor.rest(), model.map.find(page)));
+      ASSERT_TRUE(same(cursor.run(), model.map.whole_run(page)));
+      const PageCount part{1 + pick(generator, cursor.rest().length.value)};
+      cursor.skip(part);
+      page += part;
+    }
+    ASSERT_EQ(page.value, model.pages.size());
+  }
+}
+
+TEST(PageMap, DecodedMapGoesOnGrowing) {
+  auto generator = test::seeded_generator();
+  for (int round = 0; round < 30; ++round) {
+    Model model = random_model(generator, 40);
+    model.append(ChunkId::of(3, 0, 1), 5);
+    Model grown{copy_by_segments(model.map).value(), model.pages};
+    for (Model* each : {&model, &grown}) {
+      if (round % 2 == 0) each->append(kNoChunk, 1);
+      each->append(ChunkId::of(3, 0, 6), 5);
+    }
+    expect_same(grown.map, model.pages);
+    EXPECT_EQ(grown.map.run_count(), model.map.run_count());
+    EXPECT_EQ(grown.map.encode_segment(0), model.map.encode_segment(0));
+  }
+}
+
+TEST(PageMap, TakesLittleMemoryForEachRun) {
+  auto generator = test::seeded_generator();
+  PageMap map;
+  std::uint64_t next = ChunkId::of(1, 0, 1).value;
+  while (map.size().value < 8 * kSegment.value) {
+    const PageCount length{std::min(1 + pick(generator, 7), 8 * kSegment.value - map.size().value)};
+    if (pick(generator, 3) == 0) {
+      map.append_zero(length);
+      continue;
+    }
+    next += pick(generator, 1000);
+    map.append_chunks({next}, length);
+    next += length.value;
+  }
+  EXPECT_LE(map.memory().value, map.run_count() * 4);
+  PageMap copy;
+  for (std::size_t i = 0; i < map.segment_count(); ++i) {
+    const Bytes segment = map.encode_segment(i);
+    const ByteCount with = copy.memory_with(segment).value();
+    ASSERT_TRUE(succeeded(copy.append_segment(segment, kSegment)));
+    EXPECT_EQ(copy.memory(), with) << "known before";
+  }
+  EXPECT_EQ(copy.memory(), map.memory());
 }
 
 TEST(PageMap, SegmentsJoinToTheSameRuns) {
@@ -115,7 +214,6 @@ TEST(PageMap, SegmentsJoinToTheSameRuns) {
   const auto copy = copy_by_segments(model.map);
   ASSERT_TRUE(succeeded(copy));
   expect_same(*copy, model.pages);
-  EXPECT_EQ(copy->run_count(), model.map.run_count());
 }
 
 TEST(PageMap, NeighboursMergeIntoOneRun) {
@@ -144,7 +242,7 @@ TEST(PageMap, SegmentsHaveAFixedSizeButTheLast) {
   EXPECT_EQ(map.segment_count(), 3u);
   const auto copy = copy_by_segments(map);
   ASSERT_TRUE(succeeded(copy));
-  EXPECT_EQ(copy->run_count(), 1u);
+  EXPECT_EQ(copy->run_count(), 3u) << "a run ends with its segment";
   EXPECT_EQ(copy->size(), map.size());
   EXPECT_EQ(PageMap().segment_count(), 0u);
 }
@@ -165,6 +263,22 @@ TEST(PageMap, SegmentOutOfOrderOrTooLongIsMalformed) {
   map.append_zero(kSegment + PageCount{5});
   EXPECT_EQ(appending(map.encode_segment(1)), ErrorCode::kMalformed);
   EXPECT_EQ(appending(map.encode_segment(0), kSegment - PageCount{1}), ErrorCode::kMalformed);
+  PageMap after_short;
+  after_short.append_zero({5});
+  EXPECT_EQ(code_of(after_short.append_segment(sealed_varints({5, 1, zero_run(1)}), kSegment)),
+            ErrorCode::kMalformed);
+}
+
+TEST(PageMap, SegmentThatLiesAboutItsSizeIsRefused) {
+  Bytes sealed = sealed_varints({0, 1, zero_run(1)});
+  for (const std::uint32_t said : {0u, 2u, 4u, 900'000u}) {
+    store_le(sealed.data() + 8, said);
+    EXPECT_GE(PageMap().memory_with(sealed)->value, said);
+    EXPECT_EQ(appending(sealed), ErrorCode::kMalformed) << said;
+  }
+  store_le(sealed.data() + 8, ~std::uint32_t{0});
+  EXPECT_EQ(code_of(PageMap().memory_with(sealed)), ErrorCode::kTooLarge);
+  EXPECT_EQ(appending(sealed), ErrorCode::kTooLarge);
 }
 
 TEST(PageMap, HostileSegmentsAreRefusedByName) {
@@ -182,6 +296,12 @@ TEST(PageMap, HostileSegmentsAreRefusedByName) {
       {"sequence 0", sealed_varints({0, 1, chunk_run(1), up(ChunkId::of(1, 0, 0).value)})},
       {"ids past the last sequence", sealed_varints({0, 2, chunk_run(2), up(last)})},
       {"bytes after the last run", sealed_varints({0, 1, zero_run(1), 0})},
+      {"zeros that go on", sealed_varints({0, 2, zero_run(1), zero_run(1)})},
+      {"chunks that go on", sealed_varints({0, 2, chunk_run(1), up(id), chunk_run(1), up(0)})},
+      {"a length of two bytes that fits one", sealed_bytes({0, 1, 0x80 | zero_run(1), 0})},
+      {"a count of ten bytes that fits one",
+       sealed_bytes({0, 0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0, zero_run(1)})},
+      {"ids that wrap", sealed_varints({0, 2, chunk_run(2), up(~std::uint64_t{0} >> 1)})},
   };
   for (const auto& [what, sealed] : malformed) {
     EXPECT_EQ(appending(sealed), ErrorCode::kMalformed) << what;
@@ -191,6 +311,9 @@ TEST(PageMap, HostileSegmentsAreRefusedByName) {
       {"no count", sealed_varints({0})},
       {"no runs", sealed_varints({0, 1})},
       {"no id", sealed_varints({0, 1, chunk_run(1)})},
+      {"a number without an end", sealed_bytes({0, 1, 0x80})},
+      {"a number of eleven bytes",
+       sealed_bytes({0, 1, 0x82, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0})},
   };
   for (const auto& [what, sealed] : truncated) {
     EXPECT_EQ(appending(sealed), ErrorCode::kTruncated) << what;
@@ -210,11 +333,13 @@ TEST(PageMap, RandomBytesNeverCrash) {
   }
 }
 
-TEST(PageMap, MapOfTooManyRunsIsRefused) {
+TEST(PageMap, MapOfTooMuchMemoryIsRefused) {
   PageMap map;
-  for (std::size_t i = 0; i <= limits::kMaxRuns / 2; ++i) {
-    map.append_zero({1});
-    map.append_chunks(ChunkId{(1ull << 48) + 2 * i + 1}, {1});
+  while (map.memory().value <= limits::kMaxMapBytes) {
+    for (std::uint64_t i = 0; i < kSegment.value / 2; ++i) {
+      map.append_chunks(ChunkId::of(0, 0, 1), {1});
+      map.append_chunks(ChunkId::of(0xffff, 0xff, 1), {1});
+    }
   }
   PageMap copy;
   Result<void> appended;
@@ -222,7 +347,8 @@ TEST(PageMap, MapOfTooManyRunsIsRefused) {
     appended = copy.append_segment(map.encode_segment(i), map.size() - copy.size());
   }
   EXPECT_EQ(code_of(appended), ErrorCode::kTooLarge);
-  EXPECT_LE(copy.run_count(), limits::kMaxRuns);
+  EXPECT_EQ(copy.size() + kSegment, map.size());
+  EXPECT_LE(copy.memory().value, limits::kMaxMapBytes);
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include "faulthandler/snapshot_source.h"
 
+#include <cstring>
 #include <filesystem>
 
 #include <gtest/gtest.h>
@@ -69,11 +70,11 @@ TEST_F(SnapshotSourceTest, PageMapsOfAllSnapshotsHaveABudget) {
   {
     const PreparedSnapshot own = prepare(MemoryUse::kOwn);
     const std::uint64_t map = held();
-    EXPECT_GE(map, own.image->map.run_count() * PageMap::kRunBytes);
+    EXPECT_GE(map, own.image->map.memory().value);
     const PreparedSnapshot shared = prepare(MemoryUse::kShared);
-    EXPECT_EQ(held(), map + shared.places->run_count() * ChunkPlaces::kRunBytes);
+    EXPECT_EQ(held(), map + shared.places->memory().value);
     const PreparedSnapshot third = prepare(MemoryUse::kShared);
-    EXPECT_EQ(held(), map + shared.places->run_count() * ChunkPlaces::kRunBytes) << "shared";
+    EXPECT_EQ(held(), map + shared.places->memory().value) << "shared";
   }
   EXPECT_EQ(held(), 0u);
 
@@ -88,6 +89,27 @@ TEST_F(SnapshotSourceTest, PageMapsOfAllSnapshotsHaveABudget) {
   const auto adopted = small.adopt(duplicate(kept.image->file).value(), MemoryUse::kShared);
   ASSERT_TRUE(succeeded(adopted));
   EXPECT_GT(small.budget().held(), small.budget().most());
+}
+
+/// The server's copy says that it holds more than it does.
+TEST_F(SnapshotSourceTest, PageMapIsRefusedBeforeItTakesMemory) {
+  constexpr std::uint32_t kPlainBytes = 900'000;
+  ASSERT_EQ(server_.stop().value(), 0);
+  {
+    RawStore raw(path("store"));
+    for (const std::string& key : raw.keys("snapshot")) {
+      if (key[0] != 'p') continue;
+      std::string segment = raw.get("snapshot", key);
+      std::memcpy(segment.data() + 8, &kPlainBytes, sizeof(kPlainBytes));
+      raw.put("snapshot", key, segment);
+    }
+  }
+  server_.start();
+  EXPECT_EQ(code_of(SnapshotSource(servers_, {kPlainBytes}).prepare({"default", "snapshot"})),
+            ErrorCode::kLimitExceeded);
+  SnapshotSource large(servers_, {10 * kPlainBytes});
+  EXPECT_EQ(code_of(large.prepare({"default", "snapshot"})), ErrorCode::kMalformed);
+  EXPECT_EQ(large.budget().held(), ByteCount{0}) << "given back";
 }
 
 TEST_F(SnapshotSourceTest, SameNumbersOfAnotherStoreAreAnotherSnapshot) {

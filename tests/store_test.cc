@@ -15,6 +15,7 @@
 #include "tests/support/raw_store.h"
 #include "tests/support/store_fixture.h"
 #include "tests/support/test_support.h"
+#include "tests/support/unsupported_store.h"
 
 namespace thaw::test {
 namespace {
@@ -177,26 +178,52 @@ TEST_F(StoreTest, LyingClientsAreRefusedByName) {
   EXPECT_EQ(load(*honest.commit(), name_space_), image);
 }
 
-/// A page of zeros and a page that is known, in turns, cost two runs and no byte on the wire.
-TEST_F(StoreTest, PushOfTooManyRunsIsRefusedBeforeItTakesMoreMemory) {
-  const Bytes known = image_of("a");
-  ASSERT_TRUE(succeeded(store("known", known, name_space_)));
+/// Has every page: each two beside each other as far apart as can be.
+class FarChunks final : public UnsupportedStore {
+  Result<std::vector<ChunkId>> find_chunks(NamespaceId, std::span<const Sha256> hashes) override {
+    std::vector<ChunkId> found;
+    for (std::size_t i = 0; i < hashes.size(); ++i) {
+      found.push_back(i % 2 == 0 ? ChunkId::of(0, 0, 1) : ChunkId::of(0xffff, 0xff, 1));
+    }
+    return found;
+  }
+};
+
+/// Pages that are known cost a run each and no byte on the wire but their hash.
+TEST(Push, OfTooManyRunsIsRefusedBeforeItTakesMoreMemory) {
   constexpr std::uint64_t kOffered = limits::kMaxOfferPages;
-  SnapshotSpec wide = spec("wide", known);
-  wide.memory = bytes_of({limits::kMaxRuns + 8 * kOffered});
-  Push push(*store_, name_space_, wide);
-  const std::vector<Sha256> hashes(kOffered / 2, hasher_.hash(page(known, 0)));
+  FarChunks store;
+  SnapshotSpec spec;
+  spec.name = "wide";
+  spec.memory = bytes_of({2000 * kOffered});
+  ByteCount asked{0};
+  const auto admit = [&](ByteCount all) -> Result<void> {
+    asked = all;
+    return {};
+  };
+  Push push(store, {1}, spec, {}, admit);
+  const std::vector<Sha256> hashes(kOffered);
   message::Offer offer{{0}, {kOffered}, empty_bitmap(kOffered)};
-  for (std::size_t i = 0; i < kOffered; i += 2) set_bit(offer.zero_bitmap, i);
   std::optional<ErrorCode> refused;
-  while (!refused && offer.first.value < wide.memory_pages().value) {
+  while (!refused && offer.first.value < 2000 * kOffered) {
     refused = code_of(push.offer(offer, std::as_bytes(std::span(hashes))));
     offer.first += offer.count;
   }
   EXPECT_EQ(refused, ErrorCode::kTooLarge);
   EXPECT_EQ(code_of(push.commit()), ErrorCode::kTooLarge);
-  EXPECT_LE(push.map_memory().value, (limits::kMaxRuns + kOffered) * PageMap::kRunBytes);
-  EXPECT_EQ(code_of(store_->find_snapshot(name_space_, "wide")), ErrorCode::kNotFound);
+  EXPECT_GT(asked.value, limits::kMaxMapBytes);
+  EXPECT_LE(asked.value, limits::kMaxMapBytes + kOffered * 14) << "an offer more at most";
+}
+
+TEST_F(StoreTest, PageMapOfTheParentIsCountedBeforeItIsRead) {
+  const Manifest parent = *store("parent", image_of("abcabc"), name_space_);
+  const auto refuse = [&](ByteCount all) -> Result<void> {
+    EXPECT_EQ(all, map_of(parent, name_space_).memory());
+    return fail(ErrorCode::kLimitExceeded, "no memory");
+  };
+  const Bytes image = image_of("abc");
+  Push push(*store_, name_space_, spec("child", image), parent.snapshot, refuse);
+  EXPECT_EQ(code_of(send(push, image)), ErrorCode::kLimitExceeded);
 }
 
 TEST_F(StoreTest, StoreInUseIsRefused) {

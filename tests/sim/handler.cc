@@ -93,8 +93,9 @@ ServeOptions Handler::image_options(const HandlerOptions& options, const ChunkSo
   ServeOptions serve = serve_options(options, local);
   serve.window_use = WindowUse::kNone;
   serve.plan.rest_zeros = ZeroPages::kNot;
-  serve.places = std::make_shared<const ChunkPlaces>(snapshot_.image->map,
-                                                     snapshot_.image->manifest.spec.memory_pages());
+  serve.places = std::make_shared<const ChunkPlaces>(
+      std::shared_ptr<const PageMap>(snapshot_.image, &snapshot_.image->map),
+      snapshot_.image->manifest.spec.memory_pages());
   return serve;
 }
 
