@@ -275,7 +275,10 @@ void add_transport_options(CLI::App& app, TransportFlags& flags) {
       "--tls-crl", flags.tls.revoked,
       "PEM file with the authority's list of revoked certificates (CRL); peers in it are "
       "refused");
-  app.add_flag("--insecure", flags.insecure, "Allow plain TCP on other than loopback addresses");
+  app.add_flag(
+      "--insecure", flags.insecure,
+      "Allow plain TCP without TLS, on loopback, too: every program that reaches the port may "
+      "read and change everything");
 }
 
 void allow_empty(CLI::Option& option) {

@@ -16,12 +16,15 @@ constexpr auto kCommandsOfThaw = std::to_array<std::string_view>(
      "prepare", "ps",    "pull",    "push", "record", "retain", "rm", "scrub",
      "show",    "stats", "stop",    "tag",  "untag",  "usage",  "ws"});
 
-constexpr auto kOfPageServer = std::to_array<std::string_view>(
-    {"backups",         "from-backup", "gc-minutes", "gc-percent",      "insecure",
-     "keep-recordings", "listen",      "log-file",   "max-connections", "min-free-mib",
-     "no-sandbox",      "pin-grace-s", "policy",     "replica",         "store",
-     "tls-ca",          "tls-cert",    "tls-crl",    "tls-key",         "upkeep-interval-s",
-     "upkeep-mib-s",    "verbose"});
+constexpr auto kOfPageServer =
+    std::to_array<std::string_view>({"allow-all",       "backups",      "from-backup",
+                                     "gc-minutes",      "gc-percent",   "insecure",
+                                     "keep-recordings", "listen",       "log-file",
+                                     "max-connections", "min-free-mib", "no-sandbox",
+                                     "pin-grace-s",     "policy",       "replica",
+                                     "store",           "tls-ca",       "tls-cert",
+                                     "tls-crl",         "tls-key",      "upkeep-interval-s",
+                                     "upkeep-mib-s",    "verbose"});
 
 constexpr auto kOfFaultHandler = std::to_array<std::string_view>(
     {"around", "control", "http", "images-mib", "index-mib", "insecure", "log-file", "namespace",

@@ -24,10 +24,11 @@ Result<void> check_transport(const TcpAddress& address, const TransportFlags& fl
     return fail(ErrorCode::kInvalidArgument, "{} is a UNIX socket, and TLS is for TCP",
                 address.text());
   }
-  if (sealed || flags.insecure || address.is_unix() || address.is_loopback()) return {};
+  if (sealed || flags.insecure || address.is_unix()) return {};
   return fail(ErrorCode::kInvalidArgument,
-              "{} is not a loopback address, and guest memory would cross the network in the "
-              "clear; give --tls-cert, --tls-key and --tls-ca, or --insecure to allow it",
+              "on plain TCP every program that reaches {} may read and change guest memory; use "
+              "unix:PATH on one host, or give --tls-cert, --tls-key and --tls-ca, or allow it "
+              "with --insecure",
               address.text());
 }
 

@@ -14,17 +14,18 @@ namespace thaw {
 /// What a program is told of TLS by its flags.
 struct TransportFlags {
   TlsFiles tls{};         // all empty: without TLS
-  bool insecure = false;  // plain TCP may leave the host
+  bool insecure = false;  // plain TCP is allowed
 };
 
 /// nullptr without TLS. kInvalidArgument when some of the files are named and others are not;
 /// otherwise as TlsContext::load().
 Result<std::shared_ptr<TlsContext>> load_tls(const TransportFlags& flags, TlsContext::Side side);
 /// Where a page server listens, and its clients look for it, unless they are told.
-inline constexpr const char* kDefaultServer = "127.0.0.1:7433";
+inline constexpr const char* kDefaultServer = "unix:/run/thaw/pageserver/server.sock";
 
-/// kInvalidArgument unless what is sent to or from `address` is sealed, stays on this host, or may
-/// be read on the way. TLS is for TCP alone.
+/// kInvalidArgument unless the peers at `address` are known by certificates or by the kernel (a
+/// UNIX socket), or plain TCP is allowed. On loopback, too, every user of the host reaches a port.
+/// TLS is for TCP alone.
 Result<void> check_transport(const TcpAddress& address, const TransportFlags& flags);
 
 /// A page server as its clients know it. A value.

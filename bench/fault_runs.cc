@@ -85,7 +85,8 @@ Result<void> FaultRuns::start_programs() {
       .cpus = {server_cpu}, .messages = scratch_.path("tls.log"), .host = "127.0.0.1"};
   over_tls.environment = {{"THAW_TLS_CERT", files.certificate},
                           {"THAW_TLS_KEY", files.key},
-                          {"THAW_TLS_CA", files.authority}};
+                          {"THAW_TLS_CA", files.authority},
+                          {"THAW_ALLOW_ALL", "1"}};
   tls_server_.emplace(scratch_.path("tls_store"), 0, over_tls);
   const std::vector<std::string> tls = test::tls_flags(authority_.issue("client"));
   TRY(push_image(*tls_server_, options_.image, pulled, tls));

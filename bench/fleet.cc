@@ -92,6 +92,7 @@ Result<Handler> Handler::start(const std::string& base, const std::string& serve
                                    "--insecure",
                                    "--control",
                                    base + ".control",
+                                   "--insecure",
                                    "--server",
                                    server};
   command.insert(command.end(), flags.begin(), flags.end());

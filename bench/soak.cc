@@ -58,8 +58,9 @@ class Soak {
     test::write_file(path(name), test::make_image(random_(), kImagePages));
   }
   test::Outcome thaw(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), {test::program_path("thaw"), "--json", "--control",
-                                         path("control"), "--server", owner_.address()});
+    arguments.insert(arguments.begin(),
+                     {test::program_path("thaw"), "--json", "--control", path("control"),
+                      "--insecure", "--server", owner_.address()});
     return test::run(arguments);
   }
   Result<void> set_up();
@@ -94,8 +95,8 @@ Result<void> Soak::set_up() {
           .cpus = {}, .messages = path("replica.log"), .environment = {{"THAW_REPLICA", "1"}}});
   handler_ = std::make_unique<test::Program>(
       std::vector<std::string>{test::program_path("thaw-faulthandler"), "--control",
-                               path("control"), "--server", owner_.address(), "--server",
-                               replica_->address(), "--record-every", "8"},
+                               path("control"), "--insecure", "--server", owner_.address(),
+                               "--server", replica_->address(), "--record-every", "8"},
       test::Surroundings{.cpus = {}, .messages = path("handler.log")});
   TRY(handler_->wait_for_line("ready on "));
   descriptors_before_ = test::open_descriptors(handler_->pid()).size();

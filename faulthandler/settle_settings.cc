@@ -68,7 +68,9 @@ Result<HandlerSettings> settle(HandlerSettings given, const HandlerSettings* bef
 
 Result<UniqueFd> listen_for_operators(const HandlerSettings& settings) {
   const TcpAddress address = TRY(resolve_tcp(settings.http));
-  TRY(check_transport(address, {.insecure = settings.transport.insecure}));
+  if (!address.is_loopback()) {
+    TRY(check_transport(address, {.insecure = settings.transport.insecure}));
+  }
   return listen_tcp(address);
 }
 

@@ -36,6 +36,7 @@ struct Options {
   std::string listen = thaw::kDefaultServer;
   thaw::TransportFlags transport;
   std::string policy;
+  bool allow_all = false;
   std::string log_file;
   bool verbose = false;
   bool no_sandbox = false;
@@ -139,19 +140,28 @@ std::string log_place(const std::string& file) {
   return stays ? file : directory_of(file);
 }
 
-/// Refuses a policy where peers have no identity. Warns what it means to have none.
+/// Refuses a policy where peers have no identity, and certificates without a policy unless told so.
+/// Warns what it means to have none.
 thaw::Result<void> check_access(const Options& options, const thaw::TcpAddress& listen) {
   const bool has_tls = !options.transport.tls.certificate.empty();
   if (!options.policy.empty() && !has_tls && !listen.is_unix()) {
     return thaw::fail(thaw::ErrorCode::kInvalidArgument,
                       "--policy needs --tls-cert or a UNIX socket: plain TCP identifies no peer");
   }
-  if (has_tls && options.policy.empty()) {
-    thaw::log_warning("no policy: every certificate of {} may read, change and delete everything",
+  if (has_tls && options.policy.empty() && !options.allow_all) {
+    return thaw::fail(thaw::ErrorCode::kInvalidArgument,
+                      "--tls-cert needs --policy FILE, which says what each certificate may do, or "
+                      "--allow-all");
+  }
+  if (!has_tls && options.allow_all) {
+    return thaw::fail(thaw::ErrorCode::kInvalidArgument, "--allow-all needs --tls-cert");
+  }
+  if (options.allow_all) {
+    thaw::log_warning("--allow-all: every certificate of {} may read, change and delete everything",
                       options.transport.tls.authority);
   } else if (!has_tls && !listen.is_unix()) {
     thaw::log_warning(
-        "no TLS: every program that reaches {} may read, change and delete everything",
+        "--insecure: every program that reaches {} may read, change and delete everything",
         listen.text());
   }
   return {};
@@ -260,11 +270,15 @@ int main(int argc, char** argv) {
                  "unix:PATH of a socket, or HOST:PORT, where port 0 picks a free one")
       ->capture_default_str();
   thaw::add_transport_options(app, options.transport);
-  app.add_option(
+  CLI::Option* const policy = app.add_option(
       "--policy", options.policy,
       "TOML file of which certificate (with TLS) or user (UNIX socket) may do what in which "
-      "namespaces, read again when it has changed; without it every certificate of the authority "
-      "may do everything, and on a UNIX socket root and the server's user");
+      "namespaces, read again when it has changed; without it, on a UNIX socket root and the "
+      "server's user may do everything");
+  app.add_flag(
+         "--allow-all", options.allow_all,
+         "With TLS and without --policy: every certificate of the authority may do everything")
+      ->excludes(policy);
   app.add_option("--max-connections", options.max_connections, "Peers at one time")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();

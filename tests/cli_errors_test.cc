@@ -24,7 +24,8 @@ class CliErrorsTest : public testing::Test {
     return run(words);
   }
   Outcome json(Words words) const {
-    const Words first{"--json", "--server", "127.0.0.1:1", "--control", path("no.sock")};
+    const Words first{"--json",      "--insecure", "--server",
+                      "127.0.0.1:1", "--control",  path("no.sock")};
     words.insert(words.begin(), first.begin(), first.end());
     return thaw(std::move(words));
   }
@@ -261,8 +262,8 @@ TEST_F(CliErrorsTest, TextOfOthersIsPrintedAndNotObeyed) {
     }
   }
   EXPECT_FALSE(obeyed(says({"'sh\x1bow'"})));
-  EXPECT_FALSE(
-      obeyed(says({"pull", "n", "--memory", "'no\xff\x1b/x'", "--server", "127.0.0.1:1"})));
+  EXPECT_FALSE(obeyed(
+      says({"pull", "n", "--memory", "'no\xff\x1b/x'", "--insecure", "--server", "127.0.0.1:1"})));
 }
 
 TEST_F(CliErrorsTest, CertificateEndsNoLaterThanItsAuthority) {

@@ -89,8 +89,8 @@ class CommandLineTest : public testing::Test {
  protected:
   std::string path(const std::string& name) const { return directory_.path(name); }
   Outcome thaw(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(), {program_path("thaw"), "--json", "--server", "127.0.0.1:1",
-                                         "--control", path("control")});
+    arguments.insert(arguments.begin(), {program_path("thaw"), "--json", "--insecure", "--server",
+                                         "127.0.0.1:1", "--control", path("control")});
     return run(arguments);
   }
   int exit_code(const std::vector<std::string>& arguments) { return thaw(arguments).exit_code; }

@@ -268,8 +268,8 @@ struct RealProgram {
   std::vector<std::string> words;  // with which it comes to no work
 };
 const RealProgram kRealPrograms[] = {
-    {"thaw", {"--server", "127.0.0.1:1", "stats"}},
-    {"thaw-pageserver", {"--store", "/proc/none", "--listen", "127.0.0.1:0"}},
+    {"thaw", {"--insecure", "--server", "127.0.0.1:1", "stats"}},
+    {"thaw-pageserver", {"--store", "/proc/none", "--insecure", "--listen", "127.0.0.1:0"}},
     {"thaw-faulthandler", {"--control", "/proc/none/c"}}};
 
 /// How it ends, with what it says.

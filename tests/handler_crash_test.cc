@@ -32,8 +32,8 @@ void pause_for(std::chrono::microseconds time) { std::this_thread::sleep_for(tim
 class HandlerCrashTest : public RestoreTest {
  protected:
   std::vector<std::string> handler_command(const std::string& program) const {
-    std::vector<std::string> command{program, "--control", path("control"), "--server",
-                                     server_.address()};
+    std::vector<std::string> command{program,      "--control", path("control"),
+                                     "--insecure", "--server",  server_.address()};
     if (GetParam() == LoopKind::kEpoll) {
       command.insert(command.begin(), program_path("without_io_uring"));
     }
@@ -164,7 +164,7 @@ TEST_P(HandlerCrashTest, OperatorsComeAfterVms) {
   vmm.tell("go on");
   EXPECT_EQ(vmm.wait().value(), 0);
   const Outcome refused = run({program_path("thaw-faulthandler"), "--control", path("other"),
-                               "--server", server_.address(), "--http", http});
+                               "--insecure", "--server", server_.address(), "--http", http});
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_FALSE(std::filesystem::exists(path("other")));
   taken.reset();

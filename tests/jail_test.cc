@@ -182,7 +182,7 @@ class PidNamespaceTest : public JailTest {
     handler_.reset();
     handler_ = std::make_unique<Program>(
         in_pid_namespace({program_path("thaw-faulthandler"), "--control", path("control"),
-                          "--server", server_.address()}));
+                          "--insecure", "--server", server_.address()}));
     ASSERT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
   }
 };

@@ -315,7 +315,7 @@ class MicroVmServedTest : public MicroVmRestoreTest {
             .exit_code,
         0);
     handler_.emplace(Words{program_path("thaw-faulthandler"), "--control", path("control"),
-                           "--server", server_->address()});
+                           "--insecure", "--server", server_->address()});
     ASSERT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
     prepare();
   }

@@ -101,9 +101,9 @@ TEST_F(PageServerTest, OneOfTwoPushesOfANameWins) {
   const std::string second = image_file(2, 3000);
   std::vector<Program> pushes;
   for (const std::string& image : {first, second}) {
-    pushes.emplace_back(std::vector<std::string>{program_path("thaw"), "--json", "--server",
-                                                 server_.address(), "push", "a", "--memory",
-                                                 image});
+    pushes.emplace_back(std::vector<std::string>{program_path("thaw"), "--json", "--insecure",
+                                                 "--server", server_.address(), "push", "a",
+                                                 "--memory", image});
   }
   std::vector<int> exits;
   for (Program& program : pushes) {
@@ -217,8 +217,8 @@ class FewConnectionsTest : public PageServerTest {
     return sockets;
   }
   int push_to_it(const std::string& name) {
-    return run({program_path("thaw"), "--server", address_.text(), "push", name, "--memory",
-                image_file(1, 300)})
+    return run({program_path("thaw"), "--insecure", "--server", address_.text(), "push", name,
+                "--memory", image_file(1, 300)})
         .exit_code;
   }
   bool has_room() {
@@ -428,8 +428,8 @@ TEST_F(PageServerTest, KilledAtAnyTimeItKeepsEveryAcknowledgedSnapshot) {
       const auto seed = static_cast<std::uint64_t>(round) * 2 + static_cast<unsigned>(client);
       const std::string name = "s" + std::to_string(seed);
       pushes.emplace_back(
-          name, Program({program_path("thaw"), "--json", "--server", server_.address(), "push",
-                         name, "--memory", image_file(seed, 1500)}));
+          name, Program({program_path("thaw"), "--json", "--insecure", "--server",
+                         server_.address(), "push", name, "--memory", image_file(seed, 1500)}));
     }
     // The moment is random on purpose: the test holds for every one.
     std::this_thread::sleep_for(std::chrono::milliseconds(pick(generator, 120)));

@@ -58,8 +58,8 @@ TEST_F(PushTest, MemoryFileThatIsCutWhileItIsPushedIsRefused) {
     }
     return true;
   });
-  const Outcome pushed = run({program_path("thaw"), "--json", "--server", relay.address(), "push",
-                              "a", "--memory", path("image")});
+  const Outcome pushed = run({program_path("thaw"), "--json", "--insecure", "--server",
+                              relay.address(), "push", "a", "--memory", path("image")});
   EXPECT_EQ(error_of(pushed), "truncated") << pushed.output;
   EXPECT_EQ(error_of(server_.thaw({"show", "a"})), "not_found");
 }
@@ -74,8 +74,8 @@ TEST_F(PushTest, DroppedPushGoesOnWithoutSendingPagesAgain) {
     left = before - std::min(before, piece.size());
     return left > 0;
   });
-  const Outcome pushed = run({program_path("thaw"), "--json", "--server", relay.address(), "push",
-                              "a", "--memory", path("image")});
+  const Outcome pushed = run({program_path("thaw"), "--json", "--insecure", "--server",
+                              relay.address(), "push", "a", "--memory", path("image")});
   ASSERT_EQ(pushed.exit_code, 0) << pushed.output;
   const Json report = Json::parse(pushed.output);
   EXPECT_EQ(report["reconnects"], 1);
@@ -87,9 +87,9 @@ TEST_F(PushTest, DroppedPushGoesOnWithoutSendingPagesAgain) {
 TEST_F(PushTest, EightPushesAtOnceArePulledBackIdentical) {
   std::vector<Program> pushes;
   for (std::uint64_t i = 0; i < 8; ++i) {
-    pushes.emplace_back(std::vector<std::string>{program_path("thaw"), "--json", "--server",
-                                                 server_.address(), "push", "s" + std::to_string(i),
-                                                 "--memory", image_file(i, 1200 + i * 100)});
+    pushes.emplace_back(std::vector<std::string>{
+        program_path("thaw"), "--json", "--insecure", "--server", server_.address(), "push",
+        "s" + std::to_string(i), "--memory", image_file(i, 1200 + i * 100)});
   }
   for (Program& program : pushes) {
     const std::string output = program.rest_of_output();
@@ -102,8 +102,8 @@ TEST_F(PushTest, EightPushesAtOnceArePulledBackIdentical) {
 
 TEST_F(PushTest, PushGoesWithoutIoUring) {
   const std::string image = image_file(1, 3000);
-  const Outcome pushed = run({program_path("without_io_uring"), program_path("thaw"), "--server",
-                              server_.address(), "push", "a", "--memory", image});
+  const Outcome pushed = run({program_path("without_io_uring"), program_path("thaw"), "--insecure",
+                              "--server", server_.address(), "push", "a", "--memory", image});
   EXPECT_EQ(pushed.exit_code, 0) << pushed.output;
   expect_identical("a", image);
 }
@@ -201,8 +201,8 @@ TEST_F(SparseImageTest, NeedsLittleMemoryHoweverLargeItIs) {
   for (std::uint64_t first = 0; first < kDataPages; first += 1024) {
     write_pages("image", kPages - kDataPages + first, content);
   }
-  Program push({program_path("thaw"), "--json", "--server", server_.address(), "push", "a",
-                "--memory", path("image")});
+  Program push({program_path("thaw"), "--json", "--insecure", "--server", server_.address(), "push",
+                "a", "--memory", path("image")});
   std::size_t peak = 0;
   const Deadline deadline = Deadline::after(kPatience);
   while (const auto now = peak_resident_bytes(push.pid())) {

@@ -28,15 +28,15 @@ class RecordedRestoreTest : public testing::Test {
     write_file(path("image"), make_image(1, kPages));
     write_file(path("state"), as_bytes("the state of a VMM"));
     EXPECT_EQ(push("snapshot", {"--state", path("state")}).exit_code, 0);
-    handler_ = std::make_unique<Program>(std::vector<std::string>{program_path("thaw-faulthandler"),
-                                                                  "--control", path("control"),
-                                                                  "--server", server_.address()});
+    handler_ = std::make_unique<Program>(
+        std::vector<std::string>{program_path("thaw-faulthandler"), "--control", path("control"),
+                                 "--insecure", "--server", server_.address()});
     EXPECT_TRUE(succeeded(handler_->wait_for_line("ready on ")));
   }
 
   std::string path(const std::string& name) const { return directory_.path(name); }
   std::vector<std::string> command(std::vector<std::string> arguments) const {
-    arguments.insert(arguments.begin(), {program_path("thaw"), "--json", "--server",
+    arguments.insert(arguments.begin(), {program_path("thaw"), "--json", "--insecure", "--server",
                                          server_.address(), "--control", path("control")});
     return arguments;
   }

@@ -71,7 +71,7 @@ TEST_P(ReplicaTest, StoreWithoutAnIdOrWithoutAnythingIsRefused) {
     std::filesystem::copy(path("store"), path("copy"), std::filesystem::copy_options::recursive);
     std::filesystem::remove(path("copy/") + id);
     Program refused({program_path("thaw-pageserver"), "--store", path("copy"), "--replica",
-                     "--listen", "127.0.0.1:0"});
+                     "--insecure", "--listen", "127.0.0.1:0"});
     EXPECT_EQ(refused.wait().value(), 1) << id;
   }
 }

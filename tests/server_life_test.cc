@@ -84,8 +84,12 @@ class ServerLifeTest : public RestoreTest {
   /// A handler whose messages go there, with other options.
   void start_handler_with(const std::string& messages, const std::vector<std::string>& more = {}) {
     handler_.reset();
-    std::vector<std::string> command{program_path("thaw-faulthandler"), "--control",
-                                     path("control"), "--server", server_.address()};
+    std::vector<std::string> command{program_path("thaw-faulthandler"),
+                                     "--control",
+                                     path("control"),
+                                     "--insecure",
+                                     "--server",
+                                     server_.address()};
     command.insert(command.end(), more.begin(), more.end());
     Surroundings surroundings;
     surroundings.messages = messages;
@@ -187,17 +191,19 @@ TEST_P(ServerLifeTest, ServersWithoutStandardDescriptorsOpenNothingInTheirPlace)
   const std::vector<std::string> closed{"sh", "-c", R"(exec "$@" <&- >&- 2>&-)", "sh"};
   auto command = closed;
   const std::string address = TcpListener().address.text();  // free again
-  command.insert(command.end(),
-                 {program_path("thaw-pageserver"), "--store", path("other"), "--listen", address});
+  command.insert(command.end(), {program_path("thaw-pageserver"), "--store", path("other"),
+                                 "--insecure", "--listen", address});
   Program pages(command);
   command = closed;
   command.insert(command.end(), {program_path("thaw-faulthandler"), "--control", path("control"),
-                                 "--server", server_.address()});
+                                 "--insecure", "--server", server_.address()});
   handler_ = std::make_unique<Program>(command);
 
   const Deadline deadline = Deadline::after(kPatience);
   while (control({"ps"}).exit_code != 0 && !deadline.passed()) ::poll(nullptr, 0, 5);
-  const auto ls = [&] { return run({program_path("thaw"), "--server", address, "ls"}).exit_code; };
+  const auto ls = [&] {
+    return run({program_path("thaw"), "--insecure", "--server", address, "ls"}).exit_code;
+  };
   while (ls() != 0 && !deadline.passed()) ::poll(nullptr, 0, 5);
   for (const pid_t pid : {pages.pid(), handler_->pid()}) {
     for (const char* const fd : {"0", "1", "2"}) {
@@ -331,6 +337,7 @@ TEST(Reload, AHangupHasTheHandlerReadItsCertificateAtOnce) {
   std::vector<std::string> command{program_path("thaw-faulthandler"),
                                    "--control",
                                    directory.path("control"),
+                                   "--insecure",
                                    "--server",
                                    "127.0.0.1:1",
                                    "--log-file",
@@ -389,14 +396,15 @@ void expect_silence_of_a_stopped_loop(std::vector<std::string> command) {
 TEST(Watchdog, PageServerWhoseLoopStandsStillIsSilent) {
   const ScratchDirectory directory;
   expect_silence_of_a_stopped_loop({program_path("thaw-pageserver"), "--store",
-                                    directory.path("store"), "--listen", "127.0.0.1:0",
-                                    "--min-free-mib", "0"});
+                                    directory.path("store"), "--insecure", "--listen",
+                                    "127.0.0.1:0", "--min-free-mib", "0"});
 }
 
 TEST(Watchdog, SupervisorWhoseLoopStandsStillIsSilent) {
   const ScratchDirectory directory;
   expect_silence_of_a_stopped_loop({program_path("thaw-faulthandler"), "--control",
-                                    directory.path("control"), "--server", "127.0.0.1:1"});
+                                    directory.path("control"), "--insecure", "--server",
+                                    "127.0.0.1:1"});
 }
 
 TEST(Watchdog, OfAnotherProcessIsLeftToThat) {

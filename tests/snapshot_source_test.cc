@@ -32,7 +32,7 @@ class SnapshotSourceTest : public testing::Test {
 
   ScratchDirectory directory_;
   PageServer server_{path("store")};
-  PageServers servers_{resolve_servers(server_.address(), {}, nullptr).value()};
+  PageServers servers_{resolve_servers(server_.address(), {.insecure = true}, nullptr).value()};
   SnapshotSource source_{servers_, {1u << 20}};
 };
 

@@ -26,7 +26,8 @@ Surroundings showing(const TlsFiles& files, const std::string& policy = {}) {
                               {"THAW_TLS_KEY", files.key},
                               {"THAW_TLS_CA", files.authority},
                               {"THAW_TLS_CRL", files.revoked}};
-  if (!policy.empty()) surroundings.environment.push_back({"THAW_POLICY", policy});
+  surroundings.environment.push_back(policy.empty() ? EnvironmentVariable{"THAW_ALLOW_ALL", "1"}
+                                                    : EnvironmentVariable{"THAW_POLICY", policy});
   return surroundings;
 }
 
@@ -88,17 +89,37 @@ TEST_F(TlsTest, ServersThatAreNoneAreRefusedByName) {
   EXPECT_EQ(error_of(other.thaw(arguments)), "tls") << "one of another address";
 }
 
-TEST(Transport, PlainTcpStaysOnTheHostUnlessItMayLeave) {
+TEST(Transport, PlainTcpIsRefusedOnLoopbackTooUnlessItIsAllowed) {
   const ScratchDirectory directory;
-  const std::vector<std::string> server{program_path("thaw-pageserver"), "--store",
-                                        directory.path("store"), "--listen", "0.0.0.0:0"};
+  for (const std::string address : {"0.0.0.0:0", "127.0.0.1:0", "[::1]:0"}) {
+    EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", directory.path("store"), "--listen",
+                   address})
+                  .exit_code,
+              2)
+        << address;
+  }
+  for (const std::string address : {"192.0.2.1:7433", "127.0.0.1:7433", "localhost:7433"}) {
+    EXPECT_EQ(run({program_path("thaw-faulthandler"), "--control", directory.path("control"),
+                   "--server", address})
+                  .exit_code,
+              2)
+        << address;
+    EXPECT_EQ(error_of(run({program_path("thaw"), "--json", "--server", address, "ls"})),
+              "invalid_argument")
+        << address;
+  }
+}
+
+TEST(Transport, TlsTakesAPolicyOrAWordThatThereIsNone) {
+  const ScratchDirectory directory;
+  const Authority authority;
+  std::vector<std::string> server{program_path("thaw-pageserver"), "--store",
+                                  directory.path("store"), "--listen", "127.0.0.1:0"};
+  const auto flags = tls_flags(authority.issue("server"));
+  server.insert(server.end(), flags.begin(), flags.end());
   EXPECT_EQ(run(server).exit_code, 2);
-  EXPECT_EQ(run({program_path("thaw-faulthandler"), "--control", directory.path("control"),
-                 "--server", "192.0.2.1:7433"})
-                .exit_code,
-            2);
-  EXPECT_EQ(error_of(run({program_path("thaw"), "--json", "--server", "192.0.2.1:7433", "ls"})),
-            "invalid_argument");
+  server.insert(server.end(), {"--policy", directory.path("policy"), "--allow-all"});
+  EXPECT_EQ(run(server).exit_code, 2);
 }
 
 /// A page server on a UNIX socket that other users find.

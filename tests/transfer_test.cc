@@ -200,7 +200,7 @@ TEST_F(TransferTest, PullEndsAtTheLimitOfFileSizes) {
   push_image("a");
   const Outcome limited =
       run({"sh", "-c", "ulimit -f 64; exec \"$@\"", "sh", program_path("thaw"), "--json",
-           "--server", server_.address(), "pull", "a", "--memory", path("out/m")});
+           "--insecure", "--server", server_.address(), "pull", "a", "--memory", path("out/m")});
   EXPECT_EQ(limited.exit_code, 1) << limited.output;
   EXPECT_EQ(files_in_out(), 0u);
 }
@@ -208,9 +208,9 @@ TEST_F(TransferTest, PullEndsAtTheLimitOfFileSizes) {
 TEST_F(TransferTest, PushThatGetsNoThreadOrMemoryEndsWithAnError) {
   unsigned refused = 0;
   for (const char* const kib : {"60000", "90000", "130000"}) {
-    const Outcome limited =
-        run({"sh", "-c", "ulimit -v $1; shift; exec \"$@\"", "sh", kib, program_path("thaw"),
-             "--json", "--server", server_.address(), "push", kib, "--memory", path("image")});
+    const Outcome limited = run({"sh", "-c", "ulimit -v $1; shift; exec \"$@\"", "sh", kib,
+                                 program_path("thaw"), "--json", "--insecure", "--server",
+                                 server_.address(), "push", kib, "--memory", path("image")});
     EXPECT_LT(limited.exit_code, 128) << kib;
     if (limited.exit_code == 1) {
       ++refused;

@@ -402,12 +402,12 @@ TEST_F(UpkeepTest, BackupsAreWholeStores) {
   EXPECT_EQ(other.thaw({"scrub"}).exit_code, 0);
   EXPECT_NE(store_id_of(other), store_id_of(server_)) << "they give out the same numbers from here";
   EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", path("third"), "--from-backup",
-                 path("other"), "--listen", "127.0.0.1:0"})
+                 path("other"), "--insecure", "--listen", "127.0.0.1:0"})
                 .exit_code,
             2)
       << "a store that was served is no backup";
   EXPECT_EQ(run({program_path("thaw-pageserver"), "--store", path("store"), "--from-backup",
-                 path("backups/one"), "--listen", "127.0.0.1:0"})
+                 path("backups/one"), "--insecure", "--listen", "127.0.0.1:0"})
                 .exit_code,
             1)
       << "only an empty store begins with a backup";
@@ -449,7 +449,8 @@ TEST_F(UpkeepTest, StoresAndBackupsThatOthersMayEnterAreRefused) {
   const auto expect_refusal = [&](const std::string& open, std::vector<std::string> options) {
     std::filesystem::permissions(path(open), std::filesystem::perms(0750));
     std::filesystem::remove(path("log"));
-    options.insert(options.begin(), {program_path("thaw-pageserver"), "--listen", "127.0.0.1:0"});
+    options.insert(options.begin(),
+                   {program_path("thaw-pageserver"), "--insecure", "--listen", "127.0.0.1:0"});
     Program server(options, {.cpus = {}, .messages = path("log")});
     EXPECT_EQ(server.wait().value_or(0), 1);
     const auto log = read_text_file(path("log"), 1 << 20).value_or("");
@@ -503,7 +504,8 @@ TEST_F(UpkeepTest, SignalStopsTheJobOfACommand) {
   std::mt19937_64 generator(1);
   write_file(path("a"), random_bytes(generator, 64u << 20));
   ASSERT_EQ(slow.thaw({"push", "a", "--memory", path("a")}).exit_code, 0);
-  Program scrub({program_path("thaw"), "--json", "--server", slow.address(), "scrub"});
+  Program scrub(
+      {program_path("thaw"), "--json", "--insecure", "--server", slow.address(), "scrub"});
   PageConnection client(slow.address(), message::Role::kControl);
   const Deadline deadline = Deadline::after(kPatience);
   const auto has_begun = [&] {

@@ -416,7 +416,8 @@ TEST_F(WorkingSetsTest, AcknowledgedSetSurvivesAKill) {
 TEST_F(WorkingSetsTest, AsManyRecordingsAreKeptAsTheOperatorWants) {
   server_.stop().value();
   Program server({program_path("thaw-pageserver"), "--store", directory_.path("store"), "--listen",
-                  server_.address(), "--min-free-mib", "0", "--keep-recordings", "2"});
+                  server_.address(), "--insecure", "--min-free-mib", "0", "--keep-recordings",
+                  "2"});
   ASSERT_TRUE(succeeded(server.wait_for_line("listening on ")));
   client_ = connect();
   const Manifest manifest = push("a", make_image(1, kPages)).value();

@@ -9,8 +9,9 @@ namespace thaw::test {
 std::optional<LossyServer> LossyServer::start(const LossyDisk& disk, const LossyDisk::Fate& fate) {
   auto program = std::make_unique<Program>(
       std::vector<std::string>{program_path("thaw-pageserver"), "--store", disk.directory(),
-                               "--listen", "127.0.0.1:0", "--min-free-mib", "0", "--upkeep-mib-s",
-                               "4096", "--upkeep-interval-s", "1", "--gc-percent", "0"},
+                               "--insecure", "--listen", "127.0.0.1:0", "--min-free-mib", "0",
+                               "--upkeep-mib-s", "4096", "--upkeep-interval-s", "1", "--gc-percent",
+                               "0"},
       disk.surroundings(fate));
   const auto address = program->wait_for_line("listening on ");
   if (address) return LossyServer{std::move(program), resolve_tcp(*address).value()};

@@ -30,8 +30,12 @@ void RestoreTest::replace_store(const std::string& other, const std::string& asi
 
 void RestoreTest::start_handler(const std::string& server, const std::vector<std::string>& more) {
   handler_.reset();
-  std::vector<std::string> command{program_path("thaw-faulthandler"), "--control", path("control"),
-                                   "--server", server};
+  std::vector<std::string> command{program_path("thaw-faulthandler"),
+                                   "--control",
+                                   path("control"),
+                                   "--insecure",
+                                   "--server",
+                                   server};
   command.insert(command.end(), more.begin(), more.end());
   if (GetParam() == LoopKind::kEpoll) {
     command.insert(command.begin(), program_path("without_io_uring"));
