@@ -92,7 +92,6 @@ Result<Handler> Handler::start(const std::string& base, const std::string& serve
                                    "--insecure",
                                    "--control",
                                    base + ".control",
-                                   "--insecure",
                                    "--server",
                                    server};
   command.insert(command.end(), flags.begin(), flags.end());
@@ -115,7 +114,7 @@ Result<std::string> Handler::prepare(GuestKind kind, const std::string& snapshot
                                    snapshot,
                                    "--socket",
                                    socket};
-  if (kind == GuestKind::kShared) command.emplace_back("--shared");
+  if (kind == GuestKind::kShared) command.insert(command.end(), {"--shared", "--allow-root-vmm"});
   command.insert(command.end(), prepare_flags_.begin(), prepare_flags_.end());
   TRY(succeed(test::run(command), "thaw prepare"));
   return socket;

@@ -116,7 +116,7 @@ Result<RestoreHosts::Handlers> RestoreHosts::start_handlers(const std::string& n
     const std::string base = scratch_.path(name + window);
     test::Program handler(
         {test::program_path("thaw-faulthandler"), "--insecure", "--control", base + ".control",
-         "--insecure", "--server", server, "--around", window, "--record-every", "0"},
+         "--server", server, "--around", window, "--record-every", "0"},
         {.cpus = {}, .messages = base + ".log", .host = {}});
     TRY(handler.wait_for_line("ready on "));
     handlers.emplace(around, Handler{base + ".control", std::move(handler)});

@@ -107,7 +107,8 @@ void Soak::start_vm() {
   const std::string mode = kModes[draw(kModes.size())];
   const std::string socket = path("vm" + std::to_string(++next_socket_));
   std::vector<std::string> arguments{"prepare", "snapshot", "--socket", socket};
-  if (mode.starts_with("shared-")) arguments.emplace_back("--shared");
+  if (mode.starts_with("shared-"))
+    arguments.insert(arguments.end(), {"--shared", "--allow-root-vmm"});
   if (draw(4) == 0) arguments.insert(arguments.end(), {"--hydrate-mib-s", "100"});
   // In the moment of a handler's death a command may be answered by nobody.
   if (thaw(arguments).exit_code != 0) {

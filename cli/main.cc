@@ -217,9 +217,10 @@ class Declaration {
         "The VM maps the one copy of the snapshot that this host has, made by the first such "
         "restore: what is there raises no fault. Needs a VMM with libthaw or thaw-qemu.so");
     shared->excludes(record);
-    sub->add_flag("--refuse-root-vmm", options_.refuse_root_vmm,
-                  "Let no VMM of root or of the handler's user map that copy: it could change what "
-                  "other VMs of this snapshot read")
+    sub->add_flag(
+           "--allow-root-vmm", options_.allow_root_vmm,
+           "Let a VMM of root or of the handler's user map that copy, too, although it could "
+           "change what other VMs of this snapshot read")
         ->needs(shared);
     sub->add_flag("--no-prefetch", options_.no_prefetch,
                   "Do not bring the working set: every page comes on demand")

@@ -52,7 +52,7 @@ struct Options {
   bool no_prefetch = false;
   std::uint64_t hydrate_mib_s = 0;
   bool shared = false;
-  bool refuse_root_vmm = false;
+  bool allow_root_vmm = false;
   std::string trace;
   std::uint64_t session = 0;
   bool kill = false;

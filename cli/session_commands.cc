@@ -50,7 +50,7 @@ Result<void> prepare(const Options& options) {
                            .hydrate_bytes_per_s = options.hydrate_mib_s << 20,
                            .trace_out = {},
                            .shared = options.shared,
-                           .allow_root_vmm = !options.refuse_root_vmm};
+                           .allow_root_vmm = options.allow_root_vmm};
   request.socket = TRY(absolute(options.socket));
   request.state_out = TRY(absolute(options.state));
   request.trace_out = TRY(absolute(options.trace));

@@ -40,6 +40,17 @@ Result<void> check_options(const control::Prepare& request) {
   return {};
 }
 
+/// The socket lets in its owner and root alone.
+Result<void> check_owner(const control::Prepare& request, const UniqueFd& socket) {
+  if (!request.shared || request.allow_root_vmm) return {};
+  const uid_t owner = TRY(file_user(socket));
+  if (!is_own_or_root(owner)) return {};
+  return fail(ErrorCode::kInvalidArgument,
+              "a VMM of user {} could change the host image, which is shared with other VMs; name "
+              "another user with --owner, or allow it with --allow-root-vmm",
+              owner);
+}
+
 /// The handler writes the trace with its own rights, which may not do in the operator's directory.
 Result<void> check_trace(const control::Prepare& request, const UniqueFd& directory) {
   if (!directory.valid()) return {};
@@ -64,6 +75,7 @@ Result<Preparation> Daemon::try_to_prepare(const control::Prepare& request, Sess
                                            const std::stop_token& stop) {
   TRY(check_options(request));
   TRY(check_trace(request, objects.trace_directory));
+  TRY(check_owner(request, objects.socket_file));
   const SnapshotWish wish{
       .name_space = request.name_space.empty() ? options_.name_space : request.name_space,
       .snapshot = request.snapshot,

@@ -80,8 +80,8 @@ Result<void> VmmDoor::admit(UniqueFd connection) {
 Result<void> VmmDoor::check_user(const PeerProcess& peer) const {
   if (image_.valid() && root_vmm_ == RootVmm::kRefused && is_own_or_root(peer.user)) {
     return fail(ErrorCode::kPermission,
-                "a VMM of user {} could change the host image, which is shared with other VMs "
-                "(`thaw prepare --refuse-root-vmm`)",
+                "a VMM of user {} could change the host image, which is shared with other VMs; "
+                "`thaw prepare --allow-root-vmm` allows it",
                 peer.user);
   }
   // Another process may have its number, and the VMM may be killed: so it is of that user alone.

@@ -112,9 +112,8 @@ TEST_F(CommandLineTest, WithoutFlagsThereAreTheHandlersDefaults) {
   expected.snapshot = "snapshot";
   expected.socket = path("vm");
   expected.name_space = "default";
-  expected.allow_root_vmm = true;
   EXPECT_EQ(prepared({}), expected);
-  EXPECT_FALSE(prepared({"--shared", "--refuse-root-vmm"})->allow_root_vmm);
+  EXPECT_TRUE(prepared({"--shared", "--allow-root-vmm"})->allow_root_vmm);
 }
 
 TEST_F(CommandLineTest, FlagsOfPrepareReachTheHandler) {

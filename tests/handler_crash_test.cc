@@ -365,8 +365,8 @@ class UpgradeTest : public HandlerCrashTest {
     vmm_.emplace(start_half());
   }
   void configure(const std::string& more) {
-    write(path("thaw.toml"), fmt::format("control = \"{}\"\nserver = \"{}\"\n{}", path("control"),
-                                         server_.address(), more));
+    write(path("thaw.toml"), fmt::format("control = \"{}\"\ninsecure = true\nserver = \"{}\"\n{}",
+                                         path("control"), server_.address(), more));
   }
   static void write(const std::string& file, const std::string& text) {
     std::ofstream(file, std::ios::binary) << text;

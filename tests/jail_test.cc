@@ -351,10 +351,10 @@ TEST_P(JailTest, WhatStandsInTheWayOfTheStateFileIsNeitherOpenedNorReused) {
   EXPECT_EQ(read_file(path("jail/run/state")), state_);
 }
 
-TEST_P(JailTest, SharedImageIsKeptFromARootVmmWhereThatIsAsked) {
+TEST_P(JailTest, SharedImageIsKeptFromARootVmm) {
   const std::string owner = std::to_string(kVmmUser) + ":" + std::to_string(kVmmUser);
-  const Outcome prepared = control({"prepare", "snapshot", "--shared", "--refuse-root-vmm",
-                                    "--socket", path("jail/run/vm"), "--owner", owner});
+  const Outcome prepared = control(
+      {"prepare", "snapshot", "--shared", "--socket", path("jail/run/vm"), "--owner", owner});
   ASSERT_EQ(prepared.exit_code, 0) << prepared.output;
   Program root({program_path("vmm"), path("jail/run/vm"), path("image"), "shared-verify"});
   EXPECT_NE(root.wait().value(), 0);
@@ -362,6 +362,16 @@ TEST_P(JailTest, SharedImageIsKeptFromARootVmmWhereThatIsAsked) {
   EXPECT_EQ(session(number)["state"], "prepared");
   Program vmm = start_jailed("shared-verify");
   EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
+}
+
+TEST_P(JailTest, SharedMemoryForAnOwnerWhoIsRootIsRefusedUnlessItIsAllowed) {
+  std::vector<std::string> command{"prepare", "snapshot", "--shared", "--socket", path("vm")};
+  EXPECT_EQ(Json::parse(control(command).output)["error"]["code"], "invalid_argument");
+  EXPECT_FALSE(std::filesystem::exists(path("vm")));
+  command.emplace_back("--allow-root-vmm");
+  EXPECT_EQ(control(command).exit_code, 0);
+  Program root({program_path("vmm"), path("vm"), path("image"), "shared-verify"});
+  EXPECT_EQ(root.wait().value(), 0) << root.rest_of_output();
 }
 
 TEST_P(JailTest, WhatTheJailHasPreparedInsteadOfAFileIsNotOverwritten) {

@@ -401,7 +401,7 @@ TEST_P(MicroVmServedTest, SecondVmOfTheHostsImageFindsItsPages) {
   ASSERT_EQ(control({"stop", "1"}).exit_code, 0);
   std::vector<int> faults;
   for (int i = 0; i < 2; ++i) {
-    prepare({"--shared"});
+    prepare({"--shared", "--allow-root-vmm"});
     Words arguments = from_socket(to_the_end());
     arguments.emplace_back("--shared");
     const Outcome restored = restore("served", arguments);
@@ -450,7 +450,7 @@ TEST_P(MicroVmServedTest, ChangesBecomeASnapshot) { goes_on_from_its_changes(fro
 
 TEST_P(MicroVmServedTest, ChangesOfASharedVmBecomeASnapshot) {
   ASSERT_EQ(control({"stop", "1"}).exit_code, 0);
-  prepare({"--shared"});
+  prepare({"--shared", "--allow-root-vmm"});
   goes_on_from_its_changes(from_socket({"--shared"}));
 }
 

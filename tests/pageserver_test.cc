@@ -192,7 +192,7 @@ class FewConnectionsTest : public PageServerTest {
     few_ = std::make_unique<Program>(std::vector<std::string>{
         "/bin/sh", "-c",
         limit + "; exec " + program_path("thaw-pageserver") + " --store " + path("few") +
-            " --listen 127.0.0.1:0 --min-free-mib 0 " + options});
+            " --insecure --listen 127.0.0.1:0 --min-free-mib 0 " + options});
     address_ = *resolve_tcp(few_->wait_for_line("listening on ").value());
   }
   /// Nothing where the server has refused it, which is kLimitExceeded.
@@ -369,7 +369,7 @@ TEST_F(PageServerTest, FlagGoesBeforeEnvironmentBeforeFile) {
       << "server = \"" << server_.address() << "\"\nnamespace = \"file\"\n";
   const auto count = [&](const std::string& environment, const std::string& flags) {
     const std::string command = environment + " THAW_CONFIG=" + path("thaw.toml") + " " +
-                                program_path("thaw") + " --json " + flags + " ls";
+                                program_path("thaw") + " --json --insecure " + flags + " ls";
     return Json::parse(run({"/bin/sh", "-c", command}).output)["snapshots"].size();
   };
   EXPECT_EQ(count("", ""), 0u);

@@ -50,7 +50,7 @@ std::string closed_address() { return TcpListener().address.text(); }
 Message refusal(ErrorCode code) { return message::ErrorReply{code, "refused"}; }
 
 ServerList list_of(std::vector<std::string> names) {
-  return ServerList::create(std::move(names), {}, "default").value();
+  return ServerList::create(std::move(names), {.insecure = true}, "default").value();
 }
 
 Result<message::Statistics> statistics_of(ServerList& servers) {
@@ -119,7 +119,7 @@ TEST(ServerList, NamesThatDoNotResolveAreNoObstacle) {
 TEST(ServerList, TextThatIsNoAddressIsRefusedBeforeAnyIsAsked) {
   for (const char* const text :
        {"", "host", ":7433", "host:", "host:port", "host:65536", "host:+1"}) {
-    EXPECT_EQ(code_of(ServerList::create({"127.0.0.1:1", text}, {}, "default")),
+    EXPECT_EQ(code_of(ServerList::create({"127.0.0.1:1", text}, {.insecure = true}, "default")),
               ErrorCode::kInvalidArgument)
         << text;
   }

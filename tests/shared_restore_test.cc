@@ -174,7 +174,8 @@ TEST_P(SharedRestoreTest, SpoiledImageEndsAllVmsOnIt) {
   EXPECT_EQ(spoiler.wait().value(), 128 + SIGKILL);
   // Once nobody has it any more, there is a new one.
   const Deadline deadline = Deadline::after(kPatience);
-  std::vector<std::string> again{"prepare", "snapshot", "--socket", path("vm"), "--shared"};
+  std::vector<std::string> again{"prepare",  "snapshot", "--socket",
+                                 path("vm"), "--shared", "--allow-root-vmm"};
   while (control(again).exit_code != 0) ASSERT_FALSE(deadline.passed());
   EXPECT_EQ(start_vmm("shared-verify").wait().value(), 0);
 }
@@ -224,7 +225,8 @@ TEST_P(SharedRestoreTest, ImagesThatNoVmUsesKeepWithinTheBudget) {
   Vm holding = start("halves", "holding");
   ASSERT_TRUE(succeeded(holding.vmm.wait_for_line("half")));
 
-  const Outcome refused = control({"prepare", "other", "--socket", path("vm"), "--shared"});
+  const Outcome refused =
+      control({"prepare", "other", "--socket", path("vm"), "--shared", "--allow-root-vmm"});
   EXPECT_EQ(Json::parse(refused.output)["error"]["code"], "limit_exceeded");
 
   holding.vmm.tell("");
@@ -286,7 +288,8 @@ TEST_P(SharedRestoreTest, WhatCannotBeSharedIsRefused) {
       2);
   ASSERT_EQ(
       server_.thaw({"push", "huge", "--memory", path("image"), "--region", "16M:2M"}).exit_code, 0);
-  EXPECT_EQ(refusal({"prepare", "huge", "--socket", path("vm"), "--shared"}), "unsupported");
+  EXPECT_EQ(refusal({"prepare", "huge", "--socket", path("vm"), "--shared", "--allow-root-vmm"}),
+            "unsupported");
 }
 
 }  // namespace

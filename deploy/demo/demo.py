@@ -194,8 +194,8 @@ class Demo:
         session = self._work / f"{name}.sock"
         bytes_before = host.bytes_over_network()
         started = time.monotonic()
-        prepared = self._thaw(host, "prepare", "demo", "--shared", "--socket", str(session),
-                              "--state-out", str(state))
+        prepared = self._thaw(host, "prepare", "demo", "--shared", "--allow-root-vmm", "--socket",
+                              str(session), "--state-out", str(state))
         vm = self._restoring_qemu(memory, saved, {**self._preload(memory, session),
                                                   "THAW_QEMU_SHARED": "1"}, share=False)
         try:
@@ -219,8 +219,8 @@ class Demo:
         self._thaw(a, "push", "microvm", "--memory", str(memory), "--state", str(state))
         for number in range(1, _CLONES):
             session, restored = self._work / f"microvm{number}.sock", self._ram / "restored.state"
-            prepared = self._thaw(b, "prepare", "microvm", "--shared", "--socket", str(session),
-                                  "--state-out", str(restored))
+            prepared = self._thaw(b, "prepare", "microvm", "--shared", "--allow-root-vmm",
+                                  "--socket", str(session), "--state-out", str(restored))
             after = self._microvm(b, "restore", "--shared", "--socket", str(session), "--state",
                                   str(restored), "--rounds", str(_ROUNDS))
             if before + after != whole:

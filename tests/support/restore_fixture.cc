@@ -1,5 +1,6 @@
 #include "tests/support/restore_fixture.h"
 
+#include <algorithm>
 #include <filesystem>
 
 #include <nlohmann/json.hpp>
@@ -52,6 +53,8 @@ Outcome RestoreTest::control(std::vector<std::string> arguments) {
 
 std::uint64_t RestoreTest::prepare(std::vector<std::string> more, const std::string& socket,
                                    const std::string& snapshot) {
+  const auto has = [&](const char* option) { return std::ranges::count(more, option) > 0; };
+  if (has("--shared") && !has("--owner")) more.emplace_back("--allow-root-vmm");
   more.insert(more.begin(), {"prepare", snapshot, "--socket", path(socket)});
   const Outcome outcome = control(more);
   EXPECT_EQ(outcome.exit_code, 0) << outcome.output;
