@@ -87,7 +87,8 @@ class Tenants {
             .messages = scratch.path("log"),
             .environment = {{"THAW_TLS_CERT", files.certificate},
                             {"THAW_TLS_KEY", files.key},
-                            {"THAW_TLS_CA", files.authority}}};
+                            {"THAW_TLS_CA", files.authority},
+                            {"THAW_ALLOW_ALL", "1"}}};
   }
 
   const test::ScratchDirectory scratch_{"/dev/shm"};
