@@ -15,6 +15,8 @@ namespace {
 /// Hashes the pages of an image that come in order with the zero ones left out.
 class ImageVerifier {
  public:
+  explicit ImageVerifier(ContentForm form) : contents_(form) {}
+
   void add(PageIndex first, ByteSpan pages) {
     contents_.add_zero_pages(first - next_);
     for (std::size_t at = 0; at < pages.size(); at += kPageBytes) {
@@ -22,9 +24,9 @@ class ImageVerifier {
     }
     next_ = first + PageCount{pages.size() / kPageBytes};
   }
-  Sha256 finish(PageCount image_pages) {
-    contents_.add_zero_pages(PageIndex{image_pages.value} - next_);
-    return contents_.finish();
+  Sha256 finish(const SnapshotSpec& spec) {
+    contents_.add_zero_pages(PageIndex{spec.image_pages().value} - next_);
+    return contents_.finish(spec);
   }
 
  private:
@@ -45,7 +47,7 @@ class Pull {
   Result<PullResult> run() {
     TRY(transfer_.run([this](PageClient& client) { return begin(client); },
                       [this](PageClient& client) { return fetch(client); }));
-    if (verifier_.finish(manifest_->spec.image_pages()) != manifest_->content_hash) {
+    if (verifier_->finish(manifest_->spec) != manifest_->content_hash) {
       return fail(ErrorCode::kChecksumMismatch, "the content of {} is not what was pushed",
                   manifest_->spec.name);
     }
@@ -74,6 +76,7 @@ class Pull {
       return fail(ErrorCode::kNotFound, "{} was deleted while it was pulled", name);
     }
     if (manifest && (manifest->content_hash != manifest_->content_hash ||
+                     manifest->content_form != manifest_->content_form ||
                      manifest->spec.memory != manifest_->spec.memory ||
                      manifest->spec.state != manifest_->spec.state)) {
       return fail(ErrorCode::kNotFound, "{} was replaced by another snapshot while it was pulled",
@@ -89,6 +92,7 @@ class Pull {
     const ByteCount data = bytes_of(spec.image_pages() - PageCount{zeros});
     TRY(memory_.expect(spec.memory, std::min(data, spec.memory)));
     if (state_ != nullptr) TRY(state_->expect(spec.state, std::min(data, spec.state)));
+    verifier_.emplace(manifest_->content_form);
     progress_.emplace("pull " + spec.name, spec.memory);
     return {};
   }
@@ -119,7 +123,7 @@ class Pull {
       const std::uint64_t length = std::min<std::uint64_t>(pages.size(), spec.state.value - offset);
       TRY(state_->write(pages.first(length), offset));
     }
-    verifier_.add(first, pages);
+    verifier_->add(first, pages);
     next_ = first + PageCount{pages.size() / kPageBytes};
     transfer_.reached(next_.value);
     progress_->update(std::min(ByteCount{offset_of(next_).value}, spec.memory));
@@ -134,7 +138,7 @@ class Pull {
   std::optional<PageMap> map_;  // of manifest_ in store_
   StoreId store_;
   PageIndex next_;  // what comes before is written
-  ImageVerifier verifier_;
+  std::optional<ImageVerifier> verifier_;
   std::optional<Progress> progress_;
 };
 

@@ -47,7 +47,7 @@ class PushAttempt {
     while (!awaited_.empty()) TRY(receive(*pipeline));
     // Further than all pages: the rest is the commit.
     transfer.reached(image_.spec.image_pages().value + 1);
-    fingerprint = contents_.finish();
+    fingerprint = contents_.finish(image_.spec);
     return {};
   }
 
@@ -96,13 +96,13 @@ class PushAttempt {
   PageClient& client_;
   const ImageFiles& image_;
   std::deque<Awaited> awaited_;
-  ContentHash contents_;
+  ContentHash contents_{kPushedForm};
 };
 
 /// Reads the image once more, without a server.
 Result<Sha256> fingerprint_of(const ImageFiles& image) {
   const auto pipeline = TRY(PushPipeline::start(image));
-  ContentHash contents;
+  ContentHash contents(kPushedForm);
   while (!pipeline->finished()) {
     if (const auto* offer = TRY(pipeline->take_offer())) {
       add_offer(contents, *offer);
@@ -111,7 +111,7 @@ Result<Sha256> fingerprint_of(const ImageFiles& image) {
       pipeline->wait();
     }
   }
-  return contents.finish();
+  return contents.finish(image.spec);
 }
 
 /// Read from the memory image, before the push.

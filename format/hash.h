@@ -31,20 +31,28 @@ std::uint64_t fast_hash(ByteSpan bytes);
 /// The SHA-256 of 4,096 zero bytes.
 const Sha256& zero_page_hash();
 
+/// Of what is pushed now.
+inline constexpr ContentForm kPushedForm = ContentForm::kSegments;
+
 /// Accumulates a snapshot's identity from the hashes of its pages in order.
 class ContentHash {
  public:
-  ContentHash();
+  explicit ContentHash(ContentForm form);
   void add(std::span<const Sha256> pages);
   void add(const Sha256& page) { add(std::span(&page, 1)); }
   void add_zero_pages(PageCount count);
   /// As many pages as the bitmap tells of: zeros where a bit is set, `others` in between.
   void add_pages(ByteSpan zero_bitmap, PageCount count, std::span<const Sha256> others);
-  /// The identity. Call once, last.
-  Sha256 finish();
+  /// The identity of an image with the memory and the state of `spec`. Call once, last.
+  Sha256 finish(const SnapshotSpec& spec);
 
  private:
-  Hasher hasher_;
+  void end_segment();
+
+  const ContentForm form_;
+  Hasher hasher_;  // over the pages of the segment; in the flat form, over all
+  std::uint64_t in_segment_ = 0;
+  std::vector<Sha256> segments_;  // that are complete
 };
 
 }  // namespace thaw

@@ -69,6 +69,7 @@ inline constexpr seconds kPartialMessageTimeout{10};  // from a message's first 
 inline constexpr seconds kIdlePushTimeout{60};        // between two messages of a push
 
 static_assert(kMaxSegmentBytes <= kMaxBodyBytes);
+static_assert(kSegmentPages * 32 <= kMaxBodyBytes, "the hashes of a segment's pages fit one body");
 static_assert(kMaxColdMapBytes <= kMaxBodyBytes - 65'536, "compressed, too");
 static_assert(kMaxRecordingBytes <= kMaxBodyBytes && kMaxWorkingSetBytes <= kMaxBodyBytes);
 static_assert(kMaxOfferPages * 32 <= kMaxBodyBytes, "an offer's hashes fit one body");

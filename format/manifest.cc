@@ -31,6 +31,10 @@ Result<Manifest> decode_plain(ByteSpan plain) {
     return fail(ErrorCode::kMalformed, "a content hash of {} bytes", hash.size());
   }
   std::ranges::copy(to_bytes(hash), manifest.content_hash.begin());
+  if (from.getContentForm() > static_cast<std::uint16_t>(ContentForm::kSegments)) {
+    return fail(ErrorCode::kUnsupported, "a content hash of form {}", from.getContentForm());
+  }
+  manifest.content_form = static_cast<ContentForm>(from.getContentForm());
   manifest.statistics = {.zero_pages = from.getZeroPages(),
                          .duplicate_pages = from.getDuplicatePages(),
                          .new_pages = from.getNewPages(),
@@ -148,6 +152,7 @@ Bytes encode_manifest(const Manifest& manifest) {
   to.setParent(manifest.parent.value);
   to.setCreatedUnixMs(manifest.created_unix_ms);
   to.setContentHash(to_data(manifest.content_hash));
+  to.setContentForm(static_cast<std::uint16_t>(manifest.content_form));
   to.setZeroPages(manifest.statistics.zero_pages);
   to.setDuplicatePages(manifest.statistics.duplicate_pages);
   to.setNewPages(manifest.statistics.new_pages);

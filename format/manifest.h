@@ -64,14 +64,21 @@ struct PushStatistics {
   friend bool operator==(const PushStatistics&, const PushStatistics&) = default;
 };
 
+/// How a content hash is made of the hashes of an image's pages. FORMAT.md has the bytes.
+enum class ContentForm : std::uint16_t {
+  kFlat = 0,      // of all of them in a row: what was pushed before there were other forms
+  kSegments = 1,  // of a hash for each segment of the page map
+};
+
 /// A committed snapshot, all but its page map. A value.
 struct Manifest {
   SnapshotId snapshot;
   SnapshotId parent;  // 0: none
   std::uint64_t created_unix_ms = 0;
   SnapshotSpec spec;
-  /// SHA-256 over the SHA-256 of each page of the image in order: the identity of the content.
+  /// The identity of the content.
   Sha256 content_hash{};
+  ContentForm content_form = ContentForm::kFlat;
   PushStatistics statistics;
   friend bool operator==(const Manifest&, const Manifest&) = default;
 };

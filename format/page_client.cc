@@ -258,6 +258,19 @@ Result<PageMap> PageClient::page_map(const Manifest& manifest, const MapAdmissio
   return map;
 }
 
+Result<std::span<const Sha256>> PageClient::page_hashes(SnapshotId snapshot, std::uint32_t segment,
+                                                        PageCount pages) {
+  TRY(ask<message::PageHashes>(message::GetPageHashes{snapshot, segment}, {},
+                               limits::kCommitTimeout));
+  if (body_.size() != pages.value * sizeof(Sha256)) {
+    return fail(
+        body_.size() < pages.value * sizeof(Sha256) ? ErrorCode::kTruncated : ErrorCode::kMalformed,
+        "{} bytes of hashes for {} pages", body_.size(), pages.value);
+  }
+  // SAFETY: a Sha256 is an array of bytes, and the body has as many.
+  return std::span(reinterpret_cast<const Sha256*>(body_.data()), pages.value);
+}
+
 Result<ColdMap> PageClient::cold_map(const Manifest& manifest) {
   TRY(ask<message::ColdMapReply>(message::GetColdMap{manifest.snapshot}));
   return decode_cold_map(body_, manifest.spec.memory_pages());
@@ -324,6 +337,7 @@ bool is_of_one_server(const Error& error) {
     case ErrorCode::kUnsupported:
     case ErrorCode::kWrongStore:
     case ErrorCode::kCorrupt:
+    case ErrorCode::kHashMismatch:
       return true;
     default:
       return is_away(error);
@@ -407,13 +421,15 @@ Result<void> write_state_pages(const UniqueFd& file, ByteCount state_size, PageC
 }
 
 Result<void> fetch_state(PageClient& client, const Manifest& manifest, const PageMap& map,
-                         const UniqueFd& file) {
+                         const UniqueFd& file, const PageSink& check) {
   const SnapshotSpec& spec = manifest.spec;
   const PageIndex start{spec.memory_pages().value};
   TRY(resize_file(file, spec.state));
-  return fetch_pages(client, map, start, spec.state_pages(), [&](PageIndex first, ByteSpan pages) {
-    return write_state_pages(file, spec.state, first - start, pages);
-  });
+  return fetch_pages(client, map, start, spec.state_pages(),
+                     [&](PageIndex first, ByteSpan pages) -> Result<void> {
+                       TRY(check(first, pages));
+                       return write_state_pages(file, spec.state, first - start, pages);
+                     });
 }
 
 }  // namespace thaw

@@ -59,6 +59,10 @@ class PageClient {
   Result<message::Statistics> statistics();
   /// `admit` may refuse it before it takes more memory.
   Result<PageMap> page_map(const Manifest& manifest, const MapAdmission& admit = {});
+  /// The SHA-256 of the pages of a segment that are not zero, which are `pages`: kTruncated,
+  /// kMalformed for another number. Valid until the next call.
+  Result<std::span<const Sha256>> page_hashes(SnapshotId snapshot, std::uint32_t segment,
+                                              PageCount pages);
   /// kNotFound when the snapshot was pushed without one.
   Result<ColdMap> cold_map(const Manifest& manifest);
 
@@ -137,6 +141,8 @@ bool is_of_one_server(const Error& error);
 
 /// Called with consecutive pages from `first` on, as plain bytes; whole pages.
 using PageSink = std::function<Result<void>(PageIndex first, ByteSpan pages)>;
+/// The sink that takes all pages.
+inline Result<void> accept_pages(PageIndex, ByteSpan) { return {}; }
 
 /// Fetches the pages [first, first + count) that are not zero, verifies each, and gives them to
 /// `sink` in order. Requests are pipelined; memory use is bounded whatever the count.
@@ -148,7 +154,8 @@ Result<void> write_state_pages(const UniqueFd& file, ByteCount state_size, PageC
                                ByteSpan pages);
 
 /// Fetches a snapshot's VMM state file, which lies behind the memory in the image, into `file`.
+/// `check` sees the pages first; an error of it ends the call.
 Result<void> fetch_state(PageClient& client, const Manifest& manifest, const PageMap& map,
-                         const UniqueFd& file);
+                         const UniqueFd& file, const PageSink& check = accept_pages);
 
 }  // namespace thaw

@@ -74,6 +74,10 @@ struct Message {
 
     # Takes away what beginPush and setNamespace make.
     removeNamespace @53 :Void;
+
+    # What the pages of a segment are that are not zero.
+    getPageHashes @54 :GetPageMap;
+    pageHashes @55 :Void;
   }
 
   # getChunks: so many ids at the end are wanted only if they are at hand.
@@ -309,4 +313,5 @@ struct Manifest {
   changedPages @14 :UInt64;
   becameZeroPages @15 :UInt64;
   coldPages @16 :UInt64;
+  contentForm @17 :UInt16;  # 0: flat, 1: by segments
 }

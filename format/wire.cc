@@ -56,6 +56,11 @@ void write(const message::GetPageMap& from, Builder to) {
   get.setSnapshot(from.snapshot.value);
   get.setSegment(from.segment);
 }
+void write(const message::GetPageHashes& from, Builder to) {
+  auto get = to.initGetPageHashes();
+  get.setSnapshot(from.snapshot.value);
+  get.setSegment(from.segment);
+}
 void write_get_chunks(std::span<const ChunkId> ids, std::uint16_t optional, Builder to) {
   to.setOptionalChunks(optional);
   auto list = to.initGetChunks(static_cast<unsigned>(ids.size()));
@@ -137,6 +142,7 @@ void write(const message::WorkingSetReply&, Builder to) { to.setWorkingSet(); }
 void write(const message::PackReply&, Builder to) { to.setPack(); }
 void write(const message::GetColdMap& from, Builder to) { to.setGetColdMap(from.snapshot.value); }
 void write(const message::ColdMapReply&, Builder to) { to.setColdMap(); }
+void write(const message::PageHashes&, Builder to) { to.setPageHashes(); }
 void write(const message::WorkingSetReport& from, Builder to) {
   auto report = to.initWorkingSetReport();
   auto list = report.initRecordings(static_cast<unsigned>(from.recordings.size()));
@@ -366,6 +372,11 @@ Result<Message> read(Reader from) {
       return message::Unpin{{from.getUnpin()}};
     case schema::Message::GET_COLD_MAP:
       return message::GetColdMap{{from.getGetColdMap()}};
+    case schema::Message::GET_PAGE_HASHES:
+      return message::GetPageHashes{{from.getGetPageHashes().getSnapshot()},
+                                    from.getGetPageHashes().getSegment()};
+    case schema::Message::PAGE_HASHES:
+      return message::PageHashes{};
     case schema::Message::REPORT_DAMAGE:
       return TRY(read_damage(from.getReportDamage()));
     case schema::Message::COLD_MAP:

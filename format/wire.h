@@ -70,6 +70,11 @@ struct GetPageMap {  // -> PageMapSegment
   SnapshotId snapshot;
   std::uint32_t segment = 0;
 };
+/// The server makes them of the chunks, which takes a while. -> PageHashes
+struct GetPageHashes {
+  SnapshotId snapshot;
+  std::uint32_t segment = 0;
+};
 /// At most limits::kMaxChunksPerRequest. The last `optional` ids are neighbours that ride along
 /// only if the server has them at hand. -> Chunks
 struct GetChunks {
@@ -234,6 +239,8 @@ struct Snapshots {
 };
 /// Body: one sealed page map segment.
 struct PageMapSegment {};
+/// Body: the SHA-256 of each page of the segment that is not zero, in order.
+struct PageHashes {};
 /// Body: the chunks in the order of the request, up to the first optional one that was not at hand.
 struct Chunks {
   std::uint32_t count = 0;
@@ -321,11 +328,12 @@ using Message = std::variant<
     message::PutPrefetchReport, message::MoveTag, message::RemoveTag, message::ListTags,
     message::ChangeLabels, message::GetUsage, message::GetNamespace, message::SetNamespace,
     message::StartJob, message::GetJob, message::StopJob, message::Pin, message::Unpin,
-    message::GetColdMap, message::ReportDamage, message::RemoveNamespace, message::ErrorReply,
-    message::Welcome, message::Done, message::Needed, message::ManifestReply, message::Snapshots,
-    message::PageMapSegment, message::Chunks, message::Statistics, message::RecordingReply,
-    message::WorkingSetReply, message::PackReply, message::WorkingSetReport, message::Tags,
-    message::Usage, message::NamespaceReport, message::JobReport, message::ColdMapReply>;
+    message::GetColdMap, message::ReportDamage, message::RemoveNamespace, message::GetPageHashes,
+    message::ErrorReply, message::Welcome, message::Done, message::Needed, message::ManifestReply,
+    message::Snapshots, message::PageMapSegment, message::Chunks, message::Statistics,
+    message::RecordingReply, message::WorkingSetReply, message::PackReply,
+    message::WorkingSetReport, message::Tags, message::Usage, message::NamespaceReport,
+    message::JobReport, message::ColdMapReply, message::PageHashes>;
 
 /// The 16 bytes before every message.
 inline constexpr std::size_t kWireHeadBytes = 16;

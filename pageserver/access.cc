@@ -25,8 +25,9 @@ constexpr Rights rights_for_kind() {
   }
   // What a restore brings back, recordings and reports, can cost others time and nothing else:
   // what is said to be damaged is looked at and not believed.
-  if (kIsOneOf<T, GetPageMap, GetColdMap, GetChunks, GetPack, Pin, Unpin, GetRecording,
-               GetWorkingSet, ShowWorkingSet, PutRecording, PutPrefetchReport, ReportDamage>) {
+  if (kIsOneOf<T, GetPageMap, GetPageHashes, GetColdMap, GetChunks, GetPack, Pin, Unpin,
+               GetRecording, GetWorkingSet, ShowWorkingSet, PutRecording, PutPrefetchReport,
+               ReportDamage>) {
     return {Right::kRead, Right::kAdmin};
   }
   if (kIsOneOf<T, BeginPush, Offer, Upload, Commit, ChangeLabels>) {

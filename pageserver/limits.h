@@ -28,6 +28,10 @@ inline constexpr std::uint64_t kLeastWorkingSetShare = std::uint64_t{1} << 30;
 /// They leave so many times as much of the disk free as pushes do.
 inline constexpr unsigned kRecordedReserves = 2;
 
+// Hashes of pages, which are made of the chunks.
+inline constexpr std::size_t kMaxKeptHashBytes = 64u << 20;  // of pages: 8 GiB
+inline constexpr std::size_t kKeptListBytes = 256;           // of a list, beside its hashes
+
 // Looking after chunks.
 /// Chunks that are deleted, forgotten or checked in one step, during which pushes wait.
 inline constexpr std::size_t kSweepBatch = 1024;

@@ -65,6 +65,7 @@ bool is_quick(const Message& message) {
          !std::holds_alternative<message::Upload>(message) &&
          !std::holds_alternative<message::Commit>(message) &&
          !std::holds_alternative<message::GetChunks>(message) &&
+         !std::holds_alternative<message::GetPageHashes>(message) &&
          !std::holds_alternative<message::PutRecording>(message) &&
          !std::holds_alternative<message::GetUsage>(message) &&
          !std::holds_alternative<message::GetStatistics>(message);
@@ -221,6 +222,14 @@ Result<Reply> Peer::read(const Message& message, ByteSpan body) {
     const NamespaceId in = TRY(name_space());
     return with_body(message::PageMapSegment{},
                      TRY(store_.page_map_segment(in, get->snapshot, get->segment)));
+  }
+  if (const auto* get = std::get_if<message::GetPageHashes>(&message)) {
+    const NamespaceId in = TRY(name_space());
+    auto hashes = TRY(server_.page_hashes.get(store_, in, get->snapshot, get->segment));
+    return Reply{.message = message::PageHashes{},
+                 .owned = {},
+                 .pieces = {*hashes},
+                 .pin = std::move(hashes)};
   }
   if (const auto* get = std::get_if<message::GetColdMap>(&message)) {
     const NamespaceId in = TRY(name_space());

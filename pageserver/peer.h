@@ -20,6 +20,7 @@
 #include "pageserver/jobs.h"
 #include "pageserver/limits.h"
 #include "pageserver/live_pushes.h"
+#include "pageserver/page_hash_lists.h"
 #include "pageserver/push.h"
 #include "pageserver/snapshot_pins.h"
 #include "pageserver/store.h"
@@ -57,6 +58,7 @@ struct ServerCommon {
       std::thread::hardware_concurrency() / 2, 1, limits::kMostPrecedingThreads);
   IdentityShares push_memory;  // bytes of the page maps of pushes under way
   BuildTurns builds;
+  PageHashLists page_hashes;
   SnapshotPins pins;
   LivePushes pushes;
   std::mutex usage;      // held while one peer's usage is counted, which takes long

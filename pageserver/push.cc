@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "format/limits.h"
+#include "pageserver/page_hash_lists.h"
 #include "pageserver/snapshots.h"
 
 namespace thaw {
@@ -126,25 +127,13 @@ Result<Push::Pending> Push::resolve(const message::Offer& offer, ByteSpan hashes
 }
 
 Result<void> Push::hash_stored(Pending& pending, std::span<const std::size_t> hashes) {
-  PlainPage plain;
-  while (!hashes.empty()) {
-    const auto now = hashes.first(std::min(hashes.size(), limits::kMaxChunksPerRequest));
-    hashes = hashes.subspan(now.size());
-    std::vector<ChunkId> ids;
-    for (const std::size_t i : now) ids.push_back(pending.chunks[i]);
-    const auto read = store_.read_chunks(ids, 0);
-    if (!read && read.error().code() == ErrorCode::kNotFound) {
-      return fail(ErrorCode::kCorrupt, "a page of the parent is missing: {}",
-                  read.error().context());
-    }
-    if (!read) return std::unexpected(read.error());
-    for (std::size_t i = 0; i < now.size(); ++i) {
-      if (const auto decoded = codec_.decode(read->chunks[i], ids[i], plain); !decoded) {
-        return fail(ErrorCode::kCorrupt, "a page of the parent: {}", decoded.error().message());
-      }
-      pending.hashes[now[i]] = hasher_.hash(plain);
-    }
+  std::vector<ChunkId> ids;
+  for (const std::size_t i : hashes) ids.push_back(pending.chunks[i]);
+  const auto stored = hash_chunks(store_, ids);
+  if (!stored) {
+    return fail(stored.error().code(), "of the parent: {}", stored.error().context());
   }
+  for (std::size_t i = 0; i < hashes.size(); ++i) pending.hashes[hashes[i]] = (*stored)[i];
   return {};
 }
 
@@ -297,13 +286,14 @@ Result<Manifest> Push::commit() {
   compare_with_parent();
   statistics_.cold_pages = stored_cold_pages();
   statistics_.duplicate_pages = map_.size().value - statistics_.zero_pages - statistics_.new_pages;
-  if (!finished_hash_) finished_hash_ = content_hash_.finish();
+  if (!finished_hash_) finished_hash_ = content_hash_.finish(spec_);
   Manifest manifest = TRY(store_.publish(name_space_,
                                          Manifest{.snapshot = {},
                                                   .parent = parent_,
                                                   .created_unix_ms = unix_milliseconds(),
                                                   .spec = spec_,
                                                   .content_hash = *finished_hash_,
+                                                  .content_form = kPushedForm,
                                                   .statistics = statistics_},
                                          map_, cold_));
   committed_ = true;

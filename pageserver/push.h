@@ -116,7 +116,7 @@ class Push {
   AskedPages asked_;             // guarded by mutex_
   PageIndex next_;               // behind the pages of the last offer
   ColdMap cold_;
-  ContentHash content_hash_;
+  ContentHash content_hash_{kPushedForm};
   std::optional<Sha256> finished_hash_;  // a commit that was refused may be tried again
   PushStatistics statistics_;
   bool committed_ = false;

@@ -163,6 +163,7 @@ std::vector<Request> all_requests() {
       {"ShowSnapshot", ShowSnapshot{"a"}, true, true, true},
       {"DeleteSnapshot", DeleteSnapshot{"a"}, false, false},
       {"GetPageMap", GetPageMap{}, true, false},
+      {"GetPageHashes", GetPageHashes{}, true, false},
       {"GetColdMap", GetColdMap{}, true, false},
       {"GetChunks", GetChunks{}, true, false},
       {"GetStatistics", GetStatistics{}, true, true, true},

@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <set>
 
 #include "format/chunk.h"
 #include "format/envelope.h"
 #include "format/hash.h"
+#include "format/wire.h"
 #include "tests/support/test_support.h"
 
 namespace thaw {
@@ -204,16 +206,77 @@ TEST(Hash, ContextIsReusable) {
   EXPECT_EQ(hasher.hash(as_bytes("a")), first);
 }
 
-TEST(ContentHash, IsTheHashOfThePageHashes) {
+SnapshotSpec image_spec(ByteCount memory, ByteCount state) {
+  return {
+      .name = {}, .memory = memory, .state = state, .regions = {}, .labels = {}, .cpu_vendor = {}};
+}
+
+/// Of a page and zero pages around it.
+std::string content_of(ContentForm form, std::uint64_t zeros_before, std::uint64_t zeros_behind,
+                       ByteCount state = {}) {
+  ContentHash content(form);
+  content.add_zero_pages({zeros_before});
+  content.add(Hasher().hash(as_bytes("page")));
+  content.add_zero_pages({zeros_behind});
+  const PageCount pages{zeros_before + 1 + zeros_behind};
+  const ByteCount memory = bytes_of(pages - pages_for(state));
+  return to_hex(content.finish(image_spec(memory, state)));
+}
+
+TEST(ContentHash, FlatOneIsTheHashOfThePageHashes) {
   const Sha256 page = Hasher().hash(as_bytes("page"));
-  ContentHash content;
+  ContentHash content(ContentForm::kFlat);
   content.add_zero_pages({2});
   content.add(page);
   Bytes hashes;
   for (const Sha256& hash : {zero_page_hash(), zero_page_hash(), page}) {
     hashes.insert(hashes.end(), hash.begin(), hash.end());
   }
-  EXPECT_EQ(content.finish(), Hasher().hash(hashes));
+  EXPECT_EQ(content.finish(image_spec({3 * kPageBytes}, {})), Hasher().hash(hashes));
+}
+
+TEST(ContentHash, OneBySegmentsIsAsAnotherImplementationHasIt) {
+  constexpr auto kForm = ContentForm::kSegments;
+  EXPECT_EQ(content_of(kForm, 2, 0),
+            "5f6d273ed4e235d9929c44a30c392398d4dfe5ac41773cf4dc75d39c027549ed");
+  EXPECT_EQ(content_of(kForm, 65'536, 0),
+            "51775448226c195882554d09fcd90d83e198062e17c56c6a9e12f251b700e3d1");
+  EXPECT_EQ(content_of(kForm, 65'536, 0, {100}),
+            "53921af00106538b7f5ebd99cbe6c1a0f09731927bafef8f7620b2b2d432b8d0");
+  EXPECT_EQ(content_of(kForm, 0, 2 * 65'536),
+            "0dba61c7cf6635b49925d7af8bac787fce39cf787caaa8640608ef16a39cc5ae");
+}
+
+TEST(ContentHash, TellsFormsOrdersAndPlacesApart) {
+  const std::set<std::string> all{
+      content_of(ContentForm::kFlat, 1, 1),
+      content_of(ContentForm::kSegments, 1, 1),
+      content_of(ContentForm::kSegments, 0, 2),
+      content_of(ContentForm::kSegments, 1, 2),
+      content_of(ContentForm::kSegments, 65'535, 1),
+      content_of(ContentForm::kSegments, 65'536, 0),
+      // The same pages with the state beginning elsewhere, or ending.
+      content_of(ContentForm::kSegments, 1, 1, {kPageBytes}),
+      content_of(ContentForm::kSegments, 1, 1, {kPageBytes - 1}),
+  };
+  EXPECT_EQ(all.size(), 8u);
+}
+
+TEST(ContentHash, DoesNotDependOnHowPagesAreAdded) {
+  Bytes zeros = empty_bitmap(65'600);
+  for (std::size_t i = 0; i < 65'600; ++i) {
+    if (i != 65'535 && i != 65'536) set_bit(zeros, i);
+  }
+  const std::vector<Sha256> pages{Hasher().hash(as_bytes("a")), Hasher().hash(as_bytes("b"))};
+  ContentHash at_once(ContentForm::kSegments);
+  at_once.add_pages(zeros, {65'600}, pages);
+  ContentHash one_by_one(ContentForm::kSegments);
+  for (int i = 0; i < 65'535; ++i) one_by_one.add(zero_page_hash());
+  one_by_one.add(pages);
+  for (int i = 0; i < 63; ++i) one_by_one.add_zero_pages({1});
+
+  const SnapshotSpec spec = image_spec({65'600 * kPageBytes}, {});
+  EXPECT_EQ(at_once.finish(spec), one_by_one.finish(spec));
 }
 
 }  // namespace

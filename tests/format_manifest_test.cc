@@ -28,6 +28,7 @@ Manifest good_manifest() {
                     .created_unix_ms = 1'700'000'000'123,
                     .spec = good_spec(),
                     .content_hash = {},
+                    .content_form = ContentForm::kSegments,
                     .statistics = {.zero_pages = 1,
                                    .duplicate_pages = 2,
                                    .new_pages = 3,

@@ -73,6 +73,7 @@ std::vector<Message> all_messages() {
       message::GetColdMap{{18}},
       message::ReportDamage{{{1}, {~std::uint64_t{0}}}, {19}, {{{20}, 21, 22}, {{23}, 24, ~0u}}},
       message::RemoveNamespace{},
+      message::GetPageHashes{{19}, 20},
       message::ErrorReply{ErrorCode::kBusy, "no"},
       message::Welcome{3, store_of(7)},
       message::Done{},
@@ -98,6 +99,7 @@ std::vector<Message> all_messages() {
                          {{"chunks", 4}},
                          {"chunk 5"}},
       message::ColdMapReply{},
+      message::PageHashes{},
   };
 }
 

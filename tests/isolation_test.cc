@@ -109,6 +109,9 @@ Attempts attempts(Of<message::DeleteSnapshot>, const Secret& secret) {
 Attempts attempts(Of<message::GetPageMap>, const Secret& secret) {
   return each_snapshot(secret, [](SnapshotId id) { return message::GetPageMap{id, 0}; });
 }
+Attempts attempts(Of<message::GetPageHashes>, const Secret& secret) {
+  return each_snapshot(secret, [](SnapshotId id) { return message::GetPageHashes{id, 0}; });
+}
 Attempts attempts(Of<message::GetChunks>, const Secret& secret) {
   Attempts all{{message::GetChunks{.ids = secret.chunks}},
                {message::GetChunks{.ids = secret.chunks,
@@ -212,7 +215,7 @@ concept IsReply =
           message::Snapshots, message::PageMapSegment, message::Chunks, message::Statistics,
           message::RecordingReply, message::WorkingSetReply, message::PackReply,
           message::WorkingSetReport, message::Tags, message::Usage, message::NamespaceReport,
-          message::JobReport, message::ColdMapReply>;
+          message::JobReport, message::ColdMapReply, message::PageHashes>;
 template <IsReply M>
 Attempts attempts(Of<M>, const Secret&) {
   return {{M{}}};
@@ -344,6 +347,7 @@ class IsolationTest : public testing::Test {
     add(message::GetJob{secret_.job});
     for (const SnapshotId snapshot : secret_.snapshots) {
       add(message::GetPageMap{snapshot, 0});
+      add(message::GetPageHashes{snapshot, 0});
       add(message::ShowWorkingSet{snapshot});
       add(message::GetWorkingSet{snapshot});
     }

@@ -3,8 +3,8 @@ thaw_add_test(pageserver_core_test
   LIBRARIES thaw_pageserver_core thaw_test_programs)
 
 thaw_add_test(store_test
-  SOURCES collection_test.cc kept_pages_test.cc pack_check_test.cc pending_offers_test.cc store_damage_test.cc store_test.cc store_names_test.cc
-          verification_test.cc working_set_build_test.cc working_set_store_test.cc
+  SOURCES collection_test.cc kept_pages_test.cc pack_check_test.cc page_hash_lists_test.cc pending_offers_test.cc store_damage_test.cc
+          store_test.cc store_names_test.cc verification_test.cc working_set_build_test.cc working_set_store_test.cc
   LIBRARIES thaw_pageserver_sys thaw_test_programs thaw_test_raw_store)
 
 # A sanitizer's own memory leaves no room below a bound on address space; nor for a push, below.

@@ -97,6 +97,7 @@ void add_manifests(const Corpus& corpus) {
                           .created_unix_ms = 1'700'000'000'000,
                           .spec = some_spec(),
                           .content_hash = {},
+                          .content_form = ContentForm::kSegments,
                           .statistics = {.zero_pages = 1,
                                          .duplicate_pages = 2,
                                          .new_pages = 3,
@@ -163,6 +164,8 @@ void add_messages(const Corpus& corpus) {
       message::GetPack{{10}, 11, 12},
       message::PutPrefetchReport{{13}, {1, 2, 3, 4, 5, 6}},
       message::ReportDamage{{{1}, {2}}, {14}, {{{15}, 16, 17}}},
+      message::GetPageHashes{{18}, 19},
+      message::PageHashes{},
       message::ErrorReply{ErrorCode::kBusy, "busy"},
       message::Welcome{message::kVersion, test::store_of(9)},
       message::Done{},
@@ -280,8 +283,9 @@ void add_conversations(const Corpus& corpus) {
   append(message::ChangeLabels{"a:b", {{"k", "v"}}, {"w"}}, 3, {}, keep);
   append(message::GetUsage{"mine"}, 4, {}, keep);
   append(message::GetPageMap{{1}, 0}, 5, {}, keep);
-  append(message::PutPrefetchReport{{1}, {}}, 6, {}, keep);
-  append(message::DeleteSnapshot{"mine"}, 7, {}, keep);
+  append(message::GetPageHashes{{1}, 0}, 6, {}, keep);
+  append(message::PutPrefetchReport{{1}, {}}, 7, {}, keep);
+  append(message::DeleteSnapshot{"mine"}, 8, {}, keep);
   corpus.add("peer", "upkeep", keep);
 
   Bytes pages = begin(message::Role::kPrefetch);
