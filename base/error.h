@@ -41,7 +41,7 @@ enum class ErrorCode : std::uint16_t {
   kWrongNamespace = 25,
   kBusy = 26,  // refused now because it would harm a running VM
   kUnsupported = 27,
-  kHashMismatch = 28,   // an uploaded page is not the page that was announced
+  kHashMismatch = 28,   // content is not that which a hash names, in an upload or a restore
   kQuotaExceeded = 29,  // of a namespace
   kWrongStore = 30,     // the page server keeps another store: its ids mean something else
   kUnauthorized = 31,   // this peer may not do that; whether it is there is not told

@@ -222,6 +222,9 @@ class Declaration {
            "Let a VMM of root or of the handler's user map that copy, too, although it could "
            "change what other VMs of this snapshot read")
         ->needs(shared);
+    sub->add_flag("--verify", options_.verify,
+                  "With NAME@sha256:HEX: believe no page server. Page map, pages and VMM state are "
+                  "checked against this hash, which costs time and memory");
     sub->add_flag("--no-prefetch", options_.no_prefetch,
                   "Do not bring the working set: every page comes on demand")
         ->excludes(record);

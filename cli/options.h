@@ -53,6 +53,7 @@ struct Options {
   std::uint64_t hydrate_mib_s = 0;
   bool shared = false;
   bool allow_root_vmm = false;
+  bool verify = false;
   std::string trace;
   std::uint64_t session = 0;
   bool kill = false;

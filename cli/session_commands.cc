@@ -50,7 +50,8 @@ Result<void> prepare(const Options& options) {
                            .hydrate_bytes_per_s = options.hydrate_mib_s << 20,
                            .trace_out = {},
                            .shared = options.shared,
-                           .allow_root_vmm = options.allow_root_vmm};
+                           .allow_root_vmm = options.allow_root_vmm,
+                           .verify = options.verify};
   request.socket = TRY(absolute(options.socket));
   request.state_out = TRY(absolute(options.state));
   request.trace_out = TRY(absolute(options.trace));

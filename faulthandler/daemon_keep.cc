@@ -14,6 +14,9 @@ Result<SessionTable::Service> Daemon::adopt(const MemoryRecord& record, const Ke
   if (record.states().size() != snapshot.image->manifest.spec.memory_pages().value) {
     return fail(ErrorCode::kMalformed, "a record of another snapshot's memory");
   }
+  if (request->verify && !snapshot.image->hashes) {
+    return fail(ErrorCode::kMalformed, "a snapshot without the hashes that it is verified by");
+  }
   SessionOptions options = session_options(*request, snapshot, WindowUse::kNone);
   Links& server = *TRY(links(snapshot.image->origin));
   set_up(options, server);

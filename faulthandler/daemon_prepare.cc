@@ -80,7 +80,8 @@ Result<Preparation> Daemon::try_to_prepare(const control::Prepare& request, Sess
       .name_space = request.name_space.empty() ? options_.name_space : request.name_space,
       .snapshot = request.snapshot,
       .use = request.shared ? MemoryUse::kShared : MemoryUse::kOwn,
-      .state = objects.state.valid() ? &objects.state : nullptr};
+      .state = objects.state.valid() ? &objects.state : nullptr,
+      .checked_by = request.verify ? CheckedBy::kContentHash : CheckedBy::kChecksums};
   const PreparedSnapshot snapshot = TRY(source_.prepare(wish, stop));
   const SnapshotSpec& spec = snapshot.image->manifest.spec;
   if (stop.stop_requested()) return std::unexpected(called_off());

@@ -27,16 +27,20 @@ Result<RegionTable> regions_in(const Mapping& mapping, const SnapshotSpec& spec)
 }
 
 /// Records the pages that were put in by somebody who died before he had recorded them. A page of
-/// zeros where the snapshot has something else was not put in: pages appear whole.
-Result<void> take_unrecorded_pages(const HostImage::Kept& kept, const PageMap& map) {
+/// zeros where the snapshot has something else was not put in: pages appear whole. Where hashes
+/// tell more, they are asked.
+Result<void> take_unrecorded_pages(const HostImage::Kept& kept, const SnapshotImage& image) {
   const std::span<PageState> states = kept.record.states();
   const Mapping content = TRY(Mapping::private_file(kept.file, bytes_of({states.size()})));
+  Hasher hasher;
   std::uint64_t offset = 0;
   while (const auto data = TRY(next_data(kept.file, offset))) {
     for (std::uint64_t i = data->begin / kPageBytes; i < data->end / kPageBytes; ++i) {
       if (states[i] == PageState::kPresent) continue;
-      const ByteSpan page = content.bytes().subspan(i * kPageBytes, kPageBytes);
-      if (map.chunk_of({i}).valid() && is_zero_page(page.first<kPageBytes>())) {
+      const auto page = ByteSpan(content.bytes()).subspan(i * kPageBytes).first<kPageBytes>();
+      const bool known = image.hashes ? image.hashes->check({i}, page, hasher).has_value()
+                                      : !image.map.chunk_of({i}).valid() || !is_zero_page(page);
+      if (!known) {
         return fail(ErrorCode::kCorrupt, "somebody has made page {} of a host image", i);
       }
       states[i] = PageState::kPresent;
@@ -60,7 +64,7 @@ Result<std::unique_ptr<HostImage>> HostImage::create(Loop& loop, DemandLink& lin
 
 Result<std::unique_ptr<HostImage>> HostImage::adopt(Loop& loop, DemandLink& link,
                                                     ServeOptions options, Kept kept) {
-  TRY(take_unrecorded_pages(kept, options.image->map));
+  TRY(take_unrecorded_pages(kept, *options.image));
   return serve(loop, link, std::move(options), std::move(kept));
 }
 

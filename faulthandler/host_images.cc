@@ -15,7 +15,7 @@ std::optional<PageSpan> HostImages::OfOrigin::find(ChunkId chunk) const {
 }
 
 Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, ServeOptions options) {
-  const Key key{options.image->origin, options.image->manifest.snapshot};
+  const ImageKey key = key_of(*options.image);
   if (const auto found = images_.find(key); found != images_.end()) {
     HostImage& image = *found->second;
     image.check_file();
@@ -40,19 +40,19 @@ Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, ServeOptions op
 }
 
 HostImage* HostImages::find(const SnapshotImage& snapshot) const {
-  const auto found = images_.find({snapshot.origin, snapshot.manifest.snapshot});
+  const auto found = images_.find(key_of(snapshot));
   return found == images_.end() ? nullptr : found->second.get();
 }
 
 Result<HostImage*> HostImages::adopt(Loop& loop, DemandLink& link, ServeOptions options,
                                      HostImage::Kept kept) {
-  const Key key{options.image->origin, options.image->manifest.snapshot};
+  const ImageKey key = key_of(*options.image);
   CHECK(!images_.contains(key));
   return add(key, TRY(HostImage::adopt(loop, link, std::move(options), std::move(kept))));
 }
 
-HostImage* HostImages::add(const Key& key, std::unique_ptr<HostImage> image) {
-  origins_[key.first].images.push_back(image.get());
+HostImage* HostImages::add(const ImageKey& key, std::unique_ptr<HostImage> image) {
+  origins_[key.origin].images.push_back(image.get());
   return images_.emplace(key, std::move(image)).first->second.get();
 }
 
@@ -63,7 +63,7 @@ ByteCount HostImages::present() const {
 }
 
 HostImages::Images::iterator HostImages::end(Images::iterator image) {
-  std::erase(origins_[image->first.first].images, image->second.get());
+  std::erase(origins_[image->first.origin].images, image->second.get());
   image->second->stop();
   ending_.push_back(std::move(image->second));
   return images_.erase(image);

@@ -23,7 +23,7 @@ class HostImages {
   /// or are too many, kBusy when VMs use one that is no good, and the errors of
   /// HostImage::create().
   Result<HostImage*> get(Loop& loop, DemandLink& link, ServeOptions options);
-  /// The image of a snapshot; nullptr: there is none.
+  /// The image of a snapshot, with pages that are checked as its own; nullptr: there is none.
   HostImage* find(const SnapshotImage& snapshot) const;
   /// That which another process has kept. REQUIRES: there is none yet. The errors of
   /// HostImage::adopt().
@@ -43,10 +43,9 @@ class HostImages {
     std::optional<PageSpan> find(ChunkId chunk) const override;
     std::vector<const HostImage*> images;
   };
-  using Key = std::pair<Origin, SnapshotId>;
-  using Images = std::map<Key, std::unique_ptr<HostImage>>;
+  using Images = std::map<ImageKey, std::unique_ptr<HostImage>>;
 
-  HostImage* add(const Key& key, std::unique_ptr<HostImage> image);
+  HostImage* add(const ImageKey& key, std::unique_ptr<HostImage> image);
   Images::iterator end(Images::iterator image);
   /// Of those that are not in use. False: all are.
   bool end_oldest();

@@ -21,12 +21,12 @@ std::size_t order_of(TouchClass when, bool zeros, std::size_t number) {
 
 }  // namespace
 
-Prefetch::Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, const ChunkSource* local,
+Prefetch::Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, PageOrigins origins,
                    FaultCore& core, MemoryRoom& room, Owner& owner)
     : loop_(loop),
       service_(service),
       plan_(std::move(plan)),
-      local_(local),
+      origins_(origins),
       core_(core),
       room_(room),
       owner_(owner) {
@@ -70,6 +70,7 @@ PrefetchJob& Prefetch::add_job(PrefetchJob::Content content, std::size_t order) 
   PrefetchJob::Owner& owner = *this;  // a private base: make_unique may not convert
   PrefetchJob& job = *jobs_.emplace_back(std::make_unique<PrefetchJob>(owner, content));
   job.order = order;
+  job.hashes = origins_.hashes;
   job.ready = content == PrefetchJob::Content::kZeros;
   if (job.ready) return job;
   job.plain = service_.buffers.take();
@@ -141,10 +142,11 @@ bool Prefetch::ask_for_pack() {
 }
 
 PrefetchJob* Prefetch::add_local_job(const std::vector<PackPage>& pages, std::size_t order) {
-  if (local_ == nullptr) return nullptr;
+  if (origins_.local == nullptr) return nullptr;
   PrefetchJob* job = nullptr;
   for (const PackPage& page : pages) {
-    const auto content = core_.is_missing(page.page) ? local_->find(page.chunk) : std::nullopt;
+    if (!core_.is_missing(page.page)) continue;
+    const auto content = origins_.opener.find(*origins_.local, page, origins_.hashes);
     if (!content) continue;
     if (job == nullptr) job = &add_job(PrefetchJob::Content::kChunks, order);
     std::ranges::copy(*content, job->plain.get() + job->pages.size() * kPageBytes);

@@ -10,6 +10,7 @@
 #include "faulthandler/fault_core.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/page_opener.h"
 #include "faulthandler/plain_buffers.h"
 #include "faulthandler/prefetch_job.h"
 #include "faulthandler/prefetch_link.h"
@@ -25,6 +26,13 @@ struct PrefetchService {
   PrefetchLink& link;
   WorkerPool& workers;
   PlainBuffers& buffers;
+};
+
+/// How a session comes to pages. What is passed must outlive it.
+struct PageOrigins {
+  PageOpener& opener;
+  const PageHashes* hashes;  // that pages are checked by; nullptr: none
+  const ChunkSource* local;  // asked before the page server; nullptr: none
 };
 
 /// What is to be brought to a session before its guest asks.
@@ -59,9 +67,8 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
     ~Owner() = default;
   };
 
-  /// `core` and `room` are those of the session. `local` is asked before the page server; nullptr:
-  /// there is none.
-  Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, const ChunkSource* local,
+  /// `core` and `room` are those of the session.
+  Prefetch(Loop& loop, PrefetchService service, PrefetchPlan plan, PageOrigins origins,
            FaultCore& core, MemoryRoom& room, Owner& owner);
   Prefetch(const Prefetch&) = delete;
   Prefetch& operator=(const Prefetch&) = delete;
@@ -156,7 +163,7 @@ class Prefetch final : private PrefetchJob::Owner, private PrefetchLink::Sink {
   Loop& loop_;
   PrefetchService service_;
   PrefetchPlan plan_;
-  const ChunkSource* const local_;
+  const PageOrigins origins_;
   FaultCore& core_;
   MemoryRoom& room_;
   Owner& owner_;

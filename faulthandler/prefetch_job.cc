@@ -26,14 +26,8 @@ void PrefetchJob::note_spent(const Run& run) {
 
 Result<void> PrefetchJob::decode(WorkerPool::Tools& tools) {
   const MutableByteSpan to(plain.get(), pages.size() * kPageBytes);
-  if (content_ == Content::kPack) return tools.packs.decode(sealed, pages, to);
-  ByteSpan rest = sealed;
-  for (std::size_t i = 0; i < pages.size(); ++i) {
-    rest = TRY(tools.chunks.decode_next(rest, pages[i].chunk,
-                                        to.subspan(i * kPageBytes).first<kPageBytes>()));
-  }
-  if (!rest.empty()) return fail(ErrorCode::kMalformed, "bytes after the last chunk");
-  return {};
+  return content_ == Content::kPack ? tools.pages.open_pack(tools.packs, sealed, pages, hashes, to)
+                                    : tools.pages.open_chunks(sealed, pages, hashes, to);
 }
 
 FillResult PrefetchJob::fill(const Run& run) {

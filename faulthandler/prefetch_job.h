@@ -58,6 +58,7 @@ class PrefetchJob final : public WorkerPool::Job {
   bool is_rest = false;                    // not of the working set
   std::vector<PackPage> pages;             // ascending; none for zeros
   std::vector<PageRange> zeros;            // ascending
+  const PageHashes* hashes = nullptr;      // that they are checked by; nullptr: none
   ByteSpan sealed;                         // to be decoded first
   std::optional<std::size_t> kept_buffer;  // of the connection, where `sealed` lies
   std::unique_ptr<std::byte[]> plain;      // the pages, when they are decoded

@@ -21,8 +21,9 @@ ServedMemory::ServedMemory(Loop& loop, DemandLink& link, ServeOptions options, M
   const bool any = options_.plan.set != nullptr || options_.plan.hydrate_bytes_per_s > 0;
   if (!options_.prefetch || !any) return;
   Prefetch::Owner& prefetch_owner = *this;  // a private base: make_unique may not convert
-  prefetch_ = std::make_unique<Prefetch>(loop_, *options_.prefetch, options_.plan, options_.local,
-                                         core_, room_, prefetch_owner);
+  const PageOrigins origins{opener_, options_.image->page_hashes(), options_.local};
+  prefetch_ = std::make_unique<Prefetch>(loop_, *options_.prefetch, options_.plan, origins, core_,
+                                         room_, prefetch_owner);
 }
 
 void ServedMemory::connect() {
@@ -271,8 +272,8 @@ Result<void> ServedMemory::on_chunk(const WantedPage& wanted, ByteSpan chunk) {
   }
   bytes_received_ += chunk.size();
   HugeFills::Fill* const huge = huge_.find(wanted.page);
-  const auto decoded = codec_.decode(
-      chunk, wanted.chunk,
+  const auto decoded = opener_.open_chunk(
+      chunk, {wanted.page, wanted.chunk}, options_.image->page_hashes(),
       huge != nullptr ? huge->page(wanted.page).first<kPageBytes>() : MutablePageSpan(plain_));
   if (!decoded) {
     ++damaged_chunks_;
@@ -292,7 +293,8 @@ Result<void> ServedMemory::on_rider(const Rider& rider, ByteSpan chunk) {
   bytes_received_ += chunk.size();
   const PageState state = core_.state(rider.page);
   if (state != PageState::kComing && state != PageState::kWanted) return {};
-  const auto decoded = codec_.decode(chunk, rider.chunk, next_in_run(rider.page));
+  const auto decoded = opener_.open_chunk(chunk, {rider.page, rider.chunk},
+                                          options_.image->page_hashes(), next_in_run(rider.page));
   if (!decoded) {
     ++damaged_chunks_;
     on_left_out(rider);

@@ -22,6 +22,7 @@
 #include "faulthandler/memory_room.h"
 #include "faulthandler/memory_shortage.h"
 #include "faulthandler/own_thread.h"
+#include "faulthandler/page_opener.h"
 #include "faulthandler/prefetch.h"
 #include "faulthandler/recorder.h"
 #include "faulthandler/regions.h"
@@ -55,8 +56,8 @@ struct ServeOptions {
 };
 
 /// The guest memory of one VM while it is served: reads its faults, asks for its pages and fills
-/// them. A page enters the guest only here and in a PrefetchJob: as the verified content of its
-/// chunk, or as zeros where the snapshot has zeros or the guest gave the page back. On the loop's
+/// them. A page enters the guest only here and in a PrefetchJob: as a PageOpener has opened it, or
+/// as zeros where the snapshot has zeros or the guest gave the page back. On the loop's
 /// thread.
 ///
 /// A VM on whose memory system calls take long is served in turns: its events are read and its
@@ -192,6 +193,8 @@ class ServedMemory final : public VmMemory,
   void fill_again(const WantedPage& wanted, const HandoffRegion& region);
   /// Makes touching it an error.
   void poison(const WantedPage& wanted);
+  /// The content of a page of the snapshot, if this host has it.
+  std::optional<PageSpan> find_locally(PageIndex page);
   /// Puts the page in, and its neighbours, if their content is at hand on this host.
   bool fill_locally(PageIndex page, const HandoffRegion& region, Clock::time_point since);
   /// Where the next page of the run is to be decoded to. Puts the run in if this one does not
@@ -256,7 +259,7 @@ class ServedMemory final : public VmMemory,
   UniqueFd userfaultfd_;
   RegionTable regions_;
   FaultCore core_;
-  ChunkCodec codec_;
+  PageOpener opener_;
   PlainPage plain_;
   HugeFills huge_;
   EventQueue events_{record_};

@@ -136,17 +136,20 @@ void ServedMemory::fill_again(const WantedPage& wanted, const HandoffRegion& reg
   }
 }
 
+std::optional<PageSpan> ServedMemory::find_locally(PageIndex page) {
+  if (options_.local == nullptr) return std::nullopt;
+  return opener_.find(*options_.local, {page, core_.chunk_of(page)}, options_.image->page_hashes());
+}
+
 bool ServedMemory::fill_locally(PageIndex page, const HandoffRegion& region,
                                 Clock::time_point since) {
-  if (options_.local == nullptr) return false;
-  const WantedPage wanted{.page = page, .chunk = core_.chunk_of(page), .since = since};
-  const auto content = options_.local->find(wanted.chunk);
+  const auto content = find_locally(page);
   if (!content) return false;
   ++local_pages_;
-  fill(wanted, content);
+  fill({.page = page, .chunk = core_.chunk_of(page), .since = since}, content);
   if (records() || gets_no_favours() || !room_.open()) return true;
   core_.around(page, RegionTable::pages_of(region), limits::kMaxBatchRiders, [&](PageIndex other) {
-    const auto beside = options_.local->find(core_.chunk_of(other));
+    const auto beside = find_locally(other);
     if (!beside) return static_cast<void>(core_.on_left_out(other));
     std::ranges::copy(*beside, next_in_run(other).begin());
     run_pages_.count += PageCount{1};

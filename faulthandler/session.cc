@@ -286,6 +286,7 @@ SessionReport Session::report() const {
   report.remove_events = remove_events_ == RemoveEvents::kReported;
   report.recording = recording_;
   report.memory = options_.serve.image->manifest.spec.memory;
+  report.verified = options_.serve.image->hashes.has_value();
   report.handler_deaths = record_.outages().count;
   report.unserved_us = static_cast<std::uint64_t>(record_.outages().time.count()) / 1000;
   memory_->add_to(report);

@@ -31,6 +31,11 @@ Result<ByteSpan> take_block(ByteSpan& rest) {
 
 }  // namespace
 
+ImageKey key_of(const SnapshotImage& image) {
+  return {image.origin, image.manifest.snapshot,
+          image.hashes ? std::optional(image.manifest.content_hash) : std::nullopt};
+}
+
 Result<void> keep_snapshot_image(SnapshotImage& image) {
   Bytes bytes;
   append_block(bytes, image.origin.store.bytes);
@@ -43,6 +48,23 @@ Result<void> keep_snapshot_image(SnapshotImage& image) {
   UniqueFd file = TRY(create_memory_file("thaw-snapshot", {bytes.size()}));
   TRY(write_at(file, bytes, 0));
   image.file = std::move(file);
+  return {};
+}
+
+Result<void> fetch_page_hashes(PageClient& client, SnapshotImage& image) {
+  const ByteCount size = PageHashes::file_bytes(image.map);
+  Bytes head(sizeof(std::uint64_t));
+  store_le(head.data(), size.value);
+  std::uint64_t end = TRY(file_size(image.file)).value;
+  TRY(write_at(image.file, head, end));
+  end += head.size();
+  const ByteCount begin{end};
+  TRY(fetch_page_hashes(client, image.manifest, image.map, [&](ByteSpan hashes) -> Result<void> {
+    TRY(write_at(image.file, hashes, end));
+    end += hashes.size();
+    return {};
+  }));
+  image.hashes = TRY(PageHashes::open(image.file, begin, size, image.map));
   return {};
 }
 
@@ -63,10 +85,16 @@ Result<SnapshotImage> read_snapshot_image(UniqueFd file) {
     image.cold = TRY(decode_cold_map(cold, image.manifest.spec.memory_pages()));
   }
   const PageCount pages = image.manifest.spec.image_pages();
-  while (!rest.empty()) {
+  while (!rest.empty() && image.map.size() < pages) {
     TRY(image.map.append_segment(TRY(take_block(rest)), pages - image.map.size()));
   }
   if (image.map.size() != pages) return fail(ErrorCode::kMalformed, "a page map that ends early");
+  if (!rest.empty()) {
+    const ByteSpan hashes = TRY(take_block(rest));
+    const ByteCount offset{size.value - rest.size() - hashes.size()};
+    image.hashes = TRY(PageHashes::open(file, offset, {hashes.size()}, image.map));
+  }
+  if (!rest.empty()) return fail(ErrorCode::kMalformed, "bytes after a snapshot's image");
   image.file = std::move(file);
   return image;
 }

@@ -2,6 +2,7 @@
 
 #include "base/file.h"
 #include "base/log.h"
+#include "format/snapshot_name.h"
 
 namespace thaw {
 
@@ -16,15 +17,31 @@ bool is_damage(const Error& error) {
 
 /// What an image takes of memory, its file included, which is in memory too.
 ByteCount memory_of(const SnapshotImage& image) {
+  const ByteCount index = image.hashes ? PageHashes::index_bytes(image.map.size()) : ByteCount{0};
   return {image.map.memory().value + image.cold.size() * sizeof(PageRange) +
-          file_size(image.file).value_or(ByteCount{0}).value};
+          file_size(image.file).value_or(ByteCount{0}).value + index.value};
+}
+
+/// What its hashes will take.
+ByteCount memory_for_hashes(const SnapshotImage& image) {
+  return ByteCount{sizeof(std::uint64_t)} + PageHashes::file_bytes(image.map) +
+         PageHashes::index_bytes(image.map.size());
+}
+
+Result<void> write_state(PageClient& client, const SnapshotImage& image, const UniqueFd& file) {
+  TRY(resize_file(file, {0}));  // another server may have written to it
+  Hasher hasher;
+  return fetch_state(client, image.manifest, image.map, file,
+                     [&](PageIndex first, ByteSpan pages) -> Result<void> {
+                       for (; image.hashes && !pages.empty(); pages = pages.subspan(kPageBytes)) {
+                         TRY(image.hashes->check(first, pages.first<kPageBytes>(), hasher));
+                         first += PageCount{1};
+                       }
+                       return {};
+                     });
 }
 
 }  // namespace
-
-SnapshotSource::Key SnapshotSource::key_of(const SnapshotImage& image) {
-  return {image.origin, image.manifest.snapshot};
-}
 
 template <typename T>
 std::shared_ptr<const T> SnapshotSource::find(Cache<T>& cache, const Key& key) {
@@ -80,11 +97,15 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
       log_warning("{} without its cold map: {}", manifest.spec.name, fetched.error().message());
     }
   }
-  SnapshotImage image{key.first, std::move(manifest), *std::move(map), std::move(cold)};
+  SnapshotImage image{key.origin, std::move(manifest), *std::move(map), std::move(cold)};
   // Its file is about as large at most.
   TRY(admit({2 * memory_of(image).value}));
   TRY(keep_snapshot_image(image));
-  TRY(admit(memory_of(image)));
+  const bool checked = key.checked_content.has_value();
+  // The server says how many hashes there are: they are counted before they come.
+  const ByteCount hashes = checked ? memory_for_hashes(image) : ByteCount{0};
+  TRY(admit(memory_of(image) + hashes));
+  if (checked) TRY(fetch_page_hashes(client, image));
   auto shared = share(std::move(image), std::move(held));
   keep(images_, key, shared);
   return shared;
@@ -92,7 +113,7 @@ Result<std::shared_ptr<const SnapshotImage>> SnapshotSource::image_of(PageClient
 
 void SnapshotSource::report(const Key& key) const {
   const auto told = servers_.tell_all(
-      key.first, [&](PageClient& client) { return client.report_damage({{}, key.second}); });
+      key.origin, [&](PageClient& client) { return client.report_damage({{}, key.snapshot}); });
   if (!told)
     log_warning("nobody was told of a damaged page map or working set: {}", told.error().message());
 }
@@ -126,6 +147,13 @@ Result<PreparedSnapshot> SnapshotSource::adopt(UniqueFd file, MemoryUse use) {
 
 Result<PreparedSnapshot> SnapshotSource::prepare(const SnapshotWish& wish,
                                                  const std::stop_token& stop) {
+  const SnapshotName name = TRY(parse_snapshot_name(wish.snapshot));
+  if (wish.checked_by == CheckedBy::kContentHash && name.content.empty()) {
+    return fail(ErrorCode::kInvalidArgument,
+                "there is nothing to verify \"{}\" against: name it NAME@sha256:HEX, with the "
+                "content hash that `thaw show` told where it was pushed",
+                wish.snapshot);
+  }
   PreparedSnapshot prepared;
   const auto take = [&](PageClient& client) -> Result<void> {
     prepared = TRY(prepare_from(client, wish));
@@ -138,12 +166,17 @@ Result<PreparedSnapshot> SnapshotSource::prepare(const SnapshotWish& wish,
 Result<PreparedSnapshot> SnapshotSource::prepare_from(PageClient& client,
                                                       const SnapshotWish& wish) {
   Manifest manifest = TRY(client.show(wish.snapshot));
-  const Key key{{client.store(), wish.name_space}, manifest.snapshot};
-  const auto image = TRY(image_of(client, key, std::move(manifest)));
-  if (wish.state != nullptr) {
-    TRY(resize_file(*wish.state, {0}));  // another server may have written to it
-    TRY(fetch_state(client, image->manifest, image->map, *wish.state));
+  Key key{{client.store(), wish.name_space}, manifest.snapshot, {}};
+  if (wish.checked_by == CheckedBy::kContentHash) {
+    if (manifest.content_form != ContentForm::kSegments) {
+      return fail(ErrorCode::kUnsupported,
+                  "{} cannot be verified: its content hash is of an older form. Push it again",
+                  manifest.spec.name);
+    }
+    key.checked_content = manifest.content_hash;
   }
+  const auto image = TRY(image_of(client, key, std::move(manifest)));
+  if (wish.state != nullptr) TRY(write_state(client, *image, *wish.state));
   std::shared_ptr<const PrefetchSet> set;
   bool has_no_set = false;
   if (auto working_set = client.working_set(image->manifest.snapshot)) {

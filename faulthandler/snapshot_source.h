@@ -23,12 +23,19 @@ enum class MemoryUse {
   kShared,  // the host's image of its snapshot
 };
 
+/// What a session's pages and its VMM's state are checked by.
+enum class CheckedBy {
+  kChecksums,    // which tell damage, and no lie of a page server
+  kContentHash,  // that the snapshot is named with
+};
+
 /// What is wanted of the page servers for a session.
 struct SnapshotWish {
   std::string name_space;
   std::string snapshot;
   MemoryUse use = MemoryUse::kOwn;
   const UniqueFd* state = nullptr;  // file that the VMM's state is written to; nullptr: none
+  CheckedBy checked_by = CheckedBy::kChecksums;
 };
 
 /// What a session begins with.
@@ -52,7 +59,9 @@ class SnapshotSource {
   /// The image and its working set; the VMM's state is in its file then. kNotFound, kUnavailable
   /// and whatever the page client or the file says; kLimitExceeded when memory for page maps is
   /// used up; kStopped soon after a stop was requested. A working set that cannot be had is done
-  /// without.
+  /// without. If a content hash is to be checked: kInvalidArgument when the snapshot is not named
+  /// with it, kUnsupported when the snapshot's is of the flat form, kHashMismatch when no page
+  /// server brings what it names; nothing else is in the state's file then.
   Result<PreparedSnapshot> prepare(const SnapshotWish& wish, const std::stop_token& stop = {});
   /// The image that another process has kept in this file. `use` says whether its chunks' places
   /// are wanted. What read_snapshot_image() says.
@@ -62,13 +71,11 @@ class SnapshotSource {
   const IndexBudget& budget() const { return *budget_; }
 
  private:
-  /// Ids are never reused inside an origin, so an image is known by them.
-  using Key = std::pair<Origin, SnapshotId>;
+  using Key = ImageKey;
   using Beyond = IndexBudget::Beyond;
   template <typename T>
   using Cache = std::map<Key, std::weak_ptr<const T>>;
 
-  static Key key_of(const SnapshotImage& image);
   std::shared_ptr<const SnapshotImage> find_file(std::uint64_t number);
   /// What is kept under the key; nullptr: nothing.
   template <typename T>

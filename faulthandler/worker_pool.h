@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "base/unique_fd.h"
-#include "format/chunk.h"
+#include "faulthandler/page_opener.h"
 #include "format/pack.h"
 
 namespace thaw {
@@ -21,7 +21,7 @@ class WorkerPool {
   /// What each thread has for itself.
   struct Tools {
     PackCodec packs;
-    ChunkCodec chunks;
+    PageOpener pages;
   };
 
   class Job {

@@ -111,6 +111,7 @@ void members(Is<control::Prepare> auto& object, auto visit) {
   visit("trace_out", object.trace_out);
   visit("shared", object.shared);
   visit("allow_root_vmm", object.allow_root_vmm);
+  visit("verify", object.verify);
 }
 
 void members(auto& object, auto)
@@ -157,6 +158,7 @@ void members(Is<SessionReport> auto& object, auto visit) {
   visit("remove_events", object.remove_events);
   visit("memory_bytes", object.memory);
   visit("shared", object.shared);
+  visit("verified", object.verified);
   visit("present_pages", object.present_pages);
   visit("faults", object.faults);
   visit("prefetch", object.prefetch);

@@ -55,6 +55,9 @@ struct Prepare {
   /// Whether that VM may be one of root or of the handler's user. Such a VMM can change the image,
   /// which others map, and what they read.
   bool allow_root_vmm = false;
+  /// The snapshot is named with its content hash, and nothing enters the guest, nor the state file,
+  /// that this hash does not vouch for. Else the page servers are believed.
+  bool verify = false;
   friend bool operator==(const Prepare&, const Prepare&) = default;
 };
 struct List {
@@ -151,6 +154,7 @@ struct SessionReport {
   bool remove_events = true;  // its userfaultfd tells of pages that are given back
   ByteCount memory;
   bool shared = false;  // present pages, prefetch and what was received are those of the host image
+  bool verified = false;  // nothing enters the guest that the content hash does not vouch for
   std::uint64_t present_pages = 0;
   FaultCounters faults;
   PrefetchSummary prefetch;

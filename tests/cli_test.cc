@@ -114,6 +114,7 @@ TEST_F(CommandLineTest, WithoutFlagsThereAreTheHandlersDefaults) {
   expected.name_space = "default";
   EXPECT_EQ(prepared({}), expected);
   EXPECT_TRUE(prepared({"--shared", "--allow-root-vmm"})->allow_root_vmm);
+  EXPECT_TRUE(prepared({"--verify"})->verify);
 }
 
 TEST_F(CommandLineTest, FlagsOfPrepareReachTheHandler) {

@@ -22,7 +22,8 @@ control::Prepare full_prepare() {
           .prefetch = false,
           .hydrate_bytes_per_s = 9,
           .trace_out = "/run/thaw/1.trace",
-          .shared = true};
+          .shared = true,
+          .verify = true};
 }
 
 SessionReport full_report() {
@@ -36,6 +37,7 @@ SessionReport full_report() {
       .vmm_exit = "signal 9 (SIGKILL)",
       .memory = {1u << 30},
       .shared = true,
+      .verified = true,
       .present_pages = 10,
       .faults = {.total = 6, .fetched = 1, .coalesced = 1, .zero = 1, .removed = 1, .present = 2},
       .prefetch = {.state = PrefetchState::kStopped,

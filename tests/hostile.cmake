@@ -11,7 +11,7 @@ thaw_add_test(hostile_client_test SOURCES hostile_client_test.cc
 add_dependencies(hostile_client_test thaw-pageserver thaw-cli)
 
 thaw_add_test(hostile_server_test
-  SOURCES hostile_server_test.cc TIMEOUT 120
-  LIBRARIES thaw_test_restore thaw_test_wire)
+  SOURCES hostile_server_test.cc verified_restore_test.cc TIMEOUT 120
+  LIBRARIES thaw_test_restore thaw_test_raw_store thaw_test_wire)
 add_dependencies(hostile_server_test
   vmm without_io_uring thaw-pageserver thaw-faulthandler thaw-cli)

@@ -64,6 +64,42 @@ TEST_F(SnapshotSourceTest, NameStandsForOneContentOnly) {
   EXPECT_EQ(code_of(source_.prepare({"default", pinned})), ErrorCode::kHashMismatch);
 }
 
+TEST_F(SnapshotSourceTest, HashesOfPagesAreCountedAndTakenOver) {
+  const auto held = [&] { return source_.budget().held(); };
+  const PreparedSnapshot believed = prepare(MemoryUse::kOwn);
+  const ByteCount map = held();
+  const SnapshotWish wish{
+      .name_space = "default",
+      .snapshot = "snapshot@sha256:" + to_hex(believed.image->manifest.content_hash),
+      .checked_by = CheckedBy::kContentHash};
+  const auto checked = source_.prepare(wish);
+  ASSERT_TRUE(succeeded(checked));
+  ASSERT_NE(checked->image->page_hashes(), nullptr);
+  EXPECT_NE(checked->image, believed.image) << "what is checked is another image";
+  EXPECT_EQ(source_.prepare(wish)->image, checked->image);
+  const ByteCount hashes = PageHashes::file_bytes(checked->image->map);
+  EXPECT_EQ(hashes.value % sizeof(Sha256), 0u);
+  EXPECT_GE(held(), map + map + hashes);
+
+  SnapshotSource small(servers_, map + ByteCount{100});
+  EXPECT_TRUE(succeeded(small.prepare({"default", "snapshot"})));
+  EXPECT_EQ(code_of(small.prepare(wish)), ErrorCode::kLimitExceeded);
+
+  const auto adopted = small.adopt(duplicate(checked->image->file).value(), MemoryUse::kOwn);
+  ASSERT_TRUE(succeeded(adopted));
+  ASSERT_NE(adopted->image->page_hashes(), nullptr);
+  const Bytes image = make_image(1, 100);
+  Hasher hasher;
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    const auto page = ByteSpan(image).subspan(i * kPageBytes).first<kPageBytes>();
+    EXPECT_TRUE(succeeded(adopted->image->hashes->check({i}, page, hasher))) << i;
+    PlainPage other{};
+    std::ranges::copy(page, other.begin());
+    other.back() ^= std::byte{1};
+    EXPECT_EQ(code_of(adopted->image->hashes->check({i}, other, hasher)), ErrorCode::kHashMismatch);
+  }
+}
+
 TEST_F(SnapshotSourceTest, PageMapsOfAllSnapshotsHaveABudget) {
   const auto held = [&] { return source_.budget().held().value; };
   EXPECT_EQ(held(), 0u);

@@ -41,6 +41,9 @@ PATHS_OF_THE_OPERATOR = {
     Path("faulthandler/control_server.cc"): "the control socket",
     Path("faulthandler/supervisor.cc"): "the control socket, and the program that runs",
 }
+# Bytes become a page of a guest where each page can be checked against a content hash.
+OPENS_PAGES = re.compile(r"\bChunkCodec\b|\bdecode_next\(|\bpacks\.decode\(|\blocal_?(?:->|\.)find\(")
+OPENER_OF_PAGES = {Path("faulthandler/page_opener.h"), Path("faulthandler/page_opener.cc")}
 
 errors: list[str] = []
 
@@ -99,6 +102,15 @@ def check_paths(path: Path) -> None:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if found := TAKES_PATHS.search(line):
             errors.append(f"{name}:{number} takes a path: {found[0]}")
+
+
+def check_page_opener(path: Path) -> None:
+    name = path.relative_to(ROOT)
+    if name.parts[0] != "faulthandler" or name in OPENER_OF_PAGES:
+        return
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if found := OPENS_PAGES.search(line):
+            errors.append(f"{name}:{number} makes a page past PageOpener: {found[0]}")
 
 
 def local_names(text: str) -> set[str]:
@@ -180,6 +192,7 @@ def main() -> int:
         check_includes(path)
         check_text(path)
         check_paths(path)
+        check_page_opener(path)
     check_unity_names(files)
     check_documents(files)
     entries = json.loads((BUILD / "compile_commands.json").read_text())
