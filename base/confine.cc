@@ -260,6 +260,17 @@ unsigned number_of(Capability capability) {
   std::unreachable();
 }
 
+/// core(5): no mapping at all.
+Result<void> keep_memory_out_of_core_dumps() {
+  const UniqueFd file(::open("/proc/self/coredump_filter", O_WRONLY | O_CLOEXEC));
+  if (!file.valid() || ::write(file.get(), "0", 1) != 1) {
+    return fail_errno("/proc/self/coredump_filter");
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<void> keep_capabilities(std::span<const Capability> kept) {
   __user_cap_header_struct header{.version = _LINUX_CAPABILITY_VERSION_3, .pid = 0};
   std::array<__user_cap_data_struct, _LINUX_CAPABILITY_U32S_3> sets{};
@@ -282,17 +293,6 @@ Result<void> keep_capabilities(std::span<const Capability> kept) {
   if (::syscall(SYS_capset, &header, sets.data()) != 0) return fail_errno("capset");
   return {};
 }
-
-/// core(5): no mapping at all.
-Result<void> keep_memory_out_of_core_dumps() {
-  const UniqueFd file(::open("/proc/self/coredump_filter", O_WRONLY | O_CLOEXEC));
-  if (!file.valid() || ::write(file.get(), "0", 1) != 1) {
-    return fail_errno("/proc/self/coredump_filter");
-  }
-  return {};
-}
-
-}  // namespace
 
 Result<void> confine(std::span<const Capability> kept, SystemCalls left,
                      const std::optional<FilesLeft>& files) {

@@ -14,7 +14,7 @@ enum class Capability {
   kIpcLock,      // register buffers beyond the limit of locked memory
   kKill,         // end processes of other users
   kSysNice,      // raise priorities
-  kSysPtrace,    // look into processes of other users; userfaultfd of all faults
+  kSysPtrace,    // look into processes of other users
 };
 
 /// Which system calls are left.
@@ -38,5 +38,8 @@ enum class SystemCalls {
 /// kPermission or kIo where the kernel or a surrounding filter does not let it.
 Result<void> confine(std::span<const Capability> kept, SystemCalls left = SystemCalls::kOfServers,
                      const std::optional<FilesLeft>& files = std::nullopt);
+
+/// Gives up every capability of the calling thread but `kept`, and nothing else. kPermission.
+Result<void> keep_capabilities(std::span<const Capability> kept);
 
 }  // namespace thaw

@@ -2,6 +2,8 @@
 
 #include <cerrno>
 #include <cstdint>
+#include <filesystem>
+#include <system_error>
 
 #include <fcntl.h>
 #include <linux/landlock.h>
@@ -54,6 +56,28 @@ Result<void> leave(const UniqueFd& ruleset, const std::string& path, std::uint64
 }
 
 }  // namespace
+
+std::string directory_of(const std::string& path) {
+  const std::filesystem::path file(path);
+  return file.has_parent_path() ? file.parent_path().string() : ".";
+}
+
+std::vector<std::string> places_of(const std::string& file) {
+  std::vector<std::string> places{directory_of(file)};
+  std::error_code error;
+  const auto behind_links = std::filesystem::canonical(file, error);
+  if (!error) places.push_back(directory_of(behind_links.string()));
+  const bool is_linked = std::filesystem::is_symlink(places.front(), error);
+  if (is_linked) places.push_back(directory_of(places.front()));
+  return places;
+}
+
+std::string log_place(const std::string& file) {
+  std::error_code ignored;
+  const auto status = std::filesystem::status(file, ignored);
+  const bool stays = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
+  return stays ? file : directory_of(file);
+}
 
 Result<std::string> leave_files(const FilesLeft& left) {
   // SAFETY: with this flag the call takes no pointer, and returns a number.

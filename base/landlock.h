@@ -18,6 +18,14 @@ struct FilesLeft {
   std::vector<std::string> write{};  // and read; names in them are made, changed and removed
 };
 
+/// The directory that a path is in.
+std::string directory_of(const std::string& path);
+/// Where a file is, and where the next one will be that replaces it: by a new file or by another
+/// link, in its directory, behind a link, or where its directory is a link (..data of Kubernetes).
+std::vector<std::string> places_of(const std::string& file);
+/// The log's directory, where SIGHUP makes a new file. A pipe or device is never made anew.
+std::string log_place(const std::string& file);
+
 /// Takes all other files away from this thread and from those that it starts. Programs that they
 /// become inherit that, and may look into no process but those that inherit it, too (ptrace(2),
 /// /proc/PID/maps). Returns what the kernel cannot take away, for the log; empty: nothing is left.

@@ -4,9 +4,14 @@
 #include <filesystem>
 #include <sstream>
 
+#include <fcntl.h>
 #include <linux/magic.h>
+#include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "base/file.h"
 
@@ -37,13 +42,57 @@ std::optional<MemoryLimit> host_limit(const std::string& proc) {
 }
 
 /// A file system without a limit says that it has no blocks.
-std::optional<MemoryLimit> file_system_limit(const std::string& path) {
+std::optional<MemoryLimit> file_system_limit(const UniqueFd& file) {
   struct statfs status{};
-  if (::statfs(path.c_str(), &status) != 0 || status.f_blocks == 0) return std::nullopt;
+  if (::fstatfs(file.get(), &status) != 0 || status.f_blocks == 0) return std::nullopt;
   if (status.f_type != TMPFS_MAGIC && status.f_type != HUGETLBFS_MAGIC) return std::nullopt;
   const auto block = static_cast<std::uint64_t>(status.f_bsize);
   return MemoryLimit{
       MemoryLimit::Of::kFileSystem, {status.f_blocks * block}, {status.f_bavail * block}};
+}
+
+bool is_wanted(const MappedFile& wanted, const UniqueFd& file) {
+  struct stat status{};
+  return file.valid() && ::fstat(file.get(), &status) == 0 && status.st_ino == wanted.inode &&
+         status.st_dev == wanted.device;
+}
+
+/// By its name in the root directory of a process. Its user decides where that leads, so no link is
+/// followed, and nothing is opened but as a place.
+UniqueFd find_in_root(const MappedFile& wanted, const std::string& root) {
+  const UniqueFd directory(::open(root.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid() || wanted.path.empty()) return {};
+  open_how how{};
+  how.flags = O_PATH | O_CLOEXEC;
+  how.resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
+  // SAFETY: the kernel reads the path and `how`, and returns a new descriptor.
+  UniqueFd file(static_cast<int>(
+      ::syscall(SYS_openat2, directory.get(), wanted.path.c_str(), &how, sizeof(how))));
+  return is_wanted(wanted, file) ? std::move(file) : UniqueFd();
+}
+
+/// A link of /proc leads to an open file. What it is is asked of this kernel alone: another file
+/// that the process has open may be of a file system that answers when it likes.
+bool leads_to(const MappedFile& wanted, const std::string& link) {
+  struct statx status{};
+  return ::statx(AT_FDCWD, link.c_str(), AT_STATX_DONT_SYNC, STATX_INO, &status) == 0 &&
+         status.stx_ino == wanted.inode &&
+         makedev(status.stx_dev_major, status.stx_dev_minor) == wanted.device;
+}
+
+/// In the process's own root directory, and else by a descriptor that it has kept.
+UniqueFd reach(const MappedFile& wanted, const std::string& process) {
+  if (UniqueFd file = find_in_root(wanted, process + "/root"); file.valid()) return file;
+  std::error_code error;
+  std::filesystem::directory_iterator each(process + "/fd", error);
+  for (std::size_t i = 0;
+       !error && each != std::filesystem::directory_iterator() && i < kMostDescriptors;
+       ++i, each.increment(error)) {
+    if (!leads_to(wanted, each->path().string())) continue;
+    UniqueFd file(::open(each->path().c_str(), O_PATH | O_CLOEXEC));
+    if (is_wanted(wanted, file)) return file;
+  }
+  return {};
 }
 
 }  // namespace
@@ -60,44 +109,20 @@ std::string_view memory_limit_name(MemoryLimit::Of of) {
   return "memory";
 }
 
-MemoryLimits MemoryLimits::of_process(pid_t pid, std::span<const AddressRange> memory,
+BackingFile backing_file_of(pid_t pid, std::span<const HostAddress> at, const std::string& proc) {
+  const std::string process = proc + "/" + (pid == 0 ? "self" : std::to_string(pid));
+  const auto wanted = first_file_at(process + "/maps", at);
+  if (!wanted) return {};
+  BackingFile found{.is_there = true, .file = reach(*wanted, process)};
+  if (found.file.valid() && !file_system_limit(found.file)) found.file.reset();
+  return found;
+}
+
+MemoryLimits MemoryLimits::of_process(pid_t pid, std::shared_ptr<const BackingFile> file,
                                       std::string proc) {
-  MemoryLimits limits(pid, std::move(proc));
+  MemoryLimits limits(pid, std::move(file), std::move(proc));
   limits.mounts_ = CgroupMounts::find(limits.proc_);
-  limits.find_file(memory);
   return limits;
-}
-
-bool MemoryLimits::is_file(const std::string& path) const {
-  struct stat status{};
-  return ::stat(path.c_str(), &status) == 0 && status.st_ino == inode_ && status.st_dev == device_;
-}
-
-void MemoryLimits::find_file(std::span<const AddressRange> memory) {
-  const std::string process = proc_ + "/" + (pid_ == 0 ? "self" : std::to_string(pid_));
-  for (const AddressRange& range : memory) {
-    const auto file = mapped_file(process + "/maps", range.start);
-    if (!file) continue;
-    has_file_ = true;
-    device_ = file->device;
-    inode_ = file->inode;
-    // In the process's own root directory, and else by a descriptor that it has kept.
-    const std::string named = process + "/root" + file->path;
-    if (is_file(named)) {
-      path_ = named;
-      return;
-    }
-    std::error_code error;
-    std::filesystem::directory_iterator each(process + "/fd", error);
-    for (std::size_t i = 0;
-         !error && each != std::filesystem::directory_iterator() && i < kMostDescriptors;
-         ++i, each.increment(error)) {
-      if (!is_file(each->path().string())) continue;
-      path_ = each->path().string();
-      return;
-    }
-    return;
-  }
 }
 
 std::vector<MemoryLimit> MemoryLimits::read() const {
@@ -108,8 +133,8 @@ std::vector<MemoryLimit> MemoryLimits::read() const {
           {MemoryLimit::Of::kCgroup, level.most, level.most - std::min(level.most, level.used)});
     }
   }
-  if (!path_.empty() && is_file(path_)) {
-    if (const auto left = file_system_limit(path_)) limits.push_back(*left);
+  if (file_ != nullptr && file_->file.valid()) {
+    if (const auto left = file_system_limit(file_->file)) limits.push_back(*left);
   }
   if (const auto host = host_limit(proc_)) limits.push_back(*host);
   return limits;

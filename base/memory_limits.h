@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@
 #include "base/memory_cgroup.h"
 #include "base/process_maps.h"
 #include "base/types.h"
+#include "base/unique_fd.h"
 
 namespace thaw {
 
@@ -29,32 +31,37 @@ struct MemoryLimit {
 /// "the tmpfs behind guest memory".
 std::string_view memory_limit_name(MemoryLimit::Of of);
 
-/// The limits of the memory that a process has mapped at some addresses. Immutable; any thread may
-/// read it, but both functions read files under /proc and below the cgroup's mount.
+/// The file behind memory of a process.
+struct BackingFile {
+  bool is_there = false;
+  UniqueFd
+      file{};  // O_PATH; not valid: its file system has no limit, or the file cannot be reached
+};
+/// What the process has mapped at one of these addresses; pid 0: this process. `proc` is where
+/// /proc is. Needs the right to trace the process, which may make this take as long as it likes.
+BackingFile backing_file_of(pid_t pid, std::span<const HostAddress> at,
+                            const std::string& proc = "/proc");
+
+/// The limits of the memory of a process. Immutable; any thread may read it, but both functions
+/// read files under /proc and below the cgroup's mount.
 class MemoryLimits {
  public:
-  /// pid 0: this process. `proc` is where /proc is. What cannot be found out is left out.
-  static MemoryLimits of_process(pid_t pid, std::span<const AddressRange> memory,
+  /// pid 0: this process. `file` is behind the memory; nullptr: none is known. `proc` is where
+  /// /proc is. What cannot be found out is left out.
+  static MemoryLimits of_process(pid_t pid, std::shared_ptr<const BackingFile> file,
                                  std::string proc = "/proc");
 
   /// What is left now. The process may have been moved to another cgroup since.
   std::vector<MemoryLimit> read() const;
-  /// Whether a page of zeros takes memory: a file has pages of its own.
-  bool has_file() const { return has_file_; }
 
  private:
-  MemoryLimits(pid_t pid, std::string proc) : pid_(pid), proc_(std::move(proc)) {}
-  /// Looks for a path by which the file's file system can be asked.
-  void find_file(std::span<const AddressRange> memory);
-  bool is_file(const std::string& path) const;
+  MemoryLimits(pid_t pid, std::shared_ptr<const BackingFile> file, std::string proc)
+      : pid_(pid), file_(std::move(file)), proc_(std::move(proc)) {}
 
   pid_t pid_;
+  std::shared_ptr<const BackingFile> file_;
   std::string proc_;
   CgroupMounts mounts_;
-  bool has_file_ = false;
-  std::uint64_t device_ = 0;
-  std::uint64_t inode_ = 0;
-  std::string path_;  // empty: not known
 };
 
 }  // namespace thaw

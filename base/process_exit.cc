@@ -1,5 +1,6 @@
 #include "base/process_exit.h"
 
+#include <cerrno>
 #include <cstdint>
 #include <cstdlib>
 #include <string>
@@ -49,8 +50,10 @@ std::optional<ExitStatus> from_proc(const UniqueFd& pidfd, pid_t pid) {
   struct stat owner{};
   const bool is_ours =
       ::stat(process.c_str(), &owner) == 0 && (::geteuid() == 0 || ::geteuid() == owner.st_uid);
-  // Until here the number was this process's: it still takes signals.
-  if (!text || ::syscall(SYS_pidfd_send_signal, pidfd.get(), 0, nullptr, 0) != 0) return {};
+  // Until here the number was this process's: it is still there, whoever may send it signals.
+  const bool gone =
+      ::syscall(SYS_pidfd_send_signal, pidfd.get(), 0, nullptr, 0) != 0 && errno != EPERM;
+  if (!text || gone) return {};
   const std::size_t name_end = text->rfind(')');
   const std::size_t last = text->find_last_of(' ');
   if (name_end == text->npos || text->compare(name_end, 3, ") Z") != 0) return {};

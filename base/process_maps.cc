@@ -23,6 +23,9 @@ constexpr std::size_t kMostBytes = std::size_t{16} << 20;
 /// What a look that others wait for goes through, 100 bytes a mapping.
 constexpr std::size_t kMostBytesAtOnce = std::size_t{1} << 20;
 
+/// What the kernel gives of it in one call.
+constexpr std::size_t kMapsPieceBytes = 4096;
+
 /// A line of /proc/PID/maps that has a file: "from-to perms offset major:minor inode path", all
 /// hexadecimal but the inode.
 struct Line {
@@ -68,13 +71,26 @@ bool proc_is_ours() {
 
 }  // namespace
 
-std::optional<MappedFile> mapped_file(const std::string& maps, HostAddress at) {
-  const auto text = read_text_file(maps, kMostBytes);
-  if (!text) return std::nullopt;
-  std::istringstream lines(*text);
-  for (std::string line; std::getline(lines, line);) {
-    auto parsed = parse(line);
-    if (parsed && parsed->from <= at && at < parsed->to) return std::move(parsed->file);
+std::optional<MappedFile> first_file_at(const std::string& maps, std::span<const HostAddress> at) {
+  const auto file = open_for_reading(maps);
+  if (!file || at.empty()) return std::nullopt;
+  const HostAddress last = std::ranges::max(at);
+  std::string rest;  // of what was read, from the begin of a line on
+  std::array<char, kMapsPieceBytes> piece;
+  for (std::size_t total = 0; total < kMostBytesAtOnce;) {
+    const ssize_t size = ::read(file->get(), piece.data(), piece.size());
+    if (size <= 0) return std::nullopt;
+    total += static_cast<std::size_t>(size);
+    rest.append(piece.data(), static_cast<std::size_t>(size));
+    std::size_t begin = 0;
+    for (std::size_t end = 0; (end = rest.find('\n', begin)) != rest.npos; begin = end + 1) {
+      auto line = parse(rest.substr(begin, end - begin));
+      if (!line) continue;
+      if (line->from > last) return std::nullopt;
+      const auto is_in = [&](HostAddress each) { return line->from <= each && each < line->to; };
+      if (std::ranges::any_of(at, is_in)) return std::move(line->file);
+    }
+    rest.erase(0, begin);
   }
   return std::nullopt;
 }

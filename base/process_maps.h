@@ -42,9 +42,10 @@ struct MappedFile {
   std::uint64_t inode;
   std::string path;  // in the process's root directory; may have been removed since
 };
-/// What is mapped at an address, from a file like /proc/PID/maps. Nothing for anonymous memory, and
-/// where it cannot be read.
-std::optional<MappedFile> mapped_file(const std::string& maps, HostAddress at);
+/// The first file, in order of address, that is mapped at one of these addresses, from a file like
+/// /proc/PID/maps. Nothing when there is none, where it cannot be read, and behind some 10,000
+/// mappings.
+std::optional<MappedFile> first_file_at(const std::string& maps, std::span<const HostAddress> at);
 
 /// Whether another process that this one may look at has the file mapped so that what it writes
 /// gets into the file.

@@ -161,6 +161,13 @@ ssize_t read_at_once(const UniqueFd& uffd, std::span<RawEvent> messages) {
   return read;
 }
 
+Result<void> begin_api(const UniqueFd& uffd, std::uint64_t features) {
+  uffdio_api api{.api = UFFD_API, .features = features, .ioctls = 0};
+  // SAFETY: api is a live uffdio_api for the duration of the call.
+  if (::ioctl(uffd.get(), UFFDIO_API, &api) == 0) return {};
+  return fail_errno("UFFDIO_API with EVENT_REMOVE");
+}
+
 bool is_blocking(const UniqueFd& uffd) { return (::fcntl(uffd.get(), F_GETFL) & O_NONBLOCK) == 0; }
 
 }  // namespace
@@ -168,13 +175,20 @@ bool is_blocking(const UniqueFd& uffd) { return (::fcntl(uffd.get(), F_GETFL) & 
 Result<UniqueFd> create_userfaultfd(WriteTracking tracking) {
   UniqueFd fd = TRY(open_userfaultfd());
   const bool tracks = tracking == WriteTracking::kOn;
-  uffdio_api api{
-      .api = UFFD_API, .features = kFeatures | (tracks ? kTrackingFeatures : 0), .ioctls = 0};
-  // SAFETY: api is a live uffdio_api for the duration of the call.
-  if (::ioctl(fd.get(), UFFDIO_API, &api) == 0) return fd;
-  if (!tracks) return fail_errno("UFFDIO_API with EVENT_REMOVE");
+  const auto begun = begin_api(fd, kFeatures | (tracks ? kTrackingFeatures : 0));
+  if (begun) return fd;
+  if (!tracks) return std::unexpected(begun.error());
   return fail(ErrorCode::kUnsupported,
               "this kernel does not track writes (Linux 6.7 and later do)");
+}
+
+Result<UniqueFd> create_filling_userfaultfd() {
+  // SAFETY: takes flags by value and returns a new descriptor.
+  UniqueFd fd(
+      static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
+  if (!fd.valid()) return fail_errno("userfaultfd of user mode alone (Linux 5.11)");
+  TRY(begin_api(fd, kFeatures));
+  return fd;
 }
 
 Result<void> register_missing(const UniqueFd& uffd, HostAddress start, ByteCount length,

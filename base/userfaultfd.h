@@ -76,6 +76,9 @@ enum class WriteTracking { kOff, kOn };
 /// system call. Non-blocking, close-on-exec, UFFDIO_API done. kUnsupported: this kernel tracks no
 /// writes.
 Result<UniqueFd> create_userfaultfd(WriteTracking tracking = WriteTracking::kOff);
+/// The same for memory that this process fills and no system call of it touches before: one that
+/// does fails with EFAULT. This takes no right (Linux 5.11).
+Result<UniqueFd> create_filling_userfaultfd();
 
 /// Registers [start, start + length) for MISSING faults, and for tracking on a userfaultfd that was
 /// created for it. Tracked pages must be filled as such.

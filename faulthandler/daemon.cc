@@ -37,6 +37,7 @@ Daemon::Daemon(Loop& loop, TaskQueue& tasks, WorkerPool& workers, Supervised sup
       images_(options_.image_budget),
       on_serving_(std::move(supervised.on_serving)),
       on_alone_(std::move(supervised.on_alone)),
+      errands_(loop, std::move(supervised.errands)),
       sessions_(loop, std::move(supervised.supervisor), *this),
       task_watch_([this](int result) { watch_tasks(result); }),
       worker_watch_([this](int result) { watch_workers(result); }),

@@ -16,6 +16,7 @@
 #include "faulthandler/placement.h"
 #include "faulthandler/prefetch_link.h"
 #include "faulthandler/restore_reports.h"
+#include "faulthandler/sent_errands.h"
 #include "faulthandler/session_table.h"
 #include "faulthandler/snapshot_source.h"
 #include "faulthandler/task_queue.h"
@@ -49,6 +50,7 @@ class Daemon final : private SessionTable::Owner {
   /// last VM has exited.
   struct Supervised {
     UniqueFd supervisor;
+    UniqueFd errands;  // another connection to it: SentErrands
     std::function<void(UniqueFd control)> on_serving;
     std::function<void()> on_alone;
   };
@@ -123,6 +125,7 @@ class Daemon final : private SessionTable::Owner {
     reports_.on_window_end(session, std::move(touches));
   }
   void on_ended() override { any_ended_ = true; }
+  Errands& errands() override { return errands_; }
   Result<SessionTable::Service> adopt(const MemoryRecord& record, const KeptSession& kept) override;
   Result<HostImage*> adopt_image(Links& server, const ServeOptions& options,
                                  const KeptSession& kept);
@@ -154,6 +157,7 @@ class Daemon final : private SessionTable::Owner {
   bool asked_to_stop_ = false;
   const std::function<void(UniqueFd)> on_serving_;
   const std::function<void()> on_alone_;
+  SentErrands errands_;
   SessionTable sessions_;
   Operation task_watch_;
   Operation worker_watch_;

@@ -5,7 +5,6 @@
 #include "base/file.h"
 #include "base/host.h"
 #include "base/log.h"
-#include "base/partial_file.h"
 #include "base/place.h"
 #include "base/process.h"
 #include "base/socket.h"
@@ -51,15 +50,6 @@ Result<void> check_owner(const control::Prepare& request, const UniqueFd& socket
               owner);
 }
 
-/// The handler writes the trace with its own rights, which may not do in the operator's directory.
-Result<void> check_trace(const control::Prepare& request, const UniqueFd& directory) {
-  if (!directory.valid()) return {};
-  const auto tried = PartialFile::create_private(
-      request.trace_out, {TRY(duplicate(directory)), last_component(request.trace_out)});
-  if (tried) return {};
-  return std::unexpected(tried.error());
-}
-
 Error called_off() { return Error(ErrorCode::kStopped, "the command was called off"); }
 
 }  // namespace
@@ -74,7 +64,6 @@ Preparation Daemon::prepare(const control::Prepare& request, SessionObjects obje
 Result<Preparation> Daemon::try_to_prepare(const control::Prepare& request, SessionObjects objects,
                                            const std::stop_token& stop) {
   TRY(check_options(request));
-  TRY(check_trace(request, objects.trace_directory));
   TRY(check_owner(request, objects.socket_file));
   const SnapshotWish wish{
       .name_space = request.name_space.empty() ? options_.name_space : request.name_space,
@@ -95,10 +84,8 @@ Result<Preparation> Daemon::try_to_prepare(const control::Prepare& request, Sess
   kept[KeptRole::kListener] = std::move(objects.listener);
   kept[KeptRole::kSocketDirectory] = std::move(objects.socket_directory);
   kept[KeptRole::kSocketFile] = std::move(objects.socket_file);
+  kept[KeptRole::kTraceDirectory] = std::move(objects.trace_directory);
   SessionOptions options = session_options(request, snapshot, window);
-  if (objects.trace_directory.valid()) {
-    options.trace_directory = std::make_shared<const UniqueFd>(std::move(objects.trace_directory));
-  }
   const auto session = std::make_shared<NewSession>(
       std::move(options), std::move(record), std::move(kept), open_descriptors().value_or(0));
   const Added added = TRY(tasks_.run<Added>(

@@ -73,7 +73,7 @@ Result<std::unique_ptr<HostImage>> HostImage::serve(Loop& loop, DemandLink& link
   const SnapshotSpec& spec = options.image->manifest.spec;
   Mapping mapping = TRY(Mapping::shared(kept.file, spec.memory));
   RegionTable regions = TRY(regions_in(mapping, spec));
-  UniqueFd userfaultfd = TRY(create_userfaultfd());
+  UniqueFd userfaultfd = TRY(create_filling_userfaultfd());
   TRY(register_missing(userfaultfd, mapping.address(), mapping.size()));
   TRY(keep_to_this_process(mapping.address(), mapping.size()));
   auto image = std::unique_ptr<HostImage>(

@@ -30,8 +30,9 @@ enum class KeptRole : std::uint8_t {
   // Until its VMM has come. At the end, because service managers know the numbers of the others.
   kSocketDirectory,  // where the listener has its name (O_PATH)
   kSocketFile,       // the listener in the file system (O_PATH)
+  kTraceDirectory,   // where the trace of its window is to appear (O_PATH)
 };
-inline constexpr std::size_t kKeptRoles = 13;
+inline constexpr std::size_t kKeptRoles = 14;
 
 /// What a service manager knows the descriptor by.
 std::string kept_name(std::uint64_t session, KeptRole role);

@@ -12,8 +12,8 @@ inline constexpr std::size_t kMaxSessions = 1024;
 /// Descriptors that a session takes: when its VMM comes, and of the supervisor in all, without and
 /// with a host image; and what each process keeps for everything else.
 inline constexpr std::size_t kArrivalDescriptors = 4;
-inline constexpr std::size_t kKeptDescriptors = 9;
-inline constexpr std::size_t kKeptSharedDescriptors = 12;
+inline constexpr std::size_t kKeptDescriptors = 12;
+inline constexpr std::size_t kKeptSharedDescriptors = 14;
 inline constexpr std::size_t kSpareDescriptors = 10;
 inline constexpr std::size_t kSupervisorDescriptors = 34;
 inline constexpr std::size_t kMaxEndedReports = 64;    // sessions that `list` still remembers
@@ -162,6 +162,19 @@ inline constexpr std::chrono::milliseconds kKeepSendMost{500};
 inline constexpr std::chrono::seconds kKeepSendPatience{20};
 /// Fault handlers in a row that crash on one session before it is set aside.
 inline constexpr unsigned kMostCrashes = 3;
+/// Errands of a handler that its supervisor does: how many wait, the threads that do them, how long
+/// the handler waits for one, and the supervisor for a handler that takes no answers.
+inline constexpr std::size_t kMaxErrands = 4 * kMaxSessions;
+inline constexpr unsigned kErrandThreads = 4;
+inline constexpr std::chrono::seconds kErrandPatience{1};
+inline constexpr std::chrono::seconds kErrandAnswer{10};
+inline constexpr std::chrono::seconds kErrandLook{60};  // between two looks whether one comes
+/// What is in one, and in its answer: of mappings as many as a message may hold.
+inline constexpr std::size_t kMaxErrandAddresses = 64;
+inline constexpr std::size_t kMaxErrandRanges = 8192;
+inline constexpr std::size_t kMaxErrandText = 512;
+inline constexpr std::size_t kMaxErrandBytes = 1024;
+inline constexpr std::size_t kMaxAnswerBytes = 1024 + kMaxErrandRanges * 24;
 /// How often a handler's loop is asked for a turn.
 inline constexpr std::chrono::milliseconds kPulse{250};
 /// A handler whose loop makes none for so long is replaced. Twice as long after each of them that

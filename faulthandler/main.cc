@@ -4,6 +4,7 @@
 #include <csignal>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <thread>
@@ -22,6 +23,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/log_file.h"
+#include "base/memory_cgroup.h"
 #include "base/output.h"
 #include "base/private_files.h"
 #include "base/process.h"
@@ -45,10 +47,12 @@
 
 namespace {
 
-/// VMMs run as other users: they are killed, and their maps are read.
+/// VMMs run as other users, and are killed.
 constexpr std::array kHandlerCapabilities{thaw::Capability::kIpcLock, thaw::Capability::kKill,
-                                          thaw::Capability::kSysNice, thaw::Capability::kSysPtrace};
-/// Beside those that it leaves to its handlers: the sockets in the jails of VMMs are removed.
+                                          thaw::Capability::kSysNice};
+/// Of the threads that do errands: VMMs are looked at.
+constexpr std::array kErrandCapabilities{thaw::Capability::kSysPtrace};
+/// Beside those that it leaves to others: the sockets in the jails of VMMs are removed.
 constexpr std::array kSupervisorCapabilities{
     thaw::Capability::kDacOverride, thaw::Capability::kIpcLock, thaw::Capability::kKill,
     thaw::Capability::kSysNice, thaw::Capability::kSysPtrace};
@@ -61,6 +65,33 @@ constexpr const char* kHandlerArgument = "--supervised";
 
 void start_logging(std::string_view program, const thaw::HandlerSettings& settings) {
   thaw::start_logging(program, settings.verbose ? thaw::LogLevel::kDebug : thaw::LogLevel::kInfo);
+}
+
+/// All that a handler opens once it serves: its own state, what threads of VMMs do and how much
+/// memory there is, libraries, name servers if it asks them, certificates, and its log.
+thaw::FilesLeft files_left(const thaw::HandlerSettings& settings) {
+  thaw::FilesLeft left{.read = {"/proc", "/sys/fs/cgroup", "/sys/devices/system", "/usr", "/lib",
+                                "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/etc/ssl"}};
+  const auto [first, second] = thaw::CgroupMounts::find();
+  for (const auto& mount : {first, second}) {
+    if (mount) left.read.push_back(mount->at.string());
+  }
+  const bool asks_names =
+      !settings.http.empty() || !std::ranges::all_of(settings.servers, thaw::is_numeric);
+  if (asks_names) {
+    std::ranges::move(thaw::places_of("/etc/resolv.conf"), std::back_inserter(left.read));
+  }
+  const thaw::TlsFiles& tls = settings.transport.tls;
+  for (const std::string& file : {tls.certificate, tls.key, tls.authority, tls.revoked}) {
+    if (!file.empty()) std::ranges::move(thaw::places_of(file), std::back_inserter(left.read));
+  }
+  if (!settings.log_file.empty()) left.write.push_back(thaw::log_place(settings.log_file));
+  return left;
+}
+
+thaw::Result<void> confine_handler(const thaw::HandlerSettings& settings) {
+  if (settings.no_sandbox) return {};
+  return thaw::confine(kHandlerCapabilities, thaw::SystemCalls::kOfServers, files_left(settings));
 }
 
 /// Has `on_signal` called with each of the signals, on the loop's thread. In place before the loop
@@ -107,10 +138,16 @@ std::unique_ptr<thaw::SettingsWatch> watch_settings(const thaw::HandlerSettings&
       });
 }
 
+/// Connections to the supervisor, and the event of the loop's pulse.
+struct FromSupervisor {
+  thaw::UniqueFd connection;
+  thaw::UniqueFd pulse;
+  thaw::UniqueFd errands;
+};
+
 /// Serves the VMs, as a supervisor's child: by what the supervisor gives it, and nothing else.
-thaw::Result<int> run_handler(thaw::UniqueFd supervisor, thaw::UniqueFd pulse,
-                              const thaw::HandlerSettings& settings) {
-  if (!settings.no_sandbox) TRY(thaw::confine(kHandlerCapabilities));
+thaw::Result<int> run_handler(FromSupervisor given, const thaw::HandlerSettings& settings) {
+  TRY(confine_handler(settings));
   // VMs wait for this process: a log that cannot be opened any more costs its lines alone.
   TRY(thaw::write_log_where_possible(settings.log_file));
   const thaw::CpuSet cpus = TRY(thaw::allowed_cpus(0));
@@ -184,7 +221,8 @@ thaw::Result<int> run_handler(thaw::UniqueFd supervisor, thaw::UniqueFd pulse,
     if (!trying_again.active()) loop->wait(thaw::limits::kRestartMost, trying_again);
   };
   thaw::Daemon::Supervised supervised{
-      .supervisor = std::move(supervisor),
+      .supervisor = std::move(given.connection),
+      .errands = std::move(given.errands),
       .on_serving =
           [&](thaw::UniqueFd heard) {
             listener = std::move(heard);
@@ -222,7 +260,7 @@ thaw::Result<int> run_handler(thaw::UniqueFd supervisor, thaw::UniqueFd pulse,
     thaw::reopen_log();
     reload.request();
   });
-  const thaw::PulseAnswer answer(*loop, std::move(pulse));
+  const thaw::PulseAnswer answer(*loop, std::move(given.pulse));
   const auto settings_watch = watch_settings(settings, tls, *tasks, *daemon);
   // From here on nothing fails: what is under way in the loop must complete before it is destroyed.
   daemon->run();
@@ -237,9 +275,10 @@ thaw::Result<int> handle() {
   const auto deadline = thaw::Deadline::after(thaw::limits::kSettings);
   const thaw::UniqueFd given = TRY(thaw::take_over(supervisor, deadline));
   thaw::UniqueFd pulse = TRY(thaw::take_over(supervisor, deadline));
+  thaw::UniqueFd errands = TRY(thaw::take_over(supervisor, deadline));
   const thaw::HandlerSettings settings = TRY(thaw::read_settings(given));
   start_logging("thaw-faulthandler", settings);
-  return run_handler(std::move(supervisor), std::move(pulse), settings);
+  return run_handler({std::move(supervisor), std::move(pulse), std::move(errands)}, settings);
 }
 
 /// Shows a supervisor that runs that this program could follow it.
@@ -259,7 +298,7 @@ thaw::Result<int> prove(thaw::HandlerSettings given) {
   const thaw::HandlerSettings settled =
       TRY(thaw::settle(std::move(given), &before, thaw::SettingsUse::kProof));
   // What a handler does before it can be told anything.
-  if (!settled.no_sandbox) TRY(thaw::confine(kHandlerCapabilities));
+  TRY(confine_handler(settled));
   TRY(thaw::check_log_file(settled.log_file));
   TRY(thaw::create_loop());
   TRY(thaw::hand_over(supervisor, TRY(thaw::keep_settings(settled))));
@@ -273,6 +312,14 @@ thaw::Result<thaw::UniqueFd> control_listener(const std::string& path,
   const auto kept = std::ranges::find(passed, name, &thaw::NamedDescriptor::name);
   if (kept != passed.end()) return std::move(kept->descriptor);
   return thaw::listen_unix(path, std::nullopt);
+}
+
+std::function<void()> begin_errands(const thaw::HandlerSettings& settings) {
+  if (settings.no_sandbox) return [] {};
+  return [] {
+    const auto kept = thaw::keep_capabilities(kErrandCapabilities);
+    if (!kept) thaw::log_warning("errands keep all rights: {}", kept.error().message());
+  };
 }
 
 /// Keeps what must outlive the process that serves the VMs.
@@ -292,7 +339,8 @@ thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inherit
                               {.handler = {settings.command.front(), kHandlerArgument},
                                .handler_file = thaw::kRunningProgram,
                                .successor = settings.command,
-                               .control = settings.control},
+                               .control = settings.control,
+                               .begin_errands = begin_errands(settings)},
                               std::move(before));
   supervisor.take_over(std::move(passed));
   const SignalWatch watch(*loop, signals, [&](int signal) {

@@ -41,16 +41,24 @@ Allowance allowance(std::span<const MemoryLimit> limits, ByteCount missing) {
   return least;
 }
 
-void MemoryRoom::begin(WorkerPool& workers, pid_t pid, std::vector<AddressRange> memory) {
+void MemoryRoom::begin(WorkerPool& workers, pid_t pid) {
   workers_ = &workers;
   pid_ = pid;
-  memory_ = std::move(memory);
   credit_ = static_cast<std::int64_t>(limits::kGrantLeastBytes);
   fresh_until_ = in(limits::kRoomFresh);
 }
 
+void MemoryRoom::set_backing(BackingFile file) {
+  zeros_cost_ = file.is_there;
+  {
+    const std::lock_guard lock(mutex_);
+    backing_ = std::make_shared<const BackingFile>(std::move(file));
+  }
+  knows_backing_ = true;
+}
+
 void MemoryRoom::look(ByteCount missing) {
-  if (workers_ == nullptr || looking_.active()) return;
+  if (workers_ == nullptr || looking_.active() || !knows_backing()) return;
   missing_ = missing.value;
   wanted_ = false;
   looking_.start(*workers_);
@@ -78,18 +86,19 @@ bool MemoryRoom::open() {
 
 bool MemoryRoom::open_or_look() {
   if (open()) return true;
-  if (closed()) return false;
+  if (closed() || !knows_backing()) return false;
   look_now();
   return open();
 }
 
 std::shared_ptr<const MemoryLimits> MemoryRoom::limits() {
+  std::shared_ptr<const BackingFile> backing;
   {
     const std::lock_guard lock(mutex_);
     if (limits_ != nullptr) return limits_;
+    backing = backing_;
   }
-  auto found = std::make_shared<const MemoryLimits>(MemoryLimits::of_process(pid_, memory_));
-  zeros_cost_ = found->has_file();
+  auto found = std::make_shared<const MemoryLimits>(MemoryLimits::of_process(pid_, backing));
   const std::lock_guard lock(mutex_);
   if (limits_ == nullptr) limits_ = std::move(found);
   return limits_;

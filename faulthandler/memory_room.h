@@ -41,9 +41,12 @@ class MemoryRoom {
 
   // The loop's thread.
 
-  /// From now on there are limits: those of what this process has mapped there; pid 0: this
-  /// process. Until the first look favours may take one grant of the smallest kind.
-  void begin(WorkerPool& workers, pid_t pid, std::vector<AddressRange> memory);
+  /// From now on there are limits: those of this process's memory; pid 0: of this process. Until
+  /// the first look favours may take one grant of the smallest kind, and nobody looks before the
+  /// file behind the memory is known.
+  void begin(WorkerPool& workers, pid_t pid);
+  void set_backing(BackingFile file);
+  bool knows_backing() const { return knows_backing_.load(std::memory_order_relaxed); }
   /// Has a worker look, if none is. `missing`: guest memory that is not there.
   void look(ByteCount missing);
   /// The same when a favour found the room closed, or what was seen is about to be too old.
@@ -87,7 +90,7 @@ class MemoryRoom {
 
   WorkerPool* workers_ = nullptr;  // nullptr: there are no limits
   pid_t pid_ = 0;
-  std::vector<AddressRange> memory_;
+  std::atomic<bool> knows_backing_ = false;
   std::atomic<std::uint64_t> missing_ = 0;
   std::atomic<std::int64_t> credit_ = 0;
   std::atomic<Clock::rep> fresh_until_ = 0;
@@ -98,7 +101,8 @@ class MemoryRoom {
   WorkerTask looking_;
 
   mutable std::mutex mutex_;
-  std::shared_ptr<const MemoryLimits> limits_;  // guarded by mutex_, as what follows
+  std::shared_ptr<const BackingFile> backing_;  // guarded by mutex_, as what follows
+  std::shared_ptr<const MemoryLimits> limits_;
   std::optional<MemoryLimit> tightest_;
 };
 

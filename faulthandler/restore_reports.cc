@@ -2,8 +2,9 @@
 
 #include <unordered_set>
 
+#include "base/file.h"
 #include "base/log.h"
-#include "base/partial_file.h"
+#include "base/memory_file.h"
 
 namespace thaw {
 
@@ -21,7 +22,7 @@ void RestoreReports::on_window_end(Session& session, std::vector<Touch> touches)
   if (serve.plan.set != nullptr) send_counters(session);
   if (serve.window_use == WindowUse::kNone) return;
   Recording recording = make_recording(session, std::move(touches));
-  if (session.options().trace_directory != nullptr) write_trace(session.options(), recording);
+  if (!session.options().trace_out.empty()) write_trace(session, recording);
   if (serve.window_use != WindowUse::kRecord) return;
   if (recording.touches.empty()) return session.set_recording(RecordingState::kFailed);
   send_recording(session, std::move(recording));
@@ -78,17 +79,16 @@ void RestoreReports::send_counters(const Session& session) {
       [](bool) {});
 }
 
-void RestoreReports::write_trace(const SessionOptions& options, const Recording& trace) {
-  const std::string& path = options.trace_out;
-  add({.what = fmt::format("the trace {}", path),
-       .attempt = [path, directory = options.trace_directory,
-                   bytes = encode_recording(trace)]() -> Result<void> {
-         Place place{TRY(duplicate(*directory)), last_component(path)};
-         PartialFile file = TRY(PartialFile::create_private(path, std::move(place)));
-         TRY(write_at(file.fd(), bytes, 0));
-         return file.publish();
-       },
-       .done = [](bool) {}});
+void RestoreReports::write_trace(Session& session, const Recording& trace) {
+  const auto keep = [&]() -> Result<UniqueFd> {
+    const Bytes bytes = encode_recording(trace);
+    UniqueFd file = TRY(create_memory_file("thaw-trace", {bytes.size()}));
+    TRY(write_at(file, bytes, 0));
+    return file;
+  };
+  auto content = keep();
+  if (content) return session.write_trace(*std::move(content));
+  log_error("session {}: no trace: {}", session.options().id, content.error().message());
 }
 
 }  // namespace thaw

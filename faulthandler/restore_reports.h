@@ -37,7 +37,7 @@ class RestoreReports {
               std::function<void(bool sent)> done);
   void send_recording(Session& session, Recording recording);
   void send_counters(const Session& session);
-  void write_trace(const SessionOptions& options, const Recording& trace);
+  static void write_trace(Session& session, const Recording& trace);
 
   PageServers& servers_;
   Uploader& uploader_;

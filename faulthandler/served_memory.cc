@@ -63,8 +63,12 @@ bool ServedMemory::begin(UniqueFd userfaultfd, RegionTable regions) {
   run_ = std::make_unique_for_overwrite<std::array<PlainPage, limits::kMaxBatchRiders>>();
   serving_ = true;
   if (options_.prefetch) {
-    room_.begin(options_.prefetch->workers, owner_.vmm(), ranges());
-    room_.look(core_.missing());
+    room_.begin(options_.prefetch->workers, owner_.vmm());
+    Errand errand{.kind = Errand::Kind::kBackingFile, .at = some_addresses()};
+    if (!owner_.begin_errand(backing_look_, std::move(errand))) {
+      // A host image, which is a memory file of this process.
+      on_backing_seen({.is_there = true});
+    }
   }
   if (const auto made = make_nonblocking(userfaultfd_); !made) {
     give_up(made.error().message());
@@ -74,15 +78,27 @@ bool ServedMemory::begin(UniqueFd userfaultfd, RegionTable regions) {
   return true;
 }
 
-std::vector<AddressRange> ServedMemory::ranges() const {
-  std::vector<AddressRange> ranges;
+std::vector<HostAddress> ServedMemory::some_addresses() const {
+  std::vector<HostAddress> addresses;
   for (const HandoffRegion& region : regions_.regions()) {
-    ranges.push_back({region.base, region.size});
+    if (addresses.size() < limits::kMaxErrandAddresses) addresses.push_back(region.base);
   }
-  return ranges;
+  return addresses;
+}
+
+void ServedMemory::on_backing_seen(BackingFile file) {
+  room_.set_backing(std::move(file));
+  if (!serving_) return;
+  room_.look(core_.missing());
+  if (std::exchange(prefetch_waits_, false)) begin_prefetch();
 }
 
 void ServedMemory::begin_prefetch() {
+  // It would soon find no room before its limits are known.
+  if (prefetch_ != nullptr && !room_.knows_backing()) {
+    prefetch_waits_ = true;
+    return;
+  }
   if (prefetch_ != nullptr) prefetch_->attach(userfaultfd_, regions_);
 }
 
@@ -91,7 +107,8 @@ void ServedMemory::stop() {
   link_.forget(*this);
   if (prefetch_ != nullptr) prefetch_->stop();
   room_.stop();
-  if (options_.prefetch) guest_look_.cancel(options_.prefetch->workers);
+  guest_look_.cancel();
+  backing_look_.cancel();
   end_window();
   delayed_.clear();
   delayed_zeros_.clear();
@@ -102,7 +119,7 @@ void ServedMemory::stop() {
 
 bool ServedMemory::finished() const {
   return !reading_.active() && !retrying_.active() && !unsticking_.active() &&
-         !windowing_.active() && !guest_look_.active() && room_.finished() && !thread_.active() &&
+         !windowing_.active() && room_.finished() && !thread_.active() &&
          (prefetch_ == nullptr || prefetch_->finished());
 }
 

@@ -14,6 +14,7 @@
 #include "faulthandler/call_account.h"
 #include "faulthandler/chunk_source.h"
 #include "faulthandler/demand_link.h"
+#include "faulthandler/errands.h"
 #include "faulthandler/event_queue.h"
 #include "faulthandler/fault_core.h"
 #include "faulthandler/huge_fills.h"
@@ -28,7 +29,6 @@
 #include "faulthandler/regions.h"
 #include "faulthandler/snapshot_source.h"
 #include "faulthandler/vm_memory.h"
-#include "faulthandler/worker_task.h"
 #include "format/chunk.h"
 #include "format/control.h"
 
@@ -136,7 +136,9 @@ class ServedMemory final : public VmMemory,
   void on_calls_made();
 
   /// Where its regions lie.
-  std::vector<AddressRange> ranges() const;
+  /// Of guest memory, one in each of some regions.
+  std::vector<HostAddress> some_addresses() const;
+  void on_backing_seen(BackingFile file);
   /// False when the memory had to be given up.
   bool begin(UniqueFd userfaultfd, RegionTable regions);
 
@@ -288,9 +290,13 @@ class ServedMemory final : public VmMemory,
   Clock::time_point begun_;  // to serve
   bool guest_has_run_ = false;
   Nanoseconds look_pause_{limits::kVcpuLookFirst};
-  VcpuActivity activity_ = VcpuActivity::kUnknown;  // the worker's while it looks
-  WorkerTask guest_look_{[this] { activity_ = vcpu_activity(owner_.vmm()); },
-                         [this] { on_guest_seen(); }};
+  VcpuActivity activity_ = VcpuActivity::kUnknown;
+  ErrandTask guest_look_{[this](const ErrandResult& seen) {
+    activity_ = seen.vcpus;
+    on_guest_seen();
+  }};
+  bool prefetch_waits_ = false;  // until it is known what is behind the memory
+  ErrandTask backing_look_{[this](ErrandResult seen) { on_backing_seen(std::move(seen.backing)); }};
   MemoryRoom room_{[this] { on_room_seen(); }};
   std::unique_ptr<Prefetch> prefetch_;  // nullptr: none
 

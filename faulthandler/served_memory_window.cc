@@ -60,7 +60,8 @@ void ServedMemory::on_window_timer() {
   if (!has_begun && may_begin) return await_window_end(limits::kVcpuLookMost);
   const bool can_look = records() && options_.prefetch && owner_.vmm() != 0;
   if (guest_has_run_ || !can_look) return on_guest_seen();
-  if (!guest_look_.active()) guest_look_.start(options_.prefetch->workers);
+  if (guest_look_.active()) return;
+  if (!owner_.begin_errand(guest_look_, {.kind = Errand::Kind::kVcpus})) on_guest_seen();
 }
 
 void ServedMemory::on_guest_seen() {

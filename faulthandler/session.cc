@@ -1,6 +1,7 @@
 #include "faulthandler/session.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "base/place.h"
@@ -58,6 +59,17 @@ void Session::on_arrival(Arrival arrival) {
     return watch_vmm();
   }
   other_userfaultfds_ = std::move(arrival.other_userfaultfds);
+  if (arrival.refusal || !record_.regions().empty()) return settle_arrival(std::move(arrival));
+  // From here on the VM depends on this session, though it is not served yet.
+  state_ = SessionState::kServing;
+  watch_vmm();
+  unchecked_ = std::move(arrival);
+  memory_->prepare_check([this] {
+    if (unchecked_) settle_arrival(*std::exchange(unchecked_, {}));
+  });
+}
+
+void Session::settle_arrival(Arrival arrival) {
   if (arrival.refusal) {
     refused_userfaultfd_ = std::move(arrival.userfaultfd);
     return refuse_handoff(*arrival.refusal);
@@ -102,7 +114,27 @@ void Session::note_outage(Nanoseconds time, OutageCause cause) {
   if (state_ == SessionState::kServing) record_.note_outage(time, cause);
 }
 
+bool Session::begin_errand(ErrandTask& task, Errand errand) {
+  task.start(owner_.errands(), options_.id, std::move(errand),
+             {.pid = vmm_.pid,
+              .pidfd = vmm_.pidfd.valid() ? &vmm_.pidfd : nullptr,
+              .image = options_.shared != nullptr ? &options_.shared->view() : nullptr});
+  return true;
+}
+
+void Session::write_trace(UniqueFd content) {
+  if (tracing_.active()) return;
+  begin_errand(tracing_, {.kind = Errand::Kind::kTrace, .file = std::move(content)});
+}
+
+void Session::on_traced(const ErrandResult& written) {
+  if (written.done()) return;
+  log_error("session {}: the trace {} is not written: {}", options_.id, options_.trace_out,
+            written.failure);
+}
+
 void Session::watch_vmm() {
+  if (leaving_.active()) return;
   // Without a pidfd the handoff was refused, and its memory is held as long as this process lives.
   if (vmm_.pidfd.valid()) loop_.poll(vmm_.pidfd, POLLIN, exiting_);
   loop_.poll(connection_, POLLIN, leaving_);
@@ -210,7 +242,13 @@ void Session::on_detached() {
 
 void Session::on_vmm_exit(int result) {
   if (result < 0 || state_ == SessionState::kEnded) return;
-  const auto status = exit_status(vmm_.pidfd, vmm_.pid);
+  // The kernel says it of itself once its parent has waited for it (Linux 6.15).
+  if (const auto status = exit_status(vmm_.pidfd, 0)) return end_with(status);
+  if (!exit_look_.active()) begin_errand(exit_look_, {.kind = Errand::Kind::kExit});
+}
+
+void Session::end_with(const std::optional<ExitStatus>& status) {
+  if (state_ == SessionState::kEnded) return;
   vmm_exit_ = exit_text(status);
   if (killed_on_request_) outcome_ = "stopped, and the VMM killed";
   if (!outcome_.empty()) return end(outcome_);
@@ -254,6 +292,7 @@ void Session::end(std::string outcome) {
   outcome_ = std::move(outcome);
   if (state_ == SessionState::kPrepared) remove_socket();
   state_ = SessionState::kEnded;
+  unchecked_.reset();
   memory_->stop();
   for (Operation* operation : {&waiting_, &exiting_, &leaving_}) loop_.cancel(*operation);
   if (memory_->has_forks()) {
@@ -270,7 +309,7 @@ void Session::linger() {
 
 bool Session::finished() const {
   return state_ == SessionState::kEnded && memory_->finished() && !waiting_.active() &&
-         !exiting_.active() && !leaving_.active() && !lingering_.active();
+         !exiting_.active() && !leaving_.active() && !lingering_.active() && !tracing_.active();
 }
 
 SessionReport Session::report() const {

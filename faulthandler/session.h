@@ -6,8 +6,10 @@
 
 #include <poll.h>
 
+#include "base/process.h"
 #include "base/socket.h"
 #include "faulthandler/arrival.h"
+#include "faulthandler/errands.h"
 #include "faulthandler/host_image.h"
 #include "faulthandler/kept_session.h"
 #include "faulthandler/limits.h"
@@ -21,9 +23,8 @@ struct SessionOptions {
   std::uint64_t id = 0;
   std::string socket_path;
   UnservablePolicy on_unservable = UnservablePolicy::kKill;
-  std::chrono::milliseconds unservable_after{0};      // that a page has waited; 0: never
-  std::string trace_out;                              // file for a trace of the window; empty: none
-  std::shared_ptr<const UniqueFd> trace_directory{};  // where that file is to be
+  std::chrono::milliseconds unservable_after{0};  // that a page has waited; 0: never
+  std::string trace_out;                          // file for a trace of the window; empty: none
   ServeOptions serve;
   HostImage* shared = nullptr;  // what its VM maps; nullptr: it has memory of its own
 };
@@ -46,6 +47,8 @@ class Session final : private VmMemory::Owner {
     virtual void on_window_end(Session& session, std::vector<Touch> touches) = 0;
     /// It has ended, and may be destroyed once finished().
     virtual void on_ended() = 0;
+    /// Who has errands done that are about its VMM.
+    virtual Errands& errands() = 0;
 
    protected:
     ~Owner() = default;
@@ -80,11 +83,15 @@ class Session final : private VmMemory::Owner {
   /// Nobody served it for so long.
   void note_outage(Nanoseconds time, OutageCause cause);
   void set_recording(RecordingState state) { recording_ = state; }
+  /// Has the content of a memory file appear as the trace that it was prepared for.
+  void write_trace(UniqueFd content);
   /// Whether it has ended and may be destroyed.
   bool finished() const;
   SessionReport report() const;
 
  private:
+  /// What has come can be checked.
+  void settle_arrival(Arrival arrival);
   Result<void> attach(std::string_view handoff, UniqueFd& userfaultfd);
   void watch_vmm();
   /// "process 1234".
@@ -94,6 +101,7 @@ class Session final : private VmMemory::Owner {
 
   /// Stops the VM for good reason, as its policy says, and remembers why.
   pid_t vmm() const override { return vmm_.pid; }
+  bool begin_errand(ErrandTask& task, Errand errand) override;
   void give_up(const std::string& reason) override;
   void stop_vm(const std::string& reason) override;
   Unservable on_unservable(PageIndex page, const std::string& reason) override;
@@ -104,7 +112,9 @@ class Session final : private VmMemory::Owner {
   void on_faults() override { owner_.on_faults(vmm_.pid); }
   void on_window_end(std::vector<Touch> touches) override;
   void on_detached() override;
+  void on_traced(const ErrandResult& written);
   void on_vmm_exit(int result);
+  void end_with(const std::optional<ExitStatus>& status);
   void on_farewell(int result);
   void remove_socket();
   void kill_vmm();
@@ -133,8 +143,11 @@ class Session final : private VmMemory::Owner {
   // Held until the VMM has exited.
   UniqueFd refused_userfaultfd_;
   UniqueFd other_userfaultfds_;
+  std::optional<Arrival> unchecked_;  // until its memory can be checked
   const std::unique_ptr<VmMemory> memory_;
 
+  ErrandTask exit_look_{[this](const ErrandResult& seen) { end_with(seen.exit); }};
+  ErrandTask tracing_{[this](const ErrandResult& written) { on_traced(written); }};
   bool waits_long_ = false;  // for a page, and the log says so
   Operation waiting_{[this](int) { watch_waiting(); }};
   Operation exiting_{[this](int result) { on_vmm_exit(result); }};

@@ -68,8 +68,22 @@ void SessionKeep::take_over(std::vector<NamedDescriptor> kept, OutageCause cause
   died_at_ = Clock::now();
   if (!sessions_.empty()) loop_.wait(limits::kNobodyServes, nobody_serves_);
   for (auto& [id, entry] : sessions_) {
-    if (!entry.kept.has(KeptRole::kArrival)) open_door(id, entry);
+    if (!entry.kept.has(KeptRole::kArrival)) {
+      open_door(id, entry);
+    } else if (const auto arrival = Arrival::read(entry.kept[KeptRole::kArrival])) {
+      show_vmm(id, arrival->vmm.pid, entry.kept);
+    }
   }
+}
+
+void SessionKeep::show_vmm(std::uint64_t id, pid_t vmm, const KeptSession& kept) {
+  const auto if_kept = [&](KeptRole role) { return kept.has(role) ? &kept[role] : nullptr; };
+  const auto request = request_of(record_of(kept));
+  owner_.show(id, {.pid = vmm,
+                   .pidfd = if_kept(KeptRole::kPidfd),
+                   .image = if_kept(KeptRole::kImageView),
+                   .traces = if_kept(KeptRole::kTraceDirectory),
+                   .trace = request ? request->trace_out : std::string()});
 }
 
 void SessionKeep::replace_control(UniqueFd control) {
@@ -250,6 +264,7 @@ void SessionKeep::on_arrival(std::uint64_t id, Arrival arrival) {
   remember(id, arrived);
   Entry& entry = sessions_[id];
   entry.kept.add(arrived.share());
+  show_vmm(id, arrival.vmm.pid, entry.kept);
   if (nobody_serves_for_long_ || is_set_aside(entry)) deal_with_unserved(id, entry.kept);
   // Without a handler the next one will be told.
   if (channel_ == nullptr || is_set_aside(entry)) return;
@@ -263,6 +278,7 @@ void SessionKeep::give_up(std::uint64_t id, KeptSession arrived, const std::stri
     channel_->send({.kind = KeepMessage::Kind::kArrived, .session = id, .text = reason});
   }
   auto entry = sessions_.extract(id);
+  owner_.hide(id);
   if (entry.mapped().door != nullptr) {
     static_cast<void>(entry.mapped().door->close());
     closing_doors_.push_back(std::move(entry.mapped().door));
@@ -281,6 +297,7 @@ void SessionKeep::drop(std::uint64_t id, bool dealt_with) {
   if (found == sessions_.end()) return;
   Entry entry = std::move(found->second);
   sessions_.erase(found);
+  owner_.hide(id);
   remove_socket(id, entry.kept);
   if (entry.door != nullptr) {
     Arrival arrival = entry.door->close();

@@ -9,6 +9,7 @@
 #include "base/descriptor_store.h"
 #include "base/unique_fd.h"
 #include "faulthandler/descriptor_reserve.h"
+#include "faulthandler/errands.h"
 #include "faulthandler/keep_channel.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
@@ -28,6 +29,9 @@ class SessionKeep {
     /// Has a duplicate kept for whoever goes on when this process has died, until it is forgotten.
     virtual void keep(const std::string& name, const UniqueFd& descriptor) = 0;
     virtual void forget(const std::string& name) = 0;
+    /// The VMM of a session has come, and may be looked at while the session is kept.
+    virtual void show(std::uint64_t, const ErrandSubject&) {}
+    virtual void hide(std::uint64_t) {}
     /// The handler serves all sessions that there were.
     virtual void on_serving() = 0;
     /// An operator has asked the handler for an upgrade.
@@ -123,6 +127,8 @@ class SessionKeep {
   static void deal_with_unserved(std::uint64_t id, const KeptSession& kept);
   /// The name of the session's socket goes, since its VMM has come or will not come.
   void remove_socket(std::uint64_t id, KeptSession& kept);
+  /// `vmm`: the process of the VMM that has come.
+  void show_vmm(std::uint64_t id, pid_t vmm, const KeptSession& kept);
   void remember(std::uint64_t id, const KeptSession& kept);
   void forget(std::uint64_t id, const KeptSession& kept);
 

@@ -18,8 +18,10 @@ constexpr std::uint64_t kShownBlock = 16;
 
 /// Attempts to register what is mapped by then, of a VMM that goes on to unmap.
 constexpr unsigned kMostAttempts = 3;
-/// Attempts to register a region in ever smaller parts, together about 50 ms.
+/// Attempts to register regions in ever smaller parts, together about 50 ms; and those before the
+/// VMM's maps are looked at, a few milliseconds.
 constexpr unsigned kMostParts = 1u << 17;
+constexpr unsigned kFirstParts = 1u << 12;
 
 /// Whether memory with no file in memory behind it is at this address. What the VMM has unmapped
 /// since (ENOENT) and a page that the file lacks (EFAULT) are none.
@@ -52,6 +54,13 @@ SharedMemory::~SharedMemory() {
   if (attached_) image_.remove(*this);
 }
 
+void SharedMemory::prepare_check(std::function<void()> then) {
+  then_ = std::move(then);
+  if (!owner_.begin_errand(handoff_look_, {.kind = Errand::Kind::kMappings})) {
+    std::exchange(then_, nullptr)();
+  }
+}
+
 Result<void> SharedMemory::check(const UniqueFd& userfaultfd, RemoveEvents events,
                                  const RegionTable& regions) {
   if (events == RemoveEvents::kNone) {
@@ -61,10 +70,11 @@ Result<void> SharedMemory::check(const UniqueFd& userfaultfd, RemoveEvents event
   if (!regions.has_small_pages_only()) {
     return fail(ErrorCode::kUnsupported, "huge pages cannot be shared");
   }
-  const auto mappings = mappings_of(owner_.vmm(), image_.file());
-  is_proven_ = mappings.has_value();
+  is_proven_ = mappings_.has_value();
+  const std::vector<FileRange> mappings =
+      std::exchange(mappings_, {}).value_or(std::vector<FileRange>());
   for (const HandoffRegion& region : regions.regions()) {
-    if (!is_other(userfaultfd, region, mappings ? *mappings : std::vector<FileRange>())) continue;
+    if (!is_other(userfaultfd, region, mappings)) continue;
     return fail(ErrorCode::kRegionMismatch,
                 "the memory at {:#x} is not the host image from offset {} on, which the VMM of a "
                 "shared session maps",
@@ -127,6 +137,8 @@ bool SharedMemory::begin(UniqueFd userfaultfd, RegionTable regions) {
 
 void SharedMemory::stop() {
   serving_ = false;
+  handoff_look_.cancel();
+  parts_look_.cancel();
   waiting_.clear();
   held_back_.clear();
   if (attached_) {
@@ -139,7 +151,7 @@ void SharedMemory::stop() {
 }
 
 void SharedMemory::on_events(int result) {
-  if (!serving_ || given_up_ || thread_.active()) return;
+  if (!serving_ || given_up_ || is_busy()) return;
   if (result < 0 || (result & POLLERR) != 0) return give_up("waiting for faults failed");
   drain_events();
   await_events();
@@ -161,7 +173,7 @@ void SharedMemory::drain_events() {
 }
 
 void SharedMemory::await_events() {
-  if (!serving_ || given_up_ || thread_.active() || reading_.active()) return;
+  if (!serving_ || given_up_ || is_busy() || reading_.active()) return;
   loop_.poll(userfaultfd_, POLLIN, reading_);
 }
 
@@ -200,35 +212,39 @@ bool SharedMemory::on_removed(PageRange pages) {
 
 void SharedMemory::begin_minor_faults() {
   has_minor_faults_ = true;
-  if (const auto begun = register_minor_faults(); !begun) on_spoiled(begun.error().message());
-}
-
-Result<void> SharedMemory::register_minor_faults() {
-  Result<void> registered;
   // Where nothing is mapped any more, or something else is, a region cannot be registered whole.
-  std::vector<AddressRange> left;
-  for (const HandoffRegion& region : regions_.regions()) {
-    registered = register_missing_and_minor(userfaultfd_, region.base, region.size);
-    if (!registered) left.push_back({region.base, region.size});
-  }
-  // What is left of the image there can be, and all else is not guest memory. What the VMM has
-  // mapped, however much, is looked at once for all regions.
-  for (unsigned look = 0; !left.empty() && look < kMostAttempts; ++look) {
-    const auto mappings = mappings_of(owner_.vmm(), image_.file());
-    unsigned attempts_left = kMostParts;
-    std::erase_if(left, [&](const AddressRange& range) {
-      registered = mappings ? register_parts(parts_in(*mappings, range))
-                            : register_in_halves(range, attempts_left);
-      return registered.has_value();
-    });
-    if (!mappings) break;
-  }
-  return left.empty() ? Result<void>() : registered;
+  // Its parts can be, and all else is not guest memory.
+  if (!register_regions(nullptr, kFirstParts)) look_for_parts();
 }
 
-Result<void> SharedMemory::register_parts(std::span<const AddressRange> parts) {
-  for (const auto& [start, length] : parts) {
-    TRY(register_missing_and_minor(userfaultfd_, start, length));
+void SharedMemory::look_for_parts() {
+  ++looks_;
+  if (!owner_.begin_errand(parts_look_, {.kind = Errand::Kind::kMappings})) {
+    on_parts_seen({.failure = "there is no process"});
+  }
+}
+
+void SharedMemory::on_parts_seen(const ErrandResult& seen) {
+  if (!serving_ || given_up_) return;
+  // What the VMM has mapped, however much, is looked at once for all regions.
+  const auto registered = register_regions(seen.done() ? &seen.mappings : nullptr, kMostParts);
+  if (!registered && seen.done() && looks_ < kMostAttempts) return look_for_parts();
+  if (!registered) return on_spoiled(registered.error().message());
+  if (!held_back_.empty()) set_retry_timer();
+  await_events();
+}
+
+Result<void> SharedMemory::register_regions(const std::vector<FileRange>* mappings,
+                                            unsigned most_attempts) {
+  for (const HandoffRegion& region : regions_.regions()) {
+    const AddressRange range{region.base, region.size};
+    if (mappings == nullptr) {
+      TRY(register_in_halves(range, most_attempts));
+      continue;
+    }
+    for (const auto& [start, length] : parts_in(*mappings, range)) {
+      TRY(register_missing_and_minor(userfaultfd_, start, length));
+    }
   }
   return {};
 }
@@ -239,7 +255,8 @@ Result<void> SharedMemory::register_in_halves(AddressRange range, unsigned& atte
   }
   --attempts_left;
   const PageCount pages = pages_for(range.length);
-  if (register_missing_and_minor(userfaultfd_, range.start, range.length)) return {};
+  const auto registered = register_missing_and_minor(userfaultfd_, range.start, range.length);
+  if (registered || registered.error().error_number() == ENOMEM) return registered;
   if (pages.value < 2) return {};  // nothing is there, or it is not guest memory
   const ByteCount half = bytes_of(PageCount{pages.value / 2});
   TRY(register_in_halves({range.start, half}, attempts_left));
@@ -336,16 +353,16 @@ void SharedMemory::hold_back(const FillResult& result, PageIndex page) {
 }
 
 void SharedMemory::set_retry_timer() {
-  if (retrying_.active() || thread_.active()) return;
+  if (retrying_.active() || is_busy()) return;
   loop_.wait(shortage_.active() ? shortage_.pause() : delay_, retrying_);
 }
 
 void SharedMemory::on_retry_timer() {
-  if (!serving_ || given_up_ || thread_.active()) return;
+  if (!serving_ || given_up_ || is_busy()) return;
   delay_ = std::min<Nanoseconds>(delay_ * 2, limits::kDelayedMost);
   // The REMOVE that is in the way may still be unread.
   drain_events();
-  if (!serving_ || given_up_) return;
+  if (!serving_ || given_up_ || is_busy()) return;
   removing_ = false;
   if (account_.slow()) return begin_calls();
   const auto due = std::exchange(held_back_, {});

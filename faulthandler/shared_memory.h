@@ -1,6 +1,9 @@
 #pragma once
 
+#include <functional>
 #include <map>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "base/histogram.h"
@@ -40,6 +43,8 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   SharedMemory& operator=(const SharedMemory&) = delete;
   virtual ~SharedMemory();
 
+  /// Has the VMM's maps read.
+  void prepare_check(std::function<void()> then) override;
   /// Refuses memory that is not the host image, each region at its place, where the VMM's maps can
   /// be read. Otherwise start() has a page of each region shown, which fails for other memory.
   Result<void> check(const UniqueFd& userfaultfd, RemoveEvents events,
@@ -62,15 +67,21 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   bool begin(UniqueFd userfaultfd, RegionTable regions);
   void on_events(int result);
   void drain_events();
-  /// Has more events read when there are any, unless calls are under way.
+  /// Whether something is under way that comes before the next event.
+  bool is_busy() const { return thread_.active() || parts_look_.active(); }
+  /// Has more events read when there are any, unless it is busy.
   void await_events();
   void answer_fault(HostAddress address, Clock::time_point now);
   bool on_removed(PageRange pages) override;
   /// From now on a touch of what is in the file is an event too.
   void begin_minor_faults();
-  Result<void> register_minor_faults();
-  Result<void> register_parts(std::span<const AddressRange> parts);
-  /// Registers what can be registered of a range, for a VMM whose maps cannot be read.
+  /// Has what there is of the regions looked for in the VMM's maps; no event is read meanwhile.
+  void look_for_parts();
+  void on_parts_seen(const ErrandResult& seen);
+  /// Registers what there is of the regions for minor faults. `mappings`: where; nullptr: that is
+  /// found by attempts.
+  Result<void> register_regions(const std::vector<FileRange>* mappings, unsigned most_attempts);
+  /// Registers what can be registered of a range, whatever is mapped there.
   Result<void> register_in_halves(AddressRange range, unsigned& attempts_left);
   /// Has a page of each region shown as if the guest had touched it.
   void probe();
@@ -150,7 +161,10 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   Nanoseconds longest_call_{0};  // among them
   MemoryShortage shortage_;
   bool has_minor_faults_ = false;
-  bool is_proven_ = false;  // to map the image
+  bool is_proven_ = false;                          // to map the image
+  std::optional<std::vector<FileRange>> mappings_;  // of the image; nothing: they are not known
+  std::function<void()> then_;                      // when they have been looked for
+  unsigned looks_ = 0;                              // at the parts of regions
 
   SessionReport at_end_;  // what there was to say of the image when it was left
   FaultCounters faults_;
@@ -161,6 +175,11 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   std::uint64_t poisoned_pages_ = 0;
   LatencyHistogram latency_;
 
+  ErrandTask handoff_look_{[this](ErrandResult seen) {
+    if (seen.done()) mappings_ = std::move(seen.mappings);
+    std::exchange(then_, nullptr)();
+  }};
+  ErrandTask parts_look_{[this](const ErrandResult& seen) { on_parts_seen(seen); }};
   Operation reading_{[this](int result) { on_events(result); }};
   Operation retrying_{[this](int) { on_retry_timer(); }};
   OwnThread thread_{loop_, [this] { make_calls(); }, [this] { on_calls_made(); }};

@@ -37,6 +37,7 @@ Supervisor::Supervisor(Loop& loop, UniqueFd control, Programs programs, Inherita
       programs_(std::move(programs)),
       before_(std::move(before)),
       control_(socket_identity(programs_.control)),
+      errands_(programs_.begin_errands),
       keep_(loop, std::move(control), *this) {
   keep_.set_upgrades(before_.upgrades);
   manager_.keep(kSettingsName, before_.settings);
@@ -116,6 +117,7 @@ Result<void> Supervisor::try_to_start() {
   UniqueFd pulse = TRY(create_event_fd());
   TRY(hand_over(ends.ours, before_.settings));
   TRY(hand_over(ends.ours, pulse));
+  TRY(hand_over(ends.ours, TRY(errands_.connect())));
   ChildProcess handler = TRY(ChildProcess::start(
       {.command = programs_.handler, .file = programs_.handler_file, .passed = &ends.theirs}));
   // One that cannot be told what there is goes at once.
@@ -139,6 +141,7 @@ void Supervisor::on_handler_exit(int result) {
   const bool served = keep_.end_handler(has_crashed(*status) ? SessionKeep::Death::kCrash
                                                              : SessionKeep::Death::kOther);
   handler_.reset();
+  errands_.disconnect();
   end_pulse();
   loop_.cancel(losing_);
   if (!served && before_.program.valid()) {

@@ -10,6 +10,7 @@
 #include "base/file_identity.h"
 #include "base/process.h"
 #include "base/service_manager.h"
+#include "faulthandler/errand_service.h"
 #include "faulthandler/inheritance.h"
 #include "faulthandler/pulse.h"
 #include "faulthandler/session_keep.h"
@@ -36,6 +37,8 @@ class Supervisor final : private SessionKeep::Owner {
     std::vector<std::string> successor{};
     /// Path of the control socket; empty: it has none that could be lost.
     std::string control{};
+    /// What each thread that does errands begins with: it gives up rights that they do not need.
+    std::function<void()> begin_errands = [] {};
   };
   /// `control` is the listener of the control socket. `before` is what the program before has left;
   /// its settings are those that handlers run by.
@@ -63,6 +66,10 @@ class Supervisor final : private SessionKeep::Owner {
     manager_.keep(name, descriptor);
   }
   void forget(const std::string& name) override { manager_.forget(name); }
+  void show(std::uint64_t session, const ErrandSubject& subject) override {
+    errands_.show(session, subject);
+  }
+  void hide(std::uint64_t session) override { errands_.hide(session); }
   void on_serving() override;
   void on_upgrade() override;
   void on_settings(UniqueFd settings) override;
@@ -102,6 +109,7 @@ class Supervisor final : private SessionKeep::Owner {
   std::function<void()> on_ready_;
   Inheritance before_;
   std::optional<FileIdentity> control_;  // of the socket's file
+  ErrandService errands_;
   SessionKeep keep_;
 
   std::optional<ChildProcess> handler_;

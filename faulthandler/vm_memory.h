@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "base/histogram.h"
 #include "base/unique_fd.h"
 #include "base/userfaultfd.h"
+#include "faulthandler/errands.h"
 #include "faulthandler/recorder.h"
 #include "faulthandler/regions.h"
 #include "format/control.h"
@@ -31,6 +33,8 @@ class VmMemory {
    public:
     /// The process whose memory it is; 0: that of nobody else.
     virtual pid_t vmm() const { return 0; }
+    /// Has an errand done that is about that process. False when there is none.
+    virtual bool begin_errand(ErrandTask&, Errand) { return false; }
     /// The guest cannot be served any more.
     virtual void give_up(const std::string& reason) = 0;
     /// The guest's memory is not what it should be: it must not go on, whatever its policy.
@@ -56,6 +60,8 @@ class VmMemory {
 
   virtual ~VmMemory() = default;
 
+  /// Learns what check() needs to know, and calls `then`, now or later.
+  virtual void prepare_check(std::function<void()> then) { then(); }
   /// Whether memory that is about to be handed over can be served. kNoRemoveEvents,
   /// kRegionMismatch, kUnsupported.
   virtual Result<void> check(const UniqueFd&, RemoveEvents, const RegionTable&) { return {}; }

@@ -62,6 +62,11 @@ Result<control::Prepared> prepare_session(const std::string& control_socket,
   auto state_place = TRY(place_of(request.state_out));
   auto trace_place = TRY(place_of(request.trace_out));
   TRY(check_apart(socket_place, state_place, trace_place));
+  // It appears when the guest has run for a while: what is wrong with its place is said now.
+  if (trace_place) {
+    TRY(PartialFile::create_private(request.trace_out,
+                                    {TRY(duplicate(trace_place->directory)), trace_place->name}));
+  }
   std::optional<PartialFile> state;
   if (state_place) {
     state.emplace(TRY(PartialFile::create_private(request.state_out, *std::move(state_place))));

@@ -128,18 +128,6 @@ thaw::Result<std::unique_ptr<thaw::Store>> open_store(const Options& options,
   return thaw::open_rocks_store(options.store, limits);
 }
 
-std::string directory_of(const std::filesystem::path& file) {
-  return file.has_parent_path() ? file.parent_path().string() : ".";
-}
-
-/// The log's directory, where SIGHUP makes a new file. A pipe or device is never made anew.
-std::string log_place(const std::string& file) {
-  std::error_code ignored;
-  const auto status = std::filesystem::status(file, ignored);
-  const bool stays = std::filesystem::exists(status) && !std::filesystem::is_regular_file(status);
-  return stays ? file : directory_of(file);
-}
-
 /// Refuses a policy where peers have no identity, and certificates without a policy unless told so.
 /// Warns what it means to have none.
 thaw::Result<void> check_access(const Options& options, const thaw::TcpAddress& listen) {
@@ -175,20 +163,8 @@ thaw::Result<void> make_directories(const Options& options, const thaw::TcpAddre
     TRY(thaw::make_private_directory(options.store));
   }
   if (!options.backups.empty()) TRY(thaw::make_private_directory(options.backups));
-  if (listen.is_unix()) TRY(thaw::make_public_directory(directory_of(listen.unix_path())));
+  if (listen.is_unix()) TRY(thaw::make_public_directory(thaw::directory_of(listen.unix_path())));
   return {};
-}
-
-/// Where a file is, and where the next one will be that replaces it: by a new file or by another
-/// link, in its directory, behind a link, or where its directory is a link (..data of Kubernetes).
-std::vector<std::string> places_of(const std::string& file) {
-  std::vector<std::string> places{directory_of(file)};
-  std::error_code error;
-  const auto behind_links = std::filesystem::canonical(file, error);
-  if (!error) places.push_back(directory_of(behind_links));
-  const bool is_linked = std::filesystem::is_symlink(places.front(), error);
-  if (is_linked) places.push_back(directory_of(places.front()));
-  return places;
 }
 
 /// All that it opens once it serves.
@@ -199,11 +175,11 @@ thaw::FilesLeft files_left(const Options& options, const thaw::TcpAddress& liste
   const thaw::TlsFiles& tls = options.transport.tls;
   for (const std::string& file :
        {tls.certificate, tls.key, tls.authority, tls.revoked, options.policy}) {
-    if (!file.empty()) std::ranges::move(places_of(file), std::back_inserter(left.read));
+    if (!file.empty()) std::ranges::move(thaw::places_of(file), std::back_inserter(left.read));
   }
   if (!options.backups.empty()) left.write.push_back(options.backups);
-  if (!options.log_file.empty()) left.write.push_back(log_place(options.log_file));
-  if (listen.is_unix()) left.write.push_back(directory_of(listen.unix_path()));
+  if (!options.log_file.empty()) left.write.push_back(thaw::log_place(options.log_file));
+  if (listen.is_unix()) left.write.push_back(thaw::directory_of(listen.unix_path()));
   return left;
 }
 

@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "faulthandler/limits.h"
 #include "tests/support/programs.h"
 #include "tests/support/restore_fixture.h"
 #include "tests/support/seccomp.h"
@@ -225,8 +226,9 @@ constexpr std::uint64_t bits(std::initializer_list<unsigned> capabilities) {
   return all;
 }
 constexpr std::uint64_t kOfPageServer = bits({CAP_SYS_NICE});
-constexpr std::uint64_t kOfHandler = bits({CAP_IPC_LOCK, CAP_KILL, CAP_SYS_NICE, CAP_SYS_PTRACE});
-constexpr std::uint64_t kOfSupervisor = kOfHandler | bits({CAP_DAC_OVERRIDE});
+constexpr std::uint64_t kOfHandler = bits({CAP_IPC_LOCK, CAP_KILL, CAP_SYS_NICE});
+constexpr std::uint64_t kOfErrands = bits({CAP_SYS_PTRACE});
+constexpr std::uint64_t kOfSupervisor = kOfHandler | kOfErrands | bits({CAP_DAC_OVERRIDE});
 
 class ConfinedProgramsTest : public RestoreTest {};
 INSTANTIATE_TEST_SUITE_P(Loops, ConfinedProgramsTest, both_loops(), loop_name);
@@ -239,6 +241,44 @@ TEST_P(ConfinedProgramsTest, AllThreadsAreWhileTheyServe) {
   expect_confined(handler_->pid(), kOfSupervisor, 1);
   vmm.tell("go on");
   EXPECT_EQ(vmm.wait().value(), 0);
+}
+
+/// Looking into processes is left to threads that have no other right.
+TEST_P(ConfinedProgramsTest, OnlyThreadsForErrandsMayLookIntoVmms) {
+  if (::geteuid() != 0) GTEST_SKIP() << "nobody has capabilities";
+  const std::filesystem::path process = "/proc/" + std::to_string(handler_->pid());
+  const auto for_errands = [&] {
+    std::size_t threads = 0;
+    for (const auto& thread : std::filesystem::directory_iterator(process / "task")) {
+      if (std::stoull(status_of(thread.path())["CapEff"], nullptr, 16) == kOfErrands) ++threads;
+    }
+    return threads;
+  };
+  const Deadline deadline = Deadline::after(kPatience);  // they may have just begun
+  while (for_errands() < limits::kErrandThreads && !deadline.passed()) std::this_thread::yield();
+  EXPECT_EQ(for_errands(), limits::kErrandThreads);
+}
+
+/// What a process in a Landlock domain may open is seen by what it says of its log: its supervisor,
+/// which is in none, follows a link that leads out of the log's directory.
+TEST_P(ConfinedProgramsTest, HandlerFollowsNoLinkOutOfItsFiles) {
+  if (!has_landlock()) GTEST_SKIP() << "the kernel has no Landlock";
+  std::filesystem::create_directory(path("logs"));
+  std::filesystem::create_directory(path("others"));
+  start_handler(server_.address(), {"--log-file", path("logs/log")});
+  ASSERT_NE(handler_->worker(), 0);
+  std::filesystem::rename(path("logs/log"), path("logs/log.1"));
+  std::filesystem::create_symlink(path("others/log"), path("logs/log"));
+
+  ASSERT_EQ(::kill(handler_->worker(), SIGHUP), 0);
+
+  const auto said = [&] { return std::string(as_text(read_file(path("logs/log.1")))); };
+  const Deadline deadline = Deadline::after(kPatience);
+  while (!said().contains("still in the old log") && !deadline.passed()) {
+    std::this_thread::yield();
+  }
+  EXPECT_TRUE(said().contains("still in the old log: permission")) << said();
+  EXPECT_FALSE(std::filesystem::exists(path("others/log")));
 }
 
 TEST_P(ConfinedProgramsTest, ProgramsCanBeDebugged) {

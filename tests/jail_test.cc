@@ -92,13 +92,16 @@ class JailTest : public RestoreTest {
       std::this_thread::yield();
     }
   }
-  Program start_jailed(const std::string& mode, const std::string& socket = "/run/vm") {
+  Program launch_jailed(const std::string& mode, const std::string& socket = "/run/vm") const {
     Surroundings jail;
     // LeakSanitizer needs /proc, which a jail has not.
     jail.environment = {{"THAW_TEST_JAIL", path("jail")},
                         {"THAW_TEST_UID", std::to_string(kVmmUser)},
                         {"ASAN_OPTIONS", "detect_leaks=0"}};
-    Program vmm({program_path("vmm"), socket, path("image"), mode}, jail);
+    return Program({program_path("vmm"), socket, path("image"), mode}, jail);
+  }
+  Program start_jailed(const std::string& mode, const std::string& socket = "/run/vm") {
+    Program vmm = launch_jailed(mode, socket);
     const auto line = vmm.wait_for_line("handed over");
     EXPECT_TRUE(succeeded(line));
     return vmm;
@@ -129,11 +132,32 @@ TEST_P(JailTest, VmmThatMapsTheHostsImageIsServed) {
   EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
 }
 
+TEST_P(JailTest, TraceAppearsWhereTheOperatorWantsIt) {
+  prepare_in_jail({"--trace", path("trace"), "--no-record"});
+  Program vmm = start_jailed("verify");
+  EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
+  const Deadline deadline = Deadline::after(kPatience);
+  while (!std::filesystem::exists(path("trace")) && !deadline.passed()) std::this_thread::yield();
+  ASSERT_TRUE(std::filesystem::exists(path("trace")));
+  EXPECT_GT(std::filesystem::file_size(path("trace")), 64u);
+}
+
+/// Only its maps tell that what it has mapped is not what it says.
+TEST_P(JailTest, VmmThatMapsTheImageAtOtherPlacesIsRefused) {
+  const std::uint64_t number = prepare_in_jail({"--shared"});
+  Program vmm = launch_jailed("shared-swapped");
+  EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
+  const std::string outcome = wait_for_state(number, "ended")["outcome"];
+  EXPECT_TRUE(outcome.starts_with("region_mismatch")) << outcome;
+}
+
 TEST_P(JailTest, VmmOfAnotherUserIsKilledWhenAskedFor) {
   const std::uint64_t number = prepare_in_jail();
   Program vmm = start_jailed("hold");
   wait_for_state(number, "serving");
   EXPECT_EQ(control({"stop", std::to_string(number), "--kill"}).exit_code, 0);
+  // Nobody has waited for it: only who may look into it is told how it has ended.
+  EXPECT_EQ(wait_for_state(number, "ended")["vmm_exit"], "signal 9 (SIGKILL)");
   EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
 }
 

@@ -58,7 +58,7 @@ class MemoryLimitsTest : public testing::Test {
     std::ofstream(root_.path(file)) << text;
   }
   std::vector<MemoryLimit> limits() const {
-    return MemoryLimits::of_process(kPid, {}, root_.path("proc")).read();
+    return MemoryLimits::of_process(kPid, nullptr, root_.path("proc")).read();
   }
   static MemoryLimit cgroup(std::uint64_t most, std::uint64_t free) {
     return {MemoryLimit::Of::kCgroup, {most}, {free}};
@@ -123,7 +123,7 @@ TEST_F(MemoryLimitsTest, HostIsWhatItSaysIsAvailable) {
 TEST(MemoryLimits, ThisProcessHasSome) {
   EXPECT_GT(usable_memory(), ByteCount{0});
   EXPECT_LE(usable_memory(), physical_memory());
-  const auto all = MemoryLimits::of_process(0, {}).read();
+  const auto all = MemoryLimits::of_process(0, nullptr).read();
   ASSERT_FALSE(all.empty());
   EXPECT_EQ(all.back().of, MemoryLimit::Of::kHost);
   EXPECT_LT(all.back().free, all.back().most);
@@ -138,34 +138,37 @@ TEST(MemoryLimits, FileSystemBehindTheMemoryIsFoundThroughItsMapping) {
     EXPECT_EQ(::ftruncate(file.get(), 1 << 20), 0);
     void* const at = ::mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
     EXPECT_NE(at, MAP_FAILED);
-    return std::array{AddressRange{{reinterpret_cast<std::uintptr_t>(at)}, {1 << 20}}};
+    return HostAddress{reinterpret_cast<std::uintptr_t>(at)};
   };
-  const auto file_limit = [](const MemoryLimits& limits) -> std::optional<MemoryLimit> {
-    for (const MemoryLimit& limit : limits.read()) {
+  const auto found_at = [](HostAddress at) {
+    return std::make_shared<const BackingFile>(backing_file_of(0, std::array{at}));
+  };
+  const auto file_limit =
+      [](const std::shared_ptr<const BackingFile>& file) -> std::optional<MemoryLimit> {
+    for (const MemoryLimit& limit : MemoryLimits::of_process(0, file).read()) {
       if (limit.of == MemoryLimit::Of::kFileSystem) return limit;
     }
     return std::nullopt;
   };
   const UniqueFd named(::open(directory.path("m").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  const auto limits = MemoryLimits::of_process(0, map(named));
-  EXPECT_TRUE(limits.has_file());
-  EXPECT_EQ(file_limit(limits).value().free, ByteCount{1 << 20});
+  const auto file = found_at(map(named));
+  EXPECT_TRUE(file->is_there);
+  EXPECT_EQ(file_limit(file).value().free, ByteCount{1 << 20});
   const std::array<std::byte, 4096> page{};
   ASSERT_EQ(::pwrite(named.get(), page.data(), page.size(), 0), 4096);
-  EXPECT_EQ(file_limit(limits).value().free, ByteCount{(1 << 20) - 4096});
-  // By its descriptor, when its name has gone.
+  EXPECT_EQ(file_limit(file).value().free, ByteCount{(1 << 20) - 4096});
+  // By its descriptor, when its name has gone or leads elsewhere.
   std::filesystem::remove(directory.path("m"));
-  const auto range = map(named);
-  EXPECT_EQ(file_limit(MemoryLimits::of_process(0, range)).value().free,
-            ByteCount{(1 << 20) - 4096});
+  EXPECT_EQ(file_limit(found_at(map(named))).value().free, ByteCount{(1 << 20) - 4096});
+  std::filesystem::create_symlink("/dev/null", directory.path("m"));
+  EXPECT_EQ(file_limit(found_at(map(named))).value().free, ByteCount{(1 << 20) - 4096});
 
   const UniqueFd memfd = create_memory_file("m", {1 << 20}).value();
-  const auto unlimited = MemoryLimits::of_process(0, map(memfd));
-  EXPECT_TRUE(unlimited.has_file());
+  const auto unlimited = found_at(map(memfd));
+  EXPECT_TRUE(unlimited->is_there);
   EXPECT_FALSE(file_limit(unlimited).has_value());
   void* const anonymous = ::mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  const std::array here{AddressRange{{reinterpret_cast<std::uintptr_t>(anonymous)}, {4096}}};
-  EXPECT_FALSE(MemoryLimits::of_process(0, here).has_file());
+  EXPECT_FALSE(found_at({reinterpret_cast<std::uintptr_t>(anonymous)})->is_there);
   ::umount2(directory.path("").c_str(), MNT_DETACH);
 }
 

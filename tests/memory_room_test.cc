@@ -60,10 +60,12 @@ TEST(MemoryRoom, IsOpenWithoutLimitsAndClosedAfterARefusal) {
   MemoryRoom room([] {});
   EXPECT_TRUE(room.open());
   const auto workers = WorkerPool::create(1).value();
-  room.begin(*workers, 0, {});
+  room.begin(*workers, 0);
   EXPECT_TRUE(room.open());
   room.spend({limits::kGrantLeastBytes});
   EXPECT_FALSE(room.open()) << "until it is looked at";
+  EXPECT_FALSE(room.open_or_look()) << "of what is behind the memory nothing is known";
+  room.set_backing({});
   EXPECT_TRUE(room.open_or_look());
   room.note_refusal();
   EXPECT_FALSE(room.open_or_look()) << "the kernel knows better";

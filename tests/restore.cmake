@@ -17,7 +17,7 @@ thaw_add_test(session_test
   SOURCES chunk_places_test.cc fault_core_test.cc memory_room_test.cc metrics_test.cc prefetch_core_test.cc server_choice_test.cc session_test.cc
   LIBRARIES thaw_faulthandler_core thaw_test_programs)
 
-thaw_add_test(session_keep_test SOURCES session_keep_test.cc vmm_door_test.cc
+thaw_add_test(session_keep_test SOURCES errands_test.cc session_keep_test.cc vmm_door_test.cc
   LIBRARIES thaw_faulthandler_sys)
 thaw_add_test(control_server_test SOURCES control_server_test.cc LABELS threads
   LIBRARIES thaw_faulthandler_sys)

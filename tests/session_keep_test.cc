@@ -183,6 +183,7 @@ class ShortOfMemory final : public SessionTable::Owner {
   void on_faults(pid_t) override {}
   void on_window_end(Session&, std::vector<Touch>) override {}
   void on_ended() override {}
+  Errands& errands() override { return errands_; }
   Result<SessionTable::Service> adopt(const MemoryRecord&, const KeptSession&) override {
     return fail(ErrorCode::kNoMemory, "mmap");
   }
@@ -191,6 +192,7 @@ class ShortOfMemory final : public SessionTable::Owner {
   bool served() const { return served_; }
 
  private:
+  OwnErrands errands_;
   bool served_ = false;
 };
 

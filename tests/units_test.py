@@ -58,9 +58,9 @@ def calls_of_the_servers() -> set[str]:
     return BEFORE_THE_FILTER.union(*(re.findall(r'"(\w+)"', each) for each in lists))
 
 
-def capabilities_that_handlers_keep() -> set[str]:
+def capabilities_kept_by(process: str) -> set[str]:
     text = (SOURCE / "faulthandler/main.cc").read_text()
-    kept = re.search(r"kHandlerCapabilities\{(.*?)\};", text, re.S)
+    kept = re.search(rf"k{process}Capabilities\{{(.*?)\}};", text, re.S)
     names = re.findall(r"Capability::k(\w+)", kept[1] if kept else "")
     return {"CAP" + re.sub(r"([A-Z])", r"_\1", name).upper() for name in names}
 
@@ -80,13 +80,18 @@ class Units(unittest.TestCase):
         unused = {"chown", "fchown", "fchownat", "lchown"}
         for unit in MOST_EXPOSURE:
             missing = wanted - allowed_calls(settings(unit)["SystemCallFilter"])
-            if unit == "thaw-faulthandler":
-                missing -= {"capset"}  # the next test
             self.assertLessEqual(missing, unused, unit)
 
-    def test_give_the_handler_no_capability_that_it_would_give_up(self):
+    def test_give_no_capability_that_the_supervisor_would_give_up(self):
         given = settings("thaw-faulthandler")["CapabilityBoundingSet"][0].split()
-        self.assertLessEqual(set(given), capabilities_that_handlers_keep())
+        self.assertLessEqual(set(given), capabilities_kept_by("Supervisor"))
+
+    def test_leave_looking_into_vmms_to_the_supervisor(self):
+        self.assertIn("CAP_SYS_PTRACE", capabilities_kept_by("Supervisor"))
+        self.assertEqual(capabilities_kept_by("Errand"), {"CAP_SYS_PTRACE"})
+        self.assertNotIn("CAP_SYS_PTRACE", capabilities_kept_by("Handler"))
+        self.assertIn("CAP_SYS_PTRACE",
+                      settings("thaw-faulthandler")["CapabilityBoundingSet"][0].split())
 
     def test_keep_memory_private_and_vms_alive(self):
         for unit in MOST_EXPOSURE:
@@ -100,10 +105,9 @@ class Units(unittest.TestCase):
         self.assertEqual(settings("thaw-pageserver")["User"], ["thaw"])
         self.assertEqual(settings("thaw-pageserver")["StateDirectoryMode"], ["0700"])
         handler = settings("thaw-faulthandler")
-        # Without /dev/userfaultfd this capability lets it have one.
         self.assertEqual(handler["PrivateDevices"], ["yes"])
-        self.assertIn("CAP_SYS_PTRACE", handler["CapabilityBoundingSet"][0].split())
         self.assertEqual(handler["LimitMEMLOCK"], ["infinity"])  # without CAP_IPC_LOCK
+        self.assertEqual(handler["LimitNICE"], ["-20"])  # without CAP_SYS_NICE
         self.assertEqual(handler["FileDescriptorStorePreserve"], ["yes"])
 
 

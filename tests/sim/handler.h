@@ -78,6 +78,7 @@ class Handler final : private SessionTable::Owner {
   void on_faults(pid_t) override {}
   void on_window_end(Session&, std::vector<Touch>) override {}
   void on_ended() override {}
+  Errands& errands() override { return errands_; }
   Result<SessionTable::Service> adopt(const MemoryRecord& record, const KeptSession& kept) override;
   void on_serving(UniqueFd control) override { control_ = std::move(control); }
   void on_alone() override;
@@ -103,6 +104,7 @@ class Handler final : private SessionTable::Owner {
   std::unique_ptr<HostImage> image_;  // nullptr: nobody has asked for one
   std::deque<LocalChunks> local_;     // of each session
   UniqueFd control_;                  // what it is given once it serves
+  OwnErrands errands_;
   SessionTable sessions_;
   bool closing_ = false;
 };

@@ -171,8 +171,11 @@ VcpuActivity vcpu_activity(pid_t) { return VcpuActivity::kHasRun; }
 
 std::string_view memory_limit_name(MemoryLimit::Of) { return "memory"; }
 
-MemoryLimits MemoryLimits::of_process(pid_t pid, std::span<const AddressRange>, std::string proc) {
-  return {pid, std::move(proc)};
+BackingFile backing_file_of(pid_t, std::span<const HostAddress>, const std::string&) { return {}; }
+
+MemoryLimits MemoryLimits::of_process(pid_t pid, std::shared_ptr<const BackingFile> file,
+                                      std::string proc) {
+  return {pid, std::move(file), std::move(proc)};
 }
 
 /// Now and then there is too little for what no vCPU waits for.
@@ -265,9 +268,9 @@ int __wrap_fcntl(int fd, int command, ...) {
   return O_NONBLOCK;  // the flags, which nobody changes here
 }
 
-// thaw::create_userfaultfd(WriteTracking), which the handler needs for the memory file alone.
-thaw::Result<thaw::UniqueFd> __wrap__ZN4thaw18create_userfaultfdENS_13WriteTrackingE();
-thaw::Result<thaw::UniqueFd> __wrap__ZN4thaw18create_userfaultfdENS_13WriteTrackingE() {
+// thaw::create_filling_userfaultfd(), which the handler needs for the memory file alone.
+thaw::Result<thaw::UniqueFd> __wrap__ZN4thaw26create_filling_userfaultfdEv();
+thaw::Result<thaw::UniqueFd> __wrap__ZN4thaw26create_filling_userfaultfdEv() {
   Machine& machine = Machine::current();
   const auto file = std::dynamic_pointer_cast<thaw::sim::MemoryFile>(machine.memory_file());
   return thaw::UniqueFd(machine.open(std::make_shared<thaw::sim::Userfaultfd>(

@@ -28,6 +28,7 @@
 // right, 1 with a line when not.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -353,6 +354,23 @@ thaw::Result<void> spoil(const std::string& socket) {
   return {};
 }
 
+/// Hands over the halves of the image in the wrong order, each of which it maps.
+thaw::Result<void> swap_halves(const std::string& socket) {
+  const auto deadline = thaw::Deadline::after(thaw::test::kPatience);
+  auto session = TRY(thaw::SharedSession::open(socket, deadline));
+  const thaw::ByteCount half{session.size.value / 2 / kPageBytes * kPageBytes};
+  const auto second = TRY(thaw::Mapping::copy_on_write(session.image, half, session.size - half));
+  const auto first = TRY(thaw::Mapping::copy_on_write(session.image, {0}, half));
+  auto memory = TRY(thaw::MissingMemory::register_regions(
+      std::array{thaw::MappedRegion{second.address(), second.size(), {kPageBytes}},
+                 thaw::MappedRegion{first.address(), first.size(), {kPageBytes}}}));
+  TRY(memory.hand_over(std::move(session), deadline));
+  say("handed over");
+  std::string line;
+  std::getline(std::cin, line);
+  return {};
+}
+
 bool enter_jail() {
   const char* const directory = std::getenv("THAW_TEST_JAIL");
   if (directory == nullptr) return true;
@@ -371,6 +389,7 @@ int main(int argc, char** argv) {
   if (mode == "spoil") return spoil(argv[1]) ? 0 : 1;
   thaw::Bytes image = thaw::test::read_file(argv[2]);
   if (!enter_jail()) return std::perror("entering the jail"), 1;
+  if (shared && mode == "swapped") return swap_halves(argv[1]) ? 0 : 1;
   std::vector<thaw::GuestRegion> regions;
   const bool two = mode == "two-regions" || mode == "unmap";
   const std::size_t count = mode == "shreds" ? thaw::limits::kMaxRegions : two ? 2 : 1;
