@@ -29,6 +29,7 @@
 #include "base/userfaultfd.h"
 #include "base/vcpu_activity.h"
 #include "faulthandler/copy_gate.h"
+#include "format/page_client.h"
 #include "tests/sim/machine.h"
 #include "tests/sim/memory_file.h"
 #include "tests/sim/network.h"
@@ -183,6 +184,12 @@ std::vector<MemoryLimit> MemoryLimits::read() const {
   constexpr ByteCount kMost{1u << 30};
   const bool is_short = Machine::current().random().chance(50);
   return {{MemoryLimit::Of::kHost, kMost, is_short ? ByteCount{0} : kMost}};
+}
+
+// format/page_client.h: of a page server's hashes no simulated restore is checked.
+
+Result<std::span<const Sha256>> PageClient::page_hashes(SnapshotId, std::uint32_t, PageCount) {
+  return fail(ErrorCode::kUnsupported, "no simulated page server has hashes");
 }
 
 // base/memory_file.h
