@@ -168,6 +168,15 @@ Result<void> begin_api(const UniqueFd& uffd, std::uint64_t features) {
   return fail_errno("UFFDIO_API with EVENT_REMOVE");
 }
 
+/// Of faults in user mode alone, which takes no right.
+Result<UniqueFd> open_of_user_mode() {
+  // SAFETY: takes flags by value and returns a new descriptor.
+  UniqueFd fd(
+      static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
+  if (fd.valid()) return fd;
+  return fail_errno("userfaultfd of user mode alone (Linux 5.11)");
+}
+
 bool is_blocking(const UniqueFd& uffd) { return (::fcntl(uffd.get(), F_GETFL) & O_NONBLOCK) == 0; }
 
 }  // namespace
@@ -183,10 +192,7 @@ Result<UniqueFd> create_userfaultfd(WriteTracking tracking) {
 }
 
 Result<UniqueFd> create_filling_userfaultfd() {
-  // SAFETY: takes flags by value and returns a new descriptor.
-  UniqueFd fd(
-      static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY)));
-  if (!fd.valid()) return fail_errno("userfaultfd of user mode alone (Linux 5.11)");
+  UniqueFd fd = TRY(open_of_user_mode());
   TRY(begin_api(fd, kFeatures));
   return fd;
 }
@@ -344,7 +350,7 @@ FillResult show_pages(const UniqueFd& uffd, HostAddress start, ByteCount length)
 }
 
 bool can_poison() {
-  const auto fd = open_userfaultfd();
+  const auto fd = open_of_user_mode();
   uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
   // SAFETY: api is a live uffdio_api for the duration of the call.
   return fd && ::ioctl(fd->get(), UFFDIO_API, &api) == 0 &&

@@ -39,7 +39,9 @@ class CollectionCrashTest : public StoreTest {
   }
   /// The store on the disk, while no server has it.
   void open() {
-    store_ = open_rocks_store(disk_.directory(), {0}).value();
+    auto opened = open_rocks_store(disk_.directory(), {0});
+    ASSERT_TRUE(succeeded(opened)) << last_messages(disk_);
+    store_ = *std::move(opened);
     name_space_ = *store_->open_namespace("default");
   }
   /// The disk is as it was before the collection.
@@ -54,7 +56,7 @@ class CollectionCrashTest : public StoreTest {
   }
 
   void check() {
-    open();
+    ASSERT_NO_FATAL_FAILURE(open());
     EXPECT_EQ(load(kept_, name_space_), kept_image_);
     const auto checked = check_store(*store_, false);
     ASSERT_TRUE(succeeded(checked));

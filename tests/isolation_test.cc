@@ -423,7 +423,10 @@ TEST_F(IsolationTest, OfferOfPagesThatAnotherNamespaceHasAsksForAllOfThem) {
   const auto [manifest, stored] = push(knowing_);
   EXPECT_GT(manifest.statistics.new_pages, 0u);
   EXPECT_GT(stored, manifest.statistics.new_chunk_bytes) << "nothing is shared";
-  EXPECT_EQ(std::pair(manifest, stored), push(ignorant_));
+  const auto [other_manifest, other_stored] = push(ignorant_);
+  EXPECT_EQ(manifest, other_manifest);
+  // A manifest is compressed, and the time in it is another one.
+  EXPECT_NEAR(static_cast<double>(stored), static_cast<double>(other_stored), 16);
   // Deleting what one of them has takes nothing from the other.
   ASSERT_TRUE(succeeded(client(knowing_, kStranger).remove({"mine"})));
   PageClient stranger = client(knowing_, kStranger);

@@ -7,7 +7,10 @@
 #include <thread>
 #include <vector>
 
+#include <unistd.h>
+
 #include "faulthandler/daemon.h"
+#include "faulthandler/errands.h"
 #include "tests/support/scripted_server.h"
 
 namespace thaw::test {
@@ -122,8 +125,13 @@ class ServedGuest final : private ServedMemory::Owner {
   void on_faults() override {}
   void on_window_end(std::vector<Touch> touches) override { touches_ = std::move(touches); }
   void on_detached() override { detached_ = true; }
+  bool begin_errand(ErrandTask& task, Errand errand) override {
+    task.start(errands_, 0, std::move(errand), {.pid = ::getpid()});
+    return true;
+  }
 
   LoopThread& loop_;
+  OwnErrands errands_;
   std::shared_ptr<const SnapshotImage> image_;
   MutableByteSpan memory_;
   const std::size_t second_region_;
