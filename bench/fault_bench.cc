@@ -120,8 +120,10 @@ class Summary {
     const double floor = kHostileFactor * samples_.median_of("hostile.alone");
     for (const Attack& attack : kAttacks) {
       add(fmt::format("fault.hostile.{}.p99", attack.name), "us", floor,
-          fmt::format("{} touches beside a VMM of which {}; floor: {} times that of one alone",
-                      plan_.touches, attack.what, kHostileFactor));
+          fmt::format(
+              "{} touches beside a VMM on another CPU of which {}; floor: {} times that of one "
+              "alone",
+              plan_.touches, attack.what, kHostileFactor));
     }
   }
 

@@ -18,6 +18,10 @@ std::string name_of(const std::string& kind, const Placement& placement) {
   return kind + "." + placement.name;
 }
 
+/// A VM and one that attacks the handler have a CPU each: who gets a CPU is the host's to say.
+constexpr Placement kApart = kPlacements.back();
+static_assert(kApart.guest_cpu != kApart.handler_cpu);
+
 }  // namespace
 
 FaultPlan fault_plan(Effort effort) {
@@ -251,7 +255,7 @@ Result<void> FaultRuns::measure_sessions() {
 }
 
 Result<void> FaultRuns::measure_hostile() {
-  Guest alone = TRY(Guest::start(*plain_, options_.image, kPlacements.front().guest_cpu));
+  Guest alone = TRY(Guest::start(*plain_, options_.image, kApart.guest_cpu));
   const Guest::Touched touched = TRY(alone.touch(pick(kinds_.content, plan_.touches)));
   TRY(alone.verify_and_end());
   samples_.add("hostile.alone", quantile(touched.us, 0.99));
@@ -262,11 +266,10 @@ Result<void> FaultRuns::measure_hostile() {
 }
 
 Result<double> FaultRuns::touch_beside(const Attack& attack) {
-  Guest guest = TRY(Guest::start(*plain_, options_.image, kPlacements.front().guest_cpu));
+  Guest guest = TRY(Guest::start(*plain_, options_.image, kApart.guest_cpu));
   const std::string socket = TRY(plain_->prepare(attack.kind));
-  test::Program attacker(
-      {test::program_path("vmm"), socket, options_.image, attack.mode},
-      test::Surroundings{.cpus = {kPlacements.front().handler_cpu}, .messages = {}});
+  test::Program attacker({test::program_path("vmm"), socket, options_.image, attack.mode},
+                         test::Surroundings{.cpus = {kApart.handler_cpu}, .messages = {}});
   // What the attack begins with is part of it.
   std::atomic<bool> is_at_it = false;
   std::optional<Error> failed;
