@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 
 ROOT = Path(sys.argv[1])
@@ -95,22 +96,14 @@ def check_text(path: Path) -> None:
             errors.append(f"{name}:{number} leaves work behind")
 
 
-def check_paths(path: Path) -> None:
+def check_handler(path: Path, pattern: re.Pattern[str], exempt: Container[Path], says: str) -> None:
+    """That no source of the fault handler but those exempt has the pattern in it."""
     name = path.relative_to(ROOT)
-    if name.parts[0] != "faulthandler" or name in PATHS_OF_THE_OPERATOR:
+    if name.parts[0] != "faulthandler" or name in exempt:
         return
     for number, line in enumerate(path.read_text().splitlines(), 1):
-        if found := TAKES_PATHS.search(line):
-            errors.append(f"{name}:{number} takes a path: {found[0]}")
-
-
-def check_page_opener(path: Path) -> None:
-    name = path.relative_to(ROOT)
-    if name.parts[0] != "faulthandler" or name in OPENER_OF_PAGES:
-        return
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if found := OPENS_PAGES.search(line):
-            errors.append(f"{name}:{number} makes a page past PageOpener: {found[0]}")
+        if found := pattern.search(line):
+            errors.append(f"{name}:{number} {says}: {found[0]}")
 
 
 def local_names(text: str) -> set[str]:
@@ -191,8 +184,8 @@ def main() -> int:
     for path in files:
         check_includes(path)
         check_text(path)
-        check_paths(path)
-        check_page_opener(path)
+        check_handler(path, TAKES_PATHS, PATHS_OF_THE_OPERATOR, "takes a path")
+        check_handler(path, OPENS_PAGES, OPENER_OF_PAGES, "makes a page past PageOpener")
     check_unity_names(files)
     check_documents(files)
     entries = json.loads((BUILD / "compile_commands.json").read_text())
