@@ -50,7 +50,7 @@ std::optional<ExitStatus> from_proc(const UniqueFd& pidfd, pid_t pid) {
   struct stat owner{};
   const bool is_ours =
       ::stat(process.c_str(), &owner) == 0 && (::geteuid() == 0 || ::geteuid() == owner.st_uid);
-  // Until here the number was this process's: it is still there, whoever may send it signals.
+  // Until here the number was this process's: it is still there, and may refuse our signals.
   const bool gone =
       ::syscall(SYS_pidfd_send_signal, pidfd.get(), 0, nullptr, 0) != 0 && errno != EPERM;
   if (!text || gone) return {};

@@ -44,7 +44,7 @@ struct ErrandService::State {
   std::map<std::uint64_t, std::shared_ptr<const Vmm>> vmms;  // guarded by mutex
   std::set<std::uint64_t> busy;                              // guarded by mutex
 
-  /// What nobody else works on now.
+  /// A VMM that no other thread looks at now.
   Result<std::shared_ptr<const Vmm>> take(std::uint64_t session) {
     const std::lock_guard lock(mutex);
     const auto found = vmms.find(session);

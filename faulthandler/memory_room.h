@@ -42,8 +42,8 @@ class MemoryRoom {
   // The loop's thread.
 
   /// From now on there are limits: those of this process's memory; pid 0: of this process. Until
-  /// the first look favours may take one grant of the smallest kind, and nobody looks before the
-  /// file behind the memory is known.
+  /// the first look favours may take one grant of the smallest kind. No look begins before the file
+  /// behind the memory is known.
   void begin(WorkerPool& workers, pid_t pid);
   void set_backing(BackingFile file);
   bool knows_backing() const { return knows_backing_.load(std::memory_order_relaxed); }

@@ -135,7 +135,6 @@ class ServedMemory final : public VmMemory,
   void make_calls();
   void on_calls_made();
 
-  /// Where its regions lie.
   /// Of guest memory, one in each of some regions.
   std::vector<HostAddress> some_addresses() const;
   void on_backing_seen(BackingFile file);

@@ -156,7 +156,7 @@ TEST_P(JailTest, VmmOfAnotherUserIsKilledWhenAskedFor) {
   Program vmm = start_jailed("hold");
   wait_for_state(number, "serving");
   EXPECT_EQ(control({"stop", std::to_string(number), "--kill"}).exit_code, 0);
-  // Nobody has waited for it: only who may look into it is told how it has ended.
+  // No parent has waited for it: only a process that may look into it is told how it has ended.
   EXPECT_EQ(wait_for_state(number, "ended")["vmm_exit"], "signal 9 (SIGKILL)");
   EXPECT_EQ(vmm.wait().value(), 128 + SIGKILL);
 }
