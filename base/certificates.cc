@@ -4,7 +4,10 @@
 #include <array>
 #include <cctype>
 #include <ctime>
+#include <optional>
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
 #include <openssl/x509v3.h>
@@ -114,17 +117,74 @@ Result<std::string> alternative_name(const std::string& host) {
   return fail(ErrorCode::kInvalidArgument, "\"{}\" is neither a DNS name nor an IP address", host);
 }
 
-}  // namespace
-
-Result<std::chrono::seconds> end_of_certificate(const std::string& certificate) {
+Result<OwnedCertificate> read_certificate(const std::string& text) {
   ERR_clear_error();
-  const OwnedCertificate read(
-      PEM_read_bio_X509(reader(certificate).get(), nullptr, nullptr, nullptr));
+  OwnedCertificate read(PEM_read_bio_X509(reader(text).get(), nullptr, nullptr, nullptr));
+  if (read == nullptr) return fail_openssl("reading a certificate");
+  return read;
+}
+
+/// One at least.
+Result<std::vector<OwnedCertificate>> read_certificates(const std::string& text) {
+  std::vector<OwnedCertificate> all;
+  const OwnedBio left = reader(text);
+  ERR_clear_error();
+  while (OwnedCertificate read{PEM_read_bio_X509(left.get(), nullptr, nullptr, nullptr)}) {
+    all.push_back(std::move(read));
+  }
+  const bool at_end = ERR_GET_REASON(ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+  if (all.empty() || !at_end) return fail_openssl("reading certificates");
+  ERR_clear_error();
+  return all;
+}
+
+Result<std::chrono::seconds> end_of(const X509* certificate) {
   std::tm end{};
-  if (read == nullptr || ASN1_TIME_to_tm(X509_get0_notAfter(read.get()), &end) != 1) {
+  if (ASN1_TIME_to_tm(X509_get0_notAfter(certificate), &end) != 1) {
     return fail_openssl("reading a certificate");
   }
   return std::chrono::seconds(::timegm(&end));
+}
+
+/// Nothing for a name of another kind.
+std::optional<std::string> host_of(const GENERAL_NAME& name) {
+  if (name.type == GEN_DNS) return std::string(bytes_of(name.d.dNSName));
+  if (name.type != GEN_IPADD) return std::nullopt;
+  const std::string_view address = bytes_of(name.d.iPAddress);
+  std::array<char, INET6_ADDRSTRLEN> text{};
+  const int family = address.size() == sizeof(in_addr) ? AF_INET : AF_INET6;
+  if (family == AF_INET6 && address.size() != sizeof(in6_addr)) return std::nullopt;
+  ::inet_ntop(family, address.data(), text.data(), text.size());
+  return text.data();
+}
+
+}  // namespace
+
+Result<std::chrono::seconds> end_of_certificate(const std::string& certificate) {
+  return end_of(TRY(read_certificate(certificate)).get());
+}
+
+Result<std::string> certificates_after(const std::string& certificates, std::chrono::seconds time) {
+  const OwnedBio kept(BIO_new(BIO_s_mem()));
+  for (const OwnedCertificate& certificate : TRY(read_certificates(certificates))) {
+    if (TRY(end_of(certificate.get())) <= time) continue;
+    if (PEM_write_bio_X509(kept.get(), certificate.get()) != 1) {
+      return fail_openssl("writing a certificate");
+    }
+  }
+  return take_text(kept);
+}
+
+Result<std::vector<std::string>> hosts_of_certificate(const std::string& certificate) {
+  const OwnedCertificate read = TRY(read_certificate(certificate));
+  const OwnedNames names = alternative_names(read.get());
+  std::vector<std::string> hosts;
+  for (int i = 0; i < sk_GENERAL_NAME_num(names.get()); ++i) {
+    if (auto host = host_of(*sk_GENERAL_NAME_value(names.get(), i))) {
+      hosts.push_back(*std::move(host));
+    }
+  }
+  return hosts;
 }
 
 Result<CertificateAndKey> make_authority(const std::string& name, const Validity& validity) {
@@ -203,33 +263,34 @@ bool sign_list(X509_CRL* list, const Issuer& issuer, const Validity& validity) {
          X509_CRL_sign(list, issuer.key.get(), EVP_sha256()) != 0;
 }
 
-Result<void> revoke(X509_CRL* list, const std::string& certificate, X509* authority) {
-  const OwnedCertificate revoked(
-      PEM_read_bio_X509(reader(certificate).get(), nullptr, nullptr, nullptr));
-  if (revoked == nullptr) return fail_openssl("reading the certificate");
-  if (X509_verify(revoked.get(), X509_get0_pubkey(authority)) != 1) {
-    return fail(ErrorCode::kInvalidArgument, "another authority has issued the certificate");
+Result<void> revoke(X509_CRL* list, const std::string& certificates, X509* authority) {
+  bool any_new = false;
+  for (const OwnedCertificate& revoked : TRY(read_certificates(certificates))) {
+    if (X509_verify(revoked.get(), X509_get0_pubkey(authority)) != 1) {
+      return fail(ErrorCode::kInvalidArgument, "another authority has issued the certificate");
+    }
+    X509_REVOKED* found = nullptr;
+    if (X509_CRL_get0_by_serial(list, &found, X509_get_serialNumber(revoked.get())) == 1) continue;
+    if (!add_entry(list, revoked.get())) return fail_openssl("adding to the revoked certificates");
+    any_new = true;
   }
-  X509_REVOKED* found = nullptr;
-  if (X509_CRL_get0_by_serial(list, &found, X509_get_serialNumber(revoked.get())) == 1) {
-    return fail(ErrorCode::kAlreadyExists, "the certificate is revoked");
-  }
-  if (!add_entry(list, revoked.get())) return fail_openssl("adding to the revoked certificates");
+  if (!any_new) return fail(ErrorCode::kAlreadyExists, "the certificate is revoked");
   return {};
 }
 
 }  // namespace
 
-Result<std::string> revoke_certificate(const CertificateAndKey& authority, const std::string& list,
-                                       const std::optional<std::string>& certificate,
-                                       const Validity& validity) {
+Result<std::string> revoke_certificates(const CertificateAndKey& authority, const std::string& list,
+                                        const std::string& certificates, const Validity& validity) {
   const Issuer issuer = TRY(read_issuer(authority));
   ERR_clear_error();
   const OwnedRevocations revocations(
       list.empty() ? X509_CRL_new()
                    : PEM_read_bio_X509_CRL(reader(list).get(), nullptr, nullptr, nullptr));
   if (revocations == nullptr) return fail_openssl("reading the revoked certificates");
-  if (certificate) TRY(revoke(revocations.get(), *certificate, issuer.certificate.get()));
+  if (!certificates.empty()) {
+    TRY(revoke(revocations.get(), certificates, issuer.certificate.get()));
+  }
   const OwnedBio text(BIO_new(BIO_s_mem()));
   if (!sign_list(revocations.get(), issuer, validity) ||
       PEM_write_bio_X509_CRL(text.get(), revocations.get()) != 1) {

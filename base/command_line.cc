@@ -4,7 +4,6 @@
 #include <cctype>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <iterator>
 #include <ranges>
 #include <sstream>
@@ -12,31 +11,34 @@
 #include <unistd.h>
 
 #include "base/configuration.h"
+#include "base/input_file.h"
 #include "base/known_options.h"
 #include "base/limits.h"
 #include "base/nearest.h"
 #include "base/output.h"
+#include "base/path_target.h"
 #include "base/printable.h"
+#include "base/private_files.h"
 
 namespace thaw {
 
 namespace {
 
 constexpr std::string_view kPrefix = "THAW_";
+constexpr const char* kConfigVariable = "THAW_CONFIG";
 constexpr const char* kMayBeEmpty = "may be empty";
 /// Stands behind words that begin with "[", which CLI11 takes apart when they end with "]".
 constexpr char kAsItIs = '\x01';
 
 [[noreturn]] void refuse(const std::string& text) { throw CLI::ValidationError(text); }
 
-Result<toml::table> parse_configuration(std::istream& input) {
-  std::string text(limits::kMaxConfigurationBytes + 1, '\0');
-  input.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<std::size_t>(input.gcount()));
-  if (text.size() > limits::kMaxConfigurationBytes) {
-    return fail(ErrorCode::kTooLarge, "more than {} bytes", limits::kMaxConfigurationBytes);
+/// What a descriptor of this program leads to, maybe a pipe, is of the program that started it.
+Result<std::string> read_configuration(const std::string& name) {
+  if (!TRY(find_target(name, STDIN_FILENO)).descriptor) {
+    return read_trusted_file(name, limits::kMaxConfigurationBytes);
   }
-  return parse_toml(text);
+  const Bytes text = TRY(read_input(name, {limits::kMaxConfigurationBytes}));
+  return std::string(as_text(text));
 }
 
 /// How CLI11 reads the file.
@@ -46,8 +48,11 @@ class TomlConfig : public CLI::Config {
 
   std::string to_config(const CLI::App*, bool, bool, std::string) const override { return {}; }
 
-  std::vector<CLI::ConfigItem> from_config(std::istream& input) const override {
-    const auto table = parse_configuration(input);
+  /// Reads the file itself: who may write it says what programs allow.
+  std::vector<CLI::ConfigItem> from_config(std::istream&) const override {
+    const auto text = read_configuration(file_name());
+    if (!text) throw CLI::FileError(text.error().context());
+    const auto table = parse_toml(*text);
     if (!table) throw_error(table.error());
     auto values = configuration_.read(*table);
     if (!values) throw_error(values.error());
@@ -55,8 +60,8 @@ class TomlConfig : public CLI::Config {
   }
 
   bool has_flag(const std::string& name) const {
-    std::ifstream file(file_name());
-    const auto table = parse_configuration(file);
+    const auto text = read_configuration(file_name());
+    const auto table = text ? parse_toml(*text) : std::unexpected(text.error());
     return table && configuration_.has_flag(*table, name);
   }
 
@@ -91,10 +96,27 @@ std::string value_of_variable(const std::string& name) {
   return value == nullptr ? "" : value;
 }
 
+/// Of those that the program reads: one that is set and says nothing.
+std::optional<std::string> empty_variable(const CLI::App& app) {
+  std::vector<std::string> names{kConfigVariable};
+  for (const CLI::Option* const option : app.get_options()) {
+    if (!option->get_envname().empty()) names.push_back(option->get_envname());
+  }
+  for (std::string& name : names) {
+    const char* const value = std::getenv(name.c_str());
+    if (value != nullptr && *value == '\0') return std::move(name);
+  }
+  return std::nullopt;
+}
+
+std::string about_empty(const std::string& variable) {
+  return variable + " is empty: unset it or give it a value";
+}
+
 /// A file that is there but cannot be looked at counts: what it says may matter.
 std::string default_file() {
   const std::string system_file = "/etc/thaw/thaw.toml";
-  const std::string named = value_of_variable("THAW_CONFIG");
+  const std::string named = value_of_variable(kConfigVariable);
   if (!named.empty()) return named;
   std::error_code error;
   const bool missing = !std::filesystem::exists(system_file, error) && !error;
@@ -119,6 +141,7 @@ std::vector<std::string> unknown_variables(std::span<const std::string_view> kno
 /// Kubernetes and build systems set THAW_ variables of their own, so only what looks like a typo is
 /// an error.
 void check_environment(CLI::App& app) {
+  if (const auto empty = empty_variable(app)) refuse(about_empty(*empty));
   std::vector<std::string> names;
   for (const std::string_view option : all_known_options()) names.push_back(variable_of(option));
   for (const CLI::Option* const option : app.get_options()) names.push_back(option->get_envname());
@@ -222,6 +245,8 @@ std::string about_unexpected(const CLI::App& app, const std::string& word) {
 std::string text_of(const CLI::App& app, const CLI::ParseError& error) {
   std::string text = error.what();
   const auto code = static_cast<CLI::ExitCodes>(error.get_exit_code());
+  const auto empty = empty_variable(app);
+  if (code == CLI::ExitCodes::RequiredError && empty) text = about_empty(*empty);
   if (code == CLI::ExitCodes::ExtrasError || code == CLI::ExitCodes::RequiredError) {
     const std::vector<std::string> unexpected = app.remaining(true);
     if (!unexpected.empty()) text = about_unexpected(app, unexpected.front());

@@ -12,8 +12,9 @@ namespace thaw {
 
 /// Configuration for a program's CLI11 app, called once its options are declared. A value of a
 /// program-wide option comes from the flag, else from the environment (THAW_ and the option's
-/// name: --server is THAW_SERVER; an empty variable is none), else from a TOML file, else it is the
+/// name: --server is THAW_SERVER, and must not be empty), else from a TOML file, else it is the
 /// default. The file is --config FILE, else $THAW_CONFIG, else /etc/thaw/thaw.toml if that exists.
+/// Others must not be able to write it, as read_trusted_file() says.
 /// Its keys are the long option names; `section` is the program's own table in it (see
 /// base/configuration.h). Options that are not configurable() come from flags alone.
 ///
@@ -34,9 +35,9 @@ void allow_empty(CLI::Option& option);
 
 /// Parses, prints --help, --version or an error, and returns the exit code if the program is to
 /// end now: 0 after help, 1 if that cannot be printed, 2 after an error in the arguments, in a file
-/// or in the environment. Words reach the options exactly as they are. An error in the arguments
-/// names the nearest option or command. A THAW_ variable that looks like a misspelt one is an
-/// error, others that are not known are warned of.
+/// or in the environment, such as a variable that is empty. Words reach the options exactly as they
+/// are. An error in the arguments names the nearest option or command. A THAW_ variable that looks
+/// like a misspelt one is an error, others that are not known are warned of.
 std::optional<int> parse_command_line(CLI::App& app, int argc, char** argv);
 /// parse_command_line() where the program has a way of its own to tell of errors: `json` is whether
 /// --json was given, on the command line, in the environment or in the file, as far as they can be

@@ -131,7 +131,7 @@ Result<std::vector<std::string>> values_of(const toml::node& node, CLI::Option& 
 bool environment_has(CLI::Option& option) {
   const std::string& variable = option.get_envname();
   const char* const value = variable.empty() ? nullptr : std::getenv(variable.c_str());
-  return value != nullptr && *value != '\0';
+  return value != nullptr;
 }
 
 /// Adds a value, in place of one that came before.

@@ -20,7 +20,7 @@ Result<UniqueFd> duplicate(const UniqueFd& file) {
 }
 
 Result<UniqueFd> open_for_reading(const std::string& path) {
-  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  UniqueFd fd(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
   if (!fd.valid()) return fail_errno(fmt::format("open {}", path));
   return fd;
 }
@@ -132,6 +132,11 @@ bool is_terminal(int fd) { return ::isatty(fd) == 1; }
 
 Result<std::string> read_text_file(const std::string& path, std::size_t most_bytes) {
   const UniqueFd fd = TRY(open_for_reading(path));
+  struct stat status{};
+  if (::fstat(fd.get(), &status) != 0) return fail_errno(fmt::format("stat {}", path));
+  if (!S_ISREG(status.st_mode) && !S_ISCHR(status.st_mode)) {
+    return fail(ErrorCode::kInvalidArgument, "{} is no regular file", path);
+  }
   // Files under /proc report size 0, so the end is found by reading.
   constexpr std::size_t kFirstBytes = 16384;
   std::string text;

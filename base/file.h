@@ -29,6 +29,7 @@ Result<UniqueFd> duplicate(const UniqueFd& file);
 /// the same file.
 Result<std::uint64_t> file_number(const UniqueFd& file);
 
+/// Waits for no other program, whatever the path leads to.
 Result<UniqueFd> open_for_reading(const std::string& path);
 /// Of a block device its capacity; its position moves there.
 Result<ByteCount> file_size(const UniqueFd& file);
@@ -63,6 +64,7 @@ void remove_file(const std::string& path);
 /// Whether a person watches this descriptor.
 bool is_terminal(int fd);
 
+/// kInvalidArgument for a pipe, a directory and the like.
 Result<std::string> read_text_file(const std::string& path, std::size_t most_bytes);
 
 }  // namespace thaw

@@ -101,6 +101,8 @@ class Client {
   const UniqueFd& socket() const { return socket_; }
   Deadline deadline() const { return deadline_; }
   bool ended() const { return step_ == Step::kEnded; }
+  /// It has not asked for a page yet, or has its answer.
+  bool idle() const { return step_ == Step::kAsks || step_ == Step::kReadsOn; }
   short events() const {
     switch (step_) {
       case Step::kAsks:
@@ -262,14 +264,18 @@ struct HttpPort::Parts {
     if (client != clients.end()) client->answer(std::move(errand.reply), Client::Rest::kNone);
   }
 
+  void make_room() {
+    auto leaves = std::ranges::find_if(clients, &Client::idle);
+    if (leaves == clients.end()) leaves = clients.begin();
+    maker.forget(leaves->id());
+    clients.erase(leaves);
+  }
+
   void accept() {
     auto socket = accept_connection(listener, Deadline::after(Nanoseconds(0)));
     if (!socket && socket.error().code() == ErrorCode::kTimeout) return;
     const bool full = clients.size() == limits::kHttpConnections;
-    if (!clients.empty() && (!socket || full)) {
-      maker.forget(clients.front().id());
-      clients.pop_front();
-    }
+    if (!clients.empty() && (!socket || full)) make_room();
     if (socket) {
       clients.emplace_back(next_id++, *std::move(socket));
     } else {

@@ -27,9 +27,9 @@ constexpr auto kOfPageServer =
                                      "upkeep-mib-s",    "verbose"});
 
 constexpr auto kOfFaultHandler = std::to_array<std::string_view>(
-    {"around", "control", "http", "images-mib", "index-mib", "insecure", "log-file", "namespace",
-     "no-sandbox", "placement", "record-every", "server", "spin-us", "tls-ca", "tls-cert",
-     "tls-crl", "tls-key", "verbose", "workers"});
+    {"around",   "control",   "http",       "http-public", "images-mib",   "index-mib", "insecure",
+     "log-file", "namespace", "no-sandbox", "placement",   "record-every", "server",    "spin-us",
+     "tls-ca",   "tls-cert",  "tls-crl",    "tls-key",     "verbose",      "workers"});
 
 constexpr auto kPrograms =
     std::to_array<KnownProgram>({{"thaw", "thaw", kOfThaw, kCommandsOfThaw},

@@ -200,11 +200,11 @@ class Log {
 
   std::string formatted(const LogLine& line) const {
     using std::chrono::system_clock;
-    const std::time_t seconds = system_clock::to_time_t(line.at);
+    const auto second = std::chrono::floor<std::chrono::seconds>(line.at);  // before 1970, too
+    const std::time_t seconds = system_clock::to_time_t(second);
     std::tm broken_down{};
     ::localtime_r(&seconds, &broken_down);
-    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(
-        line.at - system_clock::from_time_t(seconds));
+    const auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(line.at - second);
     return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03} {} {} {}\n", broken_down, ms.count(), program_,
                        level_name(line.level), line.text);
   }

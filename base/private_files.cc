@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/place.h"
 #include "base/unique_fd.h"
 
 namespace thaw {
@@ -16,7 +17,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr mode_t kOthers = S_IRWXG | S_IRWXO;
-constexpr mode_t kWrittenByOthers = S_IWGRP | S_IWOTH;
 
 Result<struct stat> status_of(const UniqueFd& file, const std::string& path) {
   struct stat status{};
@@ -51,6 +51,32 @@ Result<void> check_mode(const struct stat& status, const std::string& path) {
               path, status.st_mode & 07777u, path);
 }
 
+Result<void> check_trusted(const struct stat& status, const std::string& path) {
+  if (S_ISCHR(status.st_mode)) return {};
+  if (!S_ISREG(status.st_mode)) {
+    return fail(ErrorCode::kInvalidArgument, "{} is no regular file", path);
+  }
+  if ((status.st_mode & (S_IWGRP | S_IWOTH)) != 0) {
+    return fail(ErrorCode::kPermission, "other users may write {} (mode {:04o}): chmod go-w {}",
+                path, status.st_mode & 07777u, path);
+  }
+  if (status.st_uid == 0 || status.st_uid == ::geteuid()) return {};
+  return fail(ErrorCode::kPermission,
+              "{} belongs to user {}, who may write it: it must belong to root or to user {}", path,
+              status.st_uid, ::geteuid());
+}
+
+/// Through the descriptor: the name may be another file's by now.
+Result<std::string> read_found(const UniqueFd& file, const std::string& path,
+                               std::size_t most_bytes) {
+  auto text = read_text_file(fmt::format("/proc/self/fd/{}", file.get()), most_bytes);
+  if (text) return text;
+  if (text.error().code() != ErrorCode::kTooLarge) {
+    return fail_errno("read " + path, text.error().error_number());
+  }
+  return fail(ErrorCode::kTooLarge, "{} has more than {} bytes", path, most_bytes);
+}
+
 }  // namespace
 
 Result<void> make_private_directory(const std::string& path) {
@@ -76,19 +102,20 @@ Result<void> make_public_directory(const std::string& path) {
 }
 
 Result<std::string> read_trusted_file(const std::string& path, std::size_t most_bytes) {
-  const UniqueFd file = TRY(open_for_reading(path));
+  const UniqueFd file = TRY(find_trusted(path));
+  TRY(check_trusted(TRY(status_of(file, path)), path));
+  return read_found(file, path, most_bytes);
+}
+
+Result<std::string> read_secret_file(const std::string& path, std::size_t most_bytes) {
+  const UniqueFd file = TRY(find_trusted(path));
   const struct stat status = TRY(status_of(file, path));
-  if ((status.st_mode & kWrittenByOthers) != 0) {
-    return fail(ErrorCode::kPermission, "other users may write {} (mode {:04o}): chmod go-w {}",
-                path, status.st_mode & 07777u, path);
+  TRY(check_trusted(status, path));
+  if ((status.st_mode & S_IRWXO) != 0) {
+    return fail(ErrorCode::kPermission, "{} is a key that others have access to: chmod 600 {}",
+                path, path);
   }
-  if (status.st_uid != 0 && status.st_uid != ::geteuid()) {
-    return fail(ErrorCode::kPermission,
-                "{} belongs to user {}, who may write it: it must belong to root or to user {}",
-                path, status.st_uid, ::geteuid());
-  }
-  // Through the descriptor: the name may be another file's by now.
-  return read_text_file(fmt::format("/proc/self/fd/{}", file.get()), most_bytes);
+  return read_found(file, path, most_bytes);
 }
 
 }  // namespace thaw

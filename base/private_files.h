@@ -22,7 +22,12 @@ Result<void> check_private_directory(const std::string& path);
 Result<void> make_public_directory(const std::string& path);
 
 /// The text of a file that this process takes orders from. kPermission when others may write it: it
-/// belongs to another user than root and this process's, or its mode lets group or others write.
+/// belongs to another user than root and this process's, or its mode lets group or others write; or
+/// when others may put another file in its place (find_trusted()). Of devices such as /dev/null the
+/// way there alone counts, for they keep nothing. kInvalidArgument for a pipe or a directory: it
+/// never waits for another program.
 Result<std::string> read_trusted_file(const std::string& path, std::size_t most_bytes);
+/// The same of a secret, which others must have no access to.
+Result<std::string> read_secret_file(const std::string& path, std::size_t most_bytes);
 
 }  // namespace thaw

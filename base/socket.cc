@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "base/limits.h"
+#include "base/passed_descriptors.h"
 
 namespace thaw {
 
@@ -117,7 +118,9 @@ Result<TcpAddress> resolve_tcp(const std::string& host_and_port) {
 Result<HostAndPort> split_host_and_port(const std::string& host_and_port) {
   const std::size_t colon = host_and_port.rfind(':');
   if (colon == std::string::npos || colon == 0 || colon + 1 == host_and_port.size()) {
-    return fail(ErrorCode::kInvalidArgument, "\"{}\" is not HOST:PORT", host_and_port);
+    const bool is_path = host_and_port.starts_with('/');
+    return fail(ErrorCode::kInvalidArgument, "\"{}\" is not HOST:PORT{}", host_and_port,
+                is_path ? "; for a socket write unix:" + host_and_port : "");
   }
   const std::string_view port = std::string_view(host_and_port).substr(colon + 1);
   std::uint16_t number = 0;
@@ -190,7 +193,10 @@ Result<UniqueFd> create_tcp_socket(const TcpAddress& address) {
   UniqueFd socket(
       ::socket(address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return fail_errno("socket");
-  if (address.is_unix()) return socket;
+  if (address.is_unix()) {
+    static_cast<void>(refuse_descriptors(socket));
+    return socket;
+  }
   const int on = 1;
   if (::setsockopt(socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0 ||
       ::setsockopt(socket.get(), SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on)) != 0) {
@@ -200,7 +206,11 @@ Result<UniqueFd> create_tcp_socket(const TcpAddress& address) {
 }
 
 Result<UniqueFd> listen_tcp(const TcpAddress& address) {
-  if (address.is_unix()) return listen_unix(address.unix_path(), std::nullopt);
+  if (address.is_unix()) {
+    UniqueFd listener = TRY(listen_unix(address.unix_path(), std::nullopt));
+    static_cast<void>(refuse_descriptors(listener));
+    return listener;
+  }
   UniqueFd socket = TRY(create_tcp_socket(address));
   const int on = 1;
   if (::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) != 0 ||
@@ -212,7 +222,7 @@ Result<UniqueFd> listen_tcp(const TcpAddress& address) {
 }
 
 Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline) {
-  if (address.is_unix()) return connect_unix(address.unix_path(), deadline);
+  if (address.is_unix()) return connect_unix_for_bytes(address.unix_path(), deadline);
   UniqueFd socket = TRY(create_tcp_socket(address));
   if (::connect(socket.get(), as_sockaddr(address.storage), address.length) != 0) {
     if (errno != EINPROGRESS) return fail_errno(fmt::format("connect to {}", address.text()));

@@ -1,5 +1,7 @@
 #include "base/stream.h"
 
+#include <cerrno>
+
 #include "base/limits.h"
 
 namespace thaw {
@@ -59,9 +61,25 @@ Result<ServerAddress> resolve_server(const std::string& host_and_port,
   return std::move(servers.front());
 }
 
+namespace {
+
+/// Whether a UNIX socket is not there, or of no process any more.
+bool is_left_alone(const Error& error) {
+  return error.error_number() == ENOENT || error.error_number() == ECONNREFUSED;
+}
+
+}  // namespace
+
 Result<Stream> Stream::connect(const ServerAddress& server, Deadline deadline) {
-  Stream stream(TRY(connect_tcp(server.tcp, deadline)));
+  auto socket = connect_tcp(server.tcp, deadline);
+  if (!socket && server.tcp.is_unix() && is_left_alone(socket.error())) {
+    return fail(ErrorCode::kUnavailable,
+                "no page server listens at {}; start thaw-pageserver or give --server",
+                server.text());
+  }
+  Stream stream(TRY(std::move(socket)));
   if (server.tls == nullptr) return stream;
+  stream.context_ = server.tls;
   stream.tls_ = TRY(server.tls->begin(server.host));
   TRY(stream.shake_hands(deadline));
   return stream;
@@ -96,6 +114,7 @@ Result<void> Stream::send(std::span<const ByteSpan> pieces, Deadline deadline) {
 template <typename Receive>
 Result<std::size_t> Stream::receive_sealed(MutableByteSpan to, const Receive& receive) {
   while (true) {
+    if (context_ != nullptr) context_->look();
     const auto plain = tls_->read(to);
     // It may have to answer the peer, or to say why it fails.
     const auto sent = send_outbox(Deadline::after(limits::kHandshakeTimeout));

@@ -62,6 +62,8 @@ class Stream {
   static Result<Stream> connect(const ServerAddress& server, Deadline deadline);
 
   const UniqueFd& socket() const { return socket_; }
+  /// Nothing without TLS.
+  std::optional<TlsPeer> peer() const { return tls_ ? std::optional(tls_->peer()) : std::nullopt; }
 
   Result<void> send(std::span<const ByteSpan> pieces, Deadline deadline);
   Result<std::size_t> receive_some(MutableByteSpan to, Deadline deadline);
@@ -78,6 +80,7 @@ class Stream {
 
   UniqueFd socket_;
   std::optional<TlsSession> tls_;
+  std::shared_ptr<TlsContext> context_;  // of a client, whose files it looks at meanwhile
 };
 
 }  // namespace thaw

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "base/bytes.h"
 #include "base/error.h"
@@ -31,11 +33,27 @@ struct TlsPem {
   friend bool operator==(const TlsPem&, const TlsPem&) = default;
 };
 
+/// The certificate that a peer has shown, and those that it sent along. A value; any thread.
+class TlsPeer {
+ public:
+  struct State;
+  explicit TlsPeer(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+
+  /// Who the peer is: the first URI among the certificate's alternative names, else the first DNS
+  /// name. Empty when it has neither, or one with other than printable characters.
+  std::string identity() const;
+
+ private:
+  friend class TlsContext;
+  std::shared_ptr<const State> state_;
+};
+
 /// One connection's TLS. What is received goes into inbox(), what is to be sent comes out of
 /// outbox(); in between are the handshake and plain bytes. Once the handshake is done, a record
 /// costs four allocations of 40 bytes inside OpenSSL, and no others but those of outbox(). After an
-/// error nothing more can be done with it than to send its outbox(), which says why. One thread at
-/// a time.
+/// error nothing more can be done with it than to send its outbox(), which says why. A peer whose
+/// certificate its context would refuse by now is neither heard nor answered: read() and write()
+/// fail. One thread at a time.
 class TlsSession {
  public:
   struct State;
@@ -67,10 +85,9 @@ class TlsSession {
   /// What has to be sent, for the caller to take away.
   Bytes& outbox();
 
-  /// Who the peer is by its certificate: the first URI among its alternative names, else the first
-  /// DNS name. Empty when it has neither, or one with other than printable characters. REQUIRES:
-  /// shake_hands() said true.
-  std::string peer_identity() const;
+  /// REQUIRES: shake_hands() said true.
+  TlsPeer peer() const;
+  std::string peer_identity() const { return peer().identity(); }
   /// Whether an earlier session was taken up again.
   bool resumed() const;
 
@@ -80,9 +97,10 @@ class TlsSession {
 
 /// A program's side of TLS: its certificate and whom it trusts, read from files that are looked at
 /// again when a session begins, at most once a second. Files that have become bad are told of, and
-/// what was read before stays in force. Sessions that have begun keep what they began with. A
-/// client's contexts remember a session for each server, to be taken up again; a changed file ends
-/// that. Locks itself.
+/// what was read before stays in force. Sessions that have begun keep the keys that they began
+/// with. Whom they trust changes for them, too: they end when the peer's certificate is revoked, or
+/// its authority gone. A client's contexts remember a session for each server, to be taken up
+/// again; a changed file ends that. Locks itself.
 class TlsContext {
  public:
   enum class Side { kClient, kServer };
@@ -107,6 +125,13 @@ class TlsContext {
   void look();
   /// What is in force.
   TlsPem pem() const;
+  /// Grows when other authorities or lists of revoked certificates come into force.
+  std::uint64_t trust_generation() const;
+  /// kTls when the peer's certificate is revoked by now, or of no authority any more. Its end and
+  /// that of lists count for new sessions alone.
+  Result<void> check(const TlsPeer& peer) const;
+
+  struct InForce;
 
  private:
   struct Keys;

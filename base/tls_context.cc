@@ -5,9 +5,7 @@
 
 #include <openssl/pem.h>
 #include <openssl/x509v3.h>
-#include <sys/stat.h>
 
-#include "base/file.h"
 #include "base/file_watch.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -40,16 +38,9 @@ OwnedBio bio_of(const std::string& pem) {
 }
 
 Result<TlsPem> read_files(const TlsFiles& files) {
-  const UniqueFd key = TRY(open_for_reading(files.key));
-  struct stat status{};
-  if (::fstat(key.get(), &status) != 0) return fail_errno("stat " + files.key);
-  if ((status.st_mode & S_IRWXO) != 0) {
-    return fail(ErrorCode::kPermission, "{} is a key that others have access to: chmod 600 {}",
-                files.key, files.key);
-  }
   TlsPem pem;
-  pem.certificate = TRY(read_text_file(files.certificate, limits::kMaxChainBytes));
-  pem.key = TRY(read_trusted_file(files.key, limits::kMaxPemBytes));
+  pem.certificate = TRY(read_trusted_file(files.certificate, limits::kMaxChainBytes));
+  pem.key = TRY(read_secret_file(files.key, limits::kMaxPemBytes));
   pem.authority = TRY(read_trusted_file(files.authority, limits::kMaxChainBytes));
   if (!files.revoked.empty()) {
     pem.revoked = TRY(read_trusted_file(files.revoked, limits::kMaxRevokedBytes));
@@ -193,6 +184,41 @@ OwnedSslSession TlsContext::Keys::recall(const std::string& server_name) {
   return OwnedSslSession(found->second.get());
 }
 
+std::shared_ptr<TlsContext::Keys> TlsContext::InForce::get() const {
+  const std::lock_guard lock(mutex);
+  return keys;
+}
+
+void TlsContext::InForce::replace(std::shared_ptr<Keys> next) {
+  const std::lock_guard lock(mutex);
+  const bool trusts_others = keys == nullptr || keys->pem.authority != next->pem.authority ||
+                             keys->pem.revoked != next->pem.revoked;
+  keys = std::move(next);
+  if (trusts_others) trust_generation.fetch_add(1, std::memory_order_release);
+}
+
+/// A session that was taken up again has no certificates between the peer's and the authority. Then
+/// it ends, and the peer shows them in its next one.
+Result<void> TlsContext::InForce::check(const TlsPeer::State& peer) const {
+  const std::shared_ptr<Keys> now = get();
+  using Verification = std::unique_ptr<X509_STORE_CTX, FreeWith<X509_STORE_CTX_free>>;
+  ERR_clear_error();
+  const Verification verification(X509_STORE_CTX_new());
+  const char* const purpose = peer.side == Side::kClient ? "ssl_client" : "ssl_server";
+  if (verification == nullptr ||
+      X509_STORE_CTX_init(verification.get(), SSL_CTX_get_cert_store(now->context.get()),
+                          peer.certificate.get(), peer.chain.get()) != 1 ||
+      X509_STORE_CTX_set_default(verification.get(), purpose) != 1) {
+    return fail_openssl("checking a certificate again");
+  }
+  X509_STORE_CTX_set_flags(verification.get(), X509_V_FLAG_NO_CHECK_TIME);
+  const bool good = X509_verify_cert(verification.get()) == 1;
+  ERR_clear_error();
+  if (good) return {};
+  return fail(ErrorCode::kTls, "the peer's certificate is refused: {}",
+              X509_verify_cert_error_string(X509_STORE_CTX_get_error(verification.get())));
+}
+
 struct TlsContext::State {
   State(TlsFiles named, Side chosen)
       : files(std::move(named)),
@@ -210,8 +236,7 @@ struct TlsContext::State {
   const TlsFiles files;
   const Side side;
   FileWatch watch;
-  std::mutex mutex;
-  std::shared_ptr<Keys> keys;  // guarded by mutex
+  const std::shared_ptr<InForce> in_force = std::make_shared<InForce>();
 };
 
 TlsContext::TlsContext(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -219,7 +244,7 @@ TlsContext::~TlsContext() = default;
 
 Result<std::shared_ptr<TlsContext>> TlsContext::load(TlsFiles files, Side side) {
   auto state = std::make_unique<State>(std::move(files), side);
-  state->keys = TRY(state->read_keys());
+  state->in_force->replace(TRY(state->read_keys()));
   return std::shared_ptr<TlsContext>(new TlsContext(std::move(state)));
 }
 
@@ -232,13 +257,18 @@ Result<std::shared_ptr<TlsContext>> TlsContext::load(TlsFiles files, Side side,
               keys.error().message());
     keys = state->make_keys(before);
   }
-  state->keys = TRY(std::move(keys));
+  state->in_force->replace(TRY(std::move(keys)));
   return std::shared_ptr<TlsContext>(new TlsContext(std::move(state)));
 }
 
-TlsPem TlsContext::pem() const {
-  const std::lock_guard lock(state_->mutex);
-  return state_->keys->pem;
+TlsPem TlsContext::pem() const { return state_->in_force->get()->pem; }
+
+std::uint64_t TlsContext::trust_generation() const {
+  return state_->in_force->trust_generation.load(std::memory_order_acquire);
+}
+
+Result<void> TlsContext::check(const TlsPeer& peer) const {
+  return state_->in_force->check(*peer.state_);
 }
 
 void TlsContext::look() {
@@ -253,19 +283,18 @@ void TlsContext::reload() {
                      keys.error().message());
   }
   log_info("TLS: read {} and its authority again", state_->files.certificate);
-  const std::lock_guard lock(state_->mutex);
-  state_->keys = *std::move(keys);
+  state_->in_force->replace(*std::move(keys));
 }
 
 Result<TlsSession> TlsContext::begin(const std::string& server_name) {
   look();
-  std::shared_ptr<Keys> keys;
-  {
-    const std::lock_guard lock(state_->mutex);
-    keys = state_->keys;
-  }
+  // Before the keys: what comes into force in between is one check too many.
+  const std::uint64_t generation = trust_generation();
+  const std::shared_ptr<Keys> keys = state_->in_force->get();
   ERR_clear_error();
   auto session = TRY(TlsSession::State::create(keys->context.get()));
+  session->in_force = state_->in_force;
+  session->trusted_in = generation;
   SSL* const ssl = session->ssl.get();
   if (state_->side == Side::kServer) {
     SSL_set_accept_state(ssl);

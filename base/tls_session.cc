@@ -68,6 +68,10 @@ std::unexpected<Error> fail_session(SSL* ssl) {
     return fail(ErrorCode::kTls, "the peer's certificate is refused: {}",
                 X509_verify_cert_error_string(SSL_get_verify_result(ssl)));
   }
+  if (reason == SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED) {
+    ERR_clear_error();
+    return fail(ErrorCode::kTls, "the peer refuses this program's certificate, which is revoked");
+  }
   if (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST) {
     ERR_clear_error();
     return fail(ErrorCode::kTls, "the peer does not speak TLS");
@@ -83,6 +87,16 @@ Result<void> check_still_valid(SSL* ssl) {
   return fail(ErrorCode::kTls, "the peer's certificate has run out");
 }
 
+TlsPeer::State peer_of(SSL* ssl) {
+  TlsPeer::State peer;
+  peer.certificate.reset(SSL_get1_peer_certificate(ssl));
+  if (STACK_OF(X509)* const chain = SSL_get_peer_cert_chain(ssl)) {
+    peer.chain.reset(X509_chain_up_ref(chain));
+  }
+  peer.side = SSL_is_server(ssl) == 1 ? TlsContext::Side::kClient : TlsContext::Side::kServer;
+  return peer;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<TlsSession::State>> TlsSession::State::create(SSL_CTX* context) {
@@ -96,6 +110,14 @@ Result<std::unique_ptr<TlsSession::State>> TlsSession::State::create(SSL_CTX* co
   SSL_set_app_data(state->ssl.get(), state.get());
   state->inbox.resize(limits::kTlsHandshakeInboxBytes);
   return state;
+}
+
+Result<void> TlsSession::State::check_peer() {
+  const std::uint64_t now = in_force->trust_generation.load(std::memory_order_acquire);
+  if (now == trusted_in) return {};
+  TRY(in_force->check(peer_of(ssl.get())));
+  trusted_in = now;
+  return {};
 }
 
 TlsSession::TlsSession(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -137,6 +159,7 @@ Result<bool> TlsSession::shake_hands() {
 Result<std::size_t> TlsSession::read(MutableByteSpan to) {
   CHECK(state_->shaken && !to.empty());
   if (state_->closed || starved()) return std::size_t{0};
+  TRY(state_->check_peer());
   SSL* const ssl = state_->ssl.get();
   ERR_clear_error();
   std::size_t n = 0;
@@ -156,6 +179,7 @@ Result<std::size_t> TlsSession::read(MutableByteSpan to) {
 
 Result<void> TlsSession::write(std::span<const ByteSpan> pieces) {
   CHECK(state_->shaken);
+  TRY(state_->check_peer());
   ERR_clear_error();
   Bytes& staged = state_->staged;
   staged.clear();
@@ -193,13 +217,15 @@ void TlsSession::close() {
 
 Bytes& TlsSession::outbox() { return state_->outbox; }
 
-std::string TlsSession::peer_identity() const {
-  using Names = std::unique_ptr<GENERAL_NAMES, FreeWith<GENERAL_NAMES_free>>;
-  X509* const peer = SSL_get0_peer_certificate(state_->ssl.get());
+TlsPeer TlsSession::peer() const {
+  CHECK(state_->shaken);
+  return TlsPeer(std::make_shared<const TlsPeer::State>(peer_of(state_->ssl.get())));
+}
+
+std::string TlsPeer::identity() const {
+  X509* const peer = state_->certificate.get();
   if (peer == nullptr) return {};
-  // SAFETY: this extension decodes to GENERAL_NAMES.
-  const Names names(
-      static_cast<GENERAL_NAMES*>(X509_get_ext_d2i(peer, NID_subject_alt_name, nullptr, nullptr)));
+  const OwnedNames names = alternative_names(peer);
   if (names == nullptr) return {};
   for (const int wanted : {GEN_URI, GEN_DNS}) {
     for (int i = 0; i < sk_GENERAL_NAME_num(names.get()); ++i) {
@@ -207,9 +233,7 @@ std::string TlsSession::peer_identity() const {
       if (name->type != wanted) continue;
       const ASN1_IA5STRING* const text =
           wanted == GEN_URI ? name->d.uniformResourceIdentifier : name->d.dNSName;
-      // SAFETY: ASN.1 strings are bytes, and as many as it says.
-      const std::string_view identity(reinterpret_cast<const char*>(ASN1_STRING_get0_data(text)),
-                                      static_cast<std::size_t>(ASN1_STRING_length(text)));
+      const std::string_view identity = bytes_of(text);
       const bool printable =
           std::ranges::all_of(identity, [](char c) { return c > ' ' && c < 0x7f; });
       return printable ? std::string(identity) : std::string();

@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "base/new_listener.h"
+#include "base/passed_descriptors.h"
 #include "base/place.h"
 #include "base/socket.h"
 #include "base/unix_address.h"
@@ -24,9 +25,10 @@ Result<UniqueFd> listen_unix(const std::string& path, std::optional<FileOwner> o
   return std::move(listener).take();
 }
 
-Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline) {
+namespace {
+
+Result<UniqueFd> connect_to(UniqueFd socket, const std::string& path, Deadline deadline) {
   const UnixAddress address = TRY(UnixAddress::of(path));
-  UniqueFd socket = TRY(create_unix_socket());
   while (address.with(::connect, socket) != 0) {
     // EAGAIN: the listener's backlog is full, which poll cannot wait for.
     if (errno != EAGAIN && errno != EINTR) return fail_errno(fmt::format("connect to {}", path));
@@ -34,6 +36,18 @@ Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline) {
     ::poll(nullptr, 0, 1);
   }
   return socket;
+}
+
+}  // namespace
+
+Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline) {
+  return connect_to(TRY(create_unix_socket()), path, deadline);
+}
+
+Result<UniqueFd> connect_unix_for_bytes(const std::string& path, Deadline deadline) {
+  UniqueFd socket = TRY(create_unix_socket());
+  static_cast<void>(refuse_descriptors(socket));
+  return connect_to(std::move(socket), path, deadline);
 }
 
 Result<UniqueFd> accept_connection(const UniqueFd& listener, Deadline deadline) {
@@ -93,16 +107,7 @@ Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
 
   Received received;
   received.bytes = static_cast<std::size_t>(n);
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
-       header = CMSG_NXTHDR(&message, header)) {
-    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) continue;
-    const std::size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (std::size_t i = 0; i < count; ++i) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof(int), sizeof(int));
-      received.descriptors.emplace_back(fd);
-    }
-  }
+  received.descriptors = take_descriptors(message);
   received.lost_descriptors = (message.msg_flags & MSG_CTRUNC) != 0;
   return std::optional(std::move(received));
 }

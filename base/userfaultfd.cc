@@ -243,6 +243,10 @@ Result<RemoveEvents> remove_events_of(const UniqueFd& uffd) {
   if (colon != std::string::npos) {
     std::from_chars(info.data() + colon + 1, info.data() + info.size(), features, 16);
   }
+  if ((features & UFFD_FEATURE_EVENT_FORK) != 0) {
+    return fail(ErrorCode::kUnsupported,
+                "the userfaultfd tells of forks, and no handler can serve two guests");
+  }
   const bool reported = (features & UFFD_FEATURE_EVENT_REMOVE) != 0;
   return reported ? RemoveEvents::kReported : RemoveEvents::kNone;
 }
@@ -267,8 +271,7 @@ Result<std::size_t> read_raw_events(const UniqueFd& uffd, std::span<RawEvent> to
   return static_cast<std::size_t>(n) / sizeof(uffd_msg);
 }
 
-Result<void> decode_events(std::span<const RawEvent> events, EventReader reader,
-                           std::vector<MemoryEvent>& to) {
+Result<void> decode_events(std::span<const RawEvent> events, std::vector<MemoryEvent>& to) {
   for (const RawEvent& raw : events) {
     const auto message = std::bit_cast<uffd_msg>(raw);
     switch (message.event) {
@@ -289,11 +292,6 @@ Result<void> decode_events(std::span<const RawEvent> events, EventReader reader,
         to.push_back(
             RemapEvent{{message.arg.remap.from}, {message.arg.remap.to}, {message.arg.remap.len}});
         break;
-      case UFFD_EVENT_FORK: {
-        const bool ours = reader == EventReader::kThisProcess;
-        to.push_back(ForkEvent{UniqueFd(ours ? static_cast<int>(message.arg.fork.ufd) : -1)});
-        break;
-      }
       default:
         return fail(ErrorCode::kUnsupported, "userfaultfd event {:#x}", message.event);
     }
@@ -304,7 +302,7 @@ Result<void> decode_events(std::span<const RawEvent> events, EventReader reader,
 Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& to) {
   std::array<RawEvent, limits::kUserfaultfdEventsPerRead> events;
   const std::size_t count = TRY(read_raw_events(uffd, events));
-  TRY(decode_events(std::span(events).first(count), EventReader::kThisProcess, to));
+  TRY(decode_events(std::span(events).first(count), to));
   return count;
 }
 

@@ -36,12 +36,7 @@ struct RemapEvent {
   HostAddress to;
   ByteCount length;
 };
-/// The process forked with its userfaultfd; the new descriptor is owned by the event, and not valid
-/// where another process has read it.
-struct ForkEvent {
-  UniqueFd child;
-};
-using MemoryEvent = std::variant<FaultEvent, RemoveEvent, UnmapEvent, RemapEvent, ForkEvent>;
+using MemoryEvent = std::variant<FaultEvent, RemoveEvent, UnmapEvent, RemapEvent>;
 
 /// What became of a copy or a zero page.
 enum class FillOutcome {
@@ -99,7 +94,9 @@ Result<void> check_userfaultfd(const UniqueFd& uffd);
 /// Whether a userfaultfd tells of pages that its process gives back.
 enum class RemoveEvents { kReported, kNone };
 /// Reads /proc/self/fdinfo, whose "API:" line is written by userfaultfd_show_fdinfo() in
-/// fs/userfaultfd.c. REQUIRES: check_userfaultfd() took the descriptor.
+/// fs/userfaultfd.c. kUnsupported when it tells of forks, too: with such an event comes the child's
+/// userfaultfd, on which its missing pages depend, and which the process that reads it has alone.
+/// REQUIRES: check_userfaultfd() took the descriptor.
 Result<RemoveEvents> remove_events_of(const UniqueFd& uffd);
 
 /// poll(2) on a userfaultfd that blocks tells an error instead of events.
@@ -113,11 +110,8 @@ struct RawEvent {
 /// its other owner has made it block; the thread gets SIGALRM). Reads what is queued, as much as
 /// there is room for, and returns how many events that were: 0 when the queue is empty.
 Result<std::size_t> read_raw_events(const UniqueFd& uffd, std::span<RawEvent> to);
-/// Who has read an event: a descriptor that comes with it means something to that process alone.
-enum class EventReader { kThisProcess, kAnother };
 /// Appends the events; those behind the first one that there is not are none either.
-Result<void> decode_events(std::span<const RawEvent> events, EventReader reader,
-                           std::vector<MemoryEvent>& to);
+Result<void> decode_events(std::span<const RawEvent> events, std::vector<MemoryEvent>& to);
 /// Both at once, up to limits::kUserfaultfdEventsPerRead events.
 Result<std::size_t> read_events(const UniqueFd& uffd, std::vector<MemoryEvent>& to);
 

@@ -128,10 +128,7 @@ class Flood {
             return offer(client, generator);
           });
       add(tenants, message::Role::kControl, [](PageClient& client) -> Result<void> {
-        const auto usage = client.usage("");
-        if (!usage && usage.error().code() != ErrorCode::kBusy) {
-          return std::unexpected(usage.error());
-        }
+        TRY(client.usage(""));
         TRY(client.list());
         TRY(client.statistics());
         return {};

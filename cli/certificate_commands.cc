@@ -1,11 +1,12 @@
 #include <algorithm>
 #include <filesystem>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include "base/certificates.h"
 #include "base/clock.h"
-#include "base/file.h"
+#include "base/input_file.h"
 #include "base/limits.h"
 #include "base/output.h"
 #include "base/output_file.h"
@@ -15,6 +16,7 @@
 #include "cli/json.h"
 #include "cli/limits.h"
 #include "cli/output.h"
+#include "cli/sys/authority_lock.h"
 
 namespace thaw::command {
 
@@ -30,10 +32,16 @@ struct Files {
   std::string key;
 };
 
+std::string private_directory(const std::string& directory) { return directory + "/private"; }
+
 Files files_of_authority(const std::string& directory) {
   Files files(directory, "ca");
-  files.key = directory + "/private/ca-key.pem";
+  files.key = private_directory(directory) + "/ca-key.pem";
   return files;
+}
+/// All certificates issued under the name that have not ended, the one that is in use included.
+std::string issued_under(const std::string& directory, const std::string& name) {
+  return private_directory(directory) + "/" + name + "-issued.pem";
 }
 std::string list_of_revoked(const std::string& directory) { return directory + "/revoked.crl"; }
 
@@ -47,16 +55,20 @@ Result<CertificateAndKey> read_authority(const std::string& directory) {
                 files.key, beside, directory, beside, files.key);
   }
   CertificateAndKey authority;
-  authority.certificate = TRY(read_text_file(files.certificate, limits::kMaxPemBytes));
-  authority.key = TRY(read_text_file(files.key, limits::kMaxPemBytes));
+  authority.certificate = TRY(read_trusted_file(files.certificate, limits::kMaxPemBytes));
+  authority.key = TRY(read_trusted_file(files.key, limits::kMaxPemBytes));
   return authority;
+}
+
+std::chrono::seconds unix_now() {
+  const std::chrono::milliseconds now(unix_milliseconds());
+  return std::chrono::duration_cast<std::chrono::seconds>(now);
 }
 
 /// From a little ago, for hosts whose clocks differ.
 Validity validity_of(unsigned days) {
-  const std::chrono::milliseconds now(unix_milliseconds());
-  const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(now);
-  return {seconds - std::chrono::minutes(5), seconds + std::chrono::hours(24) * days};
+  const std::chrono::seconds now = unix_now();
+  return {now - std::chrono::minutes(5), now + std::chrono::hours(24) * days};
 }
 
 std::string time_text(std::chrono::seconds time) {
@@ -79,6 +91,24 @@ Result<Validity> validity_within(const std::string& authority, unsigned days) {
   return validity;
 }
 
+/// What revoking a name revokes, so that the key of a certificate that was replaced is worth
+/// nothing, either. One that was issued before such files were written is in `current` alone.
+Result<std::string> issued_certificates(const std::string& directory, const std::string& name) {
+  const std::string path = issued_under(directory, name);
+  const std::string current = Files(directory, name).certificate;
+  const auto issued = TRY(if_found(read_trusted_file(path, limits::kMaxRevokedBytes)));
+  if (issued) return *issued;
+  return TRY(if_found(read_trusted_file(current, limits::kMaxPemBytes))).value_or("");
+}
+
+/// To be called before it has a name of its own: one that is out has to be known.
+Result<void> note_issued(const std::string& directory, const std::string& name,
+                         const std::string& certificate) {
+  const std::string all = TRY(issued_certificates(directory, name)) + certificate;
+  const std::string valid = TRY(certificates_after(all, unix_now()));
+  return write_output(issued_under(directory, name), as_bytes(valid));
+}
+
 /// New files are for their owner alone.
 Result<void> write_pair(const Files& files, const CertificateAndKey& pair) {
   OutputFile key = TRY(OutputFile::open(files.key));
@@ -88,17 +118,27 @@ Result<void> write_pair(const Files& files, const CertificateAndKey& pair) {
   return OutputFile::publish_together(key, &certificate);
 }
 
-void print_pair(const Files& files, const Validity& validity, const std::string& next,
-                OutputForm form) {
+void print_pair(const Files& files, const Validity& validity, const std::vector<std::string>& hosts,
+                const std::string& next, OutputForm form) {
   if (form == OutputForm::kJson) {
     return print_json({{"certificate", files.certificate},
                        {"key", files.key},
+                       {"hosts", hosts},
                        {"valid_until_unix_s", validity.until.count()}});
   }
-  print_table({{"certificate", files.certificate},
-               {"key", files.key},
-               {"valid until", time_text(validity.until) + " UTC"}});
+  std::vector<std::vector<std::string>> rows{{"certificate", files.certificate},
+                                             {"key", files.key},
+                                             {"valid until", time_text(validity.until) + " UTC"}};
+  if (!hosts.empty()) rows.push_back({"hosts", fmt::format("{}", fmt::join(hosts, ", "))});
+  print_table(rows);
   print_out("{}\n", next);
+}
+
+/// A certificate that is replaced goes on being for the same hosts, unless others are named.
+Result<std::vector<std::string>> hosts_for(const Options& options, const Files& files) {
+  if (!options.hosts.empty()) return options.hosts;
+  const auto before = TRY(if_found(read_trusted_file(files.certificate, limits::kMaxPemBytes)));
+  return before ? hosts_of_certificate(*before) : std::vector<std::string>();
 }
 
 /// As it stands before a port.
@@ -107,8 +147,9 @@ std::string bracketed(const std::string& host) {
 }
 
 std::string flags_of(const std::string& directory, const Files& files) {
-  return printable(fmt::format("--tls-cert {} --tls-key {} --tls-ca {}", files.certificate,
-                               files.key, Files(directory, "ca").certificate));
+  return printable(fmt::format("--tls-cert {} --tls-key {} --tls-ca {} --tls-crl {}",
+                               files.certificate, files.key, Files(directory, "ca").certificate,
+                               list_of_revoked(directory)));
 }
 
 }  // namespace
@@ -116,16 +157,18 @@ std::string flags_of(const std::string& directory, const Files& files) {
 Result<void> make_certificate_authority(const Options& options) {
   const std::string& directory = options.directory;
   const Files files = files_of_authority(directory);
-  TRY(make_private_directory(directory + "/private"));
+  TRY(make_private_directory(private_directory(directory)));
+  UniqueFd turn = TRY(take_turn(private_directory(directory)));
   if (std::filesystem::exists(files.key) || std::filesystem::exists(files.certificate)) {
     return fail(ErrorCode::kAlreadyExists, "there is an authority in {}", directory);
   }
   const Validity validity = validity_of(options.days == 0 ? limits::kAuthorityDays : options.days);
   const CertificateAndKey authority = TRY(make_authority("Thaw authority", validity));
   TRY(write_output(list_of_revoked(directory),
-                   as_bytes(TRY(thaw::revoke_certificate(authority, "", {}, validity)))));
+                   as_bytes(TRY(thaw::revoke_certificates(authority, "", "", validity)))));
   TRY(write_pair(files, authority));
-  print_pair(files, validity,
+  turn.reset();
+  print_pair(files, validity, {},
              fmt::format("The key stays here; whoever has it can be any peer. Next, for a page "
                          "server:\n  thaw certs issue {} pageserver --host ADDRESS",
                          printable(directory)),
@@ -140,47 +183,60 @@ Result<void> issue_certificate(const Options& options) {
                 options.name);
   }
   const CertificateAndKey issuer = TRY(read_authority(directory));
+  UniqueFd turn = TRY(take_turn(private_directory(directory)));
   const std::string authority = files_of_authority(directory).certificate;
   const Validity validity = TRY(validity_within(issuer.certificate, options.days));
   const Files files(directory, options.name);
-  TRY(write_pair(files,
-                 TRY(thaw::issue_certificate(issuer, options.name, options.hosts, validity))));
+  const std::vector<std::string> hosts = TRY(hosts_for(options, files));
+  const CertificateAndKey issued =
+      TRY(thaw::issue_certificate(issuer, options.name, hosts, validity));
+  TRY(note_issued(directory, options.name, issued.certificate));
+  TRY(write_pair(files, issued));
+  turn.reset();
   const std::string flags = flags_of(directory, files);
+  const std::string others =
+      printable(fmt::format("{} and {}", authority, list_of_revoked(directory)));
   const std::string next =
-      options.hosts.empty()
+      hosts.empty()
           ? fmt::format(
-                "Next, on a host that has these files and {}:\n  thaw --server HOST:PORT "
-                "{} ls",
-                printable(authority), flags)
+                "Next, on a host that has these files, {}:\n  thaw --server HOST:PORT {} ls",
+                others, flags)
           : fmt::format(
-                "Next, on that host, with these files and {}:\n  thaw-pageserver --store "
-                "DIRECTORY --listen {}:7433 --policy FILE {}",
-                printable(authority), bracketed(options.hosts.front()), flags);
-  print_pair(files, validity, next, options.form());
+                "Next, on that host, with these files, {}:\n  thaw-pageserver --store DIRECTORY "
+                "--listen {}:7433 --policy FILE {}",
+                others, printable(bracketed(hosts.front())), flags);
+  print_pair(files, validity, hosts, next, options.form());
   return {};
 }
 
 Result<void> revoke_certificate(const Options& options) {
   const std::string& directory = options.directory;
   const CertificateAndKey authority = TRY(read_authority(directory));
+  UniqueFd turn = TRY(take_turn(private_directory(directory)));
   const bool is_path = options.name.contains('/');
-  const std::string file = is_path ? options.name : Files(directory, options.name).certificate;
-  const std::string certificate = TRY(read_text_file(file, limits::kMaxPemBytes));
+  const std::string certificates = is_path ? TRY(read_text_file(options.name, limits::kMaxPemBytes))
+                                           : TRY(issued_certificates(directory, options.name));
+  if (certificates.empty()) {
+    return fail(ErrorCode::kNotFound, "{} has issued no certificate \"{}\"", directory,
+                options.name);
+  }
   const std::string path = list_of_revoked(directory);
-  const auto before = TRY(if_found(read_text_file(path, limits::kMaxRevokedBytes)));
+  const auto before = TRY(if_found(read_trusted_file(path, limits::kMaxRevokedBytes)));
   Validity validity = validity_of(0);
   validity.until = TRY(end_of_certificate(authority.certificate));
   const std::string list =
-      TRY(thaw::revoke_certificate(authority, before.value_or(""), certificate, validity));
+      TRY(revoke_certificates(authority, before.value_or(""), certificates, validity));
   TRY(write_output(path, as_bytes(list)));
+  turn.reset();
   if (options.form() == OutputForm::kJson) {
-    print_json({{"revoked", file}, {"list", path}});
+    print_json({{"revoked", options.name}, {"list", path}});
     return {};
   }
-  print_table({{"revoked", file}, {"list", path}});
+  print_table({{"revoked", options.name}, {"list", path}});
   print_out(
       "Next, copy the list to each host, in the place of the file that --tls-crl names there.\n"
-      "Programs read it when the next connection begins, page servers also on SIGHUP.\n");
+      "Programs read it within two seconds, refuse the certificates and close their "
+      "connections.\n");
   return {};
 }
 

@@ -41,6 +41,9 @@ inline constexpr std::chrono::seconds kSessionEnd{10};     // of a session whose
 inline constexpr unsigned kAuthorityDays = 1825;
 inline constexpr unsigned kCertificateDays = 90;
 inline constexpr unsigned kMaxCertificateDays = 3650;
+/// How long a command waits for others that work with the same authority, and between two looks.
+inline constexpr std::chrono::seconds kAuthorityTurn{30};
+inline constexpr std::chrono::milliseconds kAuthorityTurnPoll{20};
 
 static_assert(kCertificateDays < kAuthorityDays && kAuthorityDays <= kMaxCertificateDays);
 

@@ -158,8 +158,12 @@ class Declaration {
       job->add_flag("--dry-run", options_.dry_run, "Only say what would be deleted");
     };
     dry_run(command(app_, "gc", "Delete chunks that no snapshot has", command::collect_garbage));
-    dry_run(command(app_, "retain", "Delete snapshots that the namespace's settings do not keep",
-                    command::retain));
+    sub = command(app_, "retain",
+                  "Mark snapshots that the namespace's settings do not keep, and delete those that "
+                  "were marked a day ago, a quarter of all at most",
+                  command::retain);
+    dry_run(sub);
+    sub->add_flag("--now", options_.at_once, "Delete all that is outdated, and at once");
     command(app_, "scrub", "Read and verify everything that the namespace has stored",
             command::scrub);
     command(app_, "compact", "Give unused space of the store back to its disk", command::compact);
@@ -321,12 +325,15 @@ class Declaration {
         ->required();
     sub->add_option("--host", options_.hosts,
                     "DNS name or IP address under which peers reach it, if it is a page server; "
-                    "may be repeated");
+                    "may be repeated. Unless given, those of the certificate that is replaced");
     days(sub, limits::kCertificateDays);
-    sub = command(certs, "revoke", "Add a certificate to the authority's list for --tls-crl",
+    sub = command(certs, "revoke", "Add certificates to the authority's list for --tls-crl",
                   command::revoke_certificate);
     sub->add_option("directory", options_.directory, "Directory of the authority")->required();
-    sub->add_option("name", options_.name, "Its NAME, or the path of its file with a / in it")
+    sub->add_option(
+           "name", options_.name,
+           "NAME: all that were issued under it. With a / in it: the path of one that this "
+           "authority has issued")
         ->required();
   }
 

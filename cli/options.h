@@ -33,6 +33,7 @@ struct Options {
   std::vector<std::string> removed_labels;
   bool when_unused = false;
   bool dry_run = false;
+  bool at_once = false;
   bool repair = false;
   // Settings of the namespace; nothing: left as they are.
   std::optional<std::string> quota;

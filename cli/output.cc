@@ -18,6 +18,8 @@ std::size_t columns_of(const std::string& text) {
       text, [](char c) { return (static_cast<unsigned char>(c) & 0xc0u) != 0x80; }));
 }
 
+bool is_about_certificates(const std::string& command) { return command.starts_with("thaw certs"); }
+
 }  // namespace
 
 void print_table(const std::vector<std::vector<std::string>>& text) {
@@ -69,18 +71,21 @@ std::string advice_for(const Error& error, const std::string& command) {
       return "Check that the daemon runs and that --server or --control names it.";
     case ErrorCode::kNotFound:
       // With an errno it is a file.
-      if (error.error_number() != 0) return {};
+      if (error.error_number() != 0 || is_about_certificates(command)) return {};
       return "`thaw ls` and `thaw ps` show what there is.";
     case ErrorCode::kAlreadyExists:
+      if (is_about_certificates(command)) return {};
       return "Choose another name, or remove the old one first.";
     case ErrorCode::kNoSpace:
       return "Free space on that disk, then run the same command again.";
-    case ErrorCode::kBusy:
-      return "Wait until it is done; `thaw stop --kill` ends a VM as well.";
     case ErrorCode::kQuotaExceeded:
       return "`thaw rm` and `thaw gc` make room; `thaw namespace` shows and sets the quotas.";
     case ErrorCode::kTimeout:
-      return "Run the same command again; a push goes on from what was sent.";
+      if (command == "thaw push") {
+        return "Run the same command again: it goes on from what was sent.";
+      }
+      return "Run the same command again. If it fails again, look into the log of the daemon that "
+             "it asks.";
     case ErrorCode::kBadVersion:
       return "Use programs of the same version on both sides.";
     case ErrorCode::kInvalidArgument:
@@ -97,6 +102,9 @@ std::string advice_for(const Error& error, const std::string& command) {
     case ErrorCode::kPermission:
       return "Run it as root or as the owner of the socket or file.";
     case ErrorCode::kTls:
+      if (error.context().contains("revoked")) {
+        return "Issue another certificate (`thaw certs issue`) in place of the revoked one.";
+      }
       return "--tls-cert, --tls-key and --tls-ca must be of one authority on both sides; the page "
              "server's log says whom it refused.";
     case ErrorCode::kUnauthorized:

@@ -134,6 +134,7 @@ void print_push(const PushResult& result, OutputForm form) {
   print_out("pushed {}: {} zero, {} known, {} new stored in {}\n", result.manifest.spec.name,
             pages_text(pages.zero_pages), pages_text(pages.duplicate_pages),
             pages_text(pages.new_pages), human_bytes(pages.new_chunk_bytes));
+  print_out("content: sha256 {}\n", to_hex(result.manifest.content_hash));
   if (pages.cold_pages > 0) print_out("cold: {}\n", pages_text(pages.cold_pages));
   if (result.manifest.parent == SnapshotId{}) return;
   print_out("since its parent: {}\n", changes_text(pages));
@@ -151,26 +152,33 @@ void print_pull(const PullResult& result, OutputForm form) {
             human_bytes(result.manifest.spec.state.value), human_bytes(result.received_bytes));
 }
 
-void print_snapshots(const std::vector<Manifest>& snapshots, const std::vector<message::Tag>& tags,
+void print_snapshots(const PageClient::SnapshotList& list, const std::vector<message::Tag>& tags,
                      OutputForm form) {
+  const auto outdated_since = [&](const Manifest& snapshot) {
+    const auto found = list.outdated.find(snapshot.snapshot);
+    return found == list.outdated.end() ? 0 : found->second;
+  };
   std::map<std::string, std::vector<std::string>> tags_of;
   for (const message::Tag& tag : tags) tags_of[tag.name].push_back(tag.tag);
   if (form == OutputForm::kJson) {
     Json array = Json::array();
-    for (const Manifest& snapshot : snapshots) {
+    for (const Manifest& snapshot : list.snapshots) {
       array.push_back(manifest_json(snapshot));
       array.back()["tags"] = tags_of[snapshot.spec.name];
+      array.back()["outdated_unix_ms"] = outdated_since(snapshot);
     }
     return print_json({{"snapshots", array}});
   }
   std::vector<std::vector<std::string>> rows{{"NAME", "MEMORY", "STATE", "ZERO", "KNOWN", "NEW",
-                                              "STORED", "CREATED (UTC)", "TAGS", "LABELS"}};
-  for (const Manifest& snapshot : snapshots) {
+                                              "STORED", "CREATED (UTC)", "OUTDATED", "TAGS",
+                                              "LABELS"}};
+  for (const Manifest& snapshot : list.snapshots) {
     const PushStatistics& pages = snapshot.statistics;
     rows.push_back({snapshot.spec.name, human_bytes(snapshot.spec.memory.value),
                     human_bytes(snapshot.spec.state.value), pages_text(pages.zero_pages),
                     pages_text(pages.duplicate_pages), pages_text(pages.new_pages),
                     human_bytes(pages.new_chunk_bytes), human_time(snapshot.created_unix_ms),
+                    outdated_since(snapshot) == 0 ? "-" : human_time(outdated_since(snapshot)),
                     fmt::format("{}", fmt::join(tags_of[snapshot.spec.name], " ")),
                     labels_text(snapshot.spec.labels)});
   }

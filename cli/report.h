@@ -11,6 +11,7 @@
 #include "cli/working_set_view.h"
 #include "format/control.h"
 #include "format/manifest.h"
+#include "format/page_client.h"
 #include "format/wire.h"
 
 namespace thaw {
@@ -20,7 +21,7 @@ enum class OutputForm { kTable, kJson };
 
 void print_push(const PushResult& result, OutputForm form);
 void print_pull(const PullResult& result, OutputForm form);
-void print_snapshots(const std::vector<Manifest>& snapshots, const std::vector<message::Tag>& tags,
+void print_snapshots(const PageClient::SnapshotList& list, const std::vector<message::Tag>& tags,
                      OutputForm form);
 void print_snapshot(const Manifest& snapshot, OutputForm form);
 void print_statistics(const message::Statistics& statistics, OutputForm form);

@@ -30,6 +30,7 @@ std::string state_text(const SessionReport& session) {
   }
   if (session.shared) text += ", shared";
   if (!session.remove_events) text += ", no remove events";
+  if (session.slow_memory) text += ", slow memory";
   if (session.prefetch.state == PrefetchState::kStreaming) text += ", prefetching";
   if (session.prefetch.state == PrefetchState::kStopped) text += ", prefetch stopped";
   if (session.prefetch.state == PrefetchState::kShortOfMemory) {
@@ -85,7 +86,7 @@ void print_upgrades(const HandlerReport& handler) {
                               ? ""
                               : ", the last was not done, and the program before goes on: " +
                                     printable(handler.upgrade_failure);
-  print_out("upgrades: {}{}\n\n", handler.upgrades, end);
+  print_out("upgrades tried: {}{}\n\n", handler.upgrades, end);
 }
 
 /// Before it is full, since a session is refused then.

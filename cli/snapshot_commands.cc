@@ -41,7 +41,7 @@ Result<void> pull(const Options& options) {
 }
 
 Result<void> list(const Options& options) {
-  std::vector<Manifest> snapshots;
+  PageClient::SnapshotList snapshots;
   ServerList servers = TRY(servers_of(options));
   const auto tags = TRY(servers.ask([&](PageClient& client) -> Result<std::vector<message::Tag>> {
     snapshots = TRY(client.list());

@@ -24,8 +24,10 @@ Result<int> run_job(const Options& options, message::JobKind kind, const std::st
   message::JobReport report;
   ServerList servers = TRY(servers_of(options));
   PageClient client = TRY(servers.connect([&](PageClient& begun) -> Result<void> {
-    report =
-        TRY(begun.start_job({.kind = kind, .dry_run = options.dry_run, .target = options.name}));
+    report = TRY(begun.start_job({.kind = kind,
+                                  .dry_run = options.dry_run,
+                                  .target = options.name,
+                                  .at_once = options.at_once}));
     return {};
   }));
   std::optional<Progress> progress;

@@ -123,7 +123,7 @@ Result<Daemon::Added> Daemon::add_session(NewSession added, MemoryUse use) {
   Links& server = *TRY(links(options.serve.image->origin));
   set_up(options, server);
   if (use == MemoryUse::kShared) {
-    options.shared = TRY(images_.get(loop_, server.demand, options.serve));
+    options.shared = TRY(images_.get(loop_, server.demand, options.serve, added.user));
     added.kept[KeptRole::kImageFile] = TRY(duplicate(options.shared->file()));
     added.kept[KeptRole::kImageView] = TRY(duplicate(options.shared->view()));
     added.kept[KeptRole::kImageRecord] = TRY(duplicate(options.shared->record().file()));
@@ -251,7 +251,13 @@ void Daemon::take_servers(const std::vector<ServerAddress>& servers,
 
 Result<void> Daemon::stop_session(const control::Stop& request) {
   Session* const session = sessions_.find(request.session);
-  if (session != nullptr) return session->stop(request.mode);
+  const bool ends = session != nullptr && session->state() != SessionState::kEnded;
+  if (ends) return session->stop(request.mode);
+  const auto& ended = sessions_.ended();
+  if (session != nullptr ||
+      std::ranges::find(ended, request.session, &SessionReport::session) != ended.end()) {
+    return fail(ErrorCode::kNotFound, "session {} has ended", request.session);
+  }
   return fail(ErrorCode::kNotFound, "there is no session {}", request.session);
 }
 
@@ -311,8 +317,9 @@ void Daemon::drain(control::StopMode mode) {
     const bool needs_nobody = session->state() == SessionState::kDetached;
     const auto stopped = session->stop(needs_nobody ? control::StopMode::kRefuseIfAlive : mode);
     if (!stopped) {
-      log_warning("stopping when it has exited: {}; a second signal kills it",
-                  stopped.error().message());
+      const bool has_vmm = session->state() != SessionState::kEnded;
+      log_warning("stopping when it has exited: {}{}", stopped.error().message(),
+                  has_vmm ? "; a second signal kills it" : "");
     }
   }
 }

@@ -99,9 +99,13 @@ class Daemon final : private SessionTable::Owner {
     SessionOptions options;
     MemoryRecord record;
     KeptSession kept;
+    uid_t user;                        // of its VMM
     std::size_t open_descriptors = 0;  // of this process
   };
   Result<Added> add_session(NewSession added, MemoryUse use);
+  /// Waits until the page servers keep the snapshot, which could be deleted under its VM before.
+  /// Where none of them answers the session goes on, as it does when they go away later.
+  void await_pin(const SnapshotImage& image, const std::stop_token& stop);
   /// A session whose VMM could not be taken in for want of descriptors is not begun. `open`: those
   /// of this process.
   Result<void> check_descriptors(std::size_t open, MemoryUse use) const;
@@ -127,7 +131,7 @@ class Daemon final : private SessionTable::Owner {
   void on_ended() override { any_ended_ = true; }
   Errands& errands() override { return errands_; }
   Result<SessionTable::Service> adopt(const MemoryRecord& record, const KeptSession& kept) override;
-  Result<HostImage*> adopt_image(Links& server, const ServeOptions& options,
+  Result<HostImage*> adopt_image(Links& server, const ServeOptions& options, uid_t user,
                                  const KeptSession& kept);
   void on_serving(UniqueFd control) override { on_serving_(std::move(control)); }
   void on_alone() override;

@@ -20,17 +20,20 @@ Result<SessionTable::Service> Daemon::adopt(const MemoryRecord& record, const Ke
   SessionOptions options = session_options(*request, snapshot, WindowUse::kNone);
   Links& server = *TRY(links(snapshot.image->origin));
   set_up(options, server);
-  if (request->shared) options.shared = TRY(adopt_image(server, options.serve, kept));
+  if (request->shared) {
+    const uid_t user = request->owner_uid.value_or(0);
+    options.shared = TRY(adopt_image(server, options.serve, user, kept));
+  }
   return SessionTable::Service{server.demand, std::move(options)};
 }
 
-Result<HostImage*> Daemon::adopt_image(Links& server, const ServeOptions& options,
+Result<HostImage*> Daemon::adopt_image(Links& server, const ServeOptions& options, uid_t user,
                                        const KeptSession& kept) {
-  if (HostImage* const image = images_.find(*options.image)) return image;
+  if (HostImage* const image = images_.find(kept[KeptRole::kImageFile])) return image;
   UniqueFd file = TRY(duplicate(kept[KeptRole::kImageFile]));
   UniqueFd view = TRY(duplicate(kept[KeptRole::kImageView]));
   MemoryRecord record = TRY(MemoryRecord::open(TRY(duplicate(kept[KeptRole::kImageRecord]))));
-  return images_.adopt(loop_, server.demand, options,
+  return images_.adopt(loop_, server.demand, options, user,
                        {std::move(file), std::move(view), std::move(record)});
 }
 

@@ -1,5 +1,7 @@
 // How the handler prepares a session: on a thread that may wait, and undone wherever it fails.
 
+#include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "base/file.h"
@@ -40,10 +42,8 @@ Result<void> check_options(const control::Prepare& request) {
 }
 
 /// The socket lets in its owner and root alone.
-Result<void> check_owner(const control::Prepare& request, const UniqueFd& socket) {
-  if (!request.shared || request.allow_root_vmm) return {};
-  const uid_t owner = TRY(file_user(socket));
-  if (!is_own_or_root(owner)) return {};
+Result<void> check_owner(const control::Prepare& request, uid_t owner) {
+  if (!request.shared || request.allow_root_vmm || !is_own_or_root(owner)) return {};
   return fail(ErrorCode::kInvalidArgument,
               "a VMM of user {} could change the host image, which is shared with other VMs; name "
               "another user with --owner, or allow it with --allow-root-vmm",
@@ -64,7 +64,8 @@ Preparation Daemon::prepare(const control::Prepare& request, SessionObjects obje
 Result<Preparation> Daemon::try_to_prepare(const control::Prepare& request, SessionObjects objects,
                                            const std::stop_token& stop) {
   TRY(check_options(request));
-  TRY(check_owner(request, objects.socket_file));
+  const FileOwner owner = TRY(file_owner(objects.socket_file));
+  TRY(check_owner(request, owner.uid));
   const SnapshotWish wish{
       .name_space = request.name_space.empty() ? options_.name_space : request.name_space,
       .snapshot = request.snapshot,
@@ -76,8 +77,12 @@ Result<Preparation> Daemon::try_to_prepare(const control::Prepare& request, Sess
   if (stop.stop_requested()) return std::unexpected(called_off());
 
   const WindowUse window = request.shared ? WindowUse::kNone : window_use(request, snapshot);
+  // The handler that takes the session over has no socket any more that would tell the owner.
+  control::Prepare recorded = request;
+  recorded.owner_uid = owner.uid;
+  recorded.owner_gid = owner.gid;
   MemoryRecord record =
-      TRY(MemoryRecord::create(encode_control_request(request), spec.memory_pages()));
+      TRY(MemoryRecord::create(encode_control_request(recorded), spec.memory_pages()));
   KeptSession kept;
   kept[KeptRole::kRecord] = TRY(duplicate(record.file()));
   kept[KeptRole::kSnapshot] = TRY(duplicate(snapshot.image->file));
@@ -86,10 +91,12 @@ Result<Preparation> Daemon::try_to_prepare(const control::Prepare& request, Sess
   kept[KeptRole::kSocketFile] = std::move(objects.socket_file);
   kept[KeptRole::kTraceDirectory] = std::move(objects.trace_directory);
   SessionOptions options = session_options(request, snapshot, window);
-  const auto session = std::make_shared<NewSession>(
-      std::move(options), std::move(record), std::move(kept), open_descriptors().value_or(0));
+  const auto session =
+      std::make_shared<NewSession>(std::move(options), std::move(record), std::move(kept),
+                                   owner.uid, open_descriptors().value_or(0));
   const Added added = TRY(tasks_.run<Added>(
       [this, session, use = wish.use] { return add_session(std::move(*session), use); }));
+  await_pin(*snapshot.image, stop);
   Preparation preparation{control::Prepared{.session = added.session,
                                             .socket = request.socket,
                                             .memory = spec.memory,
@@ -106,6 +113,20 @@ Result<Preparation> Daemon::try_to_prepare(const control::Prepare& request, Sess
   if (!stop.stop_requested()) return preparation;
   preparation.take_back();
   return std::unexpected(called_off());
+}
+
+void Daemon::await_pin(const SnapshotImage& image, const std::stop_token& stop) {
+  const Deadline deadline = Deadline::after(limits::kPinPatience);
+  Nanoseconds pause = limits::kPinPauseFirst;
+  while (!deadline.passed() && !stop.stop_requested()) {
+    const auto pinned = tasks_.run<bool>(
+        [this, origin = image.origin, snapshot = image.manifest.snapshot]() -> Result<bool> {
+          return TRY(links(origin))->demand.has_pinned(snapshot);
+        });
+    if (!pinned || *pinned) return;
+    std::this_thread::sleep_for(pause);
+    pause = std::min<Nanoseconds>(pause * 2, limits::kPinPauseMost);
+  }
 }
 
 Result<void> Daemon::end_unused(std::uint64_t id) {

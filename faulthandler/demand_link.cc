@@ -114,6 +114,16 @@ void DemandLink::let_go(const ChunkSink& sink) {
   for (DemandServer& server : servers_) server.unpin(next_request_++, *snapshot);
 }
 
+bool DemandLink::has_pinned(SnapshotId snapshot) const {
+  bool any = false;
+  for (const DemandServer& server : servers_) {
+    if (!server.ready()) continue;
+    if (!server.has_answered(snapshot)) return false;
+    any = true;
+  }
+  return any;
+}
+
 bool DemandLink::needs_servers() const {
   const auto needs_snapshot = [](const Entry& entry) { return entry.snapshot.has_value(); };
   return waiting() || std::ranges::any_of(sinks_, needs_snapshot);

@@ -63,6 +63,10 @@ class DemandLink final : private DemandServer::Owner {
   /// same. add() again takes it back.
   void let_go(const ChunkSink& sink);
 
+  /// Whether the servers that are there have been told to keep the snapshot, and have answered.
+  /// REQUIRES: a sink of it was added.
+  bool has_pinned(SnapshotId snapshot) const;
+
   /// Calls `look` with each page that this sink waits for.
   template <typename Look>
   void for_each_page(const ChunkSink& sink, Look look) const {

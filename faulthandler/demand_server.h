@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <set>
@@ -64,6 +65,10 @@ class DemandServer final : private ServerConnection::User {
   /// number as for ask().
   void pin(std::uint64_t request, SnapshotId snapshot);
   void unpin(std::uint64_t request, SnapshotId snapshot);
+  /// Whether it has answered all that it was told of this snapshot. REQUIRES: ready().
+  bool has_answered(SnapshotId snapshot) const {
+    return std::ranges::find(pin_requests_, snapshot, &PinRequest::snapshot) == pin_requests_.end();
+  }
 
   /// REQUIRES: the owner does not need it.
   void serve(const Origin& origin) { connection_.serve(origin); }

@@ -14,14 +14,11 @@ namespace thaw {
 /// is received they are released, and afterwards held again. One thread.
 class DescriptorReserve {
  public:
-  /// Duplicates of `any`, which must outlive it, are held.
-  explicit DescriptorReserve(const UniqueFd& any) : any_(any) {}
-
-  /// Holds as many as a session has descriptors; false: there are too few.
-  bool refill() {
-    return std::ranges::all_of(spare_, [this](UniqueFd& spare) {
+  /// Holds as many as a session has descriptors, duplicates of `any`; false: there are too few.
+  bool refill(const UniqueFd& any) {
+    return std::ranges::all_of(spare_, [&any](UniqueFd& spare) {
       if (spare.valid()) return true;
-      auto copy = duplicate(any_);
+      auto copy = duplicate(any);
       if (copy) spare = *std::move(copy);
       return spare.valid();
     });
@@ -29,7 +26,6 @@ class DescriptorReserve {
   void release() { std::ranges::for_each(spare_, &UniqueFd::reset); }
 
  private:
-  const UniqueFd& any_;
   std::array<UniqueFd, kKeptRoles> spare_;
 };
 

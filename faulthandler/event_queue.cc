@@ -8,13 +8,6 @@
 
 namespace thaw {
 
-namespace {
-
-/// An address where no guest memory is: below what the kernel maps where it may choose.
-constexpr HostAddress kElsewhere{1u << 20};
-
-}  // namespace
-
 EventQueue::EventQueue(MemoryRecord& record)
     : record_(record), journal_(record.journal()), used_(journal_.events.size()) {
   // All that a fault needs is made here.
@@ -43,7 +36,7 @@ Result<void> EventQueue::read(const UniqueFd& userfaultfd) {
     used_ += count.value_or(0);
     if (count.value_or(0) < limits::kUserfaultfdEventsPerRead) break;
   }
-  TRY(decode_events(room.first(used_), EventReader::kThisProcess, events_));
+  TRY(decode_events(room.first(used_), events_));
   return ended;
 }
 
@@ -53,7 +46,7 @@ Result<void> EventQueue::take_over(const UniqueFd& userfaultfd, RegionTable& reg
   // of it has taken effect.
   const bool applied = journal_.applied == journal_.batch || record_.regions_are_of_batch();
   if (!applied) {
-    TRY(decode_events(journal_.events, EventReader::kAnother, events_));
+    TRY(decode_events(journal_.events, events_));
     TRY(apply_changes(userfaultfd, regions, sink));
   }
   for (const HandoffRegion& region : regions.regions()) {
@@ -70,7 +63,7 @@ bool EventQueue::has_changes() const {
 Result<void> EventQueue::apply_changes(const UniqueFd& userfaultfd, RegionTable& regions,
                                        Sink& sink) {
   Result<void> applied;
-  for (MemoryEvent& event : events_) {
+  for (const MemoryEvent& event : events_) {
     if (const auto* removed = std::get_if<RemoveEvent>(&event)) {
       removed_.push_back(*removed);
     } else if (const auto* unmapped = std::get_if<UnmapEvent>(&event)) {
@@ -79,9 +72,6 @@ Result<void> EventQueue::apply_changes(const UniqueFd& userfaultfd, RegionTable&
       apply_removed(userfaultfd, regions, sink);
       auto followed = apply(*moved, userfaultfd, regions, sink);
       if (!followed) applied = std::move(followed);
-    } else if (auto* const forked = std::get_if<ForkEvent>(&event)) {
-      children_.push_back(std::move(forked->child));
-      applied = fail(ErrorCode::kUnsupported, "the VMM forked with its userfaultfd");
     }
   }
   apply_removed(userfaultfd, regions, sink);
@@ -91,13 +81,6 @@ Result<void> EventQueue::apply_changes(const UniqueFd& userfaultfd, RegionTable&
   if (moved && regions.check_pieces()) record_.keep(regions.regions());
   journal_.applied = journal_.batch;
   return applied;
-}
-
-bool EventQueue::has_forks() {
-  std::erase_if(children_, [](const UniqueFd& child) {
-    return !child.valid() || !has_process(child, kElsewhere);
-  });
-  return !children_.empty();
 }
 
 void EventQueue::apply_removed(const UniqueFd& userfaultfd, const RegionTable& regions,

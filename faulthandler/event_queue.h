@@ -37,11 +37,9 @@ class EventQueue {
   Result<void> take_over(const UniqueFd& userfaultfd, RegionTable& regions, Sink& sink);
   /// Whether anything but faults was read.
   bool has_changes() const;
-  /// Applies what was read to the regions, and tells the sink. kUnsupported when the VMM has
-  /// forked, kLimitExceeded when it has moved its memory into too many pieces.
+  /// Applies what was read to the regions, and tells the sink. kLimitExceeded when the VMM
+  /// has moved its memory into too many pieces.
   Result<void> apply_changes(const UniqueFd& userfaultfd, RegionTable& regions, Sink& sink);
-  /// Whether a forked process lives that has the memory. Its userfaultfd is kept until none does.
-  bool has_forks();
   /// Calls `visit(address)` for each fault that was read.
   template <typename Visit>
   void for_each_fault(Visit visit) const {
@@ -61,8 +59,6 @@ class EventQueue {
   std::size_t used_ = 0;  // events in the journal
   std::vector<MemoryEvent> events_;
   std::vector<RemoveEvent> removed_;  // among them, and not applied yet
-  /// Forked VMMs' own userfaultfds: closing one lets missing pages read as zeros.
-  std::vector<UniqueFd> children_;
 };
 
 }  // namespace thaw

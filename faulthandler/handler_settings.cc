@@ -20,9 +20,9 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(TransportFlags, tls, insecure)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(NamedServer, name, addresses)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(HandlerSettings, control, servers, transport,
                                                 name_space, placement, spin, around, record_every,
-                                                images_mib, index_mib, http, workers, log_file,
-                                                verbose, no_sandbox, resolved, pem, command,
-                                                record_version)
+                                                images_mib, index_mib, http, http_public, workers,
+                                                log_file, verbose, no_sandbox, resolved, pem,
+                                                command, record_version)
 
 Result<UniqueFd> keep_settings(const HandlerSettings& settings) {
   // CBOR takes any bytes for text, such as those of a file name.

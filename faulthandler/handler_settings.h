@@ -38,6 +38,7 @@ struct HandlerSettings {
   std::uint64_t images_mib = usable_memory().value / 2 >> 20;
   std::uint64_t index_mib = std::max<std::uint64_t>(64, usable_memory().value / 16 >> 20);
   std::string http{};
+  bool http_public = false;  // it may be reached from other hosts
   unsigned workers = std::max(1u, std::min(4u, std::thread::hardware_concurrency()));
   std::string log_file{};
   bool verbose = false;

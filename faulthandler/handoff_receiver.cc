@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/file.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "format/farewell.h"
@@ -49,8 +50,17 @@ Result<std::optional<HandoffReceiver::Handoff>> HandoffReceiver::receive(const U
   }
 }
 
+void HandoffReceiver::add_surplus(Received received) {
+  lost_descriptors_ = lost_descriptors_ || received.lost_descriptors;
+  std::ranges::move(received.descriptors, std::back_inserter(descriptors_));
+}
+
 bool HandoffReceiver::has_userfaultfd() const {
   return std::ranges::any_of(descriptors_, is_userfaultfd);
+}
+
+Result<UniqueFd> HandoffReceiver::copy_of_userfaultfd() const {
+  return duplicate(*std::ranges::find_if(descriptors_, is_userfaultfd));
 }
 
 std::vector<UniqueFd> HandoffReceiver::take_userfaultfds() {

@@ -28,8 +28,14 @@ class HandoffReceiver {
   /// too many descriptors and for more than one userfaultfd.
   Result<std::optional<Handoff>> receive(const UniqueFd& socket);
 
+  /// Descriptors that came after the handoff. Those that are no userfaultfds are held as long as
+  /// this lives: closing them may take long.
+  void add_surplus(Received received);
+
   /// Whether a userfaultfd has come: the peer has guest memory that waits for pages.
   bool has_userfaultfd() const;
+  /// REQUIRES: has_userfaultfd().
+  Result<UniqueFd> copy_of_userfaultfd() const;
   /// The userfaultfds of a handoff that was not completed: then the peer has guest memory that
   /// waits for pages. Closing one of them could let its vCPUs read zeros.
   std::vector<UniqueFd> take_userfaultfds();

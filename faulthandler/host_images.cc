@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/file.h"
 #include "base/log.h"
 #include "faulthandler/limits.h"
 
@@ -14,8 +15,8 @@ std::optional<PageSpan> HostImages::OfOrigin::find(ChunkId chunk) const {
   return std::nullopt;
 }
 
-Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, ServeOptions options) {
-  const ImageKey key = key_of(*options.image);
+Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, ServeOptions options, uid_t user) {
+  const Key key{key_of(*options.image), user};
   if (const auto found = images_.find(key); found != images_.end()) {
     HostImage& image = *found->second;
     image.check_file();
@@ -39,20 +40,24 @@ Result<HostImage*> HostImages::get(Loop& loop, DemandLink& link, ServeOptions op
   return add(key, TRY(HostImage::create(loop, link, std::move(options))));
 }
 
-HostImage* HostImages::find(const SnapshotImage& snapshot) const {
-  const auto found = images_.find(key_of(snapshot));
+HostImage* HostImages::find(const UniqueFd& file) const {
+  const auto number = file_number(file);
+  const auto found = std::ranges::find_if(images_, [&](const auto& entry) {
+    const auto own = file_number(entry.second->file());
+    return number && own && *own == *number;
+  });
   return found == images_.end() ? nullptr : found->second.get();
 }
 
-Result<HostImage*> HostImages::adopt(Loop& loop, DemandLink& link, ServeOptions options,
+Result<HostImage*> HostImages::adopt(Loop& loop, DemandLink& link, ServeOptions options, uid_t user,
                                      HostImage::Kept kept) {
-  const ImageKey key = key_of(*options.image);
-  CHECK(!images_.contains(key));
+  const Key key{key_of(*options.image), user};
+  if (images_.contains(key)) return fail(ErrorCode::kBusy, "there is another image for this user");
   return add(key, TRY(HostImage::adopt(loop, link, std::move(options), std::move(kept))));
 }
 
-HostImage* HostImages::add(const ImageKey& key, std::unique_ptr<HostImage> image) {
-  origins_[key.origin].images.push_back(image.get());
+HostImage* HostImages::add(const Key& key, std::unique_ptr<HostImage> image) {
+  origins_[key.snapshot.origin].images.push_back(image.get());
   return images_.emplace(key, std::move(image)).first->second.get();
 }
 
@@ -63,7 +68,7 @@ ByteCount HostImages::present() const {
 }
 
 HostImages::Images::iterator HostImages::end(Images::iterator image) {
-  std::erase(origins_[image->first.origin].images, image->second.get());
+  std::erase(origins_[image->first.snapshot.origin].images, image->second.get());
   image->second->stop();
   ending_.push_back(std::move(image->second));
   return images_.erase(image);

@@ -6,15 +6,19 @@
 #include <utility>
 #include <vector>
 
+#include <sys/types.h>
+
 #include "base/background_task.h"
+#include "base/unique_fd.h"
 #include "faulthandler/chunk_source.h"
 #include "faulthandler/host_image.h"
 
 namespace thaw {
 
-/// The images of this host. One that no VM uses stays for the next VM, as long as all of them
-/// together keep within the budget; the one that was used longest ago goes first. On the loop's
-/// thread.
+/// The images of this host, each for the VMs of one user: who maps an image can have pages of it
+/// read as zeros that were not brought yet. One that no VM uses stays for the next VM, as long as
+/// all of them together keep within the budget; the one that was used longest ago goes first. On
+/// the loop's thread.
 class HostImages {
  public:
   explicit HostImages(ByteCount budget) : budget_(budget) {}
@@ -22,12 +26,12 @@ class HostImages {
   /// Makes the image if it is not there. kLimitExceeded when those that VMs use take up the budget
   /// or are too many, kBusy when VMs use one that is no good, and the errors of
   /// HostImage::create().
-  Result<HostImage*> get(Loop& loop, DemandLink& link, ServeOptions options);
-  /// The image of a snapshot, with pages that are checked as its own; nullptr: there is none.
-  HostImage* find(const SnapshotImage& snapshot) const;
-  /// That which another process has kept. REQUIRES: there is none yet. The errors of
+  Result<HostImage*> get(Loop& loop, DemandLink& link, ServeOptions options, uid_t user);
+  /// The image whose memory this is; nullptr: there is none.
+  HostImage* find(const UniqueFd& file) const;
+  /// That which another process has kept. kBusy when that user has another one; the errors of
   /// HostImage::adopt().
-  Result<HostImage*> adopt(Loop& loop, DemandLink& link, ServeOptions options,
+  Result<HostImage*> adopt(Loop& loop, DemandLink& link, ServeOptions options, uid_t user,
                            HostImage::Kept kept);
   /// What the images of an origin have, for whoever else needs a page with the same chunk.
   ChunkSource& chunks(const Origin& origin) { return origins_[origin]; }
@@ -43,9 +47,15 @@ class HostImages {
     std::optional<PageSpan> find(ChunkId chunk) const override;
     std::vector<const HostImage*> images;
   };
-  using Images = std::map<ImageKey, std::unique_ptr<HostImage>>;
+  /// One beside the snapshot's, with pages that are checked as its own, for each user.
+  struct Key {
+    ImageKey snapshot;
+    uid_t user;
+    friend auto operator<=>(const Key&, const Key&) = default;
+  };
+  using Images = std::map<Key, std::unique_ptr<HostImage>>;
 
-  HostImage* add(const ImageKey& key, std::unique_ptr<HostImage> image);
+  HostImage* add(const Key& key, std::unique_ptr<HostImage> image);
   Images::iterator end(Images::iterator image);
   /// Of those that are not in use. False: all are.
   bool end_oldest();

@@ -1,8 +1,10 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/descriptor_store.h"
 #include "base/error.h"
 #include "base/unique_fd.h"
@@ -22,6 +24,7 @@ struct Inheritance {
   UniqueFd program{};
   UniqueFd previous{};
   SessionKeep::Upgrades upgrades{};
+  std::optional<Clock::time_point> unserved_since{};  // that a handler was paused to be replaced
   bool of_upgrade = false;  // from a program that became this one, not from a service manager
 };
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cerrno>
-#include <cstdint>
 #include <deque>
 #include <functional>
 #include <optional>
@@ -11,41 +10,14 @@
 #include "base/error.h"
 #include "base/unique_fd.h"
 #include "faulthandler/descriptor_reserve.h"
-#include "faulthandler/kept_session.h"
+#include "faulthandler/keep_message.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
 
 namespace thaw {
 
-/// One message between a handler and its supervisor, which are of one build or follow one another.
-struct KeepMessage {
-  enum class Kind : std::uint32_t {
-    // From the handler.
-    kKeep = 1,       // a new session; its VMM may come
-    kDrop = 2,       // it has ended
-    kServing = 3,    // all kept sessions are served again
-    kUpgrade = 4,    // the supervisor becomes the program that is installed now, if that can serve
-    kInHand = 9,     // the session that is adopted from now on, or whose VMM has come; 0: none
-    kSettings = 10,  // what the next handler is to run by, which stands in kRecord
-    // From the supervisor.
-    kKept = 5,     // a session of the handler before; session 0 is the control socket, its listener
-                   // `value`: how many handlers in a row have stood still on its memory
-    kAllKept = 6,  // that is all; `value`: the highest number that a session has had
-    kArrived = 7,  // what became of the wait for a session's VMM; without descriptors: it cannot
-                   // be served, as `text` says
-    kOutage = 8,   // how long nobody served: `value`, in nanoseconds; `session`: 1, an upgrade
-    kUpgraded = 11,  // `value`: upgrades that have come to their end; `text`: why the last one
-                     // failed, empty if it did not
-  };
-  Kind kind{};
-  std::uint64_t session = 0;
-  std::uint64_t value = 0;
-  KeptSession descriptors{};
-  std::string text{};  // at most limits::kMaxKeepText bytes of it are sent
-};
-
-/// One end of the connection between them (create_message_pair()). Messages that cannot be sent at
-/// once wait here. On the loop's thread.
+/// One end of a connection for messages (create_message_pair()). Those that cannot be sent at once
+/// wait here. On the loop's thread.
 class KeepChannel {
  public:
   enum class End {
@@ -53,21 +25,21 @@ class KeepChannel {
     kGivenUp,  // this end could not go on
   };
   /// `on_message` gets what comes, `on_closed` is called once when nothing comes any more. The
-  /// other end learns of it after the call.
-  KeepChannel(Loop& loop, UniqueFd socket, std::function<void(KeepMessage)> on_message,
-              std::function<void(End)> on_closed);
+  /// other end learns of it after the call. Channels of one thread may share `reserve`.
+  KeepChannel(Loop& loop, UniqueFd socket, DescriptorReserve& reserve,
+              std::function<void(KeepMessage)> on_message, std::function<void(End)> on_closed);
   KeepChannel(const KeepChannel&) = delete;
   KeepChannel& operator=(const KeepChannel&) = delete;
 
   /// Nothing once it is closed. A message that the kernel does not take is sent again, for
   /// limits::kKeepSendPatience. Then, and when limits::kMaxKeepMessages wait, this end gives up:
-  /// the connection closes, and the supervisor replaces the handler by one that is told of all
-  /// again.
+  /// the connection closes, and the supervisor replaces the other process by one that is told of
+  /// all again.
   void send(KeepMessage message);
   /// This end cannot go on with what it was told.
   void give_up(const std::string& reason);
   /// Whether another message with descriptors could be received.
-  bool has_room() { return reserve_.refill(); }
+  bool has_room() { return reserve_.refill(socket_); }
   /// Takes what the other end has said before it died.
   void drain();
   void close();
@@ -92,7 +64,7 @@ class KeepChannel {
   const std::function<void(End)> on_closed_;
   std::deque<KeepMessage> waiting_;
   bool closed_ = false;
-  DescriptorReserve reserve_{socket_};
+  DescriptorReserve& reserve_;
   std::optional<Clock::time_point> unsent_since_;  // when the kernel took the last message not
   Nanoseconds pause_{limits::kKeepSendFirst};      // before it is sent again
   Operation receiving_{[this](int result) { on_readable(result); }};

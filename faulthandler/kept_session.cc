@@ -8,6 +8,10 @@
 
 namespace thaw {
 
+namespace {
+constexpr std::string_view kLeavingDoor = "door.";
+}
+
 std::string kept_name(std::uint64_t session, KeptRole role) {
   return fmt::format("{}.{}", session, static_cast<unsigned>(role));
 }
@@ -22,6 +26,17 @@ std::optional<KeptName> parse_kept_name(std::string_view name) {
   if (rest.ec != std::errc() || rest.ptr != end || role >= kKeptRoles) return std::nullopt;
   read.role = static_cast<KeptRole>(role);
   return read;
+}
+
+std::string leaving_door_name(uid_t user) { return fmt::format("{}{}", kLeavingDoor, user); }
+
+std::optional<uid_t> parse_leaving_door_name(std::string_view name) {
+  if (!name.starts_with(kLeavingDoor)) return std::nullopt;
+  name.remove_prefix(kLeavingDoor.size());
+  uid_t user = 0;
+  const auto read = std::from_chars(name.data(), name.data() + name.size(), user);
+  if (read.ec != std::errc() || read.ptr != name.data() + name.size()) return std::nullopt;
+  return user;
 }
 
 UniqueFd& KeptSession::operator[](KeptRole role) {
@@ -42,14 +57,21 @@ std::uint32_t KeptSession::roles() const {
   return roles;
 }
 
-KeptSession KeptSession::share_socket() const {
-  KeptSession socket;
-  for (const KeptRole role :
-       {KeptRole::kListener, KeptRole::kSocketDirectory, KeptRole::kSocketFile}) {
+KeptSession KeptSession::share_some(std::initializer_list<KeptRole> roles) const {
+  KeptSession shared;
+  for (const KeptRole role : roles) {
     const auto index = static_cast<std::size_t>(role);
-    socket.descriptors_[index] = descriptors_[index];
+    shared.descriptors_[index] = descriptors_[index];
   }
-  return socket;
+  return shared;
+}
+
+KeptSession KeptSession::share_socket() const {
+  return share_some({KeptRole::kListener, KeptRole::kSocketDirectory, KeptRole::kSocketFile});
+}
+
+KeptSession KeptSession::share_entrance() const {
+  return share_some({KeptRole::kListener, KeptRole::kSocketFile, KeptRole::kImageView});
 }
 
 Result<void> KeptSession::remove_socket(const std::string& name) {
@@ -57,7 +79,7 @@ Result<void> KeptSession::remove_socket(const std::string& name) {
   const auto removed =
       remove_entry((*this)[KeptRole::kSocketDirectory], name, (*this)[KeptRole::kSocketFile]);
   for (const KeptRole role : {KeptRole::kSocketDirectory, KeptRole::kSocketFile}) {
-    descriptors_[static_cast<std::size_t>(role)].reset();
+    drop(role);
   }
   return removed;
 }

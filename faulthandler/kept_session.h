@@ -3,6 +3,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,8 +32,10 @@ enum class KeptRole : std::uint8_t {
   kSocketDirectory,  // where the listener has its name (O_PATH)
   kSocketFile,       // the listener in the file system (O_PATH)
   kTraceDirectory,   // where the trace of its window is to appear (O_PATH)
+  // Never kept.
+  kSignal,  // its other end is closed when no other process has the others
 };
-inline constexpr std::size_t kKeptRoles = 14;
+inline constexpr std::size_t kKeptRoles = 15;
 
 /// What a service manager knows the descriptor by.
 std::string kept_name(std::uint64_t session, KeptRole role);
@@ -42,6 +45,11 @@ struct KeptName {
   KeptRole role;
 };
 std::optional<KeptName> parse_kept_name(std::string_view name);
+
+/// The name, for the next supervisor, of a process that does not come to the end of closing what
+/// this user has sent; and the same read back.
+std::string leaving_door_name(uid_t user);
+std::optional<uid_t> parse_leaving_door_name(std::string_view name);
 
 /// The descriptors of one session; those that it does not have are not valid. Copies share them, so
 /// that a copy costs none. One thread.
@@ -68,14 +76,19 @@ class KeptSession {
   KeptSession share() const { return *this; }
   /// The listener, its directory and its file alone.
   KeptSession share_socket() const;
+  /// What a VMM needs to come in by: the listener, its file and the host image, if there is one.
+  KeptSession share_entrance() const;
   /// Removes the name `name` of the socket, unless another file has it. Descriptors of the name are
   /// dropped. kPermission where this process may not change the directory.
   Result<void> remove_socket(const std::string& name);
+  /// Has it no more; copies still do.
+  void drop(KeptRole role) { descriptors_[static_cast<std::size_t>(role)].reset(); }
   /// Takes over those that `other` has.
   void add(KeptSession other);
 
  private:
   KeptSession(const KeptSession&) = default;
+  KeptSession share_some(std::initializer_list<KeptRole> roles) const;
 
   // In this order they are closed from the last to the first: the userfaultfd before the
   // connection, whose end tells a VMM that it may unmap its memory.

@@ -147,6 +147,10 @@ inline constexpr std::chrono::seconds kProof{10};
 inline constexpr std::chrono::seconds kProbation{5};
 inline constexpr std::chrono::seconds kGuard{15};
 inline constexpr std::chrono::seconds kUpgrade{60};
+/// From its proof on: how long connections that have handed nothing over hold it up, and until it
+/// is given up because it cannot begin.
+inline constexpr std::chrono::seconds kUpgradeDoors{3};
+inline constexpr std::chrono::seconds kUpgradeStart{20};
 inline constexpr std::size_t kMaxProofText = 4096;  // what the new program says of its failure
 inline constexpr std::size_t kMaxSettingsBytes = 8u << 20;
 /// How long a handler waits for its settings, which are there before it starts.
@@ -186,6 +190,9 @@ inline constexpr std::chrono::minutes kStallsForgotten{1};
 /// Handlers that have stood still on one session's memory, each within kStallsForgotten of the one
 /// before, until it is set aside.
 inline constexpr unsigned kMostStalls = 3;
+/// A killed handler that has not exited after so long is held by the kernel, in a call on a VM's
+/// memory, say.
+inline constexpr std::chrono::seconds kHandlerDeath{1};
 /// How long a handler may take to exit once its connection to the supervisor has ended.
 inline constexpr std::chrono::seconds kHandlerExit{3};
 /// Without a handler for so long, VMs are dealt with as their policies say.
@@ -197,6 +204,17 @@ inline constexpr std::chrono::seconds kHandoffTimeout{10};  // from connect to t
 /// those that have said nothing for this long make room.
 inline constexpr std::size_t kMaxVmmCandidates = 128;
 inline constexpr std::chrono::seconds kSilentVmm{1};
+/// How long a door may take to answer when it is told to close: without and with a VMM in it. How
+/// long after that its process may live until it is said to hang; and so many of them of one user,
+/// until no door is opened for that user.
+inline constexpr std::chrono::seconds kDoorAnswer{3};
+inline constexpr std::chrono::seconds kDoorClosing = kHandoffTimeout + kDoorAnswer;
+inline constexpr std::chrono::seconds kDoorExit{1};
+inline constexpr std::ptrdiff_t kMostHangingDoors = 4;
+/// Attempts to have a door for a session, kRestartMost apart.
+inline constexpr unsigned kMostDoorFailures = 10;
+/// How long a VMM is heard that goes on talking after its handoff.
+inline constexpr std::chrono::seconds kAfterHandoff{1};
 /// Between two log lines about connections of one session that were no VMM's.
 inline constexpr std::chrono::seconds kDropLogInterval{10};
 inline constexpr std::chrono::seconds kDemandTimeout{5};    // a reply; then the link is redone
@@ -204,6 +222,11 @@ inline constexpr std::chrono::seconds kUnservableRetry{5};  // policy wait: unti
 /// Between two looks at whether a page has waited too long.
 inline constexpr std::chrono::milliseconds kWaitingLookLeast{20};
 inline constexpr std::chrono::milliseconds kWaitingLookMost{1000};
+/// How long a session that was prepared waits for page servers to keep its snapshot, and the first
+/// and the longest pause between two looks.
+inline constexpr std::chrono::milliseconds kPinPatience{1000};
+inline constexpr std::chrono::microseconds kPinPauseFirst{200};
+inline constexpr std::chrono::milliseconds kPinPauseMost{10};
 /// One exchange with the loop, and the time that a client has to ask or to take the reply.
 inline constexpr std::chrono::seconds kControlTimeout{10};
 /// A session is prepared within this time or not at all; its client waits for kCommitTimeout.
@@ -225,7 +248,9 @@ inline constexpr std::chrono::milliseconds kReconnectMost{1000};
 inline constexpr std::chrono::microseconds kDelayedFirst{50};
 inline constexpr std::chrono::microseconds kDelayedMost{10'000};
 
-static_assert(kProbation < kNobodyServes && 2 * kProbation < kGuard && kProof + kGuard < kUpgrade);
+static_assert(kProbation < kNobodyServes && 2 * kProbation < kGuard);
+static_assert(kUpgradeDoors + kDoorClosing < kUpgradeStart);
+static_assert(kProof + kUpgradeStart + kGuard < kUpgrade);
 static_assert(kMaxBatchPages + kMaxBatchRiders <= kMaxChunksPerRequest);
 
 }  // namespace thaw::limits

@@ -7,6 +7,8 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <span>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -25,6 +27,7 @@
 #include "base/log_file.h"
 #include "base/memory_cgroup.h"
 #include "base/output.h"
+#include "base/passed_descriptors.h"
 #include "base/private_files.h"
 #include "base/process.h"
 #include "base/program.h"
@@ -32,6 +35,7 @@
 #include "base/thread.h"
 #include "faulthandler/control_server.h"
 #include "faulthandler/daemon.h"
+#include "faulthandler/door_maker.h"
 #include "faulthandler/handler_settings.h"
 #include "faulthandler/inheritance.h"
 #include "faulthandler/limits.h"
@@ -41,6 +45,7 @@
 #include "faulthandler/settle_settings.h"
 #include "faulthandler/supervisor.h"
 #include "faulthandler/sys/create_loop.h"
+#include "faulthandler/sys/door_process.h"
 #include "faulthandler/sys/epoll_loop.h"
 #include "faulthandler/upgrade_guard.h"
 #include "format/control_channel.h"
@@ -52,6 +57,8 @@ constexpr std::array kHandlerCapabilities{thaw::Capability::kIpcLock, thaw::Capa
                                           thaw::Capability::kSysNice};
 /// Of the threads that do errands: VMMs are looked at.
 constexpr std::array kErrandCapabilities{thaw::Capability::kSysPtrace};
+/// Of doors: a VMM that no handler can serve is killed.
+constexpr std::array kDoorCapabilities{thaw::Capability::kKill};
 /// Beside those that it leaves to others: the sockets in the jails of VMMs are removed.
 constexpr std::array kSupervisorCapabilities{
     thaw::Capability::kDacOverride, thaw::Capability::kIpcLock, thaw::Capability::kKill,
@@ -62,6 +69,8 @@ constexpr std::initializer_list<int> kSignals{SIGTERM, SIGINT, SIGQUIT, SIGHUP};
 
 /// How the supervisor starts the process that serves.
 constexpr const char* kHandlerArgument = "--supervised";
+/// The same of the process that doors for VMMs are forked of.
+constexpr const char* kDoorsArgument = "--doors";
 
 void start_logging(std::string_view program, const thaw::HandlerSettings& settings) {
   thaw::start_logging(program, settings.verbose ? thaw::LogLevel::kDebug : thaw::LogLevel::kInfo);
@@ -322,6 +331,20 @@ std::function<void()> begin_errands(const thaw::HandlerSettings& settings) {
   };
 }
 
+/// Lets VMMs in, as the supervisor orders, each in a copy of this process.
+thaw::Result<int> make_doors() {
+  thaw::name_process("thaw-door");
+  thaw::DoorOrders given = TRY(thaw::take_door_orders(TRY(thaw::take_passed_descriptors())));
+  const thaw::HandlerSettings settings = TRY(thaw::read_settings(given.settings));
+  start_logging("thaw-door", settings);
+  TRY(thaw::open_ordered_doors(std::move(given.connection), [&]() -> thaw::Result<void> {
+    if (settings.no_sandbox) return {};
+    return thaw::confine(kDoorCapabilities, thaw::SystemCalls::kOfServers,
+                         thaw::FilesLeft{.read = {"/proc"}});
+  }));
+  return 0;
+}
+
 /// Keeps what must outlive the process that serves the VMs.
 thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inheritance before,
                             std::vector<thaw::NamedDescriptor> passed) {
@@ -329,6 +352,11 @@ thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inherit
   if (!settings.no_sandbox) TRY(thaw::confine(kSupervisorCapabilities, thaw::SystemCalls::kOfAll));
   TRY(passed.empty() ? thaw::write_log_in_background(settings.log_file)
                      : thaw::write_log_where_possible(settings.log_file));
+  if (!thaw::can_refuse_descriptors()) {
+    thaw::log_warning(
+        "this kernel has no SO_PASSRIGHTS (Linux 6.16): VMMs may send descriptors after their "
+        "handoff, and the close of one may take long");
+  }
   const thaw::UniqueFd signals = TRY(thaw::take_signals(kSignals));
   if (passed.empty()) {
     TRY(thaw::make_public_directory(std::filesystem::path(settings.control).parent_path()));
@@ -338,6 +366,7 @@ thaw::Result<int> supervise(const thaw::HandlerSettings& settings, thaw::Inherit
   thaw::Supervisor supervisor(*loop, std::move(control),
                               {.handler = {settings.command.front(), kHandlerArgument},
                                .handler_file = thaw::kRunningProgram,
+                               .doors = {settings.command.front(), kDoorsArgument},
                                .successor = settings.command,
                                .control = settings.control,
                                .begin_errands = begin_errands(settings)},
@@ -456,7 +485,9 @@ void add_options(CLI::App& app, Options& options) {
       ->capture_default_str();
   app.add_option("--http", settings.http,
                  "HOST:PORT of a page for Prometheus, /metrics, and of /healthz; without it there "
-                 "are none. Plain HTTP: on loopback, or with --insecure");
+                 "are none. Plain HTTP: on loopback, or with --http-public");
+  app.add_flag("--http-public", settings.http_public,
+               "Let --http name an address that other hosts reach: they may read what it shows");
   app.add_option("--log-file", settings.log_file,
                  "File that the log is appended to, opened again on SIGHUP; without it, stderr");
   app.add_flag("--verbose", settings.verbose, "Log details");
@@ -472,9 +503,24 @@ void add_options(CLI::App& app, Options& options) {
   thaw::add_configuration(app, "faulthandler");
 }
 
+/// Beside what says which program is meant, an upgrade would take flags and not use them.
+thaw::Result<void> check_upgrade_words(std::span<char*> words) {
+  constexpr std::array<std::string_view, 3> kTaken{"--upgrade", "--control", "--config"};
+  for (const std::string_view word : words) {
+    const std::string_view name = word.substr(0, word.find('='));
+    if (!name.starts_with("--") || std::ranges::find(kTaken, name) != kTaken.end()) continue;
+    return thaw::fail(thaw::ErrorCode::kInvalidArgument,
+                      "{}: an upgrade keeps the flags of the running program; beside --upgrade "
+                      "only --control and --config may stand",
+                      name);
+  }
+  return {};
+}
+
 thaw::Result<int> run(int argc, char** argv) {
   const std::string role = argc == 2 ? argv[1] : "";
   if (role == kHandlerArgument) return handle();
+  if (role == kDoorsArgument) return make_doors();
   if (role == thaw::kGuardArgument) {
     thaw::start_logging("thaw-supervisor", thaw::LogLevel::kInfo);
     return thaw::guard_upgrade();
@@ -496,7 +542,10 @@ thaw::Result<int> run(int argc, char** argv) {
     const bool goes_on = exit_code && *exit_code != 0 && before.settings.valid();
     if (exit_code && !goes_on) return *exit_code;
     start_logging("thaw-supervisor", options.settings);
-    if (options.upgrade) return upgrade(options.settings.control);
+    if (options.upgrade) {
+      TRY(check_upgrade_words({argv + 1, argv + argc}));
+      return upgrade(options.settings.control);
+    }
     if (options.prove) return prove(std::move(options.settings));
     options.settings.command = command_of(argc, argv);
     if (goes_on) {

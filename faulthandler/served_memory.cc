@@ -375,6 +375,7 @@ void ServedMemory::add_to(SessionReport& report) const {
   }
   report.recorded_pages = options_.window_use == WindowUse::kRecord ? recorder_.count() : 0;
   if (serving_) {
+    report.slow_memory = account_.slow();
     report.waiting_pages = wanted_.size() - next_wanted_ + asked_ + delayed_.size() +
                            delayed_zeros_.size() + calls_.size() + stuck_.size() + huge_.waiting();
     if (shortage_.active()) report.memory_waiting_pages = delayed_.size() + delayed_zeros_.size();

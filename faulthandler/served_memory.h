@@ -11,6 +11,7 @@
 #include "base/histogram.h"
 #include "base/userfaultfd.h"
 #include "base/vcpu_activity.h"
+#include "faulthandler/address_space.h"
 #include "faulthandler/call_account.h"
 #include "faulthandler/chunk_source.h"
 #include "faulthandler/demand_link.h"
@@ -85,7 +86,7 @@ class ServedMemory final : public VmMemory,
   void adopt(UniqueFd userfaultfd) override;
   void stop() override;
   bool finished() const override;
-  bool has_forks() override { return events_.has_forks(); }
+  bool has_process() override { return has_address_space(userfaultfd_); }
   std::optional<Clock::time_point> waiting_since() const override;
   void stop_waiting(Clock::time_point since, const std::string& reason) override;
   void add_to(SessionReport& report) const override;

@@ -1,11 +1,13 @@
 #include "faulthandler/session.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "base/log.h"
 #include "base/place.h"
 #include "base/process_exit.h"
+#include "faulthandler/address_space.h"
 #include "faulthandler/shared_memory.h"
 #include "format/farewell.h"
 
@@ -78,7 +80,9 @@ void Session::settle_arrival(Arrival arrival) {
     refused_userfaultfd_ = std::move(arrival.userfaultfd);
     return refuse_handoff(attached.error());
   }
-  if (arrival.left) end("the VMM gave its memory up");
+  if (!arrival.left) return;
+  gave_up_memory_ = true;
+  end("the VMM gave its memory up");
 }
 
 Result<void> Session::attach(std::string_view handoff, UniqueFd& userfaultfd) {
@@ -145,8 +149,8 @@ std::string Session::vmm_text() const {
 }
 
 void Session::refuse_handoff(const Error& error) {
-  log_error("session {}: refused the handoff of {}: {}", options_.id, vmm_text(), error.message());
   if (!refused_userfaultfd_.valid()) return end(error.message());
+  log_error("session {}: refused the handoff of {}: {}", options_.id, vmm_text(), error.message());
   // The peer has guest memory. It hangs at its first missing page unless it is killed, but it must
   // not read zeros there, so the descriptor is kept until it has exited.
   state_ = SessionState::kRefused;
@@ -265,6 +269,7 @@ void Session::on_farewell(int result) {
   if (there && !*there) return loop_.poll(connection_, POLLIN, leaving_);
   // A VMM that says something else, or has closed its socket, is served until it exits.
   if (!there || **there == 0 || byte != kFarewell) return;
+  gave_up_memory_ = true;
   end(outcome_.empty() ? "the VMM gave its memory up" : outcome_);
 }
 
@@ -273,13 +278,20 @@ Result<void> Session::stop(control::StopMode mode) {
     end("stopped");
     return {};
   }
+  if (state_ == SessionState::kEnded && needed_looks_ > 1) {
+    return fail(ErrorCode::kBusy, "another process has the memory of session {}, which stays",
+                options_.id);
+  }
   if (state_ == SessionState::kEnded) return {};
   if (state_ == SessionState::kDetached && mode == control::StopMode::kRefuseIfAlive) {
     end("stopped; its VM goes on by itself");
     return {};
   }
   if (mode == control::StopMode::kRefuseIfAlive) {
-    return fail(ErrorCode::kBusy, "{} still runs on session {}", vmm_text(), options_.id);
+    return fail(ErrorCode::kBusy,
+                "{0} still runs on session {1}: wait until it is done; `thaw stop {1} --kill` ends "
+                "it as well",
+                vmm_text(), options_.id);
   }
   TRY(kill_process(vmm_.pidfd));
   killed_on_request_ = true;
@@ -292,24 +304,36 @@ void Session::end(std::string outcome) {
   outcome_ = std::move(outcome);
   if (state_ == SessionState::kPrepared) remove_socket();
   state_ = SessionState::kEnded;
+  if (unchecked_) refused_userfaultfd_ = std::move(unchecked_->userfaultfd);
   unchecked_.reset();
   memory_->stop();
   for (Operation* operation : {&waiting_, &exiting_, &leaving_}) loop_.cancel(*operation);
-  if (memory_->has_forks()) {
-    log_error("session {}: a process that process {} has forked still has its memory, and waits",
-              options_.id, vmm_.pid);
-    linger();
-  }
+  if (has_arrived_) looking_.start();
   owner_.on_ended();
 }
 
+void Session::look_who_needs_memory() {
+  // It may be all there, or wait to be let go.
+  is_needed_ = !record_.detached() && !gave_up_memory_ &&
+               (memory_->has_process() || has_address_space(refused_userfaultfd_) ||
+                any_has_address_space(other_userfaultfds_));
+}
+
 void Session::linger() {
-  if (memory_->has_forks()) loop_.wait(limits::kLingerInterval, lingering_);
+  if (!is_needed_) return;
+  // The first look may find one that has the VMM's memory for a moment, to look at it.
+  if (++needed_looks_ == 2) {
+    log_error("session {}: another process has the memory of {}: it waits at its next missing page",
+              options_.id, vmm_text());
+    outcome_ += "; another process has its memory, and waits";
+  }
+  loop_.wait(limits::kLingerInterval, lingering_);
 }
 
 bool Session::finished() const {
   return state_ == SessionState::kEnded && memory_->finished() && !waiting_.active() &&
-         !exiting_.active() && !leaving_.active() && !lingering_.active() && !tracing_.active();
+         !exiting_.active() && !leaving_.active() && !lingering_.active() && !looking_.active() &&
+         !tracing_.active();
 }
 
 SessionReport Session::report() const {

@@ -14,6 +14,7 @@
 #include "faulthandler/kept_session.h"
 #include "faulthandler/limits.h"
 #include "faulthandler/loop.h"
+#include "faulthandler/own_thread.h"
 #include "faulthandler/vm_memory.h"
 #include "format/control.h"
 
@@ -32,9 +33,10 @@ struct SessionOptions {
 /// One VM being served: takes its VMM's handoff, has its memory served until the VMM has exited,
 /// and decides what becomes of a VM that cannot be served.
 ///
-/// The userfaultfd is closed only when the VMM is dead: closed earlier, missing pages would read
-/// as zeros in a VMM that kept no copy of it. The same holds for processes that the VMM has forked
-/// with their memory, which may outlive it. On the loop's thread.
+/// The userfaultfd is closed only when no process has the memory any more: closed earlier, missing
+/// pages would read as zeros in one that kept no copy of it. The VMM may have handed over the
+/// memory of another process, or have forked one with its memory: these may outlive it. On the
+/// loop's thread.
 class Session final : private VmMemory::Owner {
  public:
   /// Who is told what happens to it.
@@ -70,7 +72,8 @@ class Session final : private VmMemory::Owner {
   /// served on. REQUIRES: start().
   void on_arrival(Arrival arrival);
   /// Ends a session whose VMM is not there or dead; kBusy for a living one, unless it is to be
-  /// killed: then the session ends when the VMM has exited.
+  /// killed: then the session ends when the VMM has exited. kBusy also while another process has
+  /// the memory of a VMM that is dead.
   Result<void> stop(control::StopMode mode);
 
   SessionState state() const { return state_; }
@@ -118,7 +121,9 @@ class Session final : private VmMemory::Owner {
   void on_farewell(int result);
   void remove_socket();
   void kill_vmm();
-  /// Holds on to the memory until no process that the VMM has forked needs it.
+  /// On a thread of its own, since a process that has the memory can make it take long.
+  void look_who_needs_memory();
+  /// Holds on to the memory until no process needs it.
   void linger();
   void end(std::string outcome);
 
@@ -132,6 +137,7 @@ class Session final : private VmMemory::Owner {
   std::string vmm_exit_;  // how the VMM ended; empty while it lives
   bool has_arrived_ = false;
   bool killed_on_request_ = false;
+  bool gave_up_memory_ = false;  // the VMM did, and waits for the end of the connection
   RemoveEvents remove_events_ = RemoveEvents::kReported;
   std::vector<RegionShape> layout_;
   RecordingState recording_ = RecordingState::kNone;
@@ -152,7 +158,12 @@ class Session final : private VmMemory::Owner {
   Operation waiting_{[this](int) { watch_waiting(); }};
   Operation exiting_{[this](int result) { on_vmm_exit(result); }};
   Operation leaving_{[this](int result) { on_farewell(result); }};
-  Operation lingering_{[this](int) { linger(); }};
+  bool is_needed_ = false;     // the memory, by a process: look_who_needs_memory()
+  unsigned needed_looks_ = 0;  // in a row that have found one
+  OwnThread looking_{loop_, [this] { look_who_needs_memory(); }, [this] { linger(); }};
+  Operation lingering_{[this](int result) {
+    if (result == -ETIME) looking_.start();
+  }};
 };
 
 }  // namespace thaw

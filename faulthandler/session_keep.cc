@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "base/place.h"
 #include "base/socket.h"
+#include "faulthandler/address_space.h"
 #include "format/control.h"
 
 namespace thaw {
@@ -37,6 +38,21 @@ bool has_exited(const UniqueFd& pidfd) {
   return wait_for_exit(pidfd, Deadline::after(Nanoseconds(0))).has_value();
 }
 
+/// Whether no process has the memory that was handed over. The kernel is not asked while the VMM
+/// lives, which would decide how long that takes.
+bool is_over(const KeptSession& kept) {
+  if (kept.has(KeptRole::kPidfd) && !has_exited(kept[KeptRole::kPidfd])) return false;
+  return !has_address_space(kept[KeptRole::kUserfaultfd]) &&
+         !any_has_address_space(kept[KeptRole::kOtherUserfaultfds]);
+}
+
+/// Whose VMM may come; nothing when no socket has a file any more.
+std::optional<uid_t> user_of(const KeptSession& kept) {
+  if (!kept.has(KeptRole::kSocketFile)) return std::nullopt;
+  const auto owner = file_owner(kept[KeptRole::kSocketFile]);
+  return owner ? std::optional(owner->uid) : std::nullopt;
+}
+
 void kill_loudly(const UniqueFd& pidfd) {
   if (const auto killed = kill_process(pidfd); !killed) log_error("{}", killed.error().message());
 }
@@ -46,31 +62,38 @@ void kill_loudly(const UniqueFd& pidfd) {
 SessionKeep::SessionKeep(Loop& loop, UniqueFd control, Owner& owner)
     : loop_(loop), control_(std::move(control)), owner_(owner) {
   owner_.keep(kept_name(0, KeptRole::kListener), control_);
-  static_cast<void>(reserve_.refill());
+  static_cast<void>(reserve_.refill(control_));
 }
 
-void SessionKeep::take_over(std::vector<NamedDescriptor> kept, OutageCause cause) {
+void SessionKeep::take_over(std::vector<NamedDescriptor> kept, OutageCause cause,
+                            std::optional<Clock::time_point> since) {
   outage_cause_ = cause;
   for (NamedDescriptor& each : kept) {
+    if (const auto user = parse_leaving_door_name(each.name)) {
+      leaving_doors_.push_back({.process = std::move(each.descriptor), .user = user, .since = {}});
+      continue;
+    }
     const auto name = parse_kept_name(each.name);
     if (!name || name->session == 0) continue;
     sessions_[name->session].kept[name->role] = std::move(each.descriptor);
     highest_ = std::max(highest_, name->session);
   }
   for (auto& [id, entry] : sessions_) {
-    // Its VMM came while it was dropped, and another one must not take its place.
+    // It was over, and its VMM was held on to: another one must not take its place.
     const bool dropped =
         entry.kept.has(KeptRole::kUserfaultfd) && !entry.kept.has(KeptRole::kArrival);
     if (dropped) let_linger(id, std::move(entry.kept));
   }
   std::erase_if(sessions_, [&](const auto& each) { return lingering_.contains(each.first); });
   has_served_ = !sessions_.empty() || cause == OutageCause::kUpgrade;
-  died_at_ = Clock::now();
+  died_at_ = since.value_or(Clock::now());
   if (!sessions_.empty()) loop_.wait(limits::kNobodyServes, nobody_serves_);
+  look_at_doors();
+  doors_are_open_ = cause != OutageCause::kUpgrade;
+  if (doors_are_open_) open_doors();
   for (auto& [id, entry] : sessions_) {
-    if (!entry.kept.has(KeptRole::kArrival)) {
-      open_door(id, entry);
-    } else if (const auto arrival = Arrival::read(entry.kept[KeptRole::kArrival])) {
+    if (!entry.kept.has(KeptRole::kArrival)) continue;
+    if (const auto arrival = Arrival::read(entry.kept[KeptRole::kArrival])) {
       show_vmm(id, arrival->vmm.pid, entry.kept);
     }
   }
@@ -103,7 +126,8 @@ Result<void> SessionKeep::begin_handler(UniqueFd connection) {
   KeptSession control;
   control[KeptRole::kListener] = TRY(duplicate(control_));
   channel_ = std::make_unique<KeepChannel>(
-      loop_, std::move(connection), [this](KeepMessage message) { on_message(std::move(message)); },
+      loop_, std::move(connection), reserve_,
+      [this](KeepMessage message) { on_message(std::move(message)); },
       [this](KeepChannel::End end) { owner_.on_handler_lost(end); });
   channel_->send({.kind = KeepMessage::Kind::kKept, .descriptors = std::move(control)});
   for (const auto& [id, entry] : sessions_) {
@@ -157,21 +181,34 @@ void SessionKeep::set_aside(std::uint64_t id, const Entry& entry, unsigned times
   deal_with_unserved(id, entry.kept);
 }
 
-void SessionKeep::note_stall(pid_t handler) {
+std::map<std::uint64_t, SessionKeep::Entry>::iterator SessionKeep::in_call_of(pid_t handler) {
   const auto descriptor = descriptor_in_call(handler);
-  if (!descriptor) return;
+  if (!descriptor) return sessions_.end();
+  return std::ranges::find_if(sessions_, [&](const auto& each) {
+    const KeptSession& kept = each.second.kept;
+    return kept.has(KeptRole::kUserfaultfd) &&
+           is_same_open_file(kept[KeptRole::kUserfaultfd], handler, *descriptor);
+  });
+}
+
+void SessionKeep::note_stall(pid_t handler) {
+  const auto found = in_call_of(handler);
+  if (found == sessions_.end()) return;
+  auto& [id, entry] = *found;
   const auto now = Clock::now();
-  for (auto& [id, entry] : sessions_) {
-    if (!entry.kept.has(KeptRole::kUserfaultfd) ||
-        !is_same_open_file(entry.kept[KeptRole::kUserfaultfd], handler, *descriptor)) {
-      continue;
-    }
-    log_error("session {}: the fault handler stood still on its memory", id);
-    const bool again = now - std::exchange(entry.stalled_at, now) < limits::kStallsForgotten;
-    entry.stalls = again ? entry.stalls + 1 : 1;
-    if (entry.stalls == limits::kMostStalls) set_aside(id, entry, entry.stalls, "stood still");
-    return;
-  }
+  log_error("session {}: the fault handler stood still on its memory", id);
+  const bool again = now - std::exchange(entry.stalled_at, now) < limits::kStallsForgotten;
+  entry.stalls = again ? entry.stalls + 1 : 1;
+  if (entry.stalls == limits::kMostStalls) set_aside(id, entry, entry.stalls, "stood still");
+}
+
+void SessionKeep::note_unkillable(pid_t handler) {
+  const auto found = in_call_of(handler);
+  if (found == sessions_.end() || is_set_aside(found->second)) return;
+  found->second.stalls = limits::kMostStalls;
+  log_error("session {}: the system call on its memory does not end: it is set aside",
+            found->first);
+  deal_with_unserved(found->first, found->second.kept);
 }
 
 void SessionKeep::on_message(KeepMessage message) {
@@ -202,6 +239,7 @@ void SessionKeep::on_serving() {
   serving_ = true;
   nobody_serves_for_long_ = false;
   owner_.on_serving();
+  open_doors();
   if (!std::exchange(has_served_, true)) return;
   const Nanoseconds outage = Clock::now() - died_at_;
   const bool planned = outage_cause_ == OutageCause::kUpgrade;
@@ -220,7 +258,7 @@ void SessionKeep::keep(std::uint64_t id, KeptSession kept) {
   remember(id, entry.kept);
   // What frees descriptors must still be heard.
   if (!channel_->has_room()) return give_up(id, {}, "the supervisor has no descriptors left");
-  open_door(id, entry);
+  if (doors_are_open_ && !entry.kept.has(KeptRole::kArrival)) open_door(id);
 }
 
 void SessionKeep::remember(std::uint64_t id, const KeptSession& kept) {
@@ -229,8 +267,9 @@ void SessionKeep::remember(std::uint64_t id, const KeptSession& kept) {
   });
 }
 
-void SessionKeep::forget(std::uint64_t id, const KeptSession& kept) {
+void SessionKeep::forget(std::uint64_t id, KeptSession kept) {
   kept.for_each([&](KeptRole role, const UniqueFd&) { owner_.forget(kept_name(id, role)); });
+  owner_.close(std::move(kept));
 }
 
 void SessionKeep::remove_socket(std::uint64_t id, KeptSession& kept) {
@@ -243,28 +282,214 @@ void SessionKeep::remove_socket(std::uint64_t id, KeptSession& kept) {
   if (!removed) log_warning("session {}: its socket stays: {}", id, removed.error().message());
 }
 
-void SessionKeep::open_door(std::uint64_t id, Entry& entry) {
-  const auto request = request_of(record_of(entry.kept));
-  entry.door = std::make_unique<VmmDoor>(
-      loop_, id, entry.kept.share(), reserve_,
-      [this, id](Arrival arrival) { on_arrival(id, std::move(arrival)); },
-      request && request->allow_root_vmm ? VmmDoor::RootVmm::kAllowed : VmmDoor::RootVmm::kRefused);
+void SessionKeep::open_doors() {
+  doors_are_open_ = true;
+  std::vector<std::uint64_t> awaited;
+  for (const auto& [id, entry] : sessions_) {
+    if (!entry.door && !entry.kept.has(KeptRole::kArrival)) awaited.push_back(id);
+  }
+  for (const std::uint64_t id : awaited) open_door(id);
 }
 
-void SessionKeep::on_arrival(std::uint64_t id, Arrival arrival) {
+void SessionKeep::open_door(std::uint64_t id) {
+  if (const auto opened = try_to_open_door(id, sessions_[id]); !opened) {
+    on_no_door(id, opened.error());
+  }
+}
+
+Result<void> SessionKeep::try_to_open_door(std::uint64_t id, Entry& entry) {
+  const auto user = user_of(entry.kept);
+  if (user) {
+    const auto hanging = std::ranges::count_if(
+        leaving_doors_, [&](const LeavingDoor& door) { return door.user == user && hangs(door); });
+    if (hanging >= limits::kMostHangingDoors) {
+      return fail(ErrorCode::kLimitExceeded,
+                  "closing what user {} has sent does not come to an end in {} processes", *user,
+                  hanging);
+    }
+  }
+  const auto request = request_of(record_of(entry.kept));
+  KeepMessage order{.kind = KeepMessage::Kind::kOpenDoor,
+                    .session = id,
+                    .value = request && request->allow_root_vmm ? 1u : 0u};
+  order.descriptors = entry.kept.share_entrance();
+  UniqueFd connection = TRY(owner_.open_door(std::move(order)));
+  entry.door =
+      Door{.channel = std::make_unique<KeepChannel>(
+               loop_, std::move(connection), reserve_,
+               [this, id](KeepMessage message) { on_door_message(id, std::move(message)); },
+               [this, id](KeepChannel::End) { on_door_gone(id); }),
+           .user = user,
+           .answer_by = Clock::now() + limits::kDoorAnswer};
+  if (!door_timer_.active()) loop_.wait(limits::kLingerInterval, door_timer_);
+  return {};
+}
+
+void SessionKeep::on_no_door(std::uint64_t id, const Error& error) {
+  Entry& entry = sessions_[id];
+  if (++entry.door_failures >= limits::kMostDoorFailures) return give_up(id, {}, error.message());
+  log_warning("session {}: its VMM cannot come in yet: {}", id, error.message());
+  if (!door_retry_.active()) loop_.wait(limits::kRestartMost, door_retry_);
+}
+
+SessionKeep::Entry* SessionKeep::find(std::uint64_t id) {
+  for (auto* const entries : {&sessions_, &closing_}) {
+    if (const auto found = entries->find(id); found != entries->end()) return &found->second;
+  }
+  return nullptr;
+}
+
+void SessionKeep::on_door_message(std::uint64_t id, KeepMessage message) {
+  Entry* const entry = find(id);
+  if (entry == nullptr || !entry->door) return;
+  switch (message.kind) {
+    case KeepMessage::Kind::kDoorOpen:
+      entry->door->process = std::move(message.descriptors[KeptRole::kPidfd]);
+      if (entry->door->told_to_close) return;
+      entry->door->answer_by = Clock::now() + limits::kAcceptTimeout + limits::kDoorClosing;
+      return;
+    case KeepMessage::Kind::kVmmInside:
+      entry->door->inside = std::move(message.descriptors);
+      return;
+    case KeepMessage::Kind::kClosing:
+      if (!entry->door->told_to_close) return;
+      entry->door->answer_by = Clock::now() + limits::kUpgradeDoors + limits::kDoorAnswer;
+      return;
+    case KeepMessage::Kind::kSay:
+      return log_line(static_cast<LogLevel>(message.value),
+                      fmt::format("session {}: {}", id, message.text));
+    case KeepMessage::Kind::kArrived:
+      return on_door_answer(id, *entry, std::move(message));
+    case KeepMessage::Kind::kClosed:
+      end_door(*entry, Answer::kGiven);
+      break;
+    default:
+      return log_error("session {}: its door says what makes no sense", id);
+  }
+  if (auto over = closing_.extract(id)) return close(id, std::move(over.mapped()));
+  if (doors_are_open_) open_door(id);  // an upgrade that closed it was given up meanwhile
+}
+
+/// The door holds on to what has come until this process or a handler has it, too.
+void SessionKeep::on_door_answer(std::uint64_t id, Entry& entry, KeepMessage answer) {
+  Door door = std::move(*entry.door);
+  entry.door.reset();
+  if (sessions_.contains(id)) {
+    on_arrival(id, std::move(answer.descriptors), answer.text);
+  } else {
+    close_with(id, std::move(answer.descriptors));
+  }
+  door.channel->send({.kind = KeepMessage::Kind::kTaken, .session = id});
+  end_door(std::move(door), Answer::kGiven);
+}
+
+void SessionKeep::on_door_gone(std::uint64_t id) {
+  Entry* const entry = find(id);
+  if (entry == nullptr || !entry->door) return;
+  const std::string reason = "the process of its door has ended";
+  if (!lose_door(id, *entry, reason)) return;
+  on_no_door(id, Error(ErrorCode::kUnavailable, reason));
+}
+
+bool SessionKeep::lose_door(std::uint64_t id, Entry& entry, const std::string& reason) {
+  KeptSession inside = std::move(entry.door->inside);
+  end_door(entry, Answer::kNone);
+  if (closing_.contains(id)) {
+    close_with(id, std::move(inside));
+    return false;
+  }
+  if (!inside.has(KeptRole::kUserfaultfd)) return true;
+  give_up(id, std::move(inside), reason);
+  return false;
+}
+
+void SessionKeep::close_with(std::uint64_t id, KeptSession arrived) {
+  auto over = closing_.extract(id);
+  remember(id, arrived);
+  over.mapped().kept.add(std::move(arrived));
+  close(id, std::move(over.mapped()));
+}
+
+void SessionKeep::tell_to_close(std::uint64_t id, Door& door, VmmDoor::Queue queue,
+                                Nanoseconds patience) {
+  door.told_to_close = true;
+  door.answer_by = Clock::now() + patience;
+  door.channel->send({.kind = KeepMessage::Kind::kCloseDoor,
+                      .session = id,
+                      .value = static_cast<std::uint64_t>(queue)});
+}
+
+void SessionKeep::end_door(Entry& entry, Answer answer) {
+  Door door = std::move(*entry.door);
+  entry.door.reset();
+  end_door(std::move(door), answer);
+}
+
+void SessionKeep::end_door(Door door, Answer answer) {
+  door.channel->close();
+  closing_channels_.push_back(std::move(door.channel));
+  owner_.close(std::move(door.inside));
+  if (!door.process.valid()) return;
+  leaving_doors_.push_back({.process = std::move(door.process),
+                            .user = door.user,
+                            .answered = answer == Answer::kGiven});
+}
+
+void SessionKeep::look_at_doors() {
+  const auto now = Clock::now();
+  std::vector<std::uint64_t> late;
+  for (const auto* const entries : {&sessions_, &closing_}) {
+    for (const auto& [id, entry] : *entries) {
+      if (entry.door && entry.door->answer_by < now) late.push_back(id);
+    }
+  }
+  for (const std::uint64_t id : late) {
+    log_error("session {}: its door does not answer, and is left alone", id);
+    Entry& entry = *find(id);
+    const bool opened = entry.door->process.valid();
+    const bool waited_for = entry.door->told_to_close;
+    if (!opened) owner_.renew_doors();
+    const std::string reason = "its door does not answer";
+    if (!lose_door(id, entry, reason)) continue;
+    if (!opened) {
+      on_no_door(id, Error(ErrorCode::kTimeout, "its door does not open"));
+    } else if (!waited_for) {
+      give_up(id, {}, reason);
+    } else if (doors_are_open_) {
+      open_door(id);
+    }
+  }
+  look_at_leaving_doors();
+  const bool any_left = !leaving_doors_.empty() || busy();
+  if (any_left && !door_timer_.active()) loop_.wait(limits::kLingerInterval, door_timer_);
+}
+
+/// A door that has answered holds nothing that a VM needs: it may be killed. One that has not may
+/// have the memory of a VMM, and kills that itself when it can.
+void SessionKeep::look_at_leaving_doors() {
+  std::erase_if(leaving_doors_, [](const LeavingDoor& door) { return has_exited(door.process); });
+  for (LeavingDoor& door : leaving_doors_) {
+    if (!hangs(door)) continue;
+    if (door.answered) kill_loudly(door.process);
+    if (std::exchange(door.said, true)) continue;
+    log_warning(LogKind("door hangs"), "closing what a process of user {} has sent does not end",
+                door.user ? std::to_string(*door.user) : "unknown");
+  }
+}
+
+bool SessionKeep::hangs(const LeavingDoor& door) {
+  return Clock::now() - door.since > limits::kDoorExit;
+}
+
+void SessionKeep::on_arrival(std::uint64_t id, KeptSession arrived, const std::string& failure) {
   remove_socket(id, sessions_[id].kept);
-  auto description = arrival.describe();
-  KeptSession arrived;
-  arrived[KeptRole::kOtherUserfaultfds] = std::move(arrival.other_userfaultfds);
-  arrived[KeptRole::kConnection] = std::move(arrival.connection);
-  arrived[KeptRole::kPidfd] = std::move(arrival.vmm.pidfd);
-  arrived[KeptRole::kUserfaultfd] = std::move(arrival.userfaultfd);
-  if (!description) return give_up(id, std::move(arrived), description.error().message());
-  arrived[KeptRole::kArrival] = *std::move(description);
+  if (!arrived.has(KeptRole::kArrival)) return give_up(id, std::move(arrived), failure);
   remember(id, arrived);
   Entry& entry = sessions_[id];
   entry.kept.add(arrived.share());
-  show_vmm(id, arrival.vmm.pid, entry.kept);
+  if (const auto arrival = Arrival::read(arrived[KeptRole::kArrival])) {
+    show_vmm(id, arrival->vmm.pid, entry.kept);
+  }
   if (nobody_serves_for_long_ || is_set_aside(entry)) deal_with_unserved(id, entry.kept);
   // Without a handler the next one will be told.
   if (channel_ == nullptr || is_set_aside(entry)) return;
@@ -279,70 +504,66 @@ void SessionKeep::give_up(std::uint64_t id, KeptSession arrived, const std::stri
   }
   auto entry = sessions_.extract(id);
   owner_.hide(id);
-  if (entry.mapped().door != nullptr) {
-    static_cast<void>(entry.mapped().door->close());
-    closing_doors_.push_back(std::move(entry.mapped().door));
-  }
-  KeptSession kept = std::move(entry.mapped().kept);
-  remove_socket(id, kept);
+  remove_socket(id, entry.mapped().kept);
   if (arrived.has(KeptRole::kPidfd)) kill_loudly(arrived[KeptRole::kPidfd]);
-  const bool lingers = arrived.has(KeptRole::kUserfaultfd);
   remember(id, arrived);
-  kept.add(std::move(arrived));
-  lingers ? linger(id, std::move(kept)) : forget(id, kept);
+  entry.mapped().kept.add(std::move(arrived));
+  close(id, std::move(entry.mapped()));
 }
 
 void SessionKeep::drop(std::uint64_t id, bool dealt_with) {
-  const auto found = sessions_.find(id);
-  if (found == sessions_.end()) return;
-  Entry entry = std::move(found->second);
-  sessions_.erase(found);
+  auto entry = sessions_.extract(id);
+  if (!entry) return;
   owner_.hide(id);
-  remove_socket(id, entry.kept);
-  if (entry.door != nullptr) {
-    Arrival arrival = entry.door->close();
-    closing_doors_.push_back(std::move(entry.door));
-    if (!entry.kept.has(KeptRole::kUserfaultfd) && arrival.userfaultfd.valid()) {
-      KeptSession arrived;
-      arrived[KeptRole::kUserfaultfd] = std::move(arrival.userfaultfd);
-      arrived[KeptRole::kOtherUserfaultfds] = std::move(arrival.other_userfaultfds);
-      arrived[KeptRole::kPidfd] = std::move(arrival.vmm.pidfd);
-      remember(id, arrived);
-      entry.kept.add(std::move(arrived));
-    }
+  remove_socket(id, entry.mapped().kept);
+  if (dealt_with && !entry.mapped().door) {
+    return forget(id, std::move(entry.mapped().kept));
   }
-  const bool lingers = !dealt_with && entry.kept.has(KeptRole::kUserfaultfd);
-  lingers ? let_linger(id, std::move(entry.kept)) : forget(id, entry.kept);
+  close(id, std::move(entry.mapped()));
+}
+
+void SessionKeep::close(std::uint64_t id, Entry entry) {
+  if (entry.door) {
+    tell_to_close(id, *entry.door, VmmDoor::Queue::kHeard, limits::kDoorAnswer);
+    closing_.emplace(id, std::move(entry));
+    return;
+  }
+  if (!entry.kept.has(KeptRole::kUserfaultfd)) {
+    return forget(id, std::move(entry.kept));
+  }
+  let_linger(id, std::move(entry.kept));
 }
 
 void SessionKeep::let_linger(std::uint64_t id, KeptSession kept) {
   log_error("session {} is over, and its VMM has handed over memory", id);
-  if (policy_of(record_of(kept)) == UnservablePolicy::kKill) kill_loudly(kept[KeptRole::kPidfd]);
-  linger(id, std::move(kept));
-}
-
-void SessionKeep::linger(std::uint64_t id, KeptSession kept) {
-  lingering_.emplace(id, std::move(kept));
+  const bool kills = stopped_ || policy_of(record_of(kept)) == UnservablePolicy::kKill;
+  if (kills && kept.has(KeptRole::kPidfd)) kill_loudly(kept[KeptRole::kPidfd]);
+  // The next supervisor must not take it for a session that goes on.
+  if (kept.has(KeptRole::kArrival)) {
+    owner_.forget(kept_name(id, KeptRole::kArrival));
+    kept.drop(KeptRole::kArrival);
+  }
+  lingering_.emplace(id, Lingering{std::move(kept)});
   if (!lingering_timer_.active()) loop_.wait(limits::kLingerInterval, lingering_timer_);
 }
 
 void SessionKeep::look_at_lingering() {
-  std::erase_if(lingering_, [&](const auto& each) {
-    const auto& [id, kept] = each;
-    if (!has_exited(kept[KeptRole::kPidfd])) return false;
-    forget(id, kept);
-    return true;
-  });
-  if (!lingering_.empty()) loop_.wait(limits::kLingerInterval, lingering_timer_);
-}
-
-void SessionKeep::kill_lingering() {
-  for (const auto& [id, kept] : lingering_) kill_loudly(kept[KeptRole::kPidfd]);
-  for (const auto& [id, kept] : lingering_) {
-    const auto exited = wait_for_exit(kept[KeptRole::kPidfd], Deadline::after(limits::kKilledExit));
-    if (!exited) log_error("a VMM that was killed: {}", exited.error().message());
-    forget(id, kept);
+  for (auto it = lingering_.begin(); it != lingering_.end();) {
+    auto& [id, held] = *it;
+    if (is_over(held.kept)) {
+      forget(id, std::move(held.kept));
+      it = lingering_.erase(it);
+      continue;
+    }
+    const bool outlives =
+        held.kept.has(KeptRole::kPidfd) && has_exited(held.kept[KeptRole::kPidfd]);
+    if (outlives && !std::exchange(held.outlives_vmm, true)) {
+      log_error("session {}: its VMM has exited, and another process has its memory", id);
+    }
+    ++it;
   }
+  if (lingering_.empty() || lingering_timer_.active()) return;
+  loop_.wait(limits::kLingerInterval, lingering_timer_);
 }
 
 void SessionKeep::look_whether_served() {
@@ -350,6 +571,7 @@ void SessionKeep::look_whether_served() {
   const Nanoseconds left = died_at_ + limits::kNobodyServes - Clock::now();
   if (left > Nanoseconds(0)) return loop_.wait(left, nobody_serves_);
   nobody_serves_for_long_ = true;
+  open_doors();
   for (const auto& [id, entry] : sessions_) deal_with_unserved(id, entry.kept);
 }
 
@@ -364,38 +586,64 @@ void SessionKeep::deal_with_unserved(std::uint64_t id, const KeptSession& kept) 
 }
 
 bool SessionKeep::busy() const {
-  return std::ranges::any_of(sessions_, [](const auto& entry) {
-    return entry.second.door != nullptr && entry.second.door->busy();
+  return !closing_.empty() || std::ranges::any_of(sessions_, [](const auto& entry) {
+    return entry.second.door.has_value();
   });
+}
+
+void SessionKeep::close_doors() {
+  doors_are_open_ = false;
+  for (auto& [id, entry] : sessions_) {
+    if (!entry.door || entry.door->told_to_close) continue;
+    tell_to_close(id, *entry.door, VmmDoor::Queue::kLeft, limits::kDoorAnswer);
+  }
 }
 
 std::vector<NamedDescriptor> SessionKeep::pass_on() {
   if (channel_ != nullptr) channel_->drain();
-  std::vector<NamedDescriptor> kept;
-  kept.push_back({kept_name(0, KeptRole::kListener), std::move(control_)});
-  for (auto& [id, entry] : sessions_) {
+  std::vector<NamedDescriptor> passed;
+  passed.push_back({kept_name(0, KeptRole::kListener), std::move(control_)});
+  const auto pass = [&passed](std::uint64_t id, KeptSession& kept) {
     for (std::size_t i = 0; i < kKeptRoles; ++i) {
       const auto role = static_cast<KeptRole>(i);
-      if (!entry.kept.has(role)) continue;
-      kept.push_back({kept_name(id, role), std::move(entry.kept[role])});
+      if (kept.has(role)) passed.push_back({kept_name(id, role), std::move(kept[role])});
     }
+  };
+  for (auto& [id, entry] : sessions_) pass(id, entry.kept);
+  for (auto& [id, held] : lingering_) pass(id, held.kept);
+  lingering_.clear();
+  // Else each upgrade would allow its user as many again.
+  for (LeavingDoor& door : leaving_doors_) {
+    if (door.user) passed.push_back({leaving_door_name(*door.user), std::move(door.process)});
   }
-  kill_lingering();
-  return kept;
+  leaving_doors_.clear();
+  return passed;
 }
 
 void SessionKeep::stop() {
-  kill_lingering();
-  for (auto& [id, entry] : sessions_) {
-    if (entry.door == nullptr) continue;
-    static_cast<void>(entry.door->close());
-    closing_doors_.push_back(std::move(entry.door));
+  stopped_ = true;
+  while (!sessions_.empty()) {
+    const auto& [id, entry] = *sessions_.begin();
+    const auto record = record_of(entry.kept);
+    drop(id, record && record->detached());  // whose VM needs no handler
+  }
+  for (const auto& [id, held] : lingering_) {
+    if (held.kept.has(KeptRole::kPidfd)) kill_loudly(held.kept[KeptRole::kPidfd]);
+  }
+  const Deadline deadline = Deadline::after(limits::kKilledExit);
+  for (const auto& [id, held] : lingering_) {
+    if (!held.kept.has(KeptRole::kPidfd)) continue;
+    static_cast<void>(wait_for_exit(held.kept[KeptRole::kPidfd], deadline));
+  }
+  look_at_lingering();
+  for (const auto& [id, held] : lingering_) {
+    log_error("session {}: the process that has its memory lives: this one stays until that exits",
+              id);
   }
 }
 
 void SessionKeep::tidy() {
-  static_cast<void>(reserve_.refill());
-  std::erase_if(closing_doors_, [](const auto& door) { return door->finished(); });
+  static_cast<void>(reserve_.refill(control_));
   std::erase_if(closing_channels_, [](const auto& channel) { return channel->finished(); });
 }
 

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,9 +20,11 @@
 namespace thaw {
 
 /// What a supervisor holds on to for its handlers, one after the other: the sessions, with a door
-/// for each VMM that has not come. It takes VMMs in, tells the handler of them and each new handler
-/// of all that there is, and sees to those that nobody serves. It knows no processes. On the loop's
-/// thread.
+/// for each VMM that has not come. It tells the handler of VMMs that come and each new handler of
+/// all that there is, and sees to those that nobody serves. It knows no processes.
+///
+/// Doors are in processes of their own (ServedDoor): none is waited for. One that does not answer
+/// in time is left alone, and no VMM gets in by it. On the loop's thread.
 class SessionKeep {
  public:
   class Owner {
@@ -29,6 +32,13 @@ class SessionKeep {
     /// Has a duplicate kept for whoever goes on when this process has died, until it is forgotten.
     virtual void keep(const std::string& name, const UniqueFd& descriptor) = 0;
     virtual void forget(const std::string& name) = 0;
+    /// Has a door made: a KeepMessage::Kind::kOpenDoor. Returns this end of the connection to it.
+    virtual Result<UniqueFd> open_door(KeepMessage order) = 0;
+    /// What makes doors stands still.
+    virtual void renew_doors() {}
+    /// Closes what is left of a session. This process must not wait: its VMM decides how long the
+    /// last close takes.
+    virtual void close(KeptSession kept) = 0;
     /// The VMM of a session has come, and may be looked at while the session is kept.
     virtual void show(std::uint64_t, const ErrandSubject&) {}
     virtual void hide(std::uint64_t) {}
@@ -50,8 +60,12 @@ class SessionKeep {
   SessionKeep(const SessionKeep&) = delete;
   SessionKeep& operator=(const SessionKeep&) = delete;
 
-  /// Goes on with what a supervisor before has kept; the control socket is not among it.
-  void take_over(std::vector<NamedDescriptor> kept, OutageCause cause);
+  /// Goes on with what a supervisor before has kept; the control socket is not among it. `since`:
+  /// when the handler before stopped to serve; nothing: it is not known. After an upgrade no VMM is
+  /// let in until a handler serves, since until then this process may have to become the one
+  /// before.
+  void take_over(std::vector<NamedDescriptor> kept, OutageCause cause,
+                 std::optional<Clock::time_point> since = std::nullopt);
   /// Upgrades that were asked for and have come to their end, and why the last one failed.
   struct Upgrades {
     std::uint64_t settled = 0;
@@ -76,26 +90,54 @@ class SessionKeep {
   /// The handler that has this pid stands still. If that is in a system call on a session's memory,
   /// it is that session's doing: one on which several stood still in a row is set aside.
   void note_stall(pid_t handler);
+  /// That handler does not die, in such a call: the session would do the same to the next one.
+  void note_unkillable(pid_t handler);
 
   /// Whether some handler has served, of this supervisor or the one before.
   bool has_served() const { return has_served_; }
   std::size_t sessions() const { return sessions_.size(); }
-  /// Whether a VMM is in a door, which nobody else could go on with.
+  /// Whether a door is open or being closed, which the next supervisor could not go on with.
   bool busy() const;
-  /// All that another supervisor goes on with; this one has it no more. VMMs that this one alone
-  /// holds on to are killed. What the handler has said is heard before: REQUIRES: it is dead or
+  /// Doors close as soon as no VMM is in them. Connections that have handed over nothing are
+  /// dropped after a while, and all others wait to be accepted by the next supervisor.
+  void close_doors();
+  /// Takes that back: of all sessions whose VMM is awaited.
+  void open_doors();
+  /// All that another supervisor goes on with, VMMs without a session included; this one has it no
+  /// more. Waits for nothing. What the handler has said is heard before: REQUIRES: it is dead or
   /// paused, and not busy().
   std::vector<NamedDescriptor> pass_on();
   /// Lets nobody in any more, and kills VMMs whose missing pages would read as zeros without this
-  /// process.
+  /// process. REQUIRES: there is no handler.
   void stop();
+  /// Whether one of them could not be killed, or another process has its memory: then this process
+  /// must not end, and what it holds is looked at now and then. Or a door has not answered yet.
+  bool is_needed() const { return !lingering_.empty() || !closing_.empty(); }
   /// At the end of each turn.
   void tidy();
 
  private:
+  /// A door that has not answered.
+  struct Door {
+    std::unique_ptr<KeepChannel> channel;
+    std::optional<uid_t> user;  // who may come in; nothing: it cannot be known
+    UniqueFd process{};         // not valid: it has not said so yet
+    KeptSession inside{};       // of a VMM whose handoff is not whole, from kUserfaultfd and kPidfd
+    bool told_to_close = false;
+    Clock::time_point answer_by{};  // or say at least that it is open
+  };
+  /// The process of one that has answered, or does not.
+  struct LeavingDoor {
+    UniqueFd process;
+    std::optional<uid_t> user;
+    bool answered = false;  // then it has nothing of anyone's any more
+    bool said = false;      // that it hangs
+    Clock::time_point since = Clock::now();
+  };
   struct Entry {
     KeptSession kept;
-    std::unique_ptr<VmmDoor> door;
+    std::optional<Door> door;
+    unsigned door_failures = 0;
     unsigned crashes = 0;            // of handlers that had it in hand, in a row
     unsigned stalls = 0;             // of handlers on its memory, in a row
     Clock::time_point stalled_at{};  // last
@@ -105,22 +147,44 @@ class SessionKeep {
   }
   void on_message(KeepMessage message);
   void keep(std::uint64_t id, KeptSession kept);
-  void open_door(std::uint64_t id, Entry& entry);
-  void on_arrival(std::uint64_t id, Arrival arrival);
+  /// Of a session that has none, and is awaited.
+  void open_door(std::uint64_t id);
+  Result<void> try_to_open_door(std::uint64_t id, Entry& entry);
+  void on_no_door(std::uint64_t id, const Error& error);
+  Entry* find(std::uint64_t id);
+  void on_door_message(std::uint64_t id, KeepMessage message);
+  void on_door_gone(std::uint64_t id);
+  void tell_to_close(std::uint64_t id, Door& door, VmmDoor::Queue queue, Nanoseconds patience);
+  /// It is over with the door.
+  enum class Answer { kGiven, kNone };
+  void end_door(Entry& entry, Answer answer);
+  void end_door(Door door, Answer answer);
+  /// It is over without an answer. A VMM that is half in, or a session that was to close, is dealt
+  /// with. Returns whether the session waits for another door.
+  bool lose_door(std::uint64_t id, Entry& entry, const std::string& reason);
+  void on_door_answer(std::uint64_t id, Entry& entry, KeepMessage answer);
+  void look_at_doors();
+  void look_at_leaving_doors();
+  static bool hangs(const LeavingDoor& door);
+  void on_arrival(std::uint64_t id, KeptSession arrived, const std::string& failure);
   /// Neither its VMM nor the session can be gone on with: the one is killed, the other ends.
   void give_up(std::uint64_t id, KeptSession arrived, const std::string& reason);
   void note_crash();
+  /// Whose memory the handler's system call is on; end(): no session's, or it cannot be known.
+  std::map<std::uint64_t, Entry>::iterator in_call_of(pid_t handler);
   /// `what`: what fault handlers in a row have done to it.
   static void set_aside(std::uint64_t id, const Entry& entry, unsigned times, const char* what);
   /// `dealt_with`: the handler has had the VMM.
   void drop(std::uint64_t id, bool dealt_with);
-  /// A VMM whose memory nobody serves: killed, if that is its policy, and held on to until it has
-  /// exited, for without its userfaultfd it could read zeros.
+  /// Of a session whose door was to close: this has come of its VMM.
+  void close_with(std::uint64_t id, KeptSession arrived);
+  /// What is left of a session that is over: its door closes first.
+  void close(std::uint64_t id, Entry entry);
+  /// A VMM whose memory is not served: killed, if that is its policy, and held on to until no
+  /// process has the memory, which could read zeros without its userfaultfd.
   void let_linger(std::uint64_t id, KeptSession kept);
   void linger(std::uint64_t id, KeptSession kept);
   void look_at_lingering();
-  /// They are dead when it returns.
-  void kill_lingering();
   void on_serving();
   void look_whether_served();
   /// As the policy of its VM says, which has come and has nobody.
@@ -130,15 +194,23 @@ class SessionKeep {
   /// `vmm`: the process of the VMM that has come.
   void show_vmm(std::uint64_t id, pid_t vmm, const KeptSession& kept);
   void remember(std::uint64_t id, const KeptSession& kept);
-  void forget(std::uint64_t id, const KeptSession& kept);
+  /// It is over with the session.
+  void forget(std::uint64_t id, KeptSession kept);
 
   Loop& loop_;
   UniqueFd control_;
   Owner& owner_;
-  DescriptorReserve reserve_{control_};  // for VMMs that come
+  DescriptorReserve reserve_;  // for VMMs that come
   std::map<std::uint64_t, Entry> sessions_;
-  std::vector<std::unique_ptr<VmmDoor>> closing_doors_;
-  std::map<std::uint64_t, KeptSession> lingering_;
+  std::map<std::uint64_t, Entry> closing_;  // sessions that are over, and their door is not
+  std::vector<LeavingDoor> leaving_doors_;
+  bool doors_are_open_ = true;
+  bool stopped_ = false;
+  struct Lingering {
+    KeptSession kept;
+    bool outlives_vmm = false;  // another process has its memory, and the log says so
+  };
+  std::map<std::uint64_t, Lingering> lingering_;
   std::uint64_t highest_ = 0;  // number of a session
   std::uint64_t in_hand_ = 0;  // what the handler says that it is working on; 0: nothing
   Upgrades upgrades_;
@@ -151,6 +223,12 @@ class SessionKeep {
   bool nobody_serves_for_long_ = false;
   Clock::time_point died_at_;
 
+  Operation door_timer_{[this](int result) {
+    if (result == -ETIME) look_at_doors();
+  }};
+  Operation door_retry_{[this](int result) {
+    if (result == -ETIME && doors_are_open_) open_doors();
+  }};
   Operation lingering_timer_{[this](int result) {
     if (result == -ETIME) look_at_lingering();
   }};

@@ -13,7 +13,7 @@ namespace {
 Result<Arrival> arrival_of(KeptSession& kept, const std::string& text) {
   if (!kept.has(KeptRole::kArrival)) {
     Arrival none;
-    none.refusal = Error(ErrorCode::kNoDescriptors, text);
+    none.refusal = Error(ErrorCode::kUnavailable, text);
     return none;
   }
   Arrival arrival = TRY(Arrival::read(kept[KeptRole::kArrival]));
@@ -30,7 +30,7 @@ SessionTable::SessionTable(Loop& loop, UniqueFd supervisor, Owner& owner)
     : loop_(loop),
       owner_(owner),
       supervisor_(
-          loop, std::move(supervisor),
+          loop, std::move(supervisor), reserve_,
           [this](KeepMessage message) { on_message(std::move(message)); },
           [this](KeepChannel::End end) {
             // The supervisor sees to it that another handler goes on, which it has told of all.
@@ -61,11 +61,15 @@ bool SessionTable::forget_ended() {
       ++it;
       continue;
     }
-    drop(session);
+    KeepMessage over{.kind = KeepMessage::Kind::kDrop,
+                     .session = session.options().id,
+                     .value = session.has_arrived() ? 1u : 0u};
     ended_.push_back(session.report());
     ended_totals_ += ended_.back();
     if (ended_.size() > limits::kMaxEndedReports) ended_.pop_front();
-    it = sessions_.erase(it);
+    it = sessions_.erase(
+        it);  // as long as the supervisor has its descriptors, closing them is quick
+    supervisor_.send(std::move(over));
   }
   return all;
 }
@@ -165,12 +169,6 @@ Session& SessionTable::make_session(std::uint64_t id, Service service, MemoryRec
   auto session = std::make_unique<Session>(loop_, service.link, std::move(service.options),
                                            std::move(record), owner_);
   return *sessions_.emplace(id, std::move(session)).first->second;
-}
-
-void SessionTable::drop(const Session& session) {
-  supervisor_.send({.kind = KeepMessage::Kind::kDrop,
-                    .session = session.options().id,
-                    .value = session.has_arrived() ? 1u : 0u});
 }
 
 }  // namespace thaw

@@ -70,7 +70,6 @@ class SessionTable {
   Result<void> try_to_adopt(std::uint64_t id, KeptSession& kept, std::uint64_t stalls);
   void on_arrival(std::uint64_t id, KeptSession arrived, const std::string& text);
   Session& make_session(std::uint64_t id, Service service, MemoryRecord record);
-  void drop(const Session& session);
   /// A crash from now on until another one is named is this session's doing; 0: none's.
   void take_in_hand(std::uint64_t id);
 
@@ -85,6 +84,7 @@ class SessionTable {
   std::string upgrade_failure_;
   UniqueFd control_;  // until on_serving()
   bool serving_ = false;
+  DescriptorReserve reserve_;
   KeepChannel supervisor_;
 };
 

@@ -68,8 +68,12 @@ Result<HandlerSettings> settle(HandlerSettings given, const HandlerSettings* bef
 
 Result<UniqueFd> listen_for_operators(const HandlerSettings& settings) {
   const TcpAddress address = TRY(resolve_tcp(settings.http));
-  if (!address.is_loopback()) {
-    TRY(check_transport(address, {.insecure = settings.transport.insecure}));
+  const bool is_of_this_host = address.is_loopback() || address.is_unix();
+  if (!is_of_this_host && !settings.http_public && !settings.transport.insecure) {
+    return fail(ErrorCode::kInvalidArgument,
+                "/metrics and /healthz are plain HTTP, and every program that reaches {} may read "
+                "them; use a loopback address, or allow it with --http-public",
+                address.text());
   }
   return listen_tcp(address);
 }

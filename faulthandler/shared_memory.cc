@@ -510,6 +510,7 @@ void SharedMemory::add_to(SessionReport& report) const {
   report.damaged_chunks = image.damaged_chunks;
   report.bytes_received = image.bytes_received;
   report.shared = true;
+  report.slow_memory = attached_ && account_.slow();
   report.faults = faults_;
   report.removed_pages = removed_pages_;
   report.poisoned_pages = poisoned_pages_;

@@ -8,6 +8,7 @@
 
 #include "base/histogram.h"
 #include "base/process_maps.h"
+#include "faulthandler/address_space.h"
 #include "faulthandler/call_account.h"
 #include "faulthandler/event_queue.h"
 #include "faulthandler/host_image.h"
@@ -57,7 +58,7 @@ class SharedMemory final : public VmMemory, private HostImage::View, private Eve
   bool finished() const override {
     return !reading_.active() && !retrying_.active() && !thread_.active();
   }
-  bool has_forks() override { return events_.has_forks(); }
+  bool has_process() override { return has_address_space(userfaultfd_); }
   std::optional<Clock::time_point> waiting_since() const override;
   void stop_waiting(Clock::time_point since, const std::string& reason) override;
   void add_to(SessionReport& report) const override;

@@ -38,14 +38,15 @@ Supervisor::Supervisor(Loop& loop, UniqueFd control, Programs programs, Inherita
       before_(std::move(before)),
       control_(socket_identity(programs_.control)),
       errands_(programs_.begin_errands),
+      doors_(programs_.doors),
       keep_(loop, std::move(control), *this) {
   keep_.set_upgrades(before_.upgrades);
   manager_.keep(kSettingsName, before_.settings);
 }
 
 void Supervisor::take_over(std::vector<NamedDescriptor> kept) {
-  keep_.take_over(std::move(kept),
-                  before_.of_upgrade ? OutageCause::kUpgrade : OutageCause::kDeath);
+  keep_.take_over(std::move(kept), before_.of_upgrade ? OutageCause::kUpgrade : OutageCause::kDeath,
+                  before_.unserved_since);
 }
 
 int Supervisor::run(std::function<void()> on_ready) {
@@ -53,6 +54,9 @@ int Supervisor::run(std::function<void()> on_ready) {
   if (before_.guard.valid()) loop_.wait(limits::kProbation, probation_);
   tell_alive();
   start_handler();
+  if (const auto started = doors_.start(before_.settings); !started) {
+    log_error("doors for VMMs: {}", started.error().message());  // which the first one tries again
+  }
   loop_.run({.before = [] {}, .after = [this] { tidy(); }});
   return exit_code_;
 }
@@ -67,16 +71,20 @@ void Supervisor::tell_alive() {
 void Supervisor::tidy() {
   keep_.tidy();
   std::erase_if(ended_pulses_, [](const auto& pulse) { return pulse->finished(); });
+  held_handlers_.remove_if([](const ChildProcess& held) { return held.status().has_value(); });
   std::erase_if(ended_proofs_, [](const auto& proof) { return proof->finished(); });
+  if (stopping_ && !keep_.is_needed()) loop_.stop();
 }
 
 void Supervisor::signal(int number) {
+  if (stopping_) return keep_.stop();
   last_signal_ = number;
   if (handler_) handler_->signal_group(number);
 }
 
 void Supervisor::reload() {
   reopen_log();
+  if (stopping_) return;
   renew_control();
   // One that is being started reads everything anyway, and ignores the signal.
   if (handler_) handler_->signal_group(SIGHUP);
@@ -134,29 +142,38 @@ void Supervisor::start_again_later() {
 }
 
 void Supervisor::on_handler_exit(int result) {
+  if (!handler_) {
+    // on_unkillable() has given it up.
+    return go_on_without({.signal = SIGKILL}, keep_.end_handler(SessionKeep::Death::kOther));
+  }
   if (result < 0) return;
   const auto status = handler_->status();
   if (!status) return loop_.poll(handler_->pidfd(), POLLIN, exiting_);
+  loop_.cancel(dying_);
   // What it says last may be that it serves: it must be there to be told of a signal.
   const bool served = keep_.end_handler(has_crashed(*status) ? SessionKeep::Death::kCrash
                                                              : SessionKeep::Death::kOther);
   handler_.reset();
+  go_on_without(*status, served);
+}
+
+void Supervisor::go_on_without(const ExitStatus& status, bool served) {
   errands_.disconnect();
   end_pulse();
   loop_.cancel(losing_);
   if (!served && before_.program.valid()) {
-    return go_back(fmt::format("its fault handler {} before it served", status->text()));
+    return go_back(fmt::format("its fault handler {} before it served", status.text()));
   }
-  if (!served && before_.guard.valid()) return leave_to_guard(status->text());
-  const bool ended = status->signal == 0 && status->code == 0;
+  if (!served && before_.guard.valid()) return leave_to_guard(status.text());
+  const bool ended = status.signal == 0 && status.code == 0;
   if (ended || !keep_.has_served()) {
-    return stop(status->signal != 0 ? 128 + status->signal : status->code);
+    return stop(status.signal != 0 ? 128 + status.signal : status.code);
   }
-  log_error("the fault handler {}; another one goes on with {} sessions", status->text(),
+  log_error("the fault handler {}; another one goes on with {} sessions", status.text(),
             keep_.sessions());
   if (!served) return start_again_later();
   // One that crashes as soon as it serves would do so at once again, and take all CPUs for it.
-  const bool early = has_crashed(*status) && Clock::now() - served_since_ < limits::kRestartMost;
+  const bool early = has_crashed(status) && Clock::now() - served_since_ < limits::kRestartMost;
   if (early) return loop_.wait(kCrashPause, restarting_);
   start_handler();
 }
@@ -197,6 +214,28 @@ void Supervisor::kill_to_replace(const std::string& why) {
   if (const auto killed = kill_process(handler_->pidfd()); !killed) {
     log_error("{}", killed.error().message());
   }
+  if (!dying_.active()) loop_.wait(limits::kHandlerDeath, dying_);
+}
+
+void Supervisor::on_unkillable() {
+  if (!handler_ || handler_->status()) return;
+  log_error("the fault handler was killed and does not end: another one goes on beside it");
+  keep_.note_unkillable(handler_->pid());
+  held_handlers_.push_back(std::move(*handler_));
+  handler_.reset();
+  loop_.cancel(exiting_);  // which goes on from there
+}
+
+void Supervisor::close(KeptSession kept) {
+  if (kept.roles() == 0) return;
+  auto left = doors_.close(std::move(kept), before_.settings);
+  if (!left) return;
+  unclosed_.push_back(*std::move(left));
+  if (!closing_.active()) loop_.wait(limits::kRestartMost, closing_);
+}
+
+void Supervisor::close_all() {
+  for (KeptSession& kept : std::exchange(unclosed_, {})) close(std::move(kept));
 }
 
 void Supervisor::on_stall(Nanoseconds stalled) {
@@ -238,33 +277,43 @@ void Supervisor::on_proof(Result<UniqueFd> settings) {
   ended_proofs_.push_back(std::move(proof_));
   if (!settings) return fail_upgrade(settings.error().message());
   successor_ = *std::move(settings);
+  proven_at_ = Clock::now();
   loop_.wait(Nanoseconds(0), upgrading_);
 }
 
 void Supervisor::fail_upgrade(const std::string& reason) {
   log_error("upgrade: not done, the program before goes on: {}", reason);
+  keep_.open_doors();
   keep_.settle_upgrade(reason);
 }
 
 void Supervisor::upgrade() {
   // The process that gave the proof is this one's child, and has to be reaped.
-  if (keep_.busy() || !handler_ || !ended_proofs_.empty()) {
-    return loop_.wait(limits::kUpgradePause, upgrading_);
+  const bool ready = handler_.has_value() && ended_proofs_.empty();
+  const auto waited = Clock::now() - proven_at_;
+  if (ready) keep_.close_doors();
+  if (keep_.busy() || !ready) {
+    if (waited < limits::kUpgradeStart) return loop_.wait(limits::kUpgradePause, upgrading_);
+    return fail_upgrade(ready ? "handoffs of VMMs do not come to an end"
+                              : "there is no fault handler to be replaced");
   }
   log_info("upgrade: becoming {}", programs_.successor.front());
   flush_log(Deadline::after(limits::kLogPatience));  // before VMs wait
   // From here on it says nothing; and it goes on should this process die before there is a guard.
-  if (const auto paused = handler_->pause(Deadline::after(limits::kKilledExit)); !paused) {
+  // VMs wait meanwhile, and nothing is waited for that a VMM decides.
+  const auto paused = Clock::now();
+  if (const auto stands = handler_->pause(Deadline::after(limits::kKilledExit)); !stands) {
     handler_->signal_group(SIGCONT);
-    return fail_upgrade(paused.error().message());
+    return fail_upgrade(stands.error().message());
   }
   std::vector<NamedDescriptor> kept = keep_.pass_on();
-  Inheritance after{.settings = std::move(successor_), .upgrades = keep_.upgrades()};
+  Inheritance after{
+      .settings = std::move(successor_), .upgrades = keep_.upgrades(), .unserved_since = paused};
   auto program = open_for_reading(kRunningProgram);
-  auto guard = start_guard(kept, before_.settings, after.upgrades, handler_->pidfd());
+  auto guard = start_guard(kept, before_.settings, after.upgrades, handler_->pidfd(), paused);
   if (const auto killed = kill_handler(); !killed) {
     log_error("upgrade: left to the guard: {}", killed.error().message());
-    return stop(1);
+    return leave();
   }
   handler_.reset();
   const auto passed = [&]() -> Result<void> {
@@ -275,10 +324,10 @@ void Supervisor::upgrade() {
   }();
   if (passed) become_another(programs_.successor.front(), programs_.successor, std::move(kept));
   log_error("upgrade: not done: {}", passed.error().message());
-  CHECK(
-      add_inheritance(kept, {.settings = std::move(before_.settings),
-                             .upgrades = {keep_.upgrades().settled + 1, passed.error().message()}})
-          .has_value());
+  CHECK(add_inheritance(kept, {.settings = std::move(before_.settings),
+                               .upgrades = {keep_.upgrades().settled + 1, passed.error().message()},
+                               .unserved_since = paused})
+            .has_value());
   become_another(kRunningProgram, programs_.successor, std::move(kept));
 }
 
@@ -286,16 +335,17 @@ void Supervisor::go_back(const std::string& reason) {
   log_error("upgrade: going back to the program before: {}", reason);
   if (const auto killed = kill_handler(); !killed) {
     // The guard takes over from this process.
-    return stop(1);
+    return leave();
   }
   const auto previous = read_settings(before_.previous);
-  if (!previous) return stop(1);
+  if (!previous) return leave();
   std::vector<NamedDescriptor> kept = keep_.pass_on();
   const Result<void> passed = add_inheritance(
       kept, {.settings = std::move(before_.previous),
              .guard = std::move(before_.guard),
-             .upgrades = {keep_.upgrades().settled + 1, "the new program: " + reason}});
-  if (!passed) return stop(1);
+             .upgrades = {keep_.upgrades().settled + 1, "the new program: " + reason},
+             .unserved_since = before_.unserved_since});
+  if (!passed) return leave();
   // It is started through its descriptor, and knows the name of nothing that has this one.
   kept.push_back({"spent", std::move(before_.program)});
   const auto number = kFirstPassed + static_cast<int>(kept.size()) - 1;
@@ -308,7 +358,13 @@ void Supervisor::leave_to_guard(const std::string& reason) {
       "upgrade: the program before does not serve in this process either ({}): its guard "
       "goes on",
       reason);
-  stop(1);
+  leave();
+}
+
+void Supervisor::leave() {
+  exit_code_ = 1;
+  end_pulse();
+  loop_.stop();
 }
 
 void Supervisor::become_another(const std::string& file, const std::vector<std::string>& command,
@@ -322,10 +378,14 @@ void Supervisor::become_another(const std::string& file, const std::vector<std::
 
 void Supervisor::stop(int exit_code) {
   exit_code_ = exit_code;
-  if (control_ && !before_.guard.valid()) remove_file(programs_.control, *control_);
-  keep_.stop();
+  if (control_) remove_file(programs_.control, *control_);
   end_pulse();
-  loop_.stop();
+  for (Operation* operation : {&restarting_, &upgrading_, &losing_, &probation_}) {
+    loop_.cancel(*operation);
+  }
+  stopping_ = true;
+  keep_.stop();
+  if (!keep_.is_needed()) loop_.stop();
 }
 
 }  // namespace thaw

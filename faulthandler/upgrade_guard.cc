@@ -44,14 +44,16 @@ std::optional<std::string> await_end(const UniqueFd& connection, const UniqueFd&
 }  // namespace
 
 Result<UniqueFd> start_guard(std::vector<NamedDescriptor>& passed, const UniqueFd& settings,
-                             const SessionKeep::Upgrades& upgrades, const UniqueFd& handler) {
+                             const SessionKeep::Upgrades& upgrades, const UniqueFd& handler,
+                             Clock::time_point paused) {
   MessagePair ends = TRY(create_message_pair());
   UniqueFd supervisor = TRY(own_pidfd());
   UniqueFd killed = TRY(duplicate(handler));
   const std::size_t sessions = passed.size();
   TRY(add_inheritance(passed, {.settings = TRY(duplicate(settings)),
                                .guard = std::move(ends.theirs),
-                               .upgrades = upgrades}));
+                               .upgrades = upgrades,
+                               .unserved_since = paused}));
   passed.push_back({kSupervisorName, std::move(supervisor)});
   passed.push_back({kHandlerName, std::move(killed)});
   const auto started = start_copy_with({kRunningProgram, kGuardArgument}, passed);
@@ -84,7 +86,9 @@ Result<int> guard_upgrade() {
     TRY(wait_for_exit(*process, Deadline::after(limits::kKilledExit)));
   }
   const SessionKeep::Upgrades upgrades{before.upgrades.settled + 1, "not upgraded: " + *failure};
-  TRY(add_inheritance(passed, {.settings = std::move(before.settings), .upgrades = upgrades}));
+  TRY(add_inheritance(passed, {.settings = std::move(before.settings),
+                               .upgrades = upgrades,
+                               .unserved_since = before.unserved_since}));
   TRY(become_with(kRunningProgram, settings.command, std::move(passed)));
   return 1;
 }

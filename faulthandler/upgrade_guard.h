@@ -15,10 +15,11 @@ namespace thaw {
 /// supervisor ends, the copy kills it and goes on as the supervisor itself.
 
 /// Starts the guard with copies of what is passed; if it goes on, it does by these settings, once
-/// this process and its handler are dead. Returns our end of the connection to it, which the new
-/// program inherits.
+/// this process and its handler, which was paused at `paused`, are dead. Returns our end of the
+/// connection to it, which the new program inherits.
 Result<UniqueFd> start_guard(std::vector<NamedDescriptor>& passed, const UniqueFd& settings,
-                             const SessionKeep::Upgrades& upgrades, const UniqueFd& handler);
+                             const SessionKeep::Upgrades& upgrades, const UniqueFd& handler,
+                             Clock::time_point paused);
 /// A handler serves: the guard ends.
 void dismiss_guard(const UniqueFd& guard);
 

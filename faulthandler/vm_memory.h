@@ -84,9 +84,9 @@ class VmMemory {
   /// Pages that have been waited for since then, or longer, cannot be had.
   virtual void stop_waiting(Clock::time_point since, const std::string& reason) = 0;
 
-  /// Whether a process that the VMM forked with its userfaultfd still lives: missing pages would
-  /// read as zeros there if this object went. Asks the kernel.
-  virtual bool has_forks() = 0;
+  /// Whether a process still has the memory, as has_address_space() says. May be asked on another
+  /// thread once stop() was called.
+  virtual bool has_process() = 0;
 
   virtual void add_to(SessionReport& report) const = 0;
 

@@ -3,11 +3,17 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <iterator>
+#include <ranges>
+#include <span>
 #include <utility>
 
+#include <fmt/core.h>
+
 #include "base/limits.h"
-#include "base/log.h"
+#include "base/passed_descriptors.h"
 #include "base/place.h"
+#include "format/farewell.h"
 
 namespace thaw {
 
@@ -17,15 +23,14 @@ VmmDoor::Candidate::Candidate(VmmDoor& door, UniqueFd socket, PeerProcess peer)
       receiving([this, &door](int result) { door.on_handoff(*this, result); }),
       patience([this, &door](int result) { door.on_silence(*this, result); }) {}
 
-VmmDoor::VmmDoor(Loop& loop, std::uint64_t session, KeptSession kept, DescriptorReserve& reserve,
-                 std::function<void(Arrival)> on_arrival, RootVmm root_vmm)
+VmmDoor::VmmDoor(Loop& loop, KeptSession kept, DescriptorReserve& reserve, Calls calls,
+                 RootVmm root_vmm)
     : loop_(loop),
-      session_(session),
       kept_(std::move(kept)),
       listener_(kept_[KeptRole::kListener]),
       image_(kept_[KeptRole::kImageView]),
       reserve_(reserve),
-      on_arrival_(std::move(on_arrival)),
+      calls_(std::move(calls)),
       root_vmm_(root_vmm) {
   await_connection();
   loop_.wait(limits::kAcceptTimeout, patience_);
@@ -41,7 +46,7 @@ void VmmDoor::on_connection(int result) {
   std::erase_if(candidates_, [](const auto& each) { return each->dropped && each->settled(); });
   if (!waiting_since_) waiting_since_ = boot_time();
   // A VMM is accepted only if its descriptors can be, too.
-  const bool has_room = reserve_.refill();
+  const bool has_room = reserve_.refill(listener_);
   reserve_.release();
   Result<UniqueFd> accepted = fail(ErrorCode::kNoDescriptors, "no descriptors are left");
   if (has_room) accepted = accept_connection(listener_, Deadline::after(Nanoseconds(0)));
@@ -57,7 +62,8 @@ void VmmDoor::on_connection(int result) {
   if (!accepted) {
     // Out of descriptors, mostly: the VMM stays in the queue, and polling tells of it all the time.
     if (accept_pause_ == limits::kAcceptPauseFirst) {
-      log_error("session {}: its VMM has to wait: {}", session_, accepted.error().message());
+      calls_.say(LogLevel::kError,
+                 fmt::format("its VMM has to wait: {}", accepted.error().message()));
     }
     return loop_.wait(accept_pause_, resting_);
   }
@@ -87,7 +93,7 @@ Result<void> VmmDoor::check_user(const PeerProcess& peer) const {
   // Another process may have its number, and the VMM may be killed: so it is of that user alone.
   const UniqueFd& file = kept_[KeptRole::kSocketFile];
   if (peer.found_by == PeerFoundBy::kSocket || !file.valid()) return {};
-  const uid_t owner = TRY(file_user(file));
+  const uid_t owner = TRY(file_owner(file)).uid;
   if (peer.user == owner) return {};
   return fail(ErrorCode::kPermission,
               "on a kernel before Linux 6.5 a VMM runs as the user who owns its socket, {}, not {}",
@@ -102,6 +108,9 @@ void VmmDoor::on_rested() {
   const auto before = Clock::now() - limits::kSilentVmm;
   for (const auto& candidate : candidates_) {
     if (candidate->dropped || candidate->since > before) continue;
+    std::array<std::byte, 1> byte{};
+    const auto sent = peek(candidate->connection, byte);
+    if (sent && sent->value_or(0) > 0) continue;
     note_drop(Error(ErrorCode::kLimitExceeded, "too many connections say nothing"));
     drop(*candidate);
   }
@@ -127,20 +136,28 @@ void VmmDoor::on_handoff(Candidate& candidate, int result) {
   reserve_.release();
   auto handoff = candidate.receiver.receive(candidate.connection);
   if (!handoff) return refuse(candidate, handoff.error());
-  if (chosen_ == nullptr && (*handoff || candidate.receiver.has_userfaultfd())) choose(candidate);
+  const bool is_new = chosen_ == nullptr && (*handoff || candidate.receiver.has_userfaultfd());
+  if (is_new) choose(candidate);
+  if (is_new && !*handoff) tell_of(candidate);
   if (!*handoff) return loop_.poll(candidate.connection, POLLIN, candidate.receiving);
   Arrival arrival;
+  take_handoff(candidate, **std::move(handoff), arrival);
+  arrive(std::move(arrival));
+}
+
+void VmmDoor::take_handoff(Candidate& candidate, HandoffReceiver::Handoff handoff,
+                           Arrival& arrival) {
+  candidate.whole = true;
   UniqueFd& pidfd = candidate.vmm.pidfd;
-  if (!pidfd.valid()) pidfd = std::move((*handoff)->pidfd);
+  if (!pidfd.valid()) pidfd = std::move(handoff.pidfd);
   if (!pidfd.valid()) {
     arrival.refusal = Error(ErrorCode::kUnsupported,
                             "the VMM is in another PID namespace, has sent no pidfd, and this "
                             "kernel names no process there (Linux 6.5 and later do)");
   }
-  arrival.userfaultfd = std::move((*handoff)->userfaultfd);
-  arrival.handoff = std::move((*handoff)->text);
-  arrival.left = (*handoff)->left;
-  arrive(std::move(arrival));
+  arrival.userfaultfd = std::move(handoff.userfaultfd);
+  arrival.handoff = std::move(handoff.text);
+  arrival.left = handoff.left;
 }
 
 void VmmDoor::on_silence(Candidate& candidate, int result) {
@@ -171,31 +188,89 @@ void VmmDoor::refuse(Candidate& candidate, Error error) {
 void VmmDoor::take_userfaultfds(Candidate& candidate, Arrival& arrival) {
   std::vector<UniqueFd> all = candidate.receiver.take_userfaultfds();
   bool held = !candidate.receiver.take_loss();
-  if (all.size() > 1) {
-    auto others = hold_descriptors(std::span(all).subspan(1));
-    held = held && others;
-    if (others) arrival.other_userfaultfds = *std::move(others);
-  }
   if (!all.empty()) arrival.userfaultfd = std::move(all.front());
+  std::vector<UniqueFd> others = std::exchange(stranded_, {});
+  std::ranges::move(all | std::views::drop(1), std::back_inserter(others));
+  if (!others.empty()) {
+    auto holder = hold_descriptors(others);
+    held = held && holder;
+    if (holder) arrival.other_userfaultfds = *std::move(holder);
+  }
   if (held) return;
   // Whatever its policy: its missing pages could read as zeros.
   const auto killed = kill_process(candidate.vmm.pidfd);
-  log_error("session {}: the VMM's userfaultfds cannot all be held: it {}", session_,
-            killed ? "was sent SIGKILL" : killed.error().message());
+  calls_.say(LogLevel::kError, fmt::format("the VMM's userfaultfds cannot all be held: it {}",
+                                           killed ? "was sent SIGKILL" : killed.error().message()));
 }
 
 void VmmDoor::drop(Candidate& candidate) {
-  candidate.dropped = true;
+  if (!std::exchange(candidate.dropped, true)) {
+    shut_down(candidate.connection);
+    reserve_.release();
+    static_cast<void>(candidate.receiver.receive(candidate.connection));
+    if (strand(candidate)) {
+      calls_.say(LogLevel::kError,
+                 fmt::format("process {} has handed memory over, which is not served: it waits",
+                             candidate.vmm.pid));
+    }
+  }
   loop_.cancel(candidate.receiving);
   loop_.cancel(candidate.patience);
-  if (candidate.settled()) candidate.connection.reset();
+  // Where a VMM has come, nothing that may take long comes before its arrival.
+  if (candidate.settled() && open_ && chosen_ == nullptr) candidate.connection.reset();
+}
+
+bool VmmDoor::strand(Candidate& candidate) {
+  std::vector<UniqueFd> userfaultfds = candidate.receiver.take_userfaultfds();
+  std::ranges::move(userfaultfds, std::back_inserter(stranded_));
+  return !userfaultfds.empty();
+}
+
+void VmmDoor::hear_out(Candidate& candidate, Arrival& arrival) {
+  // The first time it may go on sending, and so the second time nothing more can come.
+  for (const bool ended : {false, true}) {
+    if (ended) shut_down(candidate.connection);
+    reserve_.release();
+    auto handoff = candidate.receiver.receive(candidate.connection);
+    const bool whole = handoff && *handoff;
+    if (!whole && !candidate.receiver.has_userfaultfd()) continue;
+    chosen_ = &candidate;
+    if (whole) return take_handoff(candidate, **std::move(handoff), arrival);
+    if (!handoff) arrival.refusal = std::move(handoff).error();
+    return;
+  }
+}
+
+void VmmDoor::admit_queue() {
+  shut_down(listener_);  // who has not connected by now cannot any more
+  while (true) {
+    reserve_.release();
+    auto accepted = accept_connection(listener_, Deadline::after(Nanoseconds(0)));
+    if (!accepted) return;
+    if (!waiting_since_) waiting_since_ = boot_time();
+    if (const auto admitted = admit(*std::move(accepted)); !admitted) note_drop(admitted.error());
+  }
+}
+
+void VmmDoor::drain(Candidate& candidate, Arrival& arrival) {
+  static_cast<void>(refuse_descriptors(candidate.connection));
+  std::array<std::byte, 16384> piece;
+  // A VMM that goes on talking is heard no more: all descriptors came before that.
+  const Deadline deadline = Deadline::after(limits::kAfterHandoff);
+  while (!deadline.passed()) {
+    reserve_.release();
+    auto received = receive_with_descriptors(candidate.connection, piece);
+    if (!received || !*received || (*received)->bytes == 0) return;
+    arrival.left = arrival.left || piece[(*received)->bytes - 1] == kFarewell;
+    candidate.receiver.add_surplus(**std::move(received));
+  }
 }
 
 void VmmDoor::note_drop(const Error& error) {
   ++unlogged_drops_;
   if (Clock::now() < next_log_) return;
-  log_warning("session {}: dropped a connection that was no VMM's, {} since the last line: {}",
-              session_, std::exchange(unlogged_drops_, 0), error.message());
+  calls_.say(LogLevel::kWarning, fmt::format("dropped a connection, {} since the last line: {}",
+                                             std::exchange(unlogged_drops_, 0), error.message()));
   next_log_ = Clock::now() + limits::kDropLogInterval;
 }
 
@@ -208,34 +283,66 @@ void VmmDoor::choose(Candidate& candidate) {
   for (Operation* operation : {&accepting_, &resting_, &patience_}) loop_.cancel(*operation);
 }
 
-void VmmDoor::arrive(Arrival arrival) {
-  Arrival closed = close();
-  arrival.connection = std::move(closed.connection);
-  arrival.vmm = std::move(closed.vmm);
-  on_arrival_(std::move(arrival));
+void VmmDoor::tell_of(const Candidate& candidate) {
+  auto userfaultfd = candidate.receiver.copy_of_userfaultfd();
+  auto pidfd = duplicate(candidate.vmm.pidfd);
+  if (!userfaultfd || !pidfd) return;  // then this process alone has it
+  KeptSession held;
+  held[KeptRole::kUserfaultfd] = *std::move(userfaultfd);
+  held[KeptRole::kPidfd] = *std::move(pidfd);
+  calls_.on_vmm(std::move(held));
 }
 
-Arrival VmmDoor::close() {
-  open_ = false;
+void VmmDoor::arrive(Arrival arrival) {
+  Arrival closed = close(Queue::kHeard);
+  if (closed.userfaultfd.valid() && !arrival.userfaultfd.valid()) {
+    return calls_.on_arrival(std::move(closed));  // at the last moment
+  }
+  if (closed.other_userfaultfds.valid()) {
+    arrival.other_userfaultfds = std::move(closed.other_userfaultfds);
+  }
+  arrival.left = arrival.left || closed.left;
+  arrival.connection = std::move(closed.connection);
+  arrival.vmm = std::move(closed.vmm);
+  calls_.on_arrival(std::move(arrival));
+}
+
+Arrival VmmDoor::close(Queue queue) {
+  if (!std::exchange(open_, false)) return {};
   for (Operation* operation : {&accepting_, &resting_, &patience_}) loop_.cancel(*operation);
   Arrival arrival;
+  if (queue == Queue::kHeard) admit_queue();
   for (const auto& candidate : candidates_) {
-    if (candidate.get() != chosen_) {
-      drop(*candidate);
-      continue;
-    }
-    loop_.cancel(candidate->receiving);
-    loop_.cancel(candidate->patience);
-    take_userfaultfds(*candidate, arrival);
-    arrival.connection = std::move(candidate->connection);
-    arrival.vmm = std::move(candidate->vmm);
+    if (chosen_ == nullptr && !candidate->dropped) hear_out(*candidate, arrival);
+    if (candidate.get() != chosen_) drop(*candidate);
   }
+  if (chosen_ == nullptr && !stranded_.empty()) {
+    arrival.userfaultfd = std::move(stranded_.back());
+    stranded_.pop_back();
+    arrival.refusal = Error(ErrorCode::kStopped, "its handoff came too late");
+    if (auto others = hold_descriptors(stranded_)) arrival.other_userfaultfds = *std::move(others);
+  }
+  if (chosen_ == nullptr) return arrival;
+  loop_.cancel(chosen_->receiving);
+  loop_.cancel(chosen_->patience);
+  drain(*chosen_, arrival);
+  if (chosen_->whole) strand(*chosen_);
+  if (!chosen_->whole && !arrival.refusal) {
+    arrival.refusal = Error(ErrorCode::kStopped, "its handoff came too late");
+  }
+  Arrival rest;
+  take_userfaultfds(*chosen_, rest);
+  if (rest.userfaultfd.valid()) arrival.userfaultfd = std::move(rest.userfaultfd);
+  if (rest.other_userfaultfds.valid())
+    arrival.other_userfaultfds = std::move(rest.other_userfaultfds);
+  arrival.connection = std::move(chosen_->connection);
+  arrival.vmm = std::move(chosen_->vmm);
   return arrival;
 }
 
 std::size_t VmmDoor::candidates_left() const {
-  return static_cast<std::size_t>(
-      std::ranges::count_if(candidates_, [](const auto& each) { return !each->dropped; }));
+  return static_cast<std::size_t>(std::ranges::count_if(
+      candidates_, [this](const auto& each) { return !each->dropped && each.get() != chosen_; }));
 }
 
 bool VmmDoor::busy() const {

@@ -9,6 +9,7 @@
 #include <poll.h>
 
 #include "base/file.h"
+#include "base/log.h"
 #include "base/socket.h"
 #include "base/unique_fd.h"
 #include "faulthandler/arrival.h"
@@ -24,25 +25,43 @@ namespace thaw {
 /// a connection is the VMM's only once it has passed a userfaultfd. Until then several connections
 /// are heard side by side, and each that fails is dropped without harm to the session. The VMM's
 /// connection ends all others; what is wrong with its handoff from then on is told in the arrival.
-/// Every wait has an end. On the loop's thread.
+/// Its connection takes no more descriptors then, if the kernel can refuse them, and has none left.
+///
+/// Any process that connects may send descriptors of all kinds of files, and the file decides how
+/// long closing it lasts. So a door is for a process of its own (ServedDoor), which no other one
+/// waits for. Every other wait has an end. On the loop's thread.
 class VmmDoor {
  public:
   /// Whether a VMM of root or of this process's user may map the host image. It could change what
   /// other VMs read.
   enum class RootVmm { kRefused, kAllowed };
-  /// `session` is for the log. `kept` has the listener and, if its VMM is to map one, the host
-  /// image. A VMM that comes when no descriptor is left is taken in with those of `reserve`.
-  /// `on_arrival` is called at most once, and not in the constructor; it must not destroy the door.
-  VmmDoor(Loop& loop, std::uint64_t session, KeptSession kept, DescriptorReserve& reserve,
-          std::function<void(Arrival)> on_arrival, RootVmm root_vmm = RootVmm::kRefused);
+  struct Calls {
+    /// Called at most once, and not in the constructor; it must not destroy the door.
+    std::function<void(Arrival)> on_arrival;
+    /// A VMM has handed its userfaultfd over, and not all of the rest: copies of kUserfaultfd and
+    /// kPidfd, for the process that outlives this one.
+    std::function<void(KeptSession held)> on_vmm;
+    /// For the log.
+    std::function<void(LogLevel, const std::string& line)> say;
+  };
+  /// `kept` has the listener and, if its VMM is to map one, the host image. A VMM that comes when
+  /// no descriptor is left is taken in with those of `reserve`.
+  VmmDoor(Loop& loop, KeptSession kept, DescriptorReserve& reserve, Calls calls,
+          RootVmm root_vmm = RootVmm::kRefused);
   VmmDoor(const VmmDoor&) = delete;
   VmmDoor& operator=(const VmmDoor&) = delete;
 
   /// Whether a handoff is under way, or may be: a connection counts for limits::kSilentVmm.
   bool busy() const;
-  /// No VMM comes in any more. What has come of one is returned: a VMM that has handed its
-  /// userfaultfd over depends on its holder.
-  Arrival close();
+  /// Connections of which nothing is known yet.
+  std::size_t candidates_left() const;
+  /// No VMM comes in any more. What has come of one is returned, with a refusal if its handoff is
+  /// not whole: a VMM that has handed its userfaultfd over depends on its holder. What connections
+  /// have sent by now counts. Those that wait to be accepted are left to the next listener, or are
+  /// heard, too: then there is no next one.
+  enum class Queue { kLeft, kHeard };
+  Arrival close(Queue queue = Queue::kLeft);
+  bool closed() const { return !open_; }
   /// Whether it may be destroyed.
   bool finished() const;
 
@@ -57,6 +76,7 @@ class VmmDoor {
     HandoffReceiver receiver;
     const Clock::time_point since = Clock::now();
     bool dropped = false;
+    bool whole = false;  // its handoff has come, and is not in the receiver any more
     Operation receiving;
     Operation patience;
   };
@@ -75,25 +95,38 @@ class VmmDoor {
   void refuse(Candidate& candidate, Error error);
   /// Of a handoff that has not come wholly.
   void take_userfaultfds(Candidate& candidate, Arrival& arrival);
+  /// Its connection ends. What it has sent and is not heard yet is heard before: if that is a
+  /// userfaultfd, it is held, beside those of the session's VMM.
   void drop(Candidate& candidate);
+  /// Its userfaultfds are held, and are not the session's. False: there are none.
+  bool strand(Candidate& candidate);
+  /// Takes what it has sent, before its connection ends. Chooses it if that is a userfaultfd.
+  void hear_out(Candidate& candidate, Arrival& arrival);
+  void admit_queue();
+  /// Of a handoff that has come wholly.
+  static void take_handoff(Candidate& candidate, HandoffReceiver::Handoff handoff,
+                           Arrival& arrival);
+  /// What the VMM has sent after its handoff does not stay in its connection: closing that would
+  /// close the descriptors in there.
+  void drain(Candidate& candidate, Arrival& arrival);
   void note_drop(const Error& error);
   /// The candidate is the VMM.
   void choose(Candidate& candidate);
+  void tell_of(const Candidate& candidate);
   void arrive(Arrival arrival);
-  std::size_t candidates_left() const;
 
   Loop& loop_;
-  const std::uint64_t session_;
   const KeptSession kept_;
   const UniqueFd& listener_;
   const UniqueFd& image_;
   DescriptorReserve& reserve_;
-  const std::function<void(Arrival)> on_arrival_;
+  const Calls calls_;
   const RootVmm root_vmm_;
   std::optional<BootTime> waiting_since_;  // that connections are known to wait for their turn
   bool open_ = true;
   std::vector<std::unique_ptr<Candidate>> candidates_;  // the oldest first
   Candidate* chosen_ = nullptr;
+  std::vector<UniqueFd> stranded_;  // userfaultfds beside the session's
   std::uint64_t unlogged_drops_ = 0;
   Clock::time_point next_log_{};
 

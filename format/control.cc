@@ -156,6 +156,7 @@ void members(Is<SessionReport> auto& object, auto visit) {
   visit("vmm_exit", object.vmm_exit);
   visit("vmm_unseen", object.vmm_unseen);
   visit("remove_events", object.remove_events);
+  visit("slow_memory", object.slow_memory);
   visit("memory_bytes", object.memory);
   visit("shared", object.shared);
   visit("verified", object.verified);

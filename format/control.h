@@ -152,6 +152,7 @@ struct SessionReport {
   std::string vmm_exit{};   // "code 0", "signal 9 (SIGKILL)" or "unknown"; empty while it lives
   bool vmm_unseen = false;  // it is in a PID namespace where the handler sees no pid: vmm_pid is 0
   bool remove_events = true;  // its userfaultfd tells of pages that are given back
+  bool slow_memory = false;  // system calls on its memory take long: a thread of its own makes them
   ByteCount memory;
   bool shared = false;  // present pages, prefetch and what was received are those of the host image
   bool verified = false;  // nothing enters the guest that the content hash does not vouch for

@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/limits.h"
 #include "format/limits.h"
+#include "format/listing.h"
 #include "format/snapshot_name.h"
 
 namespace thaw {
@@ -150,21 +151,20 @@ Result<Manifest> PageClient::commit(const ColdMap& cold) {
   return decode_manifest(body_);
 }
 
-Result<std::vector<Manifest>> PageClient::list() {
-  std::vector<Manifest> all;
+Result<PageClient::SnapshotList> PageClient::list() {
+  SnapshotList all;
+  Listing listing;
   while (true) {
-    const auto reply = TRY(
-        ask<message::Snapshots>(message::ListSnapshots{all.empty() ? "" : all.back().spec.name}));
+    const auto reply = TRY(ask<message::Snapshots>(message::ListSnapshots{listing.last()}));
     ByteSpan rest = body_;
     for (const std::uint32_t size : reply.manifest_bytes) {
       if (size > rest.size()) return fail(ErrorCode::kTruncated, "a listing ends in a manifest");
-      all.push_back(TRY(decode_manifest(rest.first(size))));
+      const Manifest& one = all.snapshots.emplace_back(TRY(decode_manifest(rest.first(size))));
+      TRY(listing.add(one.spec.name, sizeof(Manifest) + size));
       rest = rest.subspan(size);
     }
-    if (!reply.more) return all;
-    if (reply.manifest_bytes.empty()) {
-      return fail(ErrorCode::kProtocol, "an empty part of a listing that is to go on");
-    }
+    for (const auto& each : reply.outdated) all.outdated[each.snapshot] = each.since_unix_ms;
+    if (!TRY(listing.goes_on(reply.more))) return all;
   }
 }
 
@@ -187,13 +187,14 @@ Result<void> PageClient::remove(const message::DeleteSnapshot& what) {
 
 Result<std::vector<message::Tag>> PageClient::tags() {
   std::vector<message::Tag> all;
+  Listing listing;
   while (true) {
-    auto reply = TRY(ask<message::Tags>(message::ListTags{all.empty() ? "" : all.back().tag}));
-    if (reply.more && reply.tags.empty()) {
-      return fail(ErrorCode::kProtocol, "an empty part of a listing that is to go on");
+    const auto reply = TRY(ask<message::Tags>(message::ListTags{listing.last()}));
+    for (const message::Tag& tag : reply.tags) {
+      TRY(listing.add(tag.tag, sizeof(tag) + tag.tag.size() + tag.name.size()));
+      all.push_back(tag);
     }
-    all.insert(all.end(), reply.tags.begin(), reply.tags.end());
-    if (!reply.more) return all;
+    if (!TRY(listing.goes_on(reply.more))) return all;
   }
 }
 

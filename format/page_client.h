@@ -2,6 +2,7 @@
 
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <stop_token>
 #include <string>
@@ -52,7 +53,12 @@ class PageClient {
   /// `cold`: of the pages of memory; empty: not known.
   Result<Manifest> commit(const ColdMap& cold = {});
 
-  Result<std::vector<Manifest>> list();
+  struct SnapshotList {
+    std::vector<Manifest> snapshots;  // in order of name
+    /// Those that the settings do not keep, and since when, in milliseconds since 1970.
+    std::map<SnapshotId, std::uint64_t> outdated;
+  };
+  Result<SnapshotList> list();
   /// `name` as parse_snapshot_name() says. kHashMismatch where the snapshot has another content.
   Result<Manifest> show(const std::string& name);
   Result<void> remove(const message::DeleteSnapshot& what);

@@ -32,9 +32,16 @@ Result<std::optional<FileOwner>> owner_of(const control::Prepare& request) {
   return std::optional(FileOwner{*request.owner_uid, *request.owner_gid});
 }
 
+/// Where no VMM's user can have the fault handler wait.
+Result<Place> find_local_place(const std::string& path) {
+  Place place = TRY(find_place(path));
+  TRY(check_never_waits(place.directory, path));
+  return place;
+}
+
 Result<std::optional<Place>> place_of(const std::string& path) {
   if (path.empty()) return std::optional<Place>();
-  return std::optional(TRY(find_place(path)));
+  return std::optional(TRY(find_local_place(path)));
 }
 
 Result<void> check_apart(const Place& socket, const std::optional<Place>& state,
@@ -58,7 +65,7 @@ Result<control::Prepared> prepare_session(const std::string& control_socket,
                                           const control::Prepare& request) {
   TRY(check_texts(request));
   const auto owner = TRY(owner_of(request));
-  Place socket_place = TRY(find_place(request.socket));
+  Place socket_place = TRY(find_local_place(request.socket));
   auto state_place = TRY(place_of(request.state_out));
   auto trace_place = TRY(place_of(request.trace_out));
   TRY(check_apart(socket_place, state_place, trace_place));

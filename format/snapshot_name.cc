@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 
 #include "format/hash.h"
 
@@ -16,16 +17,16 @@ constexpr std::string_view kContentMark = "@sha256:";
 Result<SnapshotName> parse_snapshot_name(const std::string& text) {
   const std::size_t mark = text.rfind(kContentMark);
   if (mark == std::string::npos) return SnapshotName{text, {}};
-  SnapshotName parsed{text.substr(0, mark), text.substr(mark + kContentMark.size())};
-  std::ranges::transform(parsed.content, parsed.content.begin(), [](char c) {
+  std::string content = text.substr(mark + kContentMark.size());
+  std::ranges::transform(content, content.begin(), [](char c) {
     return c >= 'A' && c <= 'F' ? static_cast<char>(c + 32) : c;
   });
-  const bool digits = parsed.content.find_first_not_of("0123456789abcdef") == std::string::npos;
-  if (!digits || parsed.content.size() != 2 * sizeof(Sha256)) {
+  const bool digits = content.find_first_not_of("0123456789abcdef") == std::string::npos;
+  if (!digits || content.size() != 2 * sizeof(Sha256)) {
     return fail(ErrorCode::kInvalidArgument, "\"{}\": behind {} come {} hexadecimal digits", text,
                 kContentMark, 2 * sizeof(Sha256));
   }
-  return parsed;
+  return SnapshotName{text.substr(0, mark), std::move(content)};
 }
 
 }  // namespace thaw

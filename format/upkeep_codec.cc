@@ -71,6 +71,7 @@ void write(const message::StartJob& from, MessageBuilder to) {
   start.setKind(static_cast<schema::JobKind>(from.kind));
   start.setDryRun(from.dry_run);
   start.setTarget(to_text(from.target));
+  start.setAtOnce(from.at_once);
 }
 void write(const message::GetJob& from, MessageBuilder to) { to.setGetJob(from.number); }
 void write(const message::StopJob& from, MessageBuilder to) { to.setStopJob(from.number); }
@@ -164,6 +165,7 @@ Result<message::StartJob> read_start_job(schema::StartJob::Reader from) {
   start.kind = TRY(read_job_kind(from.getKind()));
   start.dry_run = from.getDryRun();
   start.target = to_string(from.getTarget());
+  start.at_once = from.getAtOnce();
   return start;
 }
 

@@ -151,6 +151,12 @@ struct ListSnapshots {
 struct Snapshots {
   manifestBytes @0 :List(UInt32);
   more @1 :Bool;
+  outdated @2 :List(OutdatedSnapshot);
+}
+
+struct OutdatedSnapshot {
+  snapshot @0 :UInt64;
+  sinceUnixMs @1 :UInt64;
 }
 
 struct GetPageMap {
@@ -271,6 +277,7 @@ struct StartJob {
   kind @0 :JobKind;
   dryRun @1 :Bool;
   target @2 :Text;
+  atOnce @3 :Bool;
 }
 
 struct JobCounter {

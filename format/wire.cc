@@ -119,6 +119,11 @@ void write(const message::Snapshots& from, Builder to) {
   snapshots.setMore(from.more);
   auto sizes = snapshots.initManifestBytes(static_cast<unsigned>(from.manifest_bytes.size()));
   for (unsigned i = 0; i < sizes.size(); ++i) sizes.set(i, from.manifest_bytes[i]);
+  auto outdated = snapshots.initOutdated(static_cast<unsigned>(from.outdated.size()));
+  for (unsigned i = 0; i < outdated.size(); ++i) {
+    outdated[i].setSnapshot(from.outdated[i].snapshot.value);
+    outdated[i].setSinceUnixMs(from.outdated[i].since_unix_ms);
+  }
 }
 void write(const message::PageMapSegment&, Builder to) { to.setPageMapSegment(); }
 void write(const message::Chunks& from, Builder to) { to.setChunks(from.count); }
@@ -201,8 +206,14 @@ Result<Message> read_snapshots(schema::Snapshots::Reader from) {
   if (sizes.size() > limits::kMaxSnapshotsPerListing) {
     return fail(ErrorCode::kTooLarge, "a listing of {} snapshots", sizes.size());
   }
+  if (from.getOutdated().size() > sizes.size()) {
+    return fail(ErrorCode::kMalformed, "more outdated snapshots than snapshots");
+  }
   message::Snapshots snapshots{.manifest_bytes = {}, .more = from.getMore()};
   for (const std::uint32_t size : sizes) snapshots.manifest_bytes.push_back(size);
+  for (const auto each : from.getOutdated()) {
+    snapshots.outdated.push_back({{each.getSnapshot()}, each.getSinceUnixMs()});
+  }
   return snapshots;
 }
 

@@ -184,6 +184,8 @@ struct StartJob {
   JobKind kind = JobKind::kCollect;
   bool dry_run = false;  // only say what would be done
   std::string target;    // of a backup: its name
+  /// Of kRetain: what is outdated is deleted now, all of it, and not first marked for a day.
+  bool at_once = false;
 };
 struct GetJob {  // -> JobReport
   std::uint64_t number = 0;
@@ -232,10 +234,18 @@ struct Needed {
 };
 /// Body: one sealed manifest.
 struct ManifestReply {};
+/// A snapshot that its namespace's settings do not keep, and since when it is marked so. It is
+/// deleted a day later.
+struct OutdatedSnapshot {
+  SnapshotId snapshot;
+  std::uint64_t since_unix_ms = 0;
+  friend bool operator==(const OutdatedSnapshot&, const OutdatedSnapshot&) = default;
+};
 /// Body: sealed manifests of these sizes.
 struct Snapshots {
   std::vector<std::uint32_t> manifest_bytes;
   bool more = false;
+  std::vector<OutdatedSnapshot> outdated = {};  // those of them that are
 };
 /// Body: one sealed page map segment.
 struct PageMapSegment {};

@@ -84,6 +84,10 @@ Rights Policy::rights_in_all(std::string_view identity) const {
   return rights;
 }
 
+bool Policy::names(std::string_view identity) const {
+  return std::ranges::find(grants_, identity, &Grant::identity) != grants_.end();
+}
+
 std::vector<Policy::Quota> Policy::quotas(std::string_view identity,
                                           std::string_view name_space) const {
   std::vector<Quota> found;

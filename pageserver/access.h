@@ -60,6 +60,8 @@ class Policy {
   /// None for a peer that is not named.
   Rights rights(std::string_view identity, std::string_view name_space) const;
   Rights rights_in_all(std::string_view identity) const;
+  /// Whether the peer may do something in some namespace.
+  bool names(std::string_view identity) const;
 
   /// How much the namespaces of a grant may have stored, together, when its peer stores more.
   struct Quota {

@@ -24,6 +24,8 @@ class JobControl {
   virtual void set_progress(std::uint64_t done, std::uint64_t total) = 0;
   /// Something that a person should know, one line.
   virtual void add_finding(std::string finding) = 0;
+  /// What was done, one line, for the operator who asked for it; nothing to worry about.
+  virtual void note(std::string line) = 0;
 };
 
 /// For work that is done here and now, where nobody else writes or where it only reads.
@@ -33,6 +35,7 @@ class Unpaced : public JobControl {
   Result<void> pace(ByteCount) override { return {}; }
   void set_progress(std::uint64_t, std::uint64_t) override {}
   void add_finding(std::string) override {}
+  void note(std::string) override {}
 };
 
 }  // namespace thaw

@@ -1,15 +1,12 @@
 #include "pageserver/jobs.h"
 
 #include <future>
-#include <set>
 #include <utility>
 
 #include "base/log.h"
 #include "format/limits.h"
 #include "pageserver/collection.h"
 #include "pageserver/limits.h"
-#include "pageserver/retention.h"
-#include "pageserver/snapshots.h"
 #include "pageserver/verification.h"
 
 namespace thaw {
@@ -55,8 +52,7 @@ class Jobs::Control final : public JobControl {
     note(std::move(finding));
   }
 
-  /// A finding that is nothing to worry about.
-  void note(std::string finding) {
+  void note(std::string finding) override {
     if (report_ == nullptr) return;
     const std::lock_guard lock(jobs_.mutex_);
     if (report_->findings.size() == limits::kMaxJobFindings - 1) {
@@ -90,13 +86,15 @@ class Jobs::Control final : public JobControl {
   std::condition_variable_any paused_;
 };
 
-Jobs::Jobs(Store& store, SnapshotPins& pins, const LivePushes& pushes, UpkeepOptions options,
-           Post post)
+Jobs::Jobs(Store& store, SnapshotPins& pins, const LivePushes& pushes, CredibleTime& time,
+           UpkeepOptions options, Post post)
     : store_(store),
       pins_(pins),
       pushes_(pushes),
+      time_(time),
       options_(std::move(options)),
       post_(std::move(post)),
+      retention_(store, pins, time),
       thread_([this](std::stop_token stop) { run(std::move(stop)); }) {}
 
 Jobs::~Jobs() {
@@ -234,7 +232,8 @@ Result<void> Jobs::perform(NamespaceId in, const message::StartJob& request, Con
     case JobKind::kScrub:
       return scrub(in, control);
     case JobKind::kRetain:
-      return retain(in, request.dry_run, control);
+      return retain(in, {.dry_run = request.dry_run, .by_hand = true, .at_once = request.at_once},
+                    control);
     case JobKind::kBackup:
       return store_.back_up(options_.backups + "/" + request.target);
     case JobKind::kCompact:
@@ -297,34 +296,16 @@ Result<void> Jobs::scrub(NamespaceId in, Control& control) {
               report.damaged, report.damaged_sets, report.damaged_recordings, report.affected);
 }
 
-Result<void> Jobs::retain(NamespaceId in, bool dry_run, Control& control) {
-  const message::NamespaceSettings settings = TRY(store_.settings(in));
-  if (settings.keep_last == 0 && settings.keep_seconds == 0) return {};
-  const std::vector<Manifest> all = TRY(all_manifests(store_, in));
-  std::set<std::string> tagged;
-  for (const message::Tag& tag : TRY(store_.tags(in, {}, SIZE_MAX))) tagged.insert(tag.name);
-  std::uint64_t deleted = 0;
-  std::uint64_t in_use = 0;
-  for (const Manifest* const old : outdated(all, tagged, settings, unix_milliseconds())) {
-    bool removed = dry_run;
-    if (!dry_run) {
-      TRY(control.write([&]() -> Result<void> {
-        // In between it may have got a tag or been deleted, and the settings may be others.
-        if (TRY(store_.is_tagged(in, old->snapshot)) || TRY(store_.settings(in)) != settings) {
-          return {};
-        }
-        removed =
-            TRY(if_found(remove_unless_pinned(store_, pins_, in, old->snapshot))).value_or(true);
-        return {};
-      }));
-      if (removed) note_garbage(in, old->statistics.new_chunk_bytes);
-    }
-    ++(removed ? deleted : in_use);
-    control.note(fmt::format("{} {}", removed ? "outdated:" : "in use:", old->spec.name));
-    TRY(control.pace({0}));
-  }
-  control.count("deleted", deleted);
-  control.count("in_use", in_use);
+Result<void> Jobs::retain(NamespaceId in, const RetentionRequest& request, Control& control) {
+  RetentionReport report;
+  const auto done = retention_.run(in, request, control, report);
+  if (!request.dry_run && report.deleted > 0) note_garbage(in, report.garbage_bytes);
+  TRY(done);
+  control.count("marked", report.marked);
+  control.count("pending", report.pending);
+  control.count("deleted", report.deleted);
+  control.count("in_use", report.in_use);
+  control.count("postponed", report.postponed);
   return {};
 }
 
@@ -365,10 +346,13 @@ void Jobs::look_after_namespaces() {
     const std::lock_guard lock(mutex_);
     return upkeep_.get_token();
   }();
+  Control control(*this, stop, nullptr);
+  if (const auto recorded = record_time(control); !recorded) {
+    log_warning(LogKind("time", recorded.error()), "upkeep: {}", recorded.error().message());
+  }
   const auto all = store_.namespaces();
   if (!all) return log_warning("upkeep: {}", all.error().message());
   for (const NamedNamespace& each : *all) {
-    Control control(*this, stop, nullptr);
     const auto done = look_after(each.id, control);
     if (!done && done.error().code() != ErrorCode::kStopped) {
       log_warning("upkeep of namespace {}: {}", each.name, done.error().message());
@@ -376,8 +360,16 @@ void Jobs::look_after_namespaces() {
   }
 }
 
+Result<void> Jobs::record_time(Control& control) {
+  const std::uint64_t known = time_.known_unix_ms();
+  if (known < next_record_unix_ms_) return {};
+  next_record_unix_ms_ = known + std::chrono::milliseconds(limits::kTimeInterval).count();
+  if (known == 0) return {};
+  return control.write([&] { return store_.set_last_time(known); });
+}
+
 Result<void> Jobs::look_after(NamespaceId in, Control& control) {
-  TRY(retain(in, false, control));
+  TRY(retain(in, {}, control));
   if (TRY(garbage_is_due(in))) TRY(collect(in, false, control));
   return {};
 }

@@ -14,8 +14,10 @@
 #include "base/clock.h"
 #include "format/wire.h"
 #include "pageserver/collection.h"
+#include "pageserver/credible_time.h"
 #include "pageserver/job.h"
 #include "pageserver/live_pushes.h"
+#include "pageserver/retention.h"
 #include "pageserver/snapshot_pins.h"
 #include "pageserver/store.h"
 #include "pageserver/verification.h"
@@ -25,8 +27,9 @@ namespace thaw {
 struct UpkeepOptions {
   ByteCount rate{64u << 20};  // of reading and deleting in jobs, a second
   std::string backups;        // directory for backups; empty: none are made
-  /// Namespaces are looked after so often: what their settings do not keep is deleted, and garbage
-  /// is collected if enough was deleted since the last time, or long ago. 0: never.
+  /// Namespaces are looked after so often: what their settings do not keep is marked and a day
+  /// later deleted, and garbage is collected if enough was deleted since the last time, or long
+  /// ago. 0: never.
   std::chrono::seconds interval{60};
   unsigned garbage_percent = 10;  // of what the namespace has stored
   std::chrono::seconds most_garbage_age{3600};
@@ -39,8 +42,8 @@ class Jobs {
   /// Runs work where the store's writes are serialised, some time.
   using Post = std::function<void(std::function<void()> work)>;
 
-  Jobs(Store& store, SnapshotPins& pins, const LivePushes& pushes, UpkeepOptions options,
-       Post post);
+  Jobs(Store& store, SnapshotPins& pins, const LivePushes& pushes, CredibleTime& time,
+       UpkeepOptions options, Post post);
   Jobs(const Jobs&) = delete;
   Jobs& operator=(const Jobs&) = delete;
   /// Stops what is running.
@@ -88,13 +91,18 @@ class Jobs {
   static void count(const CollectionReport& report, Control& control);
   Result<void> collect(NamespaceId in, bool dry_run, Control& control);
   Result<void> scrub(NamespaceId in, Control& control);
-  Result<void> retain(NamespaceId in, bool dry_run, Control& control);
+  Result<void> retain(NamespaceId in, const RetentionRequest& request, Control& control);
+  /// Has the store know the time, once in a while.
+  Result<void> record_time(Control& control);
 
   Store& store_;
   SnapshotPins& pins_;
   const LivePushes& pushes_;
+  CredibleTime& time_;
   const UpkeepOptions options_;
   const Post post_;
+  Retention retention_;                    // the thread's
+  std::uint64_t next_record_unix_ms_ = 0;  // the thread's
 
   mutable std::mutex mutex_;
   std::condition_variable_any changed_;

@@ -14,7 +14,9 @@
 #include "base/exit_code.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/memory_reserve.h"
 #include "base/output.h"
+#include "base/passed_descriptors.h"
 #include "base/private_files.h"
 #include "base/program.h"
 #include "pageserver/descriptors.h"
@@ -155,6 +157,14 @@ thaw::Result<void> check_access(const Options& options, const thaw::TcpAddress& 
   return {};
 }
 
+void warn_of_descriptors(const thaw::TcpAddress& listen) {
+  if (!listen.is_unix() || thaw::can_refuse_descriptors()) return;
+  thaw::log_warning(
+      "this kernel has no SO_PASSRIGHTS (Linux 6.16): users who may connect to {} may send "
+      "descriptors, and the close of one may take long",
+      listen.text());
+}
+
 /// Makes the directories that the server writes to. What it may not make later is there then.
 thaw::Result<void> make_directories(const Options& options, const thaw::TcpAddress& listen) {
   if (!options.from_backup.empty()) {
@@ -194,6 +204,7 @@ thaw::Result<bool> run(const Options& options) {
     TRY(check_access(options, listen));
   }
   const std::size_t descriptors = thaw::raise_descriptor_limit();
+  thaw::keep_memory_reserve(thaw::limits::kMemoryReserve);
   const thaw::DescriptorShares shares =
       thaw::share_descriptors(descriptors, options.max_connections);
   const thaw::StoreLimits limits{.min_free = {options.min_free_mib << 20},
@@ -205,6 +216,7 @@ thaw::Result<bool> run(const Options& options) {
   }
   TRY(thaw::write_log_in_background(options.log_file));
   if (options.check) return check(options, limits);
+  warn_of_descriptors(listen);
   // Before the store, which starts threads.
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT, SIGQUIT, SIGHUP}));
   const auto store = TRY(open_store(options, limits));

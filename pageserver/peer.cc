@@ -26,14 +26,14 @@ bool writes(const Message& message) {
          std::holds_alternative<message::RemoveNamespace>(message);
 }
 
-/// Holds the memory of a push's page maps, as long as it is there. kLimitExceeded when they have
-/// outgrown what the identity may have.
+/// Holds a push's memory, as long as it is there. kLimitExceeded when it has outgrown what the
+/// identity may have.
 MapAdmission admission_to(IdentityShares::Held memory) {
   return [held = std::make_shared<IdentityShares::Held>(std::move(memory))](
-             ByteCount maps) -> Result<void> {
-    const std::uint64_t needed = maps.value + 1;
+             ByteCount all) -> Result<void> {
+    const std::uint64_t needed = all.value + limits::kPushBaseBytes;
     if (held->resize(needed, limits::kPushMemory)) return {};
-    return fail(ErrorCode::kLimitExceeded, "the page maps of pushes have no {} bytes for this one",
+    return fail(ErrorCode::kLimitExceeded, "pushes have no {} bytes of memory for this one",
                 needed);
   };
 }
@@ -71,6 +71,10 @@ bool is_quick(const Message& message) {
          !std::holds_alternative<message::GetStatistics>(message);
 }
 
+bool is_census(const Message& message) {
+  return std::holds_alternative<message::GetUsage>(message);
+}
+
 Reply done() { return with_body(message::Done{}); }
 
 Reply with_body(Message message, Bytes body) {
@@ -106,6 +110,20 @@ Result<void> Peer::take_place() {
   }
   return fail(ErrorCode::kLimitExceeded, "\"{}\" has {} of {} connections, which is its share",
               share(), taken.by_identity, limits.all);
+}
+
+bool Peer::is_named() const {
+  return server_.access == nullptr || server_.access->policy()->names(identity_);
+}
+
+Result<void> Peer::hold_body(std::size_t bytes) {
+  if (body_) {
+    if (body_->resize(bytes, limits::kPushMemory)) return {};
+  } else if (auto held = server_.push_memory.take(share(), bytes, limits::kPushMemory)) {
+    body_.emplace(*std::move(held));
+    return {};
+  }
+  return fail(ErrorCode::kLimitExceeded, "\"{}\" has its share of memory for requests", share());
 }
 
 bool Peer::take_precedence() {
@@ -204,9 +222,11 @@ Result<Peer::Step> Peer::handle(const Message& message, ByteSpan body) {
   if (const auto* put = std::get_if<message::PutRecording>(&message)) {
     const NamespaceId in = TRY(name_space());
     BuildTurns::Turn turn = TRY(server_.builds.take(in, put->snapshot));
+    auto memory = take_build_memory();
+    if (!memory) return NeedsTurn{};
     TRY(begin_build(
         WorkingSetBuild::of_recording(store_, in, put->snapshot, body, kept_recordings_),
-        std::move(turn)));
+        std::move(turn), *std::move(memory)));
   }
   return NeedsWriter{};
 }
@@ -284,12 +304,12 @@ Result<Peer::Step> Peer::finish_write(const Message& message) {
   }
   Push* const current = TRY(push());
   if (std::holds_alternative<message::Upload>(message)) {
-    TRY(check_grants(current->checked_bytes()));
-    TRY(current->store_upload());
+    TRY(current->store_upload(grants()));
     return done();
   }
-  TRY(check_grants({0}));
-  const Manifest manifest = TRY(current->commit());
+  const CreatedTime created =
+      server_.time.wall().settled ? CreatedTime::kCredible : CreatedTime::kDoubtful;
+  const Manifest manifest = TRY(current->commit(grants(), server_.time.now_unix_ms(), created));
   end_push();
   return with_body(message::ManifestReply{}, encode_manifest(manifest));
 }
@@ -339,6 +359,10 @@ Result<void> Peer::check_grants(ByteCount more) {
   return {};
 }
 
+GrowthAdmission Peer::grants() {
+  return [this](ByteCount more) { return check_grants(more); };
+}
+
 Result<void> Peer::begin_push(const message::BeginPush& request) {
   if (request.spec.name.find(':') != std::string::npos) {
     return fail(ErrorCode::kInvalidArgument, "\"{}\" has a colon, which only tags have",
@@ -351,7 +375,7 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
     return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", request.spec.name);
   }
   end_push();
-  auto memory = server_.push_memory.take(share(), 1, limits::kPushMemory);
+  auto memory = server_.push_memory.take(share(), limits::kPushBaseBytes, limits::kPushMemory);
   if (!memory) {
     return fail(ErrorCode::kLimitExceeded, "\"{}\" has its share of memory for pushes", share());
   }
@@ -390,15 +414,24 @@ Result<Peer::Step> Peer::build(const Message& message) {
   const NamespaceId in = TRY(name_space());
   auto turn = server_.builds.take(in, get->snapshot);
   if (!turn) return NeedsTurn{};
-  TRY(begin_build(WorkingSetBuild::of_what_is_there(store_, in, get->snapshot), *std::move(turn)));
+  auto memory = take_build_memory();
+  if (!memory) return NeedsTurn{};
+  TRY(begin_build(WorkingSetBuild::of_what_is_there(store_, in, get->snapshot), *std::move(turn),
+                  *std::move(memory)));
   return NeedsWriter{};
 }
 
-Result<void> Peer::begin_build(Result<WorkingSetBuild> begun, BuildTurns::Turn turn) {
+std::optional<IdentityShares::Held> Peer::take_build_memory() {
+  return server_.push_memory.take(share(), limits::kBuildBytes, limits::kPushMemory);
+}
+
+Result<void> Peer::begin_build(Result<WorkingSetBuild> begun, BuildTurns::Turn turn,
+                               IdentityShares::Held memory) {
   WorkingSetBuild build = TRY(std::move(begun));
   TRY(build.prepare());
   build_.emplace(std::move(build));
   turn_.emplace(std::move(turn));
+  build_memory_.emplace(std::move(memory));
   return {};
 }
 
@@ -412,6 +445,7 @@ Result<std::optional<Bytes>> Peer::write_build() {
 void Peer::end_build() {
   build_.reset();
   turn_.reset();
+  build_memory_.reset();
 }
 
 Result<Reply> Peer::report(const message::ShowWorkingSet& request) {
@@ -457,17 +491,23 @@ Result<Reply> Peer::chunks(const message::GetChunks& request) {
 Result<Reply> Peer::list(const message::ListSnapshots& request) {
   const auto in = name_space();
   if (!in) return with_body(message::Snapshots{}, {});
-  const std::vector<Bytes> manifests =
-      TRY(store_.manifests(*in, request.after, limits::kMaxSnapshotsPerListing));
+  constexpr Store::ListingPart kPart{.most = limits::kMaxSnapshotsPerListing,
+                                     .bytes = limits::kMaxBodyBytes};
+  const std::vector<Bytes> manifests = TRY(store_.manifests(*in, request.after, kPart));
+  const OutdatedMarks marks = TRY(store_.outdated_marks(*in));
   message::Snapshots snapshots;
   Bytes body;
   for (const Bytes& manifest : manifests) {
     if (body.size() + manifest.size() > limits::kMaxBodyBytes) break;
+    if (!marks.empty()) {
+      const auto marked = marks.find(TRY(decode_manifest(manifest)).snapshot);
+      if (marked != marks.end()) snapshots.outdated.push_back({marked->first, marked->second});
+    }
     snapshots.manifest_bytes.push_back(static_cast<std::uint32_t>(manifest.size()));
     body.insert(body.end(), manifest.begin(), manifest.end());
   }
   snapshots.more = snapshots.manifest_bytes.size() < manifests.size() ||
-                   manifests.size() == limits::kMaxSnapshotsPerListing;
+                   kPart.filled_by(manifests.size(), body.size());
   if (snapshots.manifest_bytes.empty()) snapshots.more = false;
   return with_body(std::move(snapshots), std::move(body));
 }

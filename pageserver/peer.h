@@ -15,6 +15,7 @@
 #include "format/store_id.h"
 #include "format/wire.h"
 #include "pageserver/access.h"
+#include "pageserver/credible_time.h"
 #include "pageserver/fair_queue.h"
 #include "pageserver/identity_shares.h"
 #include "pageserver/jobs.h"
@@ -50,18 +51,18 @@ struct ServerCommon {
   const StoreId store;
   StoreUse use = StoreUse::kOwn;  // set before the first peer
   Clock::time_point started = Clock::now();
+  CredibleTime time;  // begun before the first peer; a replica's is not used
   std::uint64_t most_connections = UINT64_MAX;  // set before the first peer
   IdentityShares connections;                   // that have said hello
   IdentityShares preceding;                     // whose threads run before others
   // Those of one identity: for half of the CPUs, so that others' find one too.
   const std::size_t most_preceding = std::clamp<std::size_t>(
       std::thread::hardware_concurrency() / 2, 1, limits::kMostPrecedingThreads);
-  IdentityShares push_memory;  // bytes of the page maps of pushes under way
+  IdentityShares push_memory;  // bytes, as limits::kPushMemory says
   BuildTurns builds;
   PageHashLists page_hashes;
   SnapshotPins pins;
   LivePushes pushes;
-  std::mutex usage;      // held while one peer's usage is counted, which takes long
   Jobs* jobs = nullptr;  // set before the first peer; nullptr: none are done
   // Set before the first peer; nullptr: everybody may do everything.
   const Access* access = nullptr;
@@ -94,6 +95,9 @@ Reply done();
 
 /// Whether a request only looks something up. Others may take long, and wait in turns of their own.
 bool is_quick(const Message& message);
+/// Whether it counts all of a namespace. Such a request holds its thread so long that all of them
+/// share one.
+bool is_census(const Message& message);
 
 /// One connection's side of the protocol, without sockets: requests in, replies out. One thread at
 /// a time.
@@ -108,6 +112,9 @@ class Peer {
   void identify(std::string identity) { identity_ = std::move(identity); }
   /// Where it came from, as peer_network() says. REQUIRES: before hello().
   void come_from(std::string network) { network_ = std::move(network); }
+  const std::string& identity() const { return identity_; }
+  /// Whether it may do something in some namespace.
+  bool is_named() const;
   /// The first request. kProtocol when it is none, kBadVersion, kInvalidArgument, kUnauthorized
   /// when this peer may do nothing in the namespace, be it there or not, kLimitExceeded when the
   /// server or this identity has as many connections as it may.
@@ -118,6 +125,10 @@ class Peer {
   /// Whether it is one of the few demand connections of its identity whose threads run before
   /// others. Stays so as long as it lives.
   bool take_precedence();
+  /// Takes memory of the identity's share for a request's body, until release_body().
+  /// kLimitExceeded. REQUIRES: hello() succeeded.
+  Result<void> hold_body(std::size_t bytes);
+  void release_body() { body_.reset(); }
 
   /// Answers what a connection for pages may ask for: chunks, and with the role kPrefetch packs.
   Result<Reply> pages(const Message& message);
@@ -167,7 +178,9 @@ class Peer {
   Result<Reply> statistics();
   Result<Step> working_set(const message::GetWorkingSet& request);
   Result<Reply> report(const message::ShowWorkingSet& request);
-  Result<void> begin_build(Result<WorkingSetBuild> begun, BuildTurns::Turn turn);
+  std::optional<IdentityShares::Held> take_build_memory();
+  Result<void> begin_build(Result<WorkingSetBuild> begun, BuildTurns::Turn turn,
+                           IdentityShares::Held memory);
   /// Nothing when build() is to go on.
   Result<std::optional<Bytes>> write_build();
   void end_build();
@@ -177,6 +190,7 @@ class Peer {
   Result<NamespaceId> open_namespace();
   /// kQuotaExceeded when so many more bytes are too many for a grant of the policy.
   Result<void> check_grants(ByteCount more);
+  GrowthAdmission grants();
   Result<void> begin_push(const message::BeginPush& request);
   /// This peer's namespace; kNotFound before the first push to it.
   Result<NamespaceId> name_space();
@@ -201,6 +215,7 @@ class Peer {
   const std::size_t kept_recordings_;
   std::optional<IdentityShares::Held> place_;       // one connection, as it lives
   std::optional<IdentityShares::Held> precedence_;  // nothing: it has none
+  std::optional<IdentityShares::Held> body_;        // bytes, of a request that is not small
   message::Role role_ = message::Role::kControl;
   std::string identity_;
   std::string network_;
@@ -214,6 +229,7 @@ class Peer {
   PeerPins pins_;
   std::unique_ptr<Push, EndPush> push_{nullptr, EndPush{&server_}};
   // From handle() to the last finish_write():
+  std::optional<IdentityShares::Held> build_memory_;
   std::optional<BuildTurns::Turn> turn_;
   std::optional<WorkingSetBuild> build_;
 };

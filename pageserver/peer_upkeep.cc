@@ -40,7 +40,7 @@ Result<std::optional<Reply>> Peer::write_upkeep(const Message& message) {
   } else if (const auto* move = std::get_if<message::MoveTag>(&message)) {
     const NamespaceId in = TRY(name_space());
     TRY(check_tag(move->to.tag));
-    TRY(store_.move_tag(in, move->to));
+    TRY(store_.move_tag(in, move->to, grants()));
   } else if (const auto* untag = std::get_if<message::RemoveTag>(&message)) {
     const NamespaceId in = TRY(name_space());
     TRY(store_.remove_tag(in, untag->tag));
@@ -91,9 +91,6 @@ Result<Reply> Peer::usage_of(const message::GetUsage& request) {
     const Bytes sealed = TRY(store_.manifest(in, request.name));
     of = TRY(decode_manifest(sealed)).snapshot;
   }
-  // It takes a thread that other peers need too.
-  const std::unique_lock turn(server_.usage, std::try_to_lock);
-  if (!turn.owns_lock()) return fail(ErrorCode::kBusy, "another usage is being counted");
   Unpaced control;
   return with_body(TRY(usage(store_, in, of, control)));
 }
@@ -113,7 +110,8 @@ Result<Reply> Peer::namespace_report() {
 Result<void> Peer::remove_namespace() {
   const NamespaceId in = TRY(name_space());
   if (push_ != nullptr || !server_.close(in)) {
-    return fail(ErrorCode::kBusy, "other connections or a push use namespace \"{}\"",
+    return fail(ErrorCode::kBusy,
+                "other connections or a push use namespace \"{}\": end them first",
                 name_space_name_);
   }
   auto removed = server_.jobs == nullptr ? Result<void>() : server_.jobs->forget(in);
@@ -143,7 +141,7 @@ Result<Reply> Peer::change_labels(const message::ChangeLabels& request) {
     spec.labels.push_back(label);
   }
   TRY(check_spec(spec));
-  const Manifest changed = TRY(store_.set_labels(in, spec.name, std::move(spec.labels)));
+  const Manifest changed = TRY(store_.set_labels(in, spec.name, std::move(spec.labels), grants()));
   return with_body(message::ManifestReply{}, encode_manifest(changed));
 }
 
@@ -159,7 +157,10 @@ Result<void> Peer::delete_snapshot(const message::DeleteSnapshot& request) {
     // The next collection removes it if nobody uses it by then.
     TRY(store_.retire(in, request.name));
   } else if (!TRY(remove_unless_pinned(store_, server_.pins, in, snapshot))) {
-    return fail(ErrorCode::kBusy, "restores or pushes are using snapshot \"{}\"", request.name);
+    return fail(ErrorCode::kBusy,
+                "restores or pushes are using snapshot \"{}\"; `thaw rm --when-unused` deletes it "
+                "after the last of them",
+                request.name);
   }
   if (server_.jobs != nullptr) {
     server_.jobs->note_garbage(in, manifest ? manifest->statistics.new_chunk_bytes : kPageBytes);

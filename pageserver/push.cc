@@ -3,12 +3,27 @@
 #include <algorithm>
 
 #include "base/check.h"
-#include "base/clock.h"
 #include "format/limits.h"
 #include "pageserver/page_hash_lists.h"
 #include "pageserver/snapshots.h"
+#include "pageserver/within_memory.h"
 
 namespace thaw {
+
+namespace {
+
+/// Of pages that are not zero.
+std::size_t pages_of(const message::Offer& offer) {
+  std::size_t pages = 0;
+  for (std::uint64_t i = 0; i < offer.count.value; ++i) {
+    if (!bit(offer.zero_bitmap, i)) ++pages;
+  }
+  return pages;
+}
+
+ByteCount cold_memory(std::size_t ranges) { return {ranges * sizeof(PageRange)}; }
+
+}  // namespace
 
 Push::Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent,
            MapAdmission admit)
@@ -23,10 +38,13 @@ Result<message::Needed> Push::offer(const message::Offer& offer, ByteSpan hashes
   TRY(read_parent());
   TRY(check_size());
   if (!offer.kept_bitmap.empty()) TRY(check_kept(offer));
+  TRY(ask_for_memory(pending_memory(offer)));
+  Pending pending = TRY(within_memory([&] { return read_offer(offer, hashes); }));
+  pending.number = ++offers_;
   message::Needed needed;
   {
     const std::lock_guard lock(mutex_);
-    Pending pending = TRY(resolve(offer, hashes));
+    TRY(resolve(pending));
     needed = ask_for_missing(pending);
     next_ += offer.count;
     pending_.push_back(std::move(pending));
@@ -43,9 +61,20 @@ Result<void> Push::check_size() const {
               spec_.name, limits::kMaxMapBytes >> 20);
 }
 
-Result<void> Push::ask_for_memory() const {
+ByteCount Push::pending_memory(const message::Offer& offer) {
+  // A page's node in the tree has three pointers, a colour, and what malloc() adds.
+  constexpr std::size_t kAskedBytes = sizeof(AskedPages::value_type) + 6 * sizeof(void*);
+  constexpr std::size_t kPageOfOffer =
+      sizeof(Sha256) + sizeof(ChunkId) + 2 * sizeof(std::size_t) + sizeof(void*) + kAskedBytes;
+  return {sizeof(Pending) + offer.zero_bitmap.size() + offer.kept_bitmap.size() +
+          pages_of(offer) * kPageOfOffer};
+}
+
+Result<void> Push::ask_for_memory(ByteCount more) const {
   if (!admit_) return {};
-  return admit_(map_.memory() + parent_map_.memory());
+  ByteCount all = map_.memory() + parent_map_.memory() + cold_memory(cold_.capacity()) + more;
+  for (const Pending& pending : pending_) all += pending_memory(pending.offer);
+  return admit_(all + ByteCount{plain_.capacity()});
 }
 
 Result<void> Push::check_offer(const message::Offer& offer) const {
@@ -92,12 +121,14 @@ Result<void> Push::check_kept(const message::Offer& offer) const {
   return {};
 }
 
-Result<Push::Pending> Push::resolve(const message::Offer& offer, ByteSpan hashes) {
+Result<Push::Pending> Push::read_offer(const message::Offer& offer, ByteSpan hashes) const {
   Pending pending;
-  pending.number = ++offers_;
   pending.offer = offer;
-  std::vector<Sha256> offered;
-  std::vector<std::size_t> kept;
+  const std::size_t pages = pages_of(offer);
+  pending.hashes.reserve(pages);
+  pending.chunks.reserve(pages);
+  pending.offered.reserve(pages);
+  pending.missing.reserve(pages);
   for (std::uint64_t i = 0; i < offer.count.value; ++i) {
     if (bit(offer.zero_bitmap, i)) continue;
     const std::size_t next = pending.hashes.size();
@@ -107,23 +138,28 @@ Result<Push::Pending> Push::resolve(const message::Offer& offer, ByteSpan hashes
         set_bit(pending.offer.zero_bitmap, i);
         continue;
       }
-      kept.push_back(next);
+      pending.kept.push_back(next);
       pending.chunks.push_back(chunk);
       pending.hashes.emplace_back();
       continue;
     }
     if (hashes.size() < sizeof(Sha256)) return fail(ErrorCode::kTruncated, "an offer's hashes");
-    std::memcpy(offered.emplace_back().data(), hashes.data(), sizeof(Sha256));
+    std::memcpy(pending.hashes.emplace_back().data(), hashes.data(), sizeof(Sha256));
     hashes = hashes.subspan(sizeof(Sha256));
     pending.offered.push_back(next);
     pending.chunks.push_back(kNoChunk);
-    pending.hashes.push_back(offered.back());
   }
   if (!hashes.empty()) return fail(ErrorCode::kMalformed, "more hashes than pages");
+  return pending;
+}
+
+Result<void> Push::resolve(Pending& pending) {
+  std::vector<Sha256> offered;
+  offered.reserve(pending.offered.size());
+  for (const std::size_t i : pending.offered) offered.push_back(pending.hashes[i]);
   const std::vector<ChunkId> found = TRY(store_.find_chunks(name_space_, offered));
   for (std::size_t i = 0; i < found.size(); ++i) pending.chunks[pending.offered[i]] = found[i];
-  TRY(hash_stored(pending, kept));
-  return pending;
+  return hash_stored(pending, pending.kept);
 }
 
 Result<void> Push::hash_stored(Pending& pending, std::span<const std::size_t> hashes) {
@@ -152,13 +188,17 @@ message::Needed Push::ask_for_missing(Pending& pending) {
 }
 
 Result<void> Push::check_upload(std::uint32_t count, ByteSpan chunks) {
-  checked_.clear();
+  forget_upload();
   const std::size_t due =
       pending_.empty() ? 0 : pending_.front().missing.size() - pending_.front().uploaded;
   if (count == 0 || count > due || count > limits::kMaxChunksPerRequest) {
     return fail(ErrorCode::kProtocol, "an upload of {} pages where {} are due", count, due);
   }
-  plain_.resize(limits::kMaxChunksPerRequest * kPageBytes);
+  TRY(ask_for_memory(bytes_of({count})));
+  TRY(within_memory([&]() -> Result<void> {
+    plain_.resize(count * kPageBytes);
+    return {};
+  }));
   std::vector<NewChunk> checked;
   checked.reserve(count);
   for (std::size_t i = 0; i < count; ++i) {
@@ -176,11 +216,16 @@ Result<void> Push::check_upload(std::uint32_t count, ByteSpan chunks) {
   return {};
 }
 
-Result<void> Push::store_upload() {
+void Push::forget_upload() {
+  checked_.clear();
+  plain_ = Bytes();  // not `= {}`, which keeps the memory
+}
+
+Result<void> Push::store_upload(const GrowthAdmission& grow) {
   CHECK(!checked_.empty());
   {
     const std::lock_guard lock(mutex_);
-    const auto stored = TRY(store_.put_chunks(name_space_, checked_));
+    const auto stored = TRY(store_.put_chunks(name_space_, checked_, grow));
     Pending& oldest = pending_.front();
     for (std::size_t i = 0; i < stored.size(); ++i) {
       oldest.missing[oldest.uploaded++]->second.chunk = stored[i].id;
@@ -188,7 +233,7 @@ Result<void> Push::store_upload() {
       ++statistics_.new_pages;
       statistics_.new_chunk_bytes += checked_[i].chunk.size();
     }
-    checked_.clear();
+    forget_upload();
     apply_complete();
   }
   return ask_for_memory();
@@ -253,8 +298,11 @@ void Push::compare_with_parent() {
 }
 
 Result<void> Push::set_cold_map(ByteSpan sealed) {
-  cold_ = sealed.empty() ? ColdMap() : TRY(decode_cold_map(sealed, spec_.memory_pages()));
-  return {};
+  cold_ = ColdMap();
+  if (sealed.empty()) return {};
+  TRY(ask_for_memory(cold_memory(limits::kMaxColdRanges)));
+  cold_ = TRY(decode_cold_map(sealed, spec_.memory_pages()));
+  return ask_for_memory();
 }
 
 std::uint64_t Push::stored_cold_pages() const {
@@ -270,13 +318,8 @@ std::uint64_t Push::stored_cold_pages() const {
   return pages;
 }
 
-ByteCount Push::checked_bytes() const {
-  ByteCount bytes{0};
-  for (const NewChunk& chunk : checked_) bytes += ByteCount{chunk.chunk.size()};
-  return bytes;
-}
-
-Result<Manifest> Push::commit() {
+Result<Manifest> Push::commit(const GrowthAdmission& grow, std::uint64_t created_unix_ms,
+                              CreatedTime created) {
   TRY(check_size());
   if (map_.size() != spec_.image_pages()) {
     return fail(ErrorCode::kProtocol, "a commit after {} of {} pages", map_.size().value,
@@ -290,12 +333,12 @@ Result<Manifest> Push::commit() {
   Manifest manifest = TRY(store_.publish(name_space_,
                                          Manifest{.snapshot = {},
                                                   .parent = parent_,
-                                                  .created_unix_ms = unix_milliseconds(),
+                                                  .created_unix_ms = created_unix_ms,
                                                   .spec = spec_,
                                                   .content_hash = *finished_hash_,
                                                   .content_form = kPushedForm,
                                                   .statistics = statistics_},
-                                         map_, cold_));
+                                         map_, cold_, grow, created));
   committed_ = true;
   return manifest;
 }

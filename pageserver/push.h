@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "format/chunk.h"
 #include "format/hash.h"
@@ -31,28 +32,30 @@ namespace thaw {
 /// are serialised.
 class Push {
  public:
-  /// `parent` is the snapshot that this one came from, if any. `admit` is asked for the memory of
-  /// its page maps, the parent's too; its error ends the push. REQUIRES: check_spec(spec).
+  /// `parent` is the snapshot that this one came from, if any. `admit` is asked for memory before
+  /// it is taken: for page maps (the parent's too), pending offers and uploads. Its error ends the
+  /// push. REQUIRES: check_spec(spec).
   Push(Store& store, NamespaceId name_space, SnapshotSpec spec, SnapshotId parent = {},
        MapAdmission admit = {});
 
-  /// kTooLarge when the page map takes more than limits::kMaxMapBytes.
+  /// kTooLarge when the page map takes more than limits::kMaxMapBytes, kLimitExceeded when this
+  /// process gets no memory.
   /// kProtocol when the pages are not the next ones, or too many offers wait for uploads. For pages
   /// that are kept: kInvalidArgument when they are not of memory, or there is no parent with as
   /// much memory; kNotFound when the parent was deleted; kCorrupt when they are missing or damaged.
   Result<message::Needed> offer(const message::Offer& offer, ByteSpan hashes);
   /// Decodes and hashes the next `count` needed pages, all of one offer. `chunks` must stay until
-  /// store_upload(). kHashMismatch, kProtocol, decode errors.
+  /// store_upload(). kHashMismatch, kProtocol, kLimitExceeded as above, decode errors.
   Result<void> check_upload(std::uint32_t count, ByteSpan chunks);
-  /// [writer] Stores what check_upload() accepted. kQuotaExceeded.
-  Result<void> store_upload();
+  /// [writer] Stores what check_upload() accepted. kQuotaExceeded, and what `grow` says.
+  Result<void> store_upload(const GrowthAdmission& grow = {});
   /// Which pages are cold: a sealed map, or nothing. Decode errors.
   Result<void> set_cold_map(ByteSpan sealed);
-  /// [writer] kProtocol when pages are missing, kAlreadyExists when the name was taken meanwhile.
-  Result<Manifest> commit();
-
-  /// Of the chunks that check_upload() accepted.
-  ByteCount checked_bytes() const;
+  /// [writer] kProtocol when pages are missing, kAlreadyExists when the name was taken meanwhile,
+  /// kQuotaExceeded, and what `grow` says.
+  Result<Manifest> commit(const GrowthAdmission& grow = {},
+                          std::uint64_t created_unix_ms = unix_milliseconds(),
+                          CreatedTime created = CreatedTime::kCredible);
 
   NamespaceId name_space() const { return name_space_; }
   SnapshotId parent() const { return parent_; }  // 0: none
@@ -79,6 +82,7 @@ class Push {
     std::vector<Sha256> hashes;                    // by page that is not zero
     std::vector<ChunkId> chunks;                   // by hash; kNoChunk: in asked_
     std::vector<std::size_t> offered;              // the hashes that the client gave
+    std::vector<std::size_t> kept;                 // those that are the parent's
     std::vector<AskedPages::value_type*> missing;  // what it asked for, in order
     std::size_t uploaded = 0;                      // how many of `missing` are stored
 
@@ -86,16 +90,21 @@ class Push {
   };
 
   Result<void> check_size() const;
-  Result<void> ask_for_memory() const;
+  /// Of all that the push keeps, and `more`.
+  Result<void> ask_for_memory(ByteCount more = {0}) const;
+  static ByteCount pending_memory(const message::Offer& offer);
   Result<void> check_offer(const message::Offer& offer) const;
   Result<void> check_kept(const message::Offer& offer) const;
   /// What a push to a parent needs of it, once; that it was deleted is no error.
   Result<void> read_parent();
+  /// The offer's pages, with what the offer itself says of them: memory for all that follows.
+  Result<Pending> read_offer(const message::Offer& offer, ByteSpan hashes) const;
   /// Finds out all of an offer's pages but those that are to be asked for.
-  Result<Pending> resolve(const message::Offer& offer, ByteSpan hashes);
+  Result<void> resolve(Pending& pending);
   /// Verifies stored pages and fills in their hashes.
   Result<void> hash_stored(Pending& pending, std::span<const std::size_t> hashes);
   message::Needed ask_for_missing(Pending& pending);
+  void forget_upload();
   void apply_complete();
   void apply(Pending& pending);
   void compare_with_parent();
@@ -122,7 +131,7 @@ class Push {
   bool committed_ = false;
   std::uint64_t offers_ = 0;
   std::vector<NewChunk> checked_;
-  Bytes plain_;  // of the pages in checked_
+  Bytes plain_;  // of the pages in checked_, as long as there are any
   ChunkCodec codec_;
   Hasher hasher_;
 };

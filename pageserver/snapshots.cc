@@ -29,12 +29,18 @@ Result<PageMap> read_page_map(Store& store, NamespaceId in, SnapshotId snapshot,
 }
 
 Result<std::vector<Manifest>> all_manifests(Store& store, NamespaceId in) {
+  constexpr Store::ListingPart kPart{.most = limits::kMaxSnapshotsPerListing,
+                                     .bytes = limits::kMaxBodyBytes};
   std::vector<Manifest> all;
   while (true) {
     const std::string after = all.empty() ? std::string() : all.back().spec.name;
-    const auto sealed = TRY(store.manifests(in, after, limits::kMaxSnapshotsPerListing));
-    for (const Bytes& manifest : sealed) all.push_back(TRY(decode_manifest(manifest)));
-    if (sealed.size() < limits::kMaxSnapshotsPerListing) return all;
+    const auto sealed = TRY(store.manifests(in, after, kPart));
+    std::size_t bytes = 0;
+    for (const Bytes& manifest : sealed) {
+      bytes += manifest.size();
+      all.push_back(TRY(decode_manifest(manifest)));
+    }
+    if (!kPart.filled_by(sealed.size(), bytes)) return all;
   }
 }
 

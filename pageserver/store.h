@@ -2,8 +2,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,7 +27,7 @@ struct NamespaceId {
   friend constexpr auto operator<=>(NamespaceId, NamespaceId) = default;
 };
 
-/// Chunks read in one go. The spans are valid as long as this object lives.
+/// Chunks read in one go. The spans are valid as long as this object lives; the store outlives it.
 struct ChunkRead {
   std::vector<ByteSpan> chunks;
   std::shared_ptr<const void> pin;
@@ -48,6 +50,10 @@ struct StoredChunk {
   bool is_new;  // false: the namespace had it already
 };
 
+/// Asked before a write by how much what pushes have stored grows, if it does; its error refuses
+/// the write. The writing thread's.
+using GrowthAdmission = std::function<Result<void>(ByteCount more)>;
+
 /// What a namespace has stored.
 struct NamespaceTotals {
   std::uint64_t chunks = 0;
@@ -63,7 +69,7 @@ struct NamespaceTotals {
   friend bool operator==(const NamespaceTotals&, const NamespaceTotals&) = default;
 };
 
-/// A pack read; the span is valid as long as this object lives.
+/// A pack read; the span is valid as long as this object lives; the store outlives it.
 struct PackRead {
   ByteSpan pack;
   std::shared_ptr<const void> pin;
@@ -181,6 +187,14 @@ class ChunkUpkeep {
   virtual Result<void> set_checked_up_to(NamespaceId name_space, ChunkId id) = 0;
 };
 
+/// Since when snapshots are outdated, in milliseconds since 1970 of the credible time.
+using OutdatedMarks = std::map<SnapshotId, std::uint64_t>;
+/// From when the ages of snapshots count whose created times may be wrong, in milliseconds since
+/// 1970; 0: from when the wall clock has settled.
+using AgeStarts = std::map<SnapshotId, std::uint64_t>;
+/// Whether the wall clock had settled when a snapshot was pushed.
+enum class CreatedTime { kCredible, kDoubtful };
+
 struct NamedNamespace {
   std::string name;
   NamespaceId id;
@@ -213,9 +227,17 @@ class Store {
   /// The sealed manifest of a snapshot, as stored, by its name or a tag; kNotFound.
   virtual Result<Bytes> manifest(NamespaceId name_space, const std::string& name) = 0;
   virtual Result<Bytes> manifest(NamespaceId name_space, SnapshotId snapshot) = 0;
-  /// Sealed manifests in order of name, from the first name after `after`, at most `most`.
+  /// How much of a listing is read. The manifest that reaches `bytes` is the last.
+  struct ListingPart {
+    std::size_t most;
+    std::size_t bytes;
+    bool filled_by(std::size_t count, std::size_t size) const {
+      return count >= most || size >= bytes;
+    }
+  };
+  /// Sealed manifests in order of name, from the first name after `after`.
   virtual Result<std::vector<Bytes>> manifests(NamespaceId name_space, const std::string& after,
-                                               std::size_t most) = 0;
+                                               const ListingPart& part) = 0;
   /// The snapshot of this name, which is no tag; kNotFound.
   virtual Result<SnapshotId> find_snapshot(NamespaceId name_space, const std::string& name) = 0;
   /// Every snapshot above `after` in order of id, retired ones included.
@@ -229,6 +251,11 @@ class Store {
   /// What belongs to snapshots that are not there, a line each.
   virtual Result<std::vector<std::string>> strays(NamespaceId name_space) = 0;
   virtual Result<bool> is_tagged(NamespaceId name_space, SnapshotId snapshot) = 0;
+  /// The snapshots that are marked as outdated, and since when.
+  virtual Result<OutdatedMarks> outdated_marks(NamespaceId name_space) = 0;
+  virtual Result<AgeStarts> age_starts(NamespaceId name_space) = 0;
+  /// The largest time recorded by set_last_time() or as that of a snapshot; 0: none.
+  virtual Result<std::uint64_t> last_time_unix_ms() = 0;
   /// A sealed segment; kNotFound.
   virtual Result<Bytes> page_map_segment(NamespaceId name_space, SnapshotId snapshot,
                                          std::uint32_t segment) = 0;
@@ -240,26 +267,45 @@ class Store {
   /// Removes a namespace and its settings. Its number may be given to another one some time; ids
   /// are not given again. kNotFound, kBusy with what it still has when it is not empty.
   virtual Result<void> remove_namespace(const std::string& name) = 0;
+  /// Takes every mark in it away: what is outdated by these settings is marked anew.
   virtual Result<void> set_settings(NamespaceId name_space,
                                     const message::NamespaceSettings& settings) = 0;
   /// Stores chunks under new, ascending ids, but those whose hash is there already. Not yet
-  /// synced: they survive a crash from the next publish() on. kQuotaExceeded.
+  /// synced: they survive a crash from the next publish() on. kQuotaExceeded, here and below what
+  /// `admit` says too.
   virtual Result<std::vector<StoredChunk>> put_chunks(NamespaceId name_space,
-                                                      std::span<const NewChunk> chunks) = 0;
+                                                      std::span<const NewChunk> chunks,
+                                                      const GrowthAdmission& admit = {}) = 0;
   /// Gives the snapshot its id and makes it visible and durable in one step, together with all
-  /// chunks put before. kAlreadyExists when the name is taken, kQuotaExceeded.
+  /// chunks put before, and with an age start of 0 when its created time is doubtful.
+  /// kAlreadyExists when the name is taken, kQuotaExceeded.
   virtual Result<Manifest> publish(NamespaceId name_space, Manifest manifest, const PageMap& map,
-                                   const ColdMap& cold) = 0;
+                                   const ColdMap& cold, const GrowthAdmission& admit = {},
+                                   CreatedTime created = CreatedTime::kCredible) = 0;
   /// Puts other labels into a snapshot's manifest; returns it. kQuotaExceeded.
   virtual Result<Manifest> set_labels(NamespaceId name_space, const std::string& name,
-                                      std::vector<Label> labels) = 0;
-  /// Makes a tag stand for this snapshot, whatever it stood for before. kNotFound,
-  /// kQuotaExceeded.
-  virtual Result<void> move_tag(NamespaceId name_space, const message::Tag& to) = 0;
+                                      std::vector<Label> labels,
+                                      const GrowthAdmission& admit = {}) = 0;
+  /// Makes a tag stand for this snapshot, whatever it stood for before, and takes its mark away.
+  /// kNotFound, kQuotaExceeded.
+  virtual Result<void> move_tag(NamespaceId name_space, const message::Tag& to,
+                                const GrowthAdmission& admit = {}) = 0;
   virtual Result<void> remove_tag(NamespaceId name_space, const std::string& tag) = 0;
-  /// Takes a snapshot's name and tags away; whoever knows its id still reads it.
+  /// Marks snapshots as outdated since a time, in one step. Their names stay.
+  virtual Result<void> mark_outdated(NamespaceId name_space, const OutdatedMarks& marks) = 0;
+  /// Takes marks away; a snapshot without one is fine.
+  virtual Result<void> unmark_outdated(NamespaceId name_space,
+                                       std::span<const SnapshotId> snapshots) = 0;
+  /// Has ages count from these times.
+  virtual Result<void> set_age_starts(NamespaceId name_space, const AgeStarts& starts) = 0;
+  /// The ages of these snapshots count from their created times.
+  virtual Result<void> remove_age_starts(NamespaceId name_space,
+                                         std::span<const SnapshotId> snapshots) = 0;
+  /// Not synced. A time before the last one changes nothing.
+  virtual Result<void> set_last_time(std::uint64_t unix_ms) = 0;
+  /// Takes a snapshot's name, tags and mark away; whoever knows its id still reads it.
   virtual Result<void> retire(NamespaceId name_space, const std::string& name) = 0;
-  /// Removes manifest, name, tags, page map and everything of the working set; chunks stay.
+  /// Removes manifest, name, tags, mark, page map and everything of the working set; chunks stay.
   virtual Result<void> remove(NamespaceId name_space, SnapshotId snapshot) = 0;
 
   /// Gives the space of what was deleted back to the file system. Any thread; takes long.

@@ -56,6 +56,7 @@ std::optional<std::string> store_id_damage(const std::string& directory) {
   switch (id.error().code()) {
     case ErrorCode::kCorrupt:
     case ErrorCode::kTooLarge:
+    case ErrorCode::kInvalidArgument:  // no file
     case ErrorCode::kIo:
       return fmt::format("{} is damaged: {}", kStoreIdFile, id.error().message());
     default:

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
+#include <vector>
 
 #include <fmt/format.h>
 
@@ -23,6 +25,25 @@ constexpr std::array kMappedPrefix = [] {
 bool is_loopback(ByteSpan ipv6) {
   const auto is_zero = [](std::byte byte) { return byte == std::byte{0}; };
   return std::ranges::all_of(ipv6.first(kIpv6Bytes - 1), is_zero) && ipv6.back() == std::byte{1};
+}
+
+/// What the stage of each counts.
+std::vector<StrangerStage> ranks(std::span<const Stranger> strangers, const StrangerSlots& slots) {
+  std::vector<StrangerStage> ranks(strangers.size());
+  std::map<std::string_view, std::size_t> kept_of;
+  std::size_t kept = 0;
+  for (std::size_t i = strangers.size(); i-- > 0;) {
+    ranks[i] = strangers[i].stage;
+    if (ranks[i] != StrangerStage::kShown) continue;
+    std::size_t& of_identity = kept_of[strangers[i].identity];
+    if (of_identity == slots.of_identity || kept + slots.for_newcomers >= slots.all) {
+      ranks[i] = StrangerStage::kSpoke;
+    } else {
+      ++of_identity;
+      ++kept;
+    }
+  }
+  return ranks;
 }
 
 }  // namespace
@@ -51,10 +72,11 @@ std::optional<std::size_t> stranger_to_leave(std::span<const Stranger> strangers
   const bool share_is_full =
       !network.empty() && static_cast<std::size_t>(beside) >= slots.of_network;
   if (!share_is_full && strangers.size() < slots.all) return std::nullopt;
+  const std::vector<StrangerStage> rank = ranks(strangers, slots);
   std::optional<std::size_t> leaves;
   for (std::size_t i = 0; i < strangers.size(); ++i) {
     if (share_is_full && strangers[i].network != network) continue;
-    if (!leaves || strangers[i].stage < strangers[*leaves].stage) leaves = i;
+    if (!leaves || rank[i] < rank[*leaves]) leaves = i;
   }
   return leaves;
 }

@@ -3,9 +3,12 @@
 #include "pageserver/access.h"
 
 #include <array>
+#include <filesystem>
 #include <list>
 #include <set>
 #include <span>
+
+#include <sys/stat.h>
 
 #include "base/limits.h"
 #include "pageserver/peer.h"
@@ -221,6 +224,8 @@ TEST(Policy, RootAndTheServersUserMayDoEverythingUnlessItNamesAUser) {
   EXPECT_TRUE(none.rights("uid:1000", "default").has_one_of({Right::kAdmin}));
   EXPECT_TRUE(none.rights("uid:10000", "default").none());
   EXPECT_TRUE(none.rights("", "default").none());
+  EXPECT_TRUE(none.names("uid:1000"));
+  EXPECT_FALSE(none.names("uid:10000"));
 
   Policy named = Policy::parse(
                      "[[peer]]\nidentity = \"uid:7\"\nnamespaces = [\"default\"]\n"
@@ -236,6 +241,18 @@ TEST_F(AccessTest, PolicyThatOthersMayWriteIsRefused) {
   std::filesystem::permissions(directory_.path("policy"), std::filesystem::perms(0666));
 
   EXPECT_EQ(code_of(Access::load(directory_.path("policy"))), ErrorCode::kPermission);
+}
+
+TEST_F(AccessTest, PipeInPlaceOfThePolicyIsNotWaitedFor) {
+  const std::string path = directory_.path("policy");
+  const auto access = Access::load(path).value();
+  const auto before = access->policy();
+  std::filesystem::remove(path);
+  ASSERT_EQ(::mkfifo(path.c_str(), 0600), 0);
+
+  access->reload();
+
+  EXPECT_EQ(access->policy(), before);
 }
 
 TEST_F(AccessTest, EachRequestTakesItsRole) {
@@ -396,6 +413,130 @@ quota = "9K"
   EXPECT_EQ(upload("ci-1", "a"), ErrorCode::kIo) << "it was stored";
   EXPECT_EQ(upload("ci-2", "b"), ErrorCode::kIo) << "it was stored";
   EXPECT_EQ(upload("ci-3", "c"), ErrorCode::kQuotaExceeded);
+}
+
+TEST_F(AccessTest, LabelsAndTagsCountForTheQuotaOfAGrant) {
+  replace_file(directory_.path("quotas"), R"(
+[[peer]]
+identity = "thaw://pusher"
+namespaces = ["ci-*"]
+roles = ["push", "create", "tag"]
+quota = "9K"
+)");
+  const auto quotas = Access::load(directory_.path("quotas")).value();
+  server_.access = quotas.get();
+  Peer peer(*store_, server_);
+  ASSERT_TRUE(succeeded(greet(peer, "thaw://pusher", "ci-1")));
+  const auto finish = [&](const Message& message) -> std::optional<ErrorCode> {
+    const auto step = peer.handle(message, {});
+    if (!step || std::holds_alternative<Reply>(*step)) return code_of(step);
+    return code_of(peer.finish_write(message));
+  };
+  message::BeginPush begin;
+  begin.spec = spec("a", image_of("."));
+  ASSERT_EQ(finish(begin), std::nullopt);
+  ASSERT_EQ(finish(message::Offer{{0}, {1}, Bytes(1, std::byte{1})}), std::nullopt);
+  ASSERT_EQ(finish(message::Commit{}), std::nullopt);
+
+  auto generator = seeded_generator();
+  const auto labels = [&](std::size_t count) {
+    std::vector<Label> all;
+    for (std::size_t i = 0; i < count; ++i) {
+      const Bytes noise = random_bytes(generator, 1000);
+      all.push_back({"k" + std::to_string(i), std::string(as_text(noise))});
+    }
+    return message::ChangeLabels{"a", all, {}};
+  };
+  EXPECT_EQ(finish(labels(10)), ErrorCode::kQuotaExceeded);
+  EXPECT_EQ(finish(labels(2)), std::nullopt);
+  std::optional<ErrorCode> refused;
+  int tags = 0;
+  for (; !refused && tags < 1000; ++tags) {
+    refused = finish(message::MoveTag{{fmt::format("a:{}{}", tags, std::string(200, 't')), "a"}});
+  }
+  EXPECT_EQ(refused, ErrorCode::kQuotaExceeded);
+  EXPECT_GT(tags, 3);
+  EXPECT_EQ(finish(labels(1)), std::nullopt) << "it becomes less";
+}
+
+TEST_F(AccessTest, WhatAPushKeepsIsOfTheIdentitysShareOfMemory) {
+  server_.access = nullptr;
+  const auto taken = [&] { return server_.push_memory.taken("thaw://pusher").by_identity; };
+  {
+    Peer peer(*store_, server_);
+    ASSERT_TRUE(succeeded(greet(peer, "thaw://pusher")));
+    message::BeginPush begin;
+    begin.spec = spec("a", Bytes(1000 * kPageBytes));
+    ASSERT_TRUE(succeeded(peer.finish_write(begin)));
+    const std::size_t begun = taken();
+    EXPECT_GE(begun, limits::kPushBaseBytes);
+    auto generator = seeded_generator();
+    const message::Offer offer{{0}, {1000}, empty_bitmap(1000)};
+    ASSERT_TRUE(succeeded(peer.handle(offer, random_bytes(generator, 1000 * sizeof(Sha256)))));
+    const std::size_t offered = taken();
+    EXPECT_GT(offered, begun + 100'000);
+    ASSERT_TRUE(succeeded(peer.hold_body(1u << 20)));
+    EXPECT_EQ(taken(), offered + (1u << 20));
+    EXPECT_EQ(code_of(peer.hold_body(limits::kPushMemory.all)), ErrorCode::kLimitExceeded);
+    EXPECT_EQ(taken(), offered + (1u << 20));
+    peer.release_body();
+    EXPECT_EQ(taken(), offered);
+  }
+  EXPECT_EQ(taken(), 0u);
+}
+
+TEST_F(AccessTest, WorkingSetWaitsForMemory) {
+  server_.access = nullptr;
+  const Manifest manifest = *store("a", image_of("a"), name_space_);
+  Peer peer(*store_, server_);
+  ASSERT_TRUE(succeeded(greet(peer, "thaw://reader")));
+  const message::GetWorkingSet get{manifest.snapshot};
+  {
+    const auto all = server_.push_memory.take("", limits::kPushMemory.all, limits::kPushMemory);
+    ASSERT_TRUE(all);
+    ASSERT_TRUE(succeeded(peer.handle(get, {})));
+    EXPECT_TRUE(std::holds_alternative<Peer::NeedsTurn>(peer.build(get).value()));
+  }
+  ASSERT_TRUE(succeeded(peer.handle(get, {})));
+  EXPECT_EQ(code_of(peer.build(get)), ErrorCode::kNotFound) << "there is nothing to make it of";
+  EXPECT_EQ(server_.push_memory.taken().by_all, 0u);
+}
+
+TEST_F(AccessTest, ListingsOfLargeManifestsComeInParts) {
+  server_.access = nullptr;
+  std::vector<Label> labels;
+  auto generator = seeded_generator();
+  for (std::size_t i = 0; i < limits::kMaxLabels; ++i) {
+    const Bytes noise = random_bytes(generator, limits::kMaxLabelBytes);
+    labels.push_back({fmt::format("{:1000}", i), std::string(as_text(noise))});
+  }
+  std::size_t bytes = 0;
+  for (int i = 0; i < 40; ++i) {
+    const std::string name = fmt::format("{:02}", i);
+    ASSERT_TRUE(succeeded(store(name, image_of("."), name_space_)));
+    ASSERT_TRUE(succeeded(store_->set_labels(name_space_, name, labels)));
+    bytes += store_->manifest(name_space_, name)->size();
+  }
+  ASSERT_GT(bytes, limits::kMaxBodyBytes);
+  const std::size_t each = bytes / 40;
+  EXPECT_EQ(store_->manifests(name_space_, "", {1000, 3 * each})->size(), 3u)
+      << "no more is read than goes into a part";
+  EXPECT_EQ(store_->manifests(name_space_, "", {2, SIZE_MAX})->size(), 2u);
+
+  Peer peer(*store_, server_);
+  ASSERT_TRUE(succeeded(greet(peer, "thaw://reader")));
+  std::size_t listed = 0;
+  for (bool more = true; more;) {
+    const std::string after = listed == 0 ? "" : fmt::format("{:02}", listed - 1);
+    const auto step = peer.handle(message::ListSnapshots{after}, {});
+    ASSERT_TRUE(succeeded(step));
+    const auto& part = std::get<message::Snapshots>(std::get<Reply>(*step).message);
+    ASSERT_FALSE(part.manifest_bytes.empty());
+    listed += part.manifest_bytes.size();
+    more = part.more;
+    EXPECT_EQ(more, listed < 40);
+  }
+  EXPECT_EQ(listed, 40u);
 }
 
 TEST_F(AccessTest, NamespaceIsRemovedWhenItIsEmptyAndNoOtherConnectionUsesIt) {

@@ -117,6 +117,12 @@ TEST_F(PlaceTest, IsKeptThroughRenamesAndRemovesItsOwnFileAlone) {
   EXPECT_EQ(text("theirs/in/s"), "victim");
 }
 
+TEST_F(PlaceTest, FileSystemsAreKnownNotToWaitOrRefused) {
+  EXPECT_TRUE(succeeded(check_never_waits(find_place(path("file"))->directory, "file")));
+  const auto refused = check_never_waits(find_place("/proc/self/file")->directory, "file");
+  EXPECT_EQ(code_of(refused), ErrorCode::kUnsupported);
+}
+
 TEST_F(PlaceTest, NamesADirectoryOrNothingIsRefused) {
   EXPECT_EQ(code("own/"), ErrorCode::kAlreadyExists);
   EXPECT_EQ(code("own/.."), ErrorCode::kAlreadyExists);
@@ -179,6 +185,71 @@ TEST_F(PrivateFilesTest, TakesNoOrdersFromAFileThatOthersMayWrite) {
   if (::geteuid() != 0) GTEST_SKIP() << "needs root to give a file away";
   ASSERT_EQ(::chown(path("policy").c_str(), 1234, 1234), 0);
   EXPECT_EQ(code_of(read_trusted_file(path("policy"), 100)), ErrorCode::kPermission);
+}
+
+TEST_F(PrivateFilesTest, TakesNoOrdersThroughADirectoryThatOthersMayChange) {
+  std::filesystem::create_directories(path("d/e"));
+  write("d/e/policy", "all");
+  std::filesystem::create_symlink("d/e/policy", path("link"));
+  const auto code = [&](const std::string& name) {
+    return code_of(read_trusted_file(path(name), 100));
+  };
+  for (const mode_t mode : {0700u, 0755u, 01777u, 01775u}) {
+    ASSERT_EQ(::chmod(path("d").c_str(), mode), 0);
+    EXPECT_EQ(code("d/e/policy"), std::nullopt) << mode;
+    EXPECT_EQ(code("link"), std::nullopt) << mode;
+  }
+  for (const mode_t mode : {0775u, 0777u, 0702u}) {
+    ASSERT_EQ(::chmod(path("d").c_str(), mode), 0);
+    EXPECT_EQ(code("d/e/policy"), ErrorCode::kPermission) << mode;
+    EXPECT_EQ(code("link"), ErrorCode::kPermission) << mode;
+  }
+  ASSERT_EQ(::chmod(path("d").c_str(), 0755), 0);
+  // Where all users may make names, a second name of a file may be another user's work.
+  ASSERT_EQ(::chmod(path("d/e").c_str(), 01777), 0);
+  EXPECT_EQ(code("d/e/policy"), std::nullopt);
+  std::filesystem::create_hard_link(path("d/e/policy"), path("d/e/second"));
+  EXPECT_EQ(code("d/e/second"), ErrorCode::kPermission);
+  std::filesystem::remove(path("d/e/second"));
+  if (::geteuid() != 0) GTEST_SKIP() << "needs root to give files away";
+  std::filesystem::create_symlink("policy", path("d/e/theirs"));
+  ASSERT_EQ(::lchown(path("d/e/theirs").c_str(), 1234, 1234), 0);
+  EXPECT_EQ(code("d/e/theirs"), ErrorCode::kPermission);
+  ASSERT_EQ(::chmod(path("d/e").c_str(), 0755), 0);
+  ASSERT_EQ(::chown(path("d").c_str(), 1234, 1234), 0);
+  EXPECT_EQ(code("d/e/policy"), ErrorCode::kPermission);
+  EXPECT_EQ(code("link"), ErrorCode::kPermission);
+  EXPECT_EQ(code("d/../link"), ErrorCode::kPermission);
+}
+
+TEST_F(PrivateFilesTest, FollowsTheLinksOfSecretsThatAreMounted) {
+  // As Kubernetes mounts them.
+  ASSERT_EQ(::chmod(path("").c_str(), 01777), 0);
+  std::filesystem::create_directory(path("..now"));
+  write("..now/tls.crt", "certificate");
+  std::filesystem::create_symlink("..now", path("..data"));
+  std::filesystem::create_symlink("..data/tls.crt", path("tls.crt"));
+
+  EXPECT_EQ(read_trusted_file(path("tls.crt"), 100).value_or("(none)"), "certificate");
+}
+
+TEST_F(PrivateFilesTest, WhatIsNoFileIsRefusedAndNotWaitedFor) {
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  std::filesystem::create_directory(path("directory"));
+  for (const char* const name : {"pipe", "directory"}) {
+    EXPECT_EQ(code_of(read_trusted_file(path(name), 100)), ErrorCode::kInvalidArgument) << name;
+    EXPECT_EQ(code_of(read_secret_file(path(name), 100)), ErrorCode::kInvalidArgument) << name;
+    EXPECT_EQ(code_of(read_text_file(path(name), 100)), ErrorCode::kInvalidArgument) << name;
+  }
+  EXPECT_EQ(code_of(read_trusted_file(path("none"), 100)), ErrorCode::kNotFound);
+}
+
+TEST_F(PrivateFilesTest, SecretsAreForTheirOwnerAlone) {
+  write("key", "secret");
+  ASSERT_EQ(::chmod(path("key").c_str(), 0640), 0);
+  EXPECT_EQ(read_secret_file(path("key"), 100).value_or("(none)"), "secret");
+  ASSERT_EQ(::chmod(path("key").c_str(), 0644), 0);
+  EXPECT_EQ(code_of(read_secret_file(path("key"), 100)), ErrorCode::kPermission);
 }
 
 TEST_F(PrivateFilesTest, CopiesForItsOwnerAlone) {

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/limits.h"
+#include "base/passed_descriptors.h"
 #include "base/socket.h"
 #include "tests/support/seccomp.h"
 #include "tests/support/test_support.h"
@@ -146,6 +147,24 @@ TEST(Descriptors, ArriveUsableAndCloseOnExec) {
   ASSERT_TRUE(succeeded(send_all(arrived, as_bytes("x"), soon())));
   std::array<std::byte, 1> one;
   EXPECT_TRUE(succeeded(receive_all(cargo.b, one, soon())));
+}
+
+TEST(Descriptors, AreNotSentToWhatRefusesThem) {
+  if (!can_refuse_descriptors()) GTEST_SKIP() << "the kernel cannot refuse descriptors";
+  const ScratchDirectory directory;
+  const auto address = resolve_tcp("unix:" + directory.path("s")).value();
+  const UniqueFd listener = listen_tcp(address).value();
+  const UniqueFd client = connect_tcp(address, soon()).value();
+  const auto send = [&](const UniqueFd& to) {
+    const std::array sent{listener.get()};
+    const auto result = send_with_descriptors(to, as_bytes("x"), sent, soon());
+    return result ? 0 : result.error().error_number();
+  };
+  EXPECT_EQ(send(client), EPERM) << "nothing has accepted it yet";
+  const UniqueFd server = accept_connection(listener, soon()).value();
+  EXPECT_EQ(send(client), EPERM);
+  EXPECT_EQ(send(server), EPERM);
+  EXPECT_TRUE(succeeded(send_all(client, as_bytes("bytes"), soon())));
 }
 
 TEST(Descriptors, NothingYetAndClosedAreDifferent) {

@@ -425,6 +425,99 @@ TEST_F(Tls, ChangedFilesAreReadAgainAndBadOnesLeaveTheOldInForce) {
   wait_until_server_is(*clients_, *servers, "thaw://second");
 }
 
+/// Both ends of a connection.
+struct Ends {
+  TlsSession client;
+  TlsSession server;
+};
+Ends connect(TlsContext& clients, TlsContext& servers) {
+  Ends ends{clients.begin("127.0.0.1").value(), servers.begin().value()};
+  EXPECT_TRUE(succeeded(shake_hands(ends.client, ends.server)));
+  EXPECT_TRUE(succeeded(read_text(ends.client))) << "the ticket";
+  return ends;
+}
+/// What arrives of a text.
+Result<std::string> tell(TlsSession& from, TlsSession& to) {
+  TRY(write_text(from, "text"));
+  deliver(from, to);
+  return read_text(to);
+}
+
+TEST_F(Tls, SessionsEndWhenThePeersCertificateIsRevoked) {
+  authority_.revoke({});
+  const auto load = [&](const TlsFiles& files, Side side) {
+    return TlsContext::load(files, side).value();
+  };
+  const auto servers = load(authority_.with_list(authority_.issue("pages")), Side::kServer);
+  const auto revoked = load(authority_.issue("revoked"), Side::kClient);  // looks at no list
+  const auto others = load(authority_.with_list(authority_.issue("other")), Side::kClient);
+  Ends gone = connect(*revoked, *servers);
+  Ends stays = connect(*others, *servers);
+
+  authority_.revoke("revoked");
+  servers->reload();
+
+  const auto heard = tell(gone.client, gone.server);
+  ASSERT_EQ(code_of(heard), ErrorCode::kTls);
+  EXPECT_NE(heard.error().context().find("revoked"), std::string::npos) << heard.error().message();
+  EXPECT_EQ(code_of(write_text(gone.server, "text")), ErrorCode::kTls);
+  EXPECT_EQ(code_of(servers->check(gone.server.peer())), ErrorCode::kTls);
+  EXPECT_TRUE(succeeded(servers->check(stays.server.peer())));
+  EXPECT_EQ(tell(stays.client, stays.server).value_or("nothing"), "text");
+  EXPECT_EQ(tell(stays.server, stays.client).value_or("nothing"), "text");
+  // The session that the client remembers is no way around it.
+  auto client = revoked->begin("127.0.0.1").value();
+  auto server = servers->begin().value();
+  EXPECT_EQ(code_of(shake_hands(client, server)), ErrorCode::kTls);
+
+  // Clients leave a server likewise.
+  authority_.revoke("pages");
+  others->reload();
+  EXPECT_EQ(code_of(tell(stays.server, stays.client)), ErrorCode::kTls);
+  EXPECT_EQ(code_of(write_text(stays.client, "text")), ErrorCode::kTls);
+}
+
+TEST_F(Tls, SessionsEndWithTheirAuthorityAndNotWithTheTimeOfAList) {
+  authority_.revoke({});
+  const TlsFiles files = authority_.with_list(authority_.issue("pages"));
+  const auto servers = TlsContext::load(files, Side::kServer).value();
+  Ends ends = connect(*clients_, *servers);
+  const Authority another;
+  const auto own = read_text_file(files.authority, limits::kMaxChainBytes).value();
+  const auto theirs = read_text_file(another.path("ca.pem"), limits::kMaxChainBytes).value();
+
+  authority_.revoke({}, -std::chrono::hours(1));
+  servers->reload();
+  EXPECT_NE(identity_now(*clients_, *servers), "thaw://pages") << "the list has run out";
+  EXPECT_EQ(tell(ends.client, ends.server).value_or("nothing"), "text");
+
+  test::replace_file(files.authority, own + theirs);
+  servers->reload();
+  EXPECT_EQ(tell(ends.client, ends.server).value_or("nothing"), "text");
+  test::replace_file(files.authority, theirs);
+  servers->reload();
+  EXPECT_EQ(code_of(tell(ends.client, ends.server)), ErrorCode::kTls);
+}
+
+TEST(Certificates, ThoseThatHaveEndedAreLeftOut) {
+  const auto until = [](int end) {
+    return Validity{std::chrono::seconds(0), std::chrono::seconds(end)};
+  };
+  const auto authority = make_authority("test", until(1'000'000'000)).value();
+  std::vector<std::string> issued;
+  for (const int end : {1000, 2000, 3000}) {
+    issued.push_back(issue_certificate(authority, "name", {}, until(end))->certificate);
+  }
+  const std::string all = issued[0] + issued[1] + issued[2];
+  EXPECT_EQ(certificates_after(all, std::chrono::seconds(999)).value(), all);
+  EXPECT_EQ(certificates_after(all, std::chrono::seconds(2000)).value(), issued[2]);
+  for (const std::string& damaged : {std::string(), all.substr(0, all.size() / 2)}) {
+    EXPECT_EQ(code_of(certificates_after(damaged, std::chrono::seconds(0))), ErrorCode::kTls);
+    if (damaged.empty()) continue;
+    EXPECT_EQ(code_of(revoke_certificates(authority, "", damaged, until(5000))), ErrorCode::kTls);
+  }
+}
+
 TEST(Certificates, NamesAndHostsThatAreNoneAreRefused) {
   const Validity always{std::chrono::seconds(0), std::chrono::seconds(4'000'000'000)};
   const auto authority = make_authority("test", always).value();

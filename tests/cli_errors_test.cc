@@ -110,6 +110,26 @@ TEST_F(CliErrorsTest, NoAnswerIsOneErrorForEveryCommand) {
   EXPECT_FALSE(std::filesystem::exists(path("out")));
 }
 
+TEST_F(CliErrorsTest, SocketThatNoPageServerHasIsNoAnswer) {
+  const std::string socket = path("s.sock");
+  const auto ls = [&] { return thaw({"--server", "unix:" + socket, "--json", "ls"}); };
+  const auto text = [&] { return Json::parse(ls().output)["error"]["text"].get<std::string>(); };
+  const std::string wanted = "unavailable: no page server listens at unix:" + socket +
+                             "; start thaw-pageserver or give --server";
+  expect(ls(), 4, "unavailable", "there is none");
+  EXPECT_EQ(text(), wanted);
+  // One that a server which died has left.
+  {
+    const UniqueFd listener = listen_unix(socket, std::nullopt).value();
+  }
+  expect(ls(), 4, "unavailable", "it is of no process");
+  EXPECT_EQ(text(), wanted);
+
+  const Outcome bare = thaw({"--server", socket, "--json", "ls"});
+  expect(bare, 2, "invalid_argument", "a path");
+  EXPECT_TRUE(bare.output.contains("for a socket write unix:" + socket)) << bare.output;
+}
+
 TEST_F(CliErrorsTest, WhatIsNotThereOrIsThereAlready) {
   expect(json({"fsck", path("none")}), 3, "not_found", "fsck");
   expect(json({"certs", "issue", path("none"), "n"}), 3, "not_found", "certs issue");
@@ -129,6 +149,10 @@ TEST_F(CliErrorsTest, SayWhatToDoNext) {
             "`thaw ws --help` says what it takes.\n");
   EXPECT_EQ(errors("push n --memory " + path("none")),
             "thaw: not_found: open " + path("none") + " (No such file or directory).\n");
+  // Names of certificates are none of the page server's.
+  EXPECT_EQ(json({"certs", "init", path("pki")}).exit_code, 0);
+  EXPECT_EQ(errors("certs revoke " + path("pki") + " n"),
+            "thaw: not_found: " + path("pki") + " has issued no certificate \"n\".\n");
 }
 
 TEST_F(CliErrorsTest, ErrorsOfThePageServer) {
@@ -169,6 +193,25 @@ TEST_F(CliErrorsTest, PageServerRefusesAKeyTwiceWhoeverSendsIt) {
   EXPECT_EQ(peer.receive_error(), ErrorCode::kInvalidArgument);
   peer.send(message::ChangeLabels{"there", labels, {}});
   EXPECT_EQ(peer.receive_error(), ErrorCode::kInvalidArgument);
+}
+
+TEST_F(CliErrorsTest, PushTellsTheHashAndWhatIsInUseWhatToDo) {
+  write_file(path("image"), make_image(1, 16));
+  const PageServer server(path("store"));
+  const auto say = [&](const std::string& words) {
+    return run({"/bin/sh", "-c",
+                program_path("thaw") + " --insecure --server " + server.address() + " " + words +
+                    " 2>&1"});
+  };
+  const Outcome pushed = say("push n --memory " + path("image"));
+  const Outcome shown = server.thaw({"show", "n"});
+  const std::string hash = Json::parse(shown.output)["content_hash"];
+  EXPECT_TRUE(pushed.output.contains("content: sha256 " + hash)) << pushed.output;
+
+  const Outcome refused = say("namespace rm default");
+  EXPECT_EQ(refused.exit_code, 5);
+  EXPECT_TRUE(refused.output.contains("delete them with `thaw rm`")) << refused.output;
+  EXPECT_FALSE(refused.output.contains("--kill")) << refused.output;
 }
 
 TEST_F(CliErrorsTest, NamesComeBackAsTheyWere) {

@@ -1,6 +1,7 @@
 // The `thaw` command line: what it refuses, and what it makes of its arguments. What it does with a
 // page server stands in the tests of the programs.
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 
@@ -207,10 +208,10 @@ TEST_F(CommandLineTest, UpgradesAreShown) {
   const auto ps = [&] {
     return run({program_path("thaw"), "--control", path("control"), "ps"}).output;
   };
-  EXPECT_TRUE(ps().starts_with("upgrades: 2\n"));
+  EXPECT_TRUE(ps().starts_with("upgrades tried: 2\n"));
   failed = true;
   EXPECT_TRUE(
-      ps().starts_with("upgrades: 2, the last was not done, and the program before goes "
+      ps().starts_with("upgrades tried: 2, the last was not done, and the program before goes "
                        "on: it exited\\x1b[2J with code 2\n"));
 }
 

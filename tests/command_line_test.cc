@@ -8,6 +8,8 @@
 #include <sstream>
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/known_options.h"
 #include "base/nearest.h"
@@ -248,6 +250,48 @@ TEST_F(CommandLineOptionsTest, ValueThatIsMissingIsNoValue) {
   EXPECT_EQ(options_.empty, "");
 }
 
+/// An environment variable as long as it lives.
+class Variable {
+ public:
+  Variable(std::string name, const std::string& value) : name_(std::move(name)) {
+    ::setenv(name_.c_str(), value.c_str(), 1);
+  }
+  ~Variable() { ::unsetenv(name_.c_str()); }
+
+ private:
+  const std::string name_;
+};
+
+TEST_F(CommandLineOptionsTest, VariableThatIsEmptyIsNoValue) {
+  for (const std::string name :
+       {"THAW_POLICY", "THAW_SERVER", "THAW_MAX_CONNECTIONS", "THAW_VERBOSE", "THAW_CONFIG"}) {
+    const Variable variable(name, "");
+    EXPECT_EQ(parse({}), name + " is empty: unset it or give it a value");
+    EXPECT_EQ(parse({"push"}), name + " is empty: unset it or give it a value")
+        << "rather than that a word is missing";
+    EXPECT_EQ(read("policy = \"p\"\n"), name + " is empty: unset it or give it a value");
+  }
+  const Variable others("THAW_STORE", "");
+  EXPECT_EQ(parse({}), std::nullopt) << "another program's";
+}
+
+TEST_F(CommandLineOptionsTest, FileThatOthersMayWriteIsRefused) {
+  const std::string text = "insecure = true\nverbose = true\n";
+  EXPECT_EQ(read(text), std::nullopt);
+  for (const mode_t mode : {0666, 0646, 0664}) {
+    ASSERT_EQ(::chmod(file_.c_str(), mode), 0);
+    EXPECT_EQ(
+        parse({"--config", file_}),
+        fmt::format("other users may write {} (mode {:04o}): chmod go-w {}", file_, mode, file_));
+  }
+  ASSERT_EQ(::chmod(file_.c_str(), 0644), 0);
+  EXPECT_EQ(parse({"--config", file_}), std::nullopt);
+  if (::geteuid() != 0) return;
+  ASSERT_EQ(::chown(file_.c_str(), 65534, 65534), 0);
+  EXPECT_EQ(parse({"--config", file_}).value_or("nothing").substr(file_.size()),
+            " belongs to user 65534, who may write it: it must belong to root or to user 0");
+}
+
 TEST_F(CommandLineOptionsTest, JsonIsSeenInWordsThatAreWrong) {
   parse({"--frobnicate"});
   EXPECT_FALSE(json_);
@@ -263,9 +307,10 @@ TEST_F(CommandLineOptionsTest, JsonIsSeenInWordsThatAreWrong) {
   EXPECT_FALSE(json_);
 }
 
+using Words = std::vector<std::string>;
 struct RealProgram {
   const char* name;
-  std::vector<std::string> words;  // with which it comes to no work
+  Words words;  // with which it comes to no work
 };
 const RealProgram kRealPrograms[] = {
     {"thaw", {"--insecure", "--server", "127.0.0.1:1", "stats"}},
@@ -344,6 +389,34 @@ TEST(KnownOptions, ServersEndWithTheSameCodeForValuesThatMeanNothing) {
     const Outcome outcome = end_of(started, variable);
     EXPECT_EQ(outcome.exit_code, 2) << variable << ": " << outcome.output;
     EXPECT_NE(outcome.output.find("invalid_argument"), std::string::npos) << outcome.output;
+  }
+}
+
+TEST(KnownOptions, EveryProgramRefusesAVariableThatIsEmpty) {
+  for (const auto& [program, variable] :
+       {std::pair(kRealPrograms[0], "THAW_SERVER"), std::pair(kRealPrograms[0], "THAW_NAMESPACE"),
+        std::pair(kRealPrograms[1], "THAW_TLS_CRL"), std::pair(kRealPrograms[1], "THAW_POLICY"),
+        std::pair(kRealPrograms[2], "THAW_TLS_CRL"), std::pair(kRealPrograms[2], "THAW_CONFIG")}) {
+    const Outcome outcome = end_of(program, std::string(variable) + "=");
+    EXPECT_EQ(outcome.exit_code, 2) << program.name;
+    EXPECT_NE(outcome.output.find(std::string(variable) + " is empty: unset it or give it a value"),
+              std::string::npos)
+        << program.name << ": " << outcome.output;
+  }
+}
+
+TEST(FaultHandler, UpgradeTakesNoFlagThatItWouldNotUse) {
+  const Words words{"--control", "/proc/none/c", "--upgrade"};
+  const Outcome alone = end_of({"thaw-faulthandler", words}, "");
+  EXPECT_EQ(alone.exit_code, 1) << "none runs there: " << alone.output;
+  for (const std::string flag : {"--around=8", "--no-sandbox", "--server=unix:/s"}) {
+    Words more = words;
+    more.push_back(flag);
+    const Outcome outcome = end_of({"thaw-faulthandler", more}, "");
+    EXPECT_EQ(outcome.exit_code, 2) << flag;
+    EXPECT_NE(outcome.output.find("an upgrade keeps the flags of the running program"),
+              std::string::npos)
+        << outcome.output;
   }
 }
 

@@ -65,7 +65,7 @@ std::vector<Message> all_messages() {
       message::GetUsage{"vm"},
       message::GetNamespace{},
       message::SetNamespace{{1, 2, 3, 4, "app"}},
-      message::StartJob{message::JobKind::kBackup, true, "monday"},
+      message::StartJob{message::JobKind::kBackup, true, "monday", true},
       message::GetJob{14},
       message::StopJob{15},
       message::Pin{{16}},
@@ -79,7 +79,7 @@ std::vector<Message> all_messages() {
       message::Done{},
       message::Needed{Bytes(3, std::byte{0x11})},
       message::ManifestReply{},
-      message::Snapshots{{100, 200, 300}, true},
+      message::Snapshots{{100, 200, 300}, true, {{{7}, 1'800'000'000'000}}},
       message::PageMapSegment{},
       message::Chunks{256},
       message::Statistics{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12},
@@ -182,6 +182,8 @@ TEST(Wire, ListsBeyondTheirLimitAreTooLarge) {
   EXPECT_EQ(decoding(message::Snapshots{
                 std::vector<std::uint32_t>(limits::kMaxSnapshotsPerListing + 1), false}),
             ErrorCode::kTooLarge);
+  EXPECT_EQ(decoding(message::Snapshots{{100}, false, {{{1}, 1}, {{2}, 2}}}),
+            ErrorCode::kMalformed);
   EXPECT_EQ(decoding(message::ErrorReply{ErrorCode::kIo,
                                          std::string(limits::kMaxErrorTextBytes + 1, 'e')}),
             ErrorCode::kTooLarge);

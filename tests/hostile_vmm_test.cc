@@ -1,11 +1,19 @@
 // A VMM that lies about its memory, against the real fault handler: it ends with a name or is
 // served what it is due, and the VM beside it never notices.
 
+#include <algorithm>
 #include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <unistd.h>
 
+#include "tests/support/hanging_files.h"
 #include "tests/support/restore_fixture.h"
 
 namespace thaw::test {
@@ -19,6 +27,26 @@ class HostileVmmTest : public RestoreTest {
     Program vmm({program_path("hostile_vmm"), path("lie"), std::to_string(image_.size()), lie});
     static_cast<void>(vmm.wait_for_line("handed over"));  // it may be killed before
     return vmm;
+  }
+  static bool has_a_userfaultfd(pid_t process) {
+    return std::ranges::count(open_descriptors(process), "anon_inode:[userfaultfd]") > 0;
+  }
+  /// A process that has a socket of our supervisor's, to listen at, and has got a userfaultfd
+  /// there.
+  std::optional<pid_t> door_with_a_userfaultfd() const {
+    const std::vector<std::string> ours = open_descriptors(handler_->pid());
+    for (const auto& process : std::filesystem::directory_iterator("/proc")) {
+      std::ifstream comm(process.path() / "comm");
+      std::string name;
+      if (!std::getline(comm, name) || name != "thaw-door") continue;
+      const pid_t door = std::stoi(process.path().filename());
+      const auto theirs = open_descriptors(door);
+      const bool is_ours = std::ranges::any_of(theirs, [&](const std::string& file) {
+        return file.starts_with("socket:") && std::ranges::count(ours, file) > 0;
+      });
+      if (is_ours && has_a_userfaultfd(door)) return door;
+    }
+    return std::nullopt;
   }
 };
 
@@ -45,6 +73,7 @@ constexpr std::array kKilled{
     std::pair{"too-large", "too_large"},
     std::pair{"descriptors", "surplus_descriptor"},
     std::pair{"two-userfaultfds", "surplus_descriptor"},
+    std::pair{"tells-of-forks", "unsupported"},
 };
 
 TEST_P(HostileVmmTest, LiesEndInTheirNamesAndHarmNobody) {
@@ -103,6 +132,79 @@ TEST_P(HostileVmmTest, UserfaultfdsOfARefusedHandoffAreHeldUntilTheVmmHasExited)
   EXPECT_EQ(wait_for_state(number, "ended")["outcome"], "stopped, and the VMM killed");
 }
 
+/// The one that connects dies, the one whose memory it was lives on and has no userfaultfd.
+TEST_P(HostileVmmTest, MemoryOfAnotherProcessIsHeldUntilThatHasExited) {
+  for (const auto& [lie, state] :
+       {std::pair("of-another", "serving"), std::pair("of-another-garbage", "refused")}) {
+    const std::uint64_t number = prepare({"--on-unservable", "wait"}, "lie");
+    Program owner({program_path("hostile_vmm"), path("lie"), std::to_string(image_.size()), lie});
+    const auto vmm = owner.wait_for_line("other ");
+    ASSERT_TRUE(succeeded(vmm)) << lie;
+    wait_for_state(number, state);
+    ::kill(std::stoi(*vmm), SIGKILL);
+    wait_for_state(number, "ended");
+    owner.tell("go on");
+    const Json held = wait_for(number, [](const Json& report) {
+      return report["outcome"].get<std::string>().contains("another process has its memory");
+    });
+    EXPECT_EQ(held["state"], "ended") << held;
+    EXPECT_NE(control({"stop", std::to_string(number)}).exit_code, 0) << lie;
+    handler_->signal(SIGTERM);
+    EXPECT_EQ(control({"ps"}).exit_code, 0) << "it serves to the end";
+    owner.signal(SIGKILL);
+    EXPECT_EQ(owner.wait().value(), 128 + SIGKILL);
+    EXPECT_EQ(owner.rest_of_output(), "") << lie;
+    EXPECT_EQ(handler_->wait().value(), 0) << lie;
+    handler_.reset();
+    start_handler();
+  }
+}
+
+TEST_P(HostileVmmTest, FilesWhoseCloseLastsHoldNobodyUp) {
+  const pid_t worker = handler_->worker();
+  std::vector<Program> hostile;
+  for (const std::string lie : {"lingers", "lingers-after", "lingers-unheard"}) {
+    const std::uint64_t number = prepare({}, "lie");
+    hostile.push_back(start_hostile(lie));
+    const bool served = lie == "lingers-after";
+    if (served) wait_for_state(number, "serving");
+    prepare({"--no-record"});
+    EXPECT_EQ(start_vmm("verify").wait().value(), 0) << lie;
+    if (served) {
+      hostile.back().tell("go on");
+      EXPECT_EQ(hostile.back().wait_for_line("read ").value(),
+                std::to_string(std::to_integer<int>(image_[0])))
+          << lie;
+    } else {
+      EXPECT_EQ(control({"stop", std::to_string(number)}).exit_code, 0);
+    }
+    wait_for_state(number, "ended");
+  }
+  EXPECT_EQ(handler_->worker(), worker) << "which has not stood still";
+  EXPECT_EQ(
+      run({program_path("thaw-faulthandler"), "--control", path("control"), "--upgrade"}).exit_code,
+      0);
+  EXPECT_EQ(control({"ps"}).exit_code, 0);
+  handler_->signal(SIGTERM);
+  EXPECT_EQ(handler_->wait().value(), 0);
+  handler_.reset();
+}
+
+TEST_P(HostileVmmTest, VmmThatIsHalfInIsKilledWhenItsDoorOrSupervisorDies) {
+  for (const bool door_dies : {true, false}) {
+    prepare({"--on-unservable", "wait"}, "lie");
+    Program hostile = start_hostile("half");
+    const Deadline deadline = Deadline::after(kPatience);
+    std::optional<pid_t> door;
+    while (!(door = door_with_a_userfaultfd())) ASSERT_FALSE(deadline.passed());
+    while (!has_a_userfaultfd(handler_->pid())) ASSERT_FALSE(deadline.passed());
+    ::kill(door_dies ? *door : handler_->pid(), SIGKILL);
+    hostile.tell("go on");  // and read zeros
+    EXPECT_EQ(hostile.wait().value(), 128 + SIGKILL) << door_dies;
+    EXPECT_EQ(hostile.rest_of_output(), "") << door_dies;
+  }
+}
+
 TEST_P(HostileVmmTest, VmmWithoutRemoveEventsIsServed) {
   const std::uint64_t number = prepare({}, "lie");
   Program vmm = start_hostile("no-remove-events");
@@ -145,6 +247,34 @@ TEST_P(HostileVmmTest, MemoryThatIsNotWhereItIsSaidToBeHarmsNobodyElse) {
     EXPECT_EQ(hostile.wait().value(), 128 + SIGKILL);
     EXPECT_NE(wait_for_state(number, "ended")["outcome"], "") << lie;
   }
+}
+
+/// What it does is the same with either loop, and takes some seconds.
+class UnkillableHandlerTest : public HostileVmmTest {};
+INSTANTIATE_TEST_SUITE_P(Loops, UnkillableHandlerTest, testing::Values(LoopKind::kUring),
+                         loop_name);
+
+TEST_P(UnkillableHandlerTest, CallOnAVmsMemoryThatDoesNotEndHoldsNobodyUp) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root mounts file systems";
+  const std::uint64_t beside = prepare({"--no-record"});
+  Program vmm = start_half();
+  std::filesystem::create_directory(path("files"));
+  HangingFiles files(path("files"));
+  prepare({"--no-record"}, "lie");
+  const pid_t worker = handler_->worker();
+  Program hostile = start_hostile("holds-its-locks");
+  const Deadline replaced_by = Deadline::after(kPatience);
+  while (handler_->children().size() < 2) ASSERT_FALSE(replaced_by.passed());
+  EXPECT_EQ(handler_->children().front(), worker) << "which does not end";
+  vmm.tell("go on");
+  EXPECT_EQ(vmm.wait().value(), 0);
+  wait_for_state(beside, "ended");
+  prepare({"--no-record"});
+  EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+  files.release();
+  EXPECT_EQ(hostile.wait().value(), 128 + SIGKILL);
+  const Deadline reaped_by = Deadline::after(kPatience);
+  while (handler_->children().size() > 1) ASSERT_FALSE(reaped_by.passed());
 }
 
 }  // namespace

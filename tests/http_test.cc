@@ -137,6 +137,19 @@ TEST_F(HttpPortTest, PageThatTakesLongHoldsUpNoOther) {
   EXPECT_TRUE(slow.ends_with("at last\n")) << slow;
 }
 
+TEST_F(HttpPortTest, ClientThatHasAskedStaysBeforeThoseThatHaveNot) {
+  std::string slow;
+  std::jthread waiting([&] { slow = http_get(address_, "/slow"); });
+  begun_.get_future().wait();
+  std::vector<UniqueFd> silent;
+  for (std::size_t i = 0; i < 2 * limits::kHttpConnections; ++i) silent.push_back(connect());
+  EXPECT_PRED2(begins_with, http_get(address_, "/bad"), "HTTP/1.1 503 ");
+
+  go_on_.set_value();
+  waiting.join();
+  EXPECT_TRUE(slow.ends_with("at last\n")) << slow;
+}
+
 TEST_F(HttpPortTest, ClientThatComesByBytesIsUnderstood) {
   const UniqueFd client = connect();
   for (const char& byte : kGet) {

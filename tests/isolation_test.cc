@@ -306,7 +306,7 @@ class IsolationTest : public testing::Test {
     PageClient owner = client(knowing_, kOwner);
     EXPECT_TRUE(succeeded(owner.move_tag({"alpha:live", "alpha"})));
     secret_.names = {"alpha", "beta", "gamma", "alpha:live"};
-    const std::vector<Manifest> manifests = owner.list().value();
+    const std::vector<Manifest> manifests = owner.list()->snapshots;
     for (const Manifest& manifest : manifests) keep_secrets_of(owner, manifest);
     read_pages(owner.page_map(owner.show("alpha").value()).value());
     const auto job = finish_job(owner, message::JobKind::kScrub);

@@ -17,6 +17,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/socket.h"
+#include "tests/support/hanging_files.h"
 #include "tests/support/restore_fixture.h"
 
 namespace thaw::test {
@@ -74,9 +75,12 @@ class JailTest : public RestoreTest {
     const std::filesystem::directory_iterator all(path("victim"));
     EXPECT_EQ(std::ranges::distance(begin(all), end(all)), 2);
   }
-  std::string refusal(std::vector<std::string> more = {}) {
-    std::vector<std::string> words{"prepare",           "snapshot",    "--socket",
-                                   path("jail/run/vm"), "--state-out", path("jail/run/state")};
+  std::string refusal(const std::vector<std::string>& more = {}) {
+    return refusal_at(path("jail/run/vm"), path("jail/run/state"), more);
+  }
+  std::string refusal_at(const std::string& socket, const std::string& state,
+                         const std::vector<std::string>& more = {}) {
+    std::vector<std::string> words{"prepare", "snapshot", "--socket", socket, "--state-out", state};
     words.insert(words.end(), more.begin(), more.end());
     const Outcome outcome = control(words);
     EXPECT_NE(outcome.exit_code, 0);
@@ -375,6 +379,16 @@ TEST_P(JailTest, WhatStandsInTheWayOfTheStateFileIsNeitherOpenedNorReused) {
   EXPECT_EQ(read_file(path("jail/run/state")), state_);
 }
 
+TEST_P(JailTest, FileSystemThatMayKeepTheHandlerWaitingIsRefused) {
+  std::filesystem::create_directory(path("files"));
+  const HangingFiles files(path("files"));
+  EXPECT_EQ(refusal_at(path("files/vm"), path("jail/run/state")), "unsupported");
+  EXPECT_EQ(refusal_at(path("jail/run/vm"), path("files/state")), "unsupported");
+  EXPECT_EQ(refusal({"--trace", path("files/trace"), "--no-record"}), "unsupported");
+  EXPECT_EQ(refusal_at("/proc/self/vm", path("jail/run/state")), "unsupported");
+  prepare_in_jail();
+}
+
 TEST_P(JailTest, SharedImageIsKeptFromARootVmm) {
   const std::string owner = std::to_string(kVmmUser) + ":" + std::to_string(kVmmUser);
   const Outcome prepared = control(
@@ -386,6 +400,22 @@ TEST_P(JailTest, SharedImageIsKeptFromARootVmm) {
   EXPECT_EQ(session(number)["state"], "prepared");
   Program vmm = start_jailed("shared-verify");
   EXPECT_EQ(vmm.wait().value(), 0) << vmm.rest_of_output();
+}
+
+/// The kernel lets each process that maps an image make zeros of what it lacks.
+TEST_P(JailTest, EachUserHasAnImageThatNoOtherMaps) {
+  const std::uint64_t number = prepare({"--shared"});
+  Program half = start_vmm("shared-halves");
+  ASSERT_TRUE(succeeded(half.wait_for_line("half")));
+  prepare_in_jail({"--shared"});
+  const Program spoiler = start_jailed("shared-spoil");
+  // The handler that takes over tells the images apart, too.
+  replace_worker();
+  half.tell("go on");
+  EXPECT_EQ(half.wait().value(), 0) << half.rest_of_output();
+  wait_for_state(number, "ended");
+  prepare({"--shared"});
+  EXPECT_EQ(start_vmm("shared-verify").wait().value(), 0);
 }
 
 TEST_P(JailTest, SharedMemoryForAnOwnerWhoIsRootIsRefusedUnlessItIsAllowed) {

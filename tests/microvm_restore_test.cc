@@ -25,6 +25,8 @@ using Words = std::vector<std::string>;
 
 constexpr std::uint64_t kRounds = 24;
 constexpr std::uint64_t kCapturedAfter = 7;
+/// Where the host is busy the first capture comes a round or two after it was asked for.
+constexpr std::uint64_t kCapturedLater = kCapturedAfter + 6;
 
 class MicroVmRestoreTest : public testing::TestWithParam<unsigned> {
  protected:
@@ -193,7 +195,7 @@ TEST_P(MicroVmRestoreTest, LostMemoryWouldShow) {
 
 TEST_P(MicroVmRestoreTest, MemoryOfAnotherCaptureIsRefused) {
   run_to_capture("vm");
-  const Words later = capture_arguments("later", kCapturedAfter + 1);
+  const Words later = capture_arguments("later", kCapturedLater);
   ASSERT_EQ(microvm(run_arguments(later)).exit_code, 0) << messages();
   for (const bool whole : {true, false}) {
     // What a capture of changes has: its witnesses.
@@ -341,7 +343,7 @@ class MicroVmServedTest : public MicroVmRestoreTest {
   /// Restores the VM from `source`, captures what it changes, and restores it from a snapshot that
   /// has this and else what the first one has.
   void goes_on_from_its_changes(Words source) {
-    const Words capture = capture_arguments("second", kCapturedAfter + 6);
+    const Words capture = capture_arguments("second", kCapturedLater);
     source.insert(source.end(), capture.begin(), capture.end());
     source.emplace_back("--capture-changes");
     const Outcome second = restore("served", source);
@@ -460,7 +462,7 @@ TEST_P(MicroVmServedTest, ChangesOfAVmFromAFileBecomeASnapshot) {
 
 TEST_P(MicroVmServedTest, RestoredVmIsCapturedAgain) {
   const Outcome second =
-      restore("served", from_socket(capture_arguments("second", kCapturedAfter + 6)));
+      restore("served", from_socket(capture_arguments("second", kCapturedLater)));
   ASSERT_EQ(second.exit_code, 0) << messages();
   const Outcome third = restore("second", from_file("second", to_the_end()));
   EXPECT_EQ(third.exit_code, 0) << messages();
@@ -468,7 +470,7 @@ TEST_P(MicroVmServedTest, RestoredVmIsCapturedAgain) {
 }
 
 TEST_P(MicroVmServedTest, StateOfAnotherCaptureIsRefused) {
-  const Words later = capture_arguments("later", kCapturedAfter + 1);
+  const Words later = capture_arguments("later", kCapturedLater);
   ASSERT_EQ(microvm(run_arguments(later)).exit_code, 0) << messages();
 
   const Outcome restored = restore("later", from_socket(to_the_end()));

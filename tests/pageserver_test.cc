@@ -298,6 +298,39 @@ TEST_F(FewConnectionsTest, WithoutAThreadAConnectionIsRefusedByName) {
   EXPECT_TRUE(greeted());
 }
 
+TEST_F(FewConnectionsTest, RequestsForWhichThereIsNoMemoryAreRefusedByName) {
+  start("true");
+  std::vector<PageConnection> peers;
+  for (int i = 0; i < 8; ++i) peers.emplace_back(address_.text(), message::Role::kControl);
+  std::ifstream statm("/proc/" + std::to_string(few_->pid()) + "/statm");
+  std::size_t pages = 0;
+  statm >> pages;
+  // Some requests find room that is free in the process.
+  const rlimit little{.rlim_cur = pages * kPageBytes + (3u << 20), .rlim_max = RLIM_INFINITY};
+  ASSERT_EQ(::prlimit(few_->pid(), RLIMIT_AS, &little, nullptr), 0);
+  const Bytes body(limits::kMaxBodyBytes);
+  Bytes head;
+  encode_message(message::Upload{1}, 7, body.size(), head);
+  for (PageConnection& peer : peers) {
+    ASSERT_TRUE(succeeded(send_all(peer.socket(), head, deadline_)));
+    ASSERT_TRUE(succeeded(send_all(peer.socket(), ByteSpan(body).subspan(1), deadline_)));
+  }
+  int refused = 0;
+  for (PageConnection& peer : peers) {
+    ASSERT_TRUE(succeeded(send_all(peer.socket(), ByteSpan(body).first(1), deadline_)));
+    const ErrorCode code = peer.receive_error();
+    EXPECT_TRUE(code == ErrorCode::kLimitExceeded || code == ErrorCode::kProtocol);
+    if (code == ErrorCode::kLimitExceeded) ++refused;
+  }
+  EXPECT_GT(refused, 0);
+  const rlimit enough{.rlim_cur = RLIM_INFINITY, .rlim_max = RLIM_INFINITY};
+  ASSERT_EQ(::prlimit(few_->pid(), RLIMIT_AS, &enough, nullptr), 0);
+  for (PageConnection& peer : peers) {
+    peer.send(message::Upload{1}, body);
+    EXPECT_EQ(peer.receive_error(), ErrorCode::kProtocol) << "no push has begun";
+  }
+}
+
 TEST_F(DemandTest, RequestInAnyPiecesIsAnswered) {
   const ChunkId chunk = first_chunk();
   PageConnection connection = connect_demand();

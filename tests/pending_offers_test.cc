@@ -109,6 +109,46 @@ TEST_F(PendingOffersTest, TooManyAreRefusedAndThePushGoesOn) {
   EXPECT_EQ(offer(push, image, next, 26 - next)->size(), 26 - next);
 }
 
+TEST_F(PendingOffersTest, MemoryIsAskedForFirstAndGivenBack) {
+  constexpr std::size_t kPages = 4096;
+  SnapshotSpec wide;
+  wide.name = "wide";
+  wide.memory = bytes_of({3 * kPages});
+  ByteCount asked{0};
+  ByteCount most{1u << 20};
+  Push push(*store_, name_space_, wide, {}, [&](ByteCount all) -> Result<void> {
+    if (all > most) return fail(ErrorCode::kLimitExceeded, "no memory");
+    asked = all;
+    return {};
+  });
+  auto generator = seeded_generator();
+  const auto offer_at = [&](std::size_t first) {
+    const message::Offer offer{{first}, {kPages}, empty_bitmap(kPages)};
+    return push.offer(offer, random_bytes(generator, kPages * sizeof(Sha256)));
+  };
+  ASSERT_TRUE(succeeded(offer_at(0)));
+  EXPECT_GT(asked.value, kPages * 100) << "hashes, places, and what was asked for";
+  EXPECT_EQ(code_of(offer_at(kPages)), ErrorCode::kLimitExceeded);
+  most = {2u << 20};
+  EXPECT_TRUE(succeeded(offer_at(kPages))) << "the one that was refused has changed nothing";
+
+  const Bytes image = image_of("abcd");
+  most = {64u << 10};
+  Push small(*store_, name_space_, spec("small", image), {}, [&](ByteCount all) -> Result<void> {
+    if (all > most) return fail(ErrorCode::kLimitExceeded, "no memory");
+    asked = all;
+    return {};
+  });
+  ASSERT_TRUE(succeeded(offer(small, image, 0, 4)));
+  const ByteCount waiting = asked;
+  most = waiting + ByteCount{3 * kPageBytes};
+  EXPECT_EQ(code_of(upload(small, image, {0, 1, 2, 3})), ErrorCode::kLimitExceeded);
+  ASSERT_TRUE(succeeded(upload(small, image, {0, 1})));
+  ASSERT_TRUE(succeeded(upload(small, image, {2, 3})));
+  EXPECT_LT(asked, waiting);
+  EXPECT_TRUE(succeeded(small.commit()));
+}
+
 TEST_F(PendingOffersTest, PushCutMidwayLeavesPagesThatTheNextOneFinds) {
   const Bytes image = image_of("abcdef");
   {

@@ -345,6 +345,9 @@ TEST_P(RestoreTest, WhatStandsInASocketsPlaceIsLeftAlone) {
   write_file(path("vm"), as_bytes("precious"));
   EXPECT_EQ(control({"stop", std::to_string(number)}).exit_code, 0);
   EXPECT_EQ(as_text(read_file(path("vm"))), "precious");
+  const Outcome again = control({"stop", std::to_string(number)});
+  EXPECT_EQ(again.exit_code, 3);
+  EXPECT_TRUE(again.output.contains(fmt::format("session {} has ended", number))) << again.output;
 
   const std::uint64_t other = prepare({}, "other");
   std::filesystem::remove(path("other"));

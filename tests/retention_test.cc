@@ -5,7 +5,7 @@
 namespace thaw::test {
 namespace {
 
-constexpr std::uint64_t kNow = 1'000'000'000;
+constexpr std::uint64_t kNow = 1'800'000'000'000;  // 2027
 
 /// Snapshots 1, 2, ... of which each is a hundred seconds older than the next, the last one now.
 std::vector<Manifest> snapshots(std::size_t count) {

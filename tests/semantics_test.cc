@@ -383,32 +383,6 @@ TEST_P(SemanticsTest, PagesLostInMoreMovesThanAreFollowedAreGoneAllTheSame) {
   ::munmap(elsewhere, kPages * kPageBytes);
 }
 
-TEST_P(SemanticsTest, ForkIsRefusedByNameAndItsChildReadsNoZeros) {
-  ServedGuest& guest = start({.map = content_pages(16), .features = UFFD_FEATURE_EVENT_FORK});
-  const volatile std::byte* const at = guest.page(3);
-  // Not fork(3), which holds malloc's locks: the handler, in this process, must read of it first.
-  const auto child = static_cast<pid_t>(::syscall(SYS_fork));
-  if (child == 0) ::_exit(*at == std::byte{0} ? 1 : 2);
-  const auto state = [child] { return stat_fields(std::to_string(child)).at(0); };
-  const Deadline deadline = Deadline::after(kPatience);
-  while (state() != 'S' && state() != 'D' && state() != 'Z' && !deadline.passed()) {
-    std::this_thread::yield();
-  }
-  EXPECT_NE(guest.given_up().find("unsupported"), std::string::npos) << guest.given_up();
-  EXPECT_EQ(::waitpid(child, nullptr, WNOHANG), 0) << "the child went on without its page";
-  const auto has_forks = [&] {
-    bool any = false;
-    loop_.run([&] { any = guest.served().has_forks(); });
-    return any;
-  };
-  guest.end_session();
-  EXPECT_TRUE(has_forks()) << "its session must hold on to the memory";
-  EXPECT_EQ(::waitpid(child, nullptr, WNOHANG), 0) << "the child went on without its page";
-  ::kill(child, SIGKILL);
-  ::waitpid(child, nullptr, 0);
-  EXPECT_FALSE(has_forks());
-}
-
 TEST_P(SemanticsTest, PageThatCannotBeHadKeepsTheGuestWaiting) {
   ServedGuest& guest = start(16);
   GuestThread vcpu([&] { EXPECT_TRUE(guest.has_content(3)); });

@@ -202,6 +202,25 @@ TEST(ServerNames, NumbersNeedNoNameServer) {
   EXPECT_FALSE(is_numeric("localhost:9"));
 }
 
+TEST(HandlerSettings, MetricsAreForThisHostUnlessTheyAreMadePublic) {
+  HandlerSettings given;
+  given.servers = {"127.0.0.1:9"};
+  given.transport.insecure = true;
+  given.http = "0.0.0.0:0";
+  EXPECT_TRUE(settle(given, nullptr, SettingsUse::kFirstStart).has_value());
+
+  given.servers = {"unix:/run/thaw/s.sock"};
+  given.transport.insecure = false;
+  const auto refused = settle(given, nullptr, SettingsUse::kFirstStart);
+  ASSERT_EQ(code_of(refused), ErrorCode::kInvalidArgument);
+  EXPECT_TRUE(refused.error().context().contains("--http-public")) << refused.error().context();
+  given.http_public = true;
+  EXPECT_TRUE(settle(given, nullptr, SettingsUse::kFirstStart).has_value());
+  given.servers = {"127.0.0.1:9"};
+  EXPECT_EQ(code_of(settle(given, nullptr, SettingsUse::kFirstStart)), ErrorCode::kInvalidArgument)
+      << "it allows no plain page server";
+}
+
 TEST(HandlerSettings, ProofFailsOfNamesThatNeverResolved) {
   HandlerSettings given;
   given.servers = {kNoName};

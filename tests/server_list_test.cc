@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "cli/limits.h"
+#include "format/listing.h"
 #include "tests/support/loopback.h"
 #include "tests/support/programs.h"
 #include "tests/support/store_of.h"
@@ -134,6 +135,25 @@ TEST(ServerList, NoMoreThanTheLimitAreAsked) {
   ServerList servers = list_of(names);
   EXPECT_EQ(code_of(statistics_of(servers)), ErrorCode::kUnavailable);
   EXPECT_EQ(good.count(), 0);
+}
+
+TEST(Listing, NamesAscendAndThereIsABound) {
+  Listing listing;
+  EXPECT_TRUE(succeeded(listing.add("b", 100)));
+  EXPECT_TRUE(listing.goes_on(true).value());
+  EXPECT_EQ(listing.last(), "b");
+  EXPECT_EQ(code_of(listing.add("a", 100)), ErrorCode::kProtocol);
+  EXPECT_EQ(code_of(listing.add("b", 100)), ErrorCode::kProtocol);
+  EXPECT_EQ(code_of(listing.goes_on(true)), ErrorCode::kProtocol) << "nothing in it";
+  EXPECT_FALSE(listing.goes_on(false).value());
+  EXPECT_EQ(code_of(listing.add("c", Listing::kMaxBytes)), ErrorCode::kTooLarge);
+}
+
+TEST(Listing, OfAServerThatAlwaysHasMoreEnds) {
+  const OnePageServer server(message::Tags{.tags = {{"app:new", "a"}}, .more = true});
+  ServerList servers = list_of({server.address()});
+  EXPECT_EQ(code_of(servers.ask([](PageClient& client) { return client.tags(); })),
+            ErrorCode::kProtocol);
 }
 
 }  // namespace

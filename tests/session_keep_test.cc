@@ -10,9 +10,12 @@
 
 #include "base/event_fd.h"
 #include "base/file.h"
+#include "base/place.h"
 #include "base/process.h"
 #include "base/socket.h"
+#include "base/userfaultfd.h"
 #include "faulthandler/memory_record.h"
+#include "faulthandler/served_door.h"
 #include "faulthandler/session_table.h"
 #include "faulthandler/sys/epoll_loop.h"
 #include "format/control.h"
@@ -36,13 +39,18 @@ class SessionKeepTest : public testing::Test, private SessionKeep::Owner {
     MessagePair ends = create_message_pair().value();
     ASSERT_TRUE(succeeded(keep_.begin_handler(std::move(ends.ours))));
     handlers_.push_back(std::make_unique<KeepChannel>(
-        *loop_, std::move(ends.theirs), [](const KeepMessage&) {}, [](KeepChannel::End) {}));
+        *loop_, std::move(ends.theirs), reserve_, [](const KeepMessage&) {},
+        [](KeepChannel::End) {}));
     for (KeepMessage& word : words) handlers_.back()->send(std::move(word));
   }
   void begin_serving_handler() {
     std::vector<KeepMessage> words;
     words.push_back({.kind = Kind::kServing});
     begin_handler(std::move(words));
+  }
+  std::unique_ptr<SessionKeep> make_successor() {
+    SessionKeep::Owner& owner = *this;  // a private base: make_unique may not convert
+    return std::make_unique<SessionKeep>(*loop_, create_message_pair().value().ours, owner);
   }
   /// Lets all that is under way come to its end.
   void run() {
@@ -52,10 +60,19 @@ class SessionKeepTest : public testing::Test, private SessionKeep::Owner {
 
   std::unique_ptr<Loop> loop_ = create_epoll_loop().value();
   std::vector<std::unique_ptr<KeepChannel>> handlers_;
+  DescriptorReserve reserve_;
+  std::vector<std::unique_ptr<ServedDoor>> doors_;
   unsigned served_ = 0;
   SessionKeep keep_{*loop_, create_message_pair().value().ours, *this};
 
  private:
+  Result<UniqueFd> open_door(KeepMessage order) override {
+    MessagePair ends = TRY(create_message_pair());
+    order.descriptors[KeptRole::kConnection] = std::move(ends.theirs);
+    doors_.push_back(std::make_unique<ServedDoor>(*loop_, std::move(order), [] {}));
+    return std::move(ends.ours);
+  }
+  void close(KeptSession) override {}
   void keep(const std::string&, const UniqueFd&) override {}
   void forget(const std::string&) override {}
   void on_serving() override { ++served_; }
@@ -87,6 +104,7 @@ KeptSession arrived_session(const MemoryRecord& record, const UniqueFd& vmm) {
   kept[KeptRole::kRecord] = duplicate(record.file()).value();
   kept[KeptRole::kPidfd] = duplicate(vmm).value();
   kept[KeptRole::kUserfaultfd] = create_event_fd().value();
+  kept[KeptRole::kArrival] = create_event_fd().value();
   return kept;
 }
 
@@ -120,6 +138,79 @@ TEST_F(SessionKeepTest, NoVmmWithoutASessionOutlivesWhatHoldsItsMemory) {
   keep_.stop();
 
   EXPECT_TRUE(vmm.status().has_value());
+}
+
+TEST_F(SessionKeepTest, VmmWithoutASessionIsPassedOnAndNotWaitedFor) {
+  const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
+  const MemoryRecord record = record_with(UnservablePolicy::kWait);
+  begin_handler(words_of_a_session(arrived_session(record, vmm.pidfd())));
+  keep_.end_handler(Death::kOther);
+
+  std::vector<NamedDescriptor> passed = keep_.pass_on();
+
+  EXPECT_EQ(vmm.status(), std::nullopt);
+  EXPECT_FALSE(keep_.is_needed());
+  const auto next = make_successor();
+  next->take_over(std::move(passed), OutageCause::kUpgrade);
+  EXPECT_EQ(next->sessions(), 0u) << "it is over in the next supervisor, too";
+  EXPECT_TRUE(next->is_needed());
+  next->stop();
+  EXPECT_FALSE(next->is_needed());
+  EXPECT_TRUE(vmm.status().has_value());
+  run();
+}
+
+TEST_F(SessionKeepTest, AnUpgradeForgetsNoProcessThatHangs) {
+  const ChildProcess hanging = ChildProcess::start({"sleep", "1000"}, {}).value();
+  const UniqueFd socket_file = create_event_fd().value();
+  const uid_t user = file_owner(socket_file)->uid;
+  const MemoryRecord record = record_with(UnservablePolicy::kKill);
+  for (const uid_t hanging_for : {user + 1, user}) {
+    std::vector<NamedDescriptor> passed;
+    for (int i = 0; i < limits::kMostHangingDoors; ++i) {
+      passed.push_back({leaving_door_name(hanging_for), duplicate(hanging.pidfd()).value()});
+    }
+    const auto before = make_successor();
+    before->take_over(std::move(passed), OutageCause::kUpgrade);
+    passed = before->pass_on();
+    for (const auto& [role, file] : {std::pair(KeptRole::kListener, &socket_file),
+                                     std::pair(KeptRole::kRecord, &record.file()),
+                                     std::pair(KeptRole::kSocketFile, &socket_file)}) {
+      passed.push_back({kept_name(7, role), duplicate(*file).value()});
+    }
+    doors_.clear();
+    const auto next = make_successor();
+
+    next->take_over(std::move(passed), OutageCause::kDeath);
+
+    EXPECT_EQ(doors_.empty(), hanging_for == user);
+    next->stop();
+    run();
+  }
+}
+
+TEST_F(SessionKeepTest, MemoryOfAnotherProcessIsHeldWhenItsVmmHasExited) {
+  for (const KeptRole role : {KeptRole::kUserfaultfd, KeptRole::kOtherUserfaultfds}) {
+    const ChildProcess vmm = ChildProcess::start({"sleep", "1000"}, {}).value();
+    const MemoryRecord record = record_with(UnservablePolicy::kKill);
+    KeptSession arrived = arrived_session(record, vmm.pidfd());
+    arrived.drop(KeptRole::kArrival);
+    const UniqueFd own = create_userfaultfd().value();
+    arrived[role] = role == KeptRole::kUserfaultfd ? duplicate(own).value()
+                                                   : hold_descriptors({&own, 1}).value();
+    const auto keep = make_successor();
+    std::vector<NamedDescriptor> kept;
+    arrived.for_each([&](KeptRole each, const UniqueFd& descriptor) {
+      kept.push_back({kept_name(7, each), duplicate(descriptor).value()});
+    });
+    keep->take_over(std::move(kept), OutageCause::kDeath);
+
+    keep->stop();
+
+    EXPECT_TRUE(vmm.status().has_value());
+    EXPECT_TRUE(keep->is_needed());
+    run();
+  }
 }
 
 /// What the handler says that it works on when it dies.
@@ -204,8 +295,9 @@ TEST(SessionTable, LeavesWhatItCannotGoOnWithNowToAnotherHandler) {
   ShortOfMemory owner;
   SessionTable table(*loop, std::move(ends.theirs), owner);
   bool lost = false;
+  DescriptorReserve reserve;
   KeepChannel supervisor(
-      *loop, std::move(ends.ours), [](const KeepMessage&) {},
+      *loop, std::move(ends.ours), reserve, [](const KeepMessage&) {},
       [&](KeepChannel::End) {
         lost = true;
         loop->stop();

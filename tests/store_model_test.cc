@@ -45,10 +45,12 @@ class StoreModelTest : public ModelledStoreTest, public testing::WithParamInterf
     if (kind == 2) model_.settings.quota_bytes = 1 + model_.totals.chunk_bytes / 2;
     if (kind == 1) model_.settings.quota_snapshots = 1 + pick(generator_, kNames);
     ASSERT_TRUE(succeeded(store_->set_settings(name_space_, model_.settings)));
+    model_.marks.clear();
   }
   void lift_quota() {
     model_.settings = {};
     ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {})));
+    model_.marks.clear();
   }
 
   template <typename Step>
@@ -196,9 +198,7 @@ class StoreModelTest : public ModelledStoreTest, public testing::WithParamInterf
       raw.remove("chunk", key);
       return whole;
     }
-    std::string damaged = whole;
-    damaged.back() = static_cast<char>(damaged.back() ^ 1);
-    raw.put("chunk", key, damaged);
+    raw.damage("chunk", key);
     return whole;
   }
   void expect_found(const KnownPage& victim) {

@@ -45,6 +45,56 @@ TEST_F(StoreNamesTest, TagsMove) {
   EXPECT_TRUE(store_->tags(name_space_, "", 10)->empty());
 }
 
+TEST_F(StoreNamesTest, OutdatedOnesAreMarked) {
+  const SnapshotId a = store("a", make_image(1, 5), name_space_)->snapshot;
+  const SnapshotId b = store("b", make_image(2, 5), name_space_)->snapshot;
+  const SnapshotId c = store("c", make_image(3, 5), name_space_)->snapshot;
+  const NamespaceTotals totals = *store_->totals(name_space_);
+  const auto mark_all = [&] {
+    ASSERT_TRUE(succeeded(store_->mark_outdated(name_space_, {{a, 10}, {b, 20}, {c, 30}})));
+  };
+  mark_all();
+  reopen();
+  EXPECT_EQ(*store_->outdated_marks(name_space_), (OutdatedMarks{{a, 10}, {b, 20}, {c, 30}}));
+  EXPECT_EQ(*store_->totals(name_space_), totals) << "they take up nothing of the quota";
+  EXPECT_TRUE(store_->outdated_marks(*store_->open_namespace("other"))->empty());
+  ASSERT_TRUE(succeeded(store_->unmark_outdated(name_space_, std::vector{a})));
+  ASSERT_TRUE(succeeded(store_->move_tag(name_space_, {"app:new", "b"})));
+  EXPECT_EQ(*store_->outdated_marks(name_space_), (OutdatedMarks{{c, 30}}));
+  mark_all();
+  ASSERT_TRUE(succeeded(store_->retire(name_space_, "a")));
+  remove("c");
+  EXPECT_EQ(*store_->outdated_marks(name_space_), (OutdatedMarks{{b, 20}}));
+  ASSERT_TRUE(succeeded(store_->set_settings(name_space_, {.keep_last = 1})));
+  EXPECT_TRUE(store_->outdated_marks(name_space_)->empty());
+}
+
+TEST_F(StoreNamesTest, DoubtfulCreatedTimesAreKnown) {
+  const Bytes image = make_image(1, 5);
+  Push push(*store_, name_space_, spec("a", image));
+  ASSERT_TRUE(succeeded(send(push, image)));
+  const SnapshotId a = push.commit({}, 1, CreatedTime::kDoubtful)->snapshot;
+  const SnapshotId b = store("b", image, name_space_)->snapshot;
+  reopen();
+  EXPECT_EQ(*store_->age_starts(name_space_), (AgeStarts{{a, 0}}));
+  ASSERT_TRUE(succeeded(store_->set_age_starts(name_space_, {{a, 5}, {b, 6}})));
+  EXPECT_EQ(*store_->age_starts(name_space_), (AgeStarts{{a, 5}, {b, 6}}));
+  ASSERT_TRUE(succeeded(store_->remove_age_starts(name_space_, std::vector{b})));
+  EXPECT_EQ(*store_->age_starts(name_space_), (AgeStarts{{a, 5}}));
+  remove("a");
+  EXPECT_TRUE(store_->age_starts(name_space_)->empty());
+}
+
+TEST_F(StoreNamesTest, LargestTimeIsKept) {
+  EXPECT_EQ(*store_->last_time_unix_ms(), 0u);
+  ASSERT_TRUE(succeeded(store_->set_last_time(100)));
+  ASSERT_TRUE(succeeded(store_->set_last_time(50)));
+  EXPECT_EQ(*store_->last_time_unix_ms(), 100u);
+  const Manifest a = *store("a", make_image(1, 5), name_space_);
+  reopen();
+  EXPECT_EQ(*store_->last_time_unix_ms(), a.created_unix_ms);
+}
+
 TEST_F(StoreNamesTest, LabelsChange) {
   const Bytes image = make_image(1, 5);
   const Manifest before = *store("a", image, name_space_);

@@ -53,16 +53,23 @@ TEST_F(StoreTest, OptionalChunksComeFromMemoryAlone) {
   const Bytes image = random_bytes(generator, 600 * kPageBytes);
   const PageMap map = map_of(*store("a", image, name_space_), name_space_);
   reopen();  // which moves it from the log into tables
-  store_.reset();
-  for (const auto& entry : std::filesystem::directory_iterator(directory_.path("store"))) {
-    const UniqueFd file(::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC));
-    ASSERT_EQ(::fdatasync(file.get()), 0);
-    ASSERT_EQ(::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED), 0);
-  }
-  reopen();
   const std::array<ChunkId, 2> near{map.chunk_of({10}), map.chunk_of({300})};
   const std::array<ChunkId, 2> far{map.chunk_of({300}), map.chunk_of({10})};
-  const ChunkRead cold = *store_->read_chunks(near, 1);
+  ChunkRead cold;
+  const auto read_cold = [&] {
+    cold = {};  // which pins what the store has in memory
+    store_.reset();
+    for (const auto& entry : std::filesystem::directory_iterator(directory_.path("store"))) {
+      const UniqueFd file(::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC));
+      EXPECT_EQ(::fdatasync(file.get()), 0);
+      EXPECT_EQ(::posix_fadvise(file.get(), 0, 0, POSIX_FADV_DONTNEED), 0);
+    }
+    reopen();
+    cold = *store_->read_chunks(near, 1);
+  };
+  read_cold();
+  // On a busy machine the kernel may hold on to pages for a moment.
+  for (int again = 0; again < 5 && cold.chunks.size() == 2; ++again) read_cold();
   if (cold.chunks.size() == 2) GTEST_SKIP() << "this file system keeps its files in memory";
   ASSERT_EQ(cold.chunks.size(), 1u) << "the required one is read, the other one is not";
   PlainPage plain;
@@ -136,7 +143,7 @@ TEST_F(StoreTest, TakenNameIsRefusedAtTheCommit) {
   ASSERT_TRUE(succeeded(send(late, image)));
   ASSERT_TRUE(succeeded(store("a", image, name_space_)));
   EXPECT_EQ(code_of(late.commit()), ErrorCode::kAlreadyExists);
-  EXPECT_EQ(store_->manifests(name_space_, "", 10)->size(), 1u);
+  EXPECT_EQ(store_->manifests(name_space_, "", {10, SIZE_MAX})->size(), 1u);
 }
 
 TEST_F(StoreTest, DeletedSnapshotIsGoneAndItsChunksStay) {

@@ -10,7 +10,7 @@ namespace {
 
 using enum StrangerStage;
 
-constexpr StrangerSlots kSlots{.all = 4, .of_network = 2};
+constexpr StrangerSlots kSlots{.all = 4, .of_network = 2, .of_identity = 2, .for_newcomers = 1};
 
 template <typename... Parts>
 std::string network_of(Parts... parts) {
@@ -33,6 +33,26 @@ TEST(Strangers, TheOldestSilentOneLeavesFirst) {
   EXPECT_EQ(stranger_to_leave(all_spoke, "e", kSlots), 1u);
   const std::vector<Stranger> all_shown{{"a", kShown}, {"b", kShown}, {"c", kShown}, {"d", kShown}};
   EXPECT_EQ(stranger_to_leave(all_shown, "e", kSlots), 0u);
+}
+
+TEST(Strangers, OneIdentityKeepsFewSlotsByItsCertificate) {
+  const std::vector<Stranger> flood{
+      {"a", kShown, "x"}, {"b", kShown, "x"}, {"c", kSpoke}, {"d", kShown, "x"}};
+  EXPECT_EQ(stranger_to_leave(flood, "e", kSlots), 0u) << "its oldest has no more than c";
+  const std::vector<Stranger> others{
+      {"a", kShown, "x"}, {"b", kShown, "x"}, {"c", kSpoke}, {"d", kShown, "y"}};
+  EXPECT_EQ(stranger_to_leave(others, "e", kSlots), 2u);
+  const std::vector<Stranger> silent{
+      {"a", kShown, "x"}, {"b", kShown, "x"}, {"c", kSilent}, {"d", kShown, "x"}};
+  EXPECT_EQ(stranger_to_leave(silent, "e", kSlots), 2u) << "it has spoken all the same";
+}
+
+TEST(Strangers, CertificatesLeaveSlotsToNewcomers) {
+  constexpr StrangerSlots kHalf{.all = 4, .of_network = 2, .of_identity = 1, .for_newcomers = 2};
+  const std::vector<Stranger> three{
+      {"a", kShown, "x"}, {"b", kShown, "y"}, {"c", kShown, "z"}, {"d", kSpoke}};
+  EXPECT_EQ(stranger_to_leave(three, "e", kHalf), 0u);
+  EXPECT_EQ(stranger_to_leave(three, "e", kSlots), 3u);
 }
 
 TEST(Strangers, NetworkWithItsShareGivesWayItself) {

@@ -46,6 +46,17 @@ PATHS_OF_THE_OPERATOR = {
 OPENS_PAGES = re.compile(r"\bChunkCodec\b|\bdecode_next\(|\bpacks\.decode\(|\blocal_?(?:->|\.)find\(")
 OPENER_OF_PAGES = {Path("faulthandler/page_opener.h"), Path("faulthandler/page_opener.cc")}
 
+# What is precompiled for all (base/CMakeLists.txt), and names by which a file is known to need it.
+PRECOMPILED = {
+    "array": "array", "atomic": "atomic", "condition_variable": "condition_variable",
+    "deque": "deque", "expected": "expected|unexpected", "filesystem": "filesystem",
+    "functional": "function|move_only_function", "map": "map|multimap",
+    "memory": "unique_ptr|shared_ptr|make_unique|make_shared", "mutex": "mutex|lock_guard|scoped_lock",
+    "optional": "optional|nullopt", "set": "set|multiset", "span": "span", "string": "string",
+    "thread": "thread|jthread|this_thread", "variant": "variant|visit", "vector": "vector",
+    "algorithm": "sort|clamp|min_element|max_element", "chrono": "chrono",
+    "utility": "exchange", "ranges": "views"}
+
 errors: list[str] = []
 
 
@@ -104,6 +115,27 @@ def check_handler(path: Path, pattern: re.Pattern[str], exempt: Container[Path],
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if found := pattern.search(line):
             errors.append(f"{name}:{number} {says}: {found[0]}")
+
+
+def included(path: Path, known: dict[Path, set[str]]) -> set[str]:
+    """Headers of others that a file includes, itself or by way of ours."""
+    if path not in known:
+        known[path] = set()
+        for quote, target in INCLUDE.findall(path.read_text()):
+            ours = ROOT / target
+            known[path] |= included(ours, known) if quote == '"' and ours.exists() else {target}
+    return known[path]
+
+
+def check_precompiled(files: list[Path]) -> None:
+    """That files include what they need of what is precompiled: builds without go on working."""
+    known: dict[Path, set[str]] = {}
+    for path in files:
+        text = path.read_text()
+        for header, names in PRECOMPILED.items():
+            used = re.search(rf"\bstd::(?:{names})\b", text)
+            if used and header not in included(path, known):
+                errors.append(f"{path.relative_to(ROOT)} uses {used[0]} without <{header}>")
 
 
 def local_names(text: str) -> set[str]:
@@ -175,7 +207,10 @@ def header_command(entries: list[dict]) -> list[str]:
     """The compiler's command for a file that sees all include directories."""
     entry = next(e for e in entries if e["file"].endswith("format/wire.cc"))
     words = shlex.split(entry["command"])
-    kept = [word for word in words[:words.index("-o")] if word not in ("-O2", "-g", "-Werror")]
+    # Nothing of what is precompiled.
+    without = {"-O2", "-g1", "-Werror", "-include", "-Winvalid-pch"}
+    kept = [word for word in words[:words.index("-o")]
+            if word not in without and not word.endswith("cmake_pch.hxx")]
     return [word for word in kept if not word.startswith(("-MD", "-MT", "-MF"))] + ["-w"]
 
 
@@ -187,6 +222,7 @@ def main() -> int:
         check_handler(path, TAKES_PATHS, PATHS_OF_THE_OPERATOR, "takes a path")
         check_handler(path, OPENS_PAGES, OPENER_OF_PAGES, "makes a page past PageOpener")
     check_unity_names(files)
+    check_precompiled(files)
     check_documents(files)
     entries = json.loads((BUILD / "compile_commands.json").read_text())
     compiled = {entry["file"] for entry in entries}

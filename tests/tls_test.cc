@@ -1,12 +1,15 @@
 // The real programs over TLS: page server, fault handler and `thaw`, and peers that are none.
 
 #include <algorithm>
+#include <atomic>
 #include <csignal>
+#include <filesystem>
 #include <thread>
 
 #include <nlohmann/json.hpp>
 #include <sys/stat.h>
 
+#include "base/certificates.h"
 #include "base/descriptor_limit.h"
 #include "base/file.h"
 #include "base/limits.h"
@@ -24,8 +27,10 @@ Surroundings showing(const TlsFiles& files, const std::string& policy = {}) {
   Surroundings surroundings;
   surroundings.environment = {{"THAW_TLS_CERT", files.certificate},
                               {"THAW_TLS_KEY", files.key},
-                              {"THAW_TLS_CA", files.authority},
-                              {"THAW_TLS_CRL", files.revoked}};
+                              {"THAW_TLS_CA", files.authority}};
+  if (!files.revoked.empty()) {
+    surroundings.environment.push_back({"THAW_TLS_CRL", files.revoked});
+  }
   surroundings.environment.push_back(policy.empty() ? EnvironmentVariable{"THAW_ALLOW_ALL", "1"}
                                                     : EnvironmentVariable{"THAW_POLICY", policy});
   return surroundings;
@@ -218,7 +223,11 @@ TEST_F(TlsTest, ThawMakesCertificatesThatWork) {
     const Json issued = Json::parse(thaw(arguments).output);
     return TlsFiles{issued["certificate"], issued["key"], pki + "/ca.pem"};
   };
-  const TlsFiles served = issue("pages", {"--host", "127.0.0.1"});
+  issue("pages", {"--host", "127.0.0.1", "--host", "::1", "--host", "pages.example"});
+  const TlsFiles served = issue("pages", {});  // for the same hosts
+  const std::string renewed = read_text_file(served.certificate, limits::kMaxPemBytes).value();
+  EXPECT_EQ(hosts_of_certificate(renewed).value(),
+            (std::vector<std::string>{"127.0.0.1", "::1", "pages.example"}));
   struct stat status{};
   ASSERT_EQ(::stat(served.key.c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
@@ -272,9 +281,14 @@ TEST_F(TlsTest, RevokedCertificatesAreRefusedByBothSides) {
     words.emplace_back("ls");
     return error_of(server.thaw(words));
   };
-  EXPECT_EQ(ls_as("a"), "none");
-  EXPECT_EQ(ls_as("b"), "none");
+  // A thief has copies of what was replaced since.
+  for (const char* const suffix : {".pem", "-key.pem"}) {
+    std::filesystem::copy(fmt::format("{}/a{}", pki, suffix), fmt::format("{}/old{}", pki, suffix));
+  }
+  ASSERT_EQ(certs({"issue", pki, "a"}), "none");
+  for (const char* const name : {"old", "a", "b"}) EXPECT_EQ(ls_as(name), "none") << name;
 
+  EXPECT_EQ(certs({"revoke", pki, "never-issued"}), "not_found");
   EXPECT_EQ(certs({"revoke", pki, "a"}), "none");
   EXPECT_EQ(certs({"revoke", pki, "a"}), "already_exists");
   EXPECT_EQ(certs({"revoke", pki, server_files_.certificate}), "invalid_argument")
@@ -283,10 +297,64 @@ TEST_F(TlsTest, RevokedCertificatesAreRefusedByBothSides) {
   while (ls_as("a") == "none" && !deadline.passed()) {
   }
   EXPECT_EQ(ls_as("a"), "tls");
+  EXPECT_EQ(ls_as("old"), "tls");
   EXPECT_EQ(ls_as("b"), "none");
   // The clients read the list, too.
   EXPECT_EQ(certs({"revoke", pki, "pages"}), "none");
   EXPECT_EQ(ls_as("b"), "tls");
+}
+
+TEST_F(TlsTest, ConnectionsOfARevokedCertificateAreClosed) {
+  authority_.revoke({});
+  Surroundings surroundings = showing(authority_.with_list(server_files_));
+  surroundings.messages = path("log");
+  PageServer server(path("own"), 0, surroundings);
+  const auto connect = [&](const TlsFiles& files, message::Role role) {
+    const ServerAddress address = resolve_server(server.address(), {files, false}).value();
+    return PageClient::connect(address, "default", role).value();
+  };
+  const TlsFiles revoked = authority_.issue("revoked");
+  PageClient commands = connect(revoked, message::Role::kControl);
+  PageClient pages = connect(revoked, message::Role::kDemand);
+  PageClient prefetch = connect(revoked, message::Role::kPrefetch);
+  PageClient other_commands = connect(client_, message::Role::kControl);
+  PageClient other_pages = connect(client_, message::Role::kDemand);
+
+  authority_.revoke("revoked");
+
+  // They ask for nothing.
+  const auto log = [&] { return std::string(as_text(read_file(path("log")))); };
+  const Deadline deadline = Deadline::after(kPatience);
+  while (!log().contains("left thaw://") && !deadline.passed()) {
+  }
+  EXPECT_TRUE(log().contains("left thaw://revoked (connections: 3): tls: ")) << log();
+  EXPECT_FALSE(log().contains("left thaw://client")) << log();
+  EXPECT_FALSE(succeeded(commands.list()));
+  for (PageClient* const client : {&pages, &prefetch}) {
+    EXPECT_FALSE(client->request_chunks({ChunkId{1}}) && client->receive_chunks());
+  }
+  EXPECT_TRUE(succeeded(other_commands.list()));
+  ASSERT_TRUE(succeeded(other_pages.request_chunks({ChunkId{1}})));
+  EXPECT_EQ(code_of(other_pages.receive_chunks()), ErrorCode::kNotFound) << "it is answered";
+}
+
+TEST_F(TlsTest, RevocationsAtOneTimeAreAllInTheList) {
+  constexpr int kHosts = 8;
+  const std::string pki = path("pki");
+  const auto certs = [&](const std::string& verb, const std::string& host) {
+    return std::vector<std::string>{program_path("thaw"), "certs", verb, pki, host};
+  };
+  ASSERT_EQ(run({program_path("thaw"), "certs", "init", pki}).exit_code, 0);
+  for (int i = 0; i < kHosts; ++i) {
+    ASSERT_EQ(run(certs("issue", fmt::format("h{}", i))).exit_code, 0);
+  }
+  std::vector<Program> revocations;
+  for (int i = 0; i < kHosts; ++i) revocations.emplace_back(certs("revoke", fmt::format("h{}", i)));
+  for (Program& revocation : revocations) EXPECT_EQ(revocation.wait().value_or(-1), 0);
+
+  for (int i = 0; i < kHosts; ++i) {
+    EXPECT_EQ(run(certs("revoke", fmt::format("h{}", i))).exit_code, 5) << "is in the list";
+  }
 }
 
 TEST_F(TlsTest, TheAuthoritysKeyLiesApartFromWhatIsCopied) {

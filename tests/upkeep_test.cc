@@ -95,6 +95,18 @@ TEST_F(UpkeepTest, GarbageIsCollected) {
   expect_identical("a", "a");
 }
 
+TEST_F(UpkeepTest, UsagesWaitForEachOther) {
+  push("a", 1, 2000);
+  std::vector<PageConnection> peers;
+  for (int i = 0; i < 6; ++i) peers.emplace_back(server_.address(), message::Role::kControl);
+  for (int round = 0; round < 10; ++round) {
+    for (PageConnection& peer : peers) peer.send(message::GetUsage{});
+    for (PageConnection& peer : peers) {
+      EXPECT_TRUE(std::holds_alternative<message::Usage>(peer.receive().message));
+    }
+  }
+}
+
 TEST_F(UpkeepTest, CollectionFreesTheDisk) {
   const auto size_of_store = [&] {
     std::uintmax_t size = 0;
@@ -197,16 +209,29 @@ TEST_F(UpkeepTest, EmptyNamespaceIsRemoved) {
   expect_identical("a", "a");
 }
 
-TEST_F(UpkeepTest, OutdatedSnapshotsAreDeleted) {
+TEST_F(UpkeepTest, OutdatedSnapshotsAreMarkedAndDeleted) {
+  const auto listed = [&](bool outdated) {
+    std::string names;
+    const Json list = thaw({"ls"});
+    for (const Json& snapshot : list["snapshots"]) {
+      if ((snapshot["outdated_unix_ms"] != 0) == outdated)
+        names += " " + std::string(snapshot["name"]);
+    }
+    return names;
+  };
   for (const int i : {1, 2, 3, 4, 5}) push("s" + std::to_string(i), 7, 10);
   thaw({"tag", "s1", "app:first"});
   thaw({"namespace", "--keep-last", "2"});
-  EXPECT_EQ(thaw({"retain", "--dry-run"})["counters"]["deleted"], 2);
-  EXPECT_EQ(thaw({"retain"})["counters"]["deleted"], 2);
-  std::vector<std::string> names;
-  const Json list = thaw({"ls"});
-  for (const Json& snapshot : list["snapshots"]) names.push_back(snapshot["name"]);
-  EXPECT_EQ(names, (std::vector<std::string>{"s1", "s4", "s5"}));
+  EXPECT_EQ(thaw({"retain", "--dry-run"})["counters"]["marked"], 2);
+  EXPECT_EQ(thaw({"retain"})["counters"]["marked"], 2);
+  EXPECT_EQ(listed(true), " s2 s3");
+  EXPECT_EQ(thaw({"retain"})["counters"]["pending"], 2) << "not deleted before a day";
+  thaw({"tag", "s2", "app:kept"});
+  EXPECT_EQ(listed(true), " s3");
+  EXPECT_EQ(thaw({"retain", "--now", "--dry-run"})["counters"]["deleted"], 1);
+  EXPECT_EQ(thaw({"retain", "--now"})["counters"]["deleted"], 1);
+  EXPECT_EQ(listed(false), " s1 s2 s4 s5");
+  EXPECT_EQ(listed(true), "");
 }
 
 TEST_F(UpkeepTest, UpkeepIsDoneByItself) {
@@ -221,12 +246,25 @@ TEST_F(UpkeepTest, UpkeepIsDoneByItself) {
   }
   EXPECT_EQ(server.thaw({"namespace", "--keep-last", "1"}).exit_code, 0);
   const Deadline deadline = Deadline::after(kPatience);
+  Json list;
+  do {
+    list = Json::parse(server.thaw({"ls"}).output);
+  } while (list["snapshots"][0]["outdated_unix_ms"] == 0 && !deadline.passed());
+  EXPECT_NE(list["snapshots"][0]["outdated_unix_ms"], 0);
+  EXPECT_EQ(server.thaw({"retain", "--now"}).exit_code, 0);
   Json stats;
   do {
     stats = Json::parse(server.thaw({"stats"}).output);
   } while (stats["chunks"] != 100 && !deadline.passed());
   EXPECT_EQ(stats["chunks"], 100);
   EXPECT_EQ(stats["snapshots"], 1);
+}
+
+TEST_F(UpkeepTest, CreatedTimesDoNotGoBackWithTheClock) {
+  const std::uint64_t later = unix_milliseconds() + 3'600'000;
+  change([&](RawStore& raw) { raw.put("meta", "time", big_endian(later)); });
+  push("a", 1, 10);
+  EXPECT_GE(thaw({"show", "a"})["created_unix_ms"], later);
 }
 
 TEST_F(UpkeepTest, GarbageFromBeforeTheStartIsCollected) {

@@ -257,17 +257,22 @@ TEST_F(Userfaultfd, ExitedProcessIsGone) {
   wake_pages(uffd, {address}, {kPageBytes});
 }
 
-TEST_F(Userfaultfd, ChecksTellWhetherRemovesAreReported) {
+TEST_F(Userfaultfd, ChecksTellWhichEventsAreReported) {
   EXPECT_TRUE(succeeded(check_userfaultfd(uffd_)));
   EXPECT_EQ(remove_events_of(uffd_).value(), RemoveEvents::kReported);
   const UniqueFd plain(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
-  ASSERT_TRUE(plain.valid());
+  const UniqueFd forking(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
+  ASSERT_TRUE(plain.valid() && forking.valid());
   EXPECT_EQ(code_of(check_userfaultfd(plain)), ErrorCode::kNotUserfaultfd) << "before UFFDIO_API";
   uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
   // SAFETY: api is live for the call.
   ASSERT_EQ(::ioctl(plain.get(), UFFDIO_API, &api), 0);
   EXPECT_TRUE(succeeded(check_userfaultfd(plain)));
   EXPECT_EQ(remove_events_of(plain).value(), RemoveEvents::kNone);
+  api = {.api = UFFD_API, .features = UFFD_FEATURE_EVENT_FORK, .ioctls = 0};
+  // SAFETY: as above.
+  ASSERT_EQ(::ioctl(forking.get(), UFFDIO_API, &api), 0);
+  EXPECT_EQ(code_of(remove_events_of(forking)), ErrorCode::kUnsupported);
 }
 
 TEST(CheckUserfaultfd, RefusesOtherDescriptors) {

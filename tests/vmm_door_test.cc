@@ -3,12 +3,15 @@
 
 #include "faulthandler/vmm_door.h"
 
+#include <array>
+#include <cerrno>
 #include <optional>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include "base/event_fd.h"
+#include "base/passed_descriptors.h"
 #include "base/socket.h"
 #include "base/userfaultfd.h"
 #include "faulthandler/sys/epoll_loop.h"
@@ -17,6 +20,8 @@
 
 namespace thaw::test {
 namespace {
+
+void say_nothing(LogLevel, const std::string&) {}
 
 class VmmDoorTest : public testing::Test {
  protected:
@@ -37,11 +42,15 @@ class VmmDoorTest : public testing::Test {
     std::optional<Arrival> came;
     KeptSession kept;
     kept[KeptRole::kListener] = std::move(listener_);
-    DescriptorReserve reserve(other_);
-    VmmDoor door(*loop_, 7, std::move(kept), reserve, [&](Arrival arrival) {
-      came = std::move(arrival);
-      loop_->stop();
-    });
+    DescriptorReserve reserve;
+    VmmDoor door(*loop_, std::move(kept), reserve,
+                 {.on_arrival =
+                      [&](Arrival arrival) {
+                        came = std::move(arrival);
+                        loop_->stop();
+                      },
+                  .on_vmm = [](const KeptSession&) {},
+                  .say = say_nothing});
     loop_->run({.before = [] {}, .after = [] {}});
     EXPECT_TRUE(door.finished());
     return std::move(came).value();
@@ -82,6 +91,21 @@ TEST_F(VmmDoorTest, ConnectionsWithoutAUserfaultfdLeaveTheSessionItsVmm) {
   EXPECT_FALSE(was_left(visitors_.back()));
 }
 
+TEST_F(VmmDoorTest, VmmThatHasHandedOverSendsNoMoreDescriptors) {
+  if (!can_refuse_descriptors()) GTEST_SKIP() << "the kernel cannot refuse descriptors";
+  visit(handoff_, {uffd_.get()});
+
+  const Arrival came = arrival();
+
+  ASSERT_TRUE(came.connection.valid());
+  const Deadline deadline = Deadline::after(std::chrono::seconds(30));
+  const std::array more{other_.get()};
+  const auto sent = send_with_descriptors(visitors_.back(), as_bytes("x"), more, deadline);
+  ASSERT_FALSE(sent.has_value());
+  EXPECT_EQ(sent.error().error_number(), EPERM);
+  EXPECT_TRUE(succeeded(send_all(visitors_.back(), as_bytes("x"), deadline)));
+}
+
 TEST_F(VmmDoorTest, VmmThatHandsOverWhatIsWrongIsRefused) {
   visit("");
   visit("garbage", {uffd_.get()});
@@ -101,6 +125,31 @@ TEST_F(VmmDoorTest, VmmThatDiesInTheMidstOfItsHandoffIsNotReplaced) {
 
   ASSERT_TRUE(came.refusal.has_value());
   EXPECT_EQ(came.refusal->code(), ErrorCode::kTruncated);
+}
+
+TEST_F(VmmDoorTest, WhatWasSentBeforeItClosesIsNotLost) {
+  KeptSession kept;
+  kept[KeptRole::kListener] = std::move(listener_);
+  DescriptorReserve reserve;
+  VmmDoor door(*loop_, std::move(kept), reserve,
+               {.on_arrival = [](const Arrival&) {},
+                .on_vmm = [](const KeptSession&) {},
+                .say = say_nothing});
+  visit("");
+  visit(handoff_, {uffd_.get()});
+  visit("[", {uffd_.get()});
+
+  const Arrival came = door.close(VmmDoor::Queue::kHeard);
+
+  EXPECT_FALSE(came.refusal.has_value()) << came.refusal->message();
+  EXPECT_EQ(came.handoff, handoff_);
+  EXPECT_TRUE(came.userfaultfd.valid());
+  EXPECT_TRUE(came.other_userfaultfds.valid());
+  EXPECT_FALSE(was_left(visitors_[1]));
+  EXPECT_TRUE(was_left(visitors_.back()));
+  loop_->stop();
+  loop_->run({.before = [] {}, .after = [] {}});
+  EXPECT_TRUE(door.finished());
 }
 
 TEST_F(VmmDoorTest, SilentConnectionsMakeRoomForTheVmm) {

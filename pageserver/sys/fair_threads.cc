@@ -2,11 +2,18 @@
 
 #include <utility>
 
+#include "base/cpu.h"
+
 namespace thaw {
 
 FairThreads::FairThreads(Limits limits) : queue_(limits.of_identity) {
   try {
-    for (unsigned i = 0; i < limits.threads; ++i) threads_.emplace_back([this] { run(); });
+    for (unsigned i = 0; i < limits.threads; ++i) {
+      threads_.emplace_back([this, limits] {
+        if (limits.takes_long_turns) take_long_turns();
+        run();
+      });
+    }
   } catch (...) {
     join();
     throw;

@@ -18,7 +18,8 @@ class FairThreads {
 
   struct Limits {
     unsigned threads;
-    unsigned of_identity;  // that one identity's work may occupy
+    unsigned of_identity;           // that one identity's work may occupy
+    bool takes_long_turns = false;  // of a CPU: for work that takes long
   };
   /// Throws std::system_error where the system gives no thread.
   explicit FairThreads(Limits limits);

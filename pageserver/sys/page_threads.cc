@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <optional>
+#include <vector>
 
 #include "base/cpu.h"
 #include "base/log.h"
@@ -119,6 +120,7 @@ Result<PageThreads::Place> PageThreads::take_place() {
   const std::lock_guard lock(mutex_);
   Connection& connection = connections_.emplace_back();
   auto thread = start_thread([this, &connection] {
+    give_up_precedence(cpus_);  // which is the loop's
     connection.decided.acquire();
     if (connection.stream) {
       if (const auto served = run(connection, bulk_); !served) {
@@ -129,6 +131,7 @@ Result<PageThreads::Place> PageThreads::take_place() {
       connection.peer.reset();
     }
     connection.ended = true;
+    ended_();
   });
   if (!thread) {
     connections_.pop_back();
@@ -141,6 +144,7 @@ Result<PageThreads::Place> PageThreads::take_place() {
 void PageThreads::serve(Connection& connection, Stream stream, Peer peer, std::string remote) {
   const std::lock_guard lock(mutex_);
   if (stopped_) return;
+  connection.shown = stream.peer();
   connection.stream.emplace(std::move(stream));
   connection.peer.emplace(std::move(peer));
   connection.remote = std::move(remote);
@@ -156,6 +160,19 @@ Result<void> PageThreads::run(Connection& connection, BulkWork& bulk) {
       return std::unexpected(more.error());
     }
     if (!*more) return {};
+  }
+}
+
+void PageThreads::leave(const Refusal& refused) {
+  std::vector<const Connection*> shown;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const Connection& connection : connections_) {
+      if (connection.shown && !connection.ended) shown.push_back(&connection);
+    }
+  }
+  for (const Connection* const connection : shown) {
+    if (refused(*connection->shown, connection->remote)) shut_down(connection->stream->socket());
   }
 }
 

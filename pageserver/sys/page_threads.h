@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <list>
 #include <mutex>
 #include <optional>
@@ -9,6 +10,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/cpu.h"
 #include "base/stream.h"
 #include "pageserver/peer.h"
 #include "pageserver/sys/core_follower.h"
@@ -23,17 +25,24 @@ namespace thaw {
 /// that prefetches runs where there is room.
 class PageThreads {
  public:
-  PageThreads() = default;
+  /// A connection's thread calls `ended` last, so that another thread calls forget_ended(), which
+  /// joins it.
+  explicit PageThreads(std::function<void()> ended) : ended_(std::move(ended)) {}
   PageThreads(const PageThreads&) = delete;
   PageThreads& operator=(const PageThreads&) = delete;
   ~PageThreads() { stop(); }
 
-  /// Drops connections that have ended: until then they count as connections.
+  /// Drops connections that have ended: until then they keep their descriptors.
   void forget_ended();
 
   class Place;
   /// A thread for a connection that is about to come; kLimitExceeded when there can be none.
   Result<Place> take_place();
+  /// Which peers, by the certificate they have shown and their address, are left.
+  using Refusal = std::function<bool(const TlsPeer& peer, const std::string& remote)>;
+  /// Closes the connections of those for which it returns true; it is called without a lock.
+  /// REQUIRES: forget_ended() and stop() are not called meanwhile.
+  void leave(const Refusal& refused);
   /// Connections end, after the reply to what was received, and no others are taken any more.
   void stop();
 
@@ -43,6 +52,7 @@ class PageThreads {
     std::optional<Stream> stream;
     std::optional<Peer> peer;  // as long as it is served: its pins go with it
     std::string remote;
+    std::optional<TlsPeer> shown;      // guarded by mutex_ until it has come, then fixed
     std::binary_semaphore decided{0};  // it has come, or never will
     std::atomic<bool> ended = false;
     std::jthread thread;  // the last member: it uses the others
@@ -50,6 +60,8 @@ class PageThreads {
   static Result<void> run(Connection& connection, BulkWork& bulk);
   void serve(Connection& connection, Stream stream, Peer peer, std::string remote);
 
+  const std::function<void()> ended_;
+  const CpuSet cpus_ = allowed_cpus(0).value_or(CpuSet());
   BulkWork bulk_;  // before the connections, whose threads use it
 
   std::mutex mutex_;

@@ -120,7 +120,8 @@ Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<cons
   for (const NewChunk& chunk : chunks) hashes.push_back(chunk.hash);
   const std::vector<ChunkId> known = TRY(find(in, hashes));
   const std::vector<ChunkId> quarantined = TRY(find_quarantined(in, chunks));
-  NamespaceTotals after = TRY(read_totals(database_, in));
+  const NamespaceTotals before = TRY(read_totals(database_, in));
+  NamespaceTotals after = before;
   std::vector<StoredChunk> stored;
   stored.reserve(chunks.size());
   bool grows = false;  // by more than what comes back after damage
@@ -149,7 +150,7 @@ Result<std::vector<StoredChunk>> RocksChunks::put(NamespaceId in, std::span<cons
     batch.put_number(Family::kHash, hash_key(in, chunks[i].hash), id.value);
     stored.push_back({id, true});
   }
-  if (grows) TRY(admit(after));
+  if (grows) TRY(admit(before, after));
   put_chunk_totals(batch, in, after);
   TRY(database_.check_space(batch));
   TRY(database_.write(batch, Durability::kLogged));

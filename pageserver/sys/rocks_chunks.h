@@ -17,7 +17,8 @@ class RocksChunks final : public ChunkUpkeep {
   Result<std::vector<ChunkId>> find(NamespaceId in, std::span<const Sha256> hashes);
   Result<ChunkRead> read(std::span<const ChunkId> ids, std::size_t optional);
   /// Says whether the namespace may have so much; it is asked when chunks are more than before.
-  using Admit = std::function<Result<void>(const NamespaceTotals& after)>;
+  using Admit =
+      std::function<Result<void>(const NamespaceTotals& before, const NamespaceTotals& after)>;
   Result<std::vector<StoredChunk>> put(NamespaceId in, std::span<const NewChunk> chunks,
                                        const Admit& admit);
   /// kBusy with what the namespace still has.

@@ -43,6 +43,13 @@ std::string segment_key(NamespaceId in, SnapshotId snapshot, std::uint32_t segme
   return key;
 }
 std::string namespace_key(const std::string& name) { return std::string(kNamespaces) + name; }
+// In the family of totals.
+constexpr char kOutdated = 'o';
+constexpr char kAgeStart = 'a';
+constexpr const char* kLastTime = "time";
+std::string outdated_key(NamespaceId in, SnapshotId snapshot) {
+  return snapshot_key(kOutdated, in, snapshot);
+}
 
 /// Between two looks at what the owner of a replica's store has written.
 constexpr std::chrono::milliseconds kCatchUpInterval{200};
@@ -100,18 +107,21 @@ class RocksStore final : public Store {
   }
 
   Result<std::vector<Bytes>> manifests(NamespaceId in, const std::string& after,
-                                       std::size_t most) override {
+                                       const ListingPart& part) override {
     std::vector<Bytes> found;
+    std::size_t bytes = 0;
     const auto visit = [&](std::string_view name, ByteSpan value) -> Result<bool> {
       if (!after.empty() && name == after) return true;
       const SnapshotId snapshot{TRY(parse_number(value))};
       auto sealed = TRY(if_found(manifest(in, snapshot)));
       // Deleted since the scan began.
       if (!sealed) return true;
+      bytes += sealed->size();
       found.push_back(*std::move(sealed));
-      return found.size() < most;
+      return !part.filled_by(found.size(), bytes);
     };
-    if (most > 0) TRY(database_->scan(Family::kSnapshot, prefixed('n', in), after, visit));
+    if (!part.filled_by(0, 0))
+      TRY(database_->scan(Family::kSnapshot, prefixed('n', in), after, visit));
     return found;
   }
 
@@ -221,24 +231,30 @@ class RocksStore final : public Store {
   Result<void> set_settings(NamespaceId in, const NamespaceSettings& settings) override {
     Batch batch(*database_);
     batch.put(Family::kMeta, settings_key(in), settings_value(settings));
+    for (const auto& [snapshot, since] : TRY(outdated_marks(in))) {
+      batch.remove(Family::kMeta, outdated_key(in, snapshot));
+    }
     TRY(database_->check_space(batch));
     return database_->write(batch, Durability::kSynced);
   }
 
-  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in,
-                                              std::span<const NewChunk> chunks) override {
-    return chunks_.put(in, chunks, [&](const NamespaceTotals& after) -> Result<void> {
-      const std::uint64_t left = TRY(left_for_restores(in, after.pushed_bytes()));
+  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in, std::span<const NewChunk> chunks,
+                                              const GrowthAdmission& admit) override {
+    const auto admit_totals = [&](const NamespaceTotals& before,
+                                  const NamespaceTotals& after) -> Result<void> {
+      const std::uint64_t left = TRY(check_growth(in, before, after, admit));
       if (after.recorded_bytes() <= left) return {};
       AccountedBatch room = TRY(AccountedBatch::begin(*database_, in));
       TRY(working_sets_.make_room(room, in, {.most_bytes = left}));
       if (room.after() == room.before()) return {};
       return room.write(Durability::kLogged);
-    });
+    };
+    return chunks_.put(in, chunks, admit_totals);
   }
 
   Result<Manifest> publish(NamespaceId in, Manifest manifest, const PageMap& map,
-                           const ColdMap& cold) override {
+                           const ColdMap& cold, const GrowthAdmission& admit,
+                           CreatedTime created) override {
     const std::string& name = manifest.spec.name;
     if (TRY(if_found(find_snapshot(in, name)))) {
       return fail(ErrorCode::kAlreadyExists, "there is a snapshot \"{}\" already", name);
@@ -251,6 +267,10 @@ class RocksStore final : public Store {
     manifest.snapshot = {TRY(database_->get_number(Family::kMeta, counter)).value_or(0) + 1};
     AccountedBatch batch = TRY(AccountedBatch::begin(*database_, in));
     batch.others().put_number(Family::kMeta, counter, manifest.snapshot.value);
+    TRY(put_last_time(batch.others(), manifest.created_unix_ms));
+    if (created == CreatedTime::kDoubtful) {
+      batch.others().put_number(Family::kMeta, snapshot_key(kAgeStart, in, manifest.snapshot), 0);
+    }
     for (std::uint32_t i = 0; i < map.segment_count(); ++i) {
       TRY(batch.put(segment_key(in, manifest.snapshot, i), as_text(map.encode_segment(i))));
     }
@@ -259,18 +279,18 @@ class RocksStore final : public Store {
     }
     TRY(batch.put(manifest_key(in, manifest.snapshot), as_text(encode_manifest(manifest))));
     TRY(batch.put_number(name_key(in, name), manifest.snapshot.value));
-    TRY(write_pushed(batch, in));
+    TRY(write_pushed(batch, in, admit));
     return manifest;
   }
 
-  Result<Manifest> set_labels(NamespaceId in, const std::string& name,
-                              std::vector<Label> labels) override {
+  Result<Manifest> set_labels(NamespaceId in, const std::string& name, std::vector<Label> labels,
+                              const GrowthAdmission& admit) override {
     const Bytes sealed = TRY(manifest(in, name));
     Manifest changed = TRY(decode_manifest(sealed));
     changed.spec.labels = std::move(labels);
     AccountedBatch batch = TRY(AccountedBatch::begin(*database_, in));
     TRY(batch.put(manifest_key(in, changed.snapshot), as_text(encode_manifest(changed))));
-    TRY(write_pushed(batch, in));
+    TRY(write_pushed(batch, in, admit));
     return changed;
   }
 
@@ -284,11 +304,38 @@ class RocksStore final : public Store {
     return tagged;
   }
 
-  Result<void> move_tag(NamespaceId in, const Tag& to) override {
+  Result<OutdatedMarks> outdated_marks(NamespaceId in) override { return times_of(kOutdated, in); }
+  Result<void> mark_outdated(NamespaceId in, const OutdatedMarks& marks) override {
+    return put_times(kOutdated, in, marks);
+  }
+  Result<void> unmark_outdated(NamespaceId in, std::span<const SnapshotId> snapshots) override {
+    return remove_times(kOutdated, in, snapshots);
+  }
+  Result<AgeStarts> age_starts(NamespaceId in) override { return times_of(kAgeStart, in); }
+  Result<void> set_age_starts(NamespaceId in, const AgeStarts& starts) override {
+    return put_times(kAgeStart, in, starts);
+  }
+  Result<void> remove_age_starts(NamespaceId in, std::span<const SnapshotId> snapshots) override {
+    return remove_times(kAgeStart, in, snapshots);
+  }
+
+  Result<std::uint64_t> last_time_unix_ms() override {
+    return TRY(database_->get_number(Family::kMeta, kLastTime)).value_or(0);
+  }
+
+  Result<void> set_last_time(std::uint64_t unix_ms) override {
+    Batch batch(*database_);
+    TRY(put_last_time(batch, unix_ms));
+    TRY(database_->check_space(batch));
+    return database_->write(batch, Durability::kLogged);
+  }
+
+  Result<void> move_tag(NamespaceId in, const Tag& to, const GrowthAdmission& admit) override {
     const SnapshotId snapshot = TRY(find_snapshot(in, to.name));
     AccountedBatch batch = TRY(AccountedBatch::begin(*database_, in));
     TRY(batch.put_number(tag_key(in, to.tag), snapshot.value));
-    return write_pushed(batch, in);
+    batch.others().remove(Family::kMeta, outdated_key(in, snapshot));
+    return write_pushed(batch, in, admit);
   }
 
   Result<void> remove_tag(NamespaceId in, const std::string& tag) override {
@@ -346,8 +393,44 @@ class RocksStore final : public Store {
     return found;
   }
 
-  /// Adds to `batch` what deletes name and tags of a snapshot, whatever its manifest says.
+  using Times = std::map<SnapshotId, std::uint64_t>;
+  /// The times of this kind that snapshots have.
+  Result<Times> times_of(char kind, NamespaceId in) {
+    Times times;
+    TRY(database_->scan(Family::kMeta, prefixed(kind, in), {},
+                        [&](std::string_view id, ByteSpan time) -> Result<bool> {
+                          times[{TRY(parse_number(as_bytes(id)))}] = TRY(parse_number(time));
+                          return true;
+                        }));
+    return times;
+  }
+
+  Result<void> put_times(char kind, NamespaceId in, const Times& times) {
+    Batch batch(*database_);
+    for (const auto& [snapshot, time] : times) {
+      batch.put_number(Family::kMeta, snapshot_key(kind, in, snapshot), time);
+    }
+    TRY(database_->check_space(batch));
+    return database_->write(batch, Durability::kSynced);
+  }
+
+  Result<void> remove_times(char kind, NamespaceId in, std::span<const SnapshotId> snapshots) {
+    Batch batch(*database_);
+    for (const SnapshotId snapshot : snapshots) {
+      batch.remove(Family::kMeta, snapshot_key(kind, in, snapshot));
+    }
+    return database_->write(batch, Durability::kSynced);
+  }
+
+  Result<void> put_last_time(Batch& batch, std::uint64_t unix_ms) {
+    batch.put_number(Family::kMeta, kLastTime, std::max(unix_ms, TRY(last_time_unix_ms())));
+    return {};
+  }
+
+  /// Adds to `batch` what deletes name, tags and mark of a snapshot, whatever its manifest says.
   Result<void> remove_names(AccountedBatch& batch, NamespaceId in, SnapshotId snapshot) {
+    batch.others().remove(Family::kMeta, outdated_key(in, snapshot));
+    batch.others().remove(Family::kMeta, snapshot_key(kAgeStart, in, snapshot));
     for (const char kind : {'n', 't'}) {
       TRY(database_->scan(Family::kSnapshot, prefixed(kind, in), {},
                           [&](std::string_view name, ByteSpan value) -> Result<bool> {
@@ -371,10 +454,19 @@ class RocksStore final : public Store {
                 pushed_bytes);
   }
 
-  Result<void> write_pushed(AccountedBatch& batch, NamespaceId in) {
-    const std::uint64_t pushed = batch.after().pushed_bytes();
-    if (pushed > batch.before().pushed_bytes()) {
-      const std::uint64_t left = TRY(left_for_restores(in, pushed));
+  /// Whether pushes may have stored `after`. Returns what that leaves of the quota for restores.
+  /// kQuotaExceeded, and what `admit` says. REQUIRES: they store something.
+  Result<std::uint64_t> check_growth(NamespaceId in, const NamespaceTotals& before,
+                                     const NamespaceTotals& after, const GrowthAdmission& admit) {
+    const std::uint64_t left = TRY(left_for_restores(in, after.pushed_bytes()));
+    const std::uint64_t grown = after.pushed_bytes();
+    if (admit) TRY(admit({grown - std::min(grown, before.pushed_bytes())}));
+    return left;
+  }
+
+  Result<void> write_pushed(AccountedBatch& batch, NamespaceId in, const GrowthAdmission& admit) {
+    if (batch.after().pushed_bytes() > batch.before().pushed_bytes()) {
+      const std::uint64_t left = TRY(check_growth(in, batch.before(), batch.after(), admit));
       TRY(working_sets_.make_room(batch, in, {.most_bytes = left}));
     }
     TRY(batch.check_space());
@@ -396,7 +488,9 @@ class RocksStore final : public Store {
       for (const char kind : kinds) {
         TRY(database_->scan(Family::kSnapshot, prefixed(kind, in), {},
                             [](std::string_view, ByteSpan) -> Result<bool> {
-                              return fail(ErrorCode::kBusy, "it has snapshots");
+                              return fail(ErrorCode::kBusy,
+                                          "it has snapshots: delete them with `thaw rm`, and "
+                                          "their chunks with `thaw gc`");
                             }));
       }
     }

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <filesystem>
 #include <list>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #include "base/background_task.h"
+#include "base/cpu.h"
 #include "base/event_fd.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -27,6 +29,7 @@
 #include "pageserver/strangers.h"
 #include "pageserver/sys/fair_threads.h"
 #include "pageserver/sys/page_threads.h"
+#include "pageserver/within_memory.h"
 
 namespace thaw {
 
@@ -42,23 +45,34 @@ using Socket = asio::basic_stream_socket<Protocol, Strand>;
 constexpr auto kUseAwaitable = asio::as_tuple(asio::use_awaitable);
 constexpr Nanoseconds kFirstAcceptPause = limits::milliseconds(100);
 /// Of a message: memory for so much is there before it comes.
-constexpr std::size_t kFirstPieceBytes = 64u << 10;
+constexpr std::size_t kFirstPieceBytes = limits::kSmallBodyBytes;
 
 /// Where the work of all connections runs.
 struct Executors {
+  /// `pages_ended` as PageThreads says.
+  explicit Executors(std::function<void()> pages_ended) : pages(std::move(pages_ended)) {}
+
   PageThreads pages;
   FairThreads quick{{limits::kQuickThreads, limits::kQuickThreadsOfIdentity}};
-  FairThreads bulk{{limits::kBulkThreads, limits::kBulkThreadsOfIdentity}};
+  FairThreads bulk{{.threads = limits::kBulkThreads,
+                    .of_identity = limits::kBulkThreadsOfIdentity,
+                    .takes_long_turns = true}};
+  FairThreads census{{.threads = 1, .of_identity = 1, .takes_long_turns = true}};
   /// The store takes writes from one thread at a time.
   FairThreads writer{{1, 1}};
+
+  /// For what a request does before it writes.
+  FairThreads& threads_for(const Message& message) {
+    return is_quick(message) ? quick : is_census(message) ? census : bulk;
+  }
 };
 
 /// Whom the upkeep of the store works for. No certificate's identity has a space.
 const Tenant kUpkeep{.identity = "the store", .name_space = {}};
 
 /// A certificate makes no peer a user of this host.
-std::string identity_of(const TlsSession& session) {
-  std::string identity = session.peer_identity();
+std::string identity_of(const TlsPeer& peer) {
+  std::string identity = peer.identity();
   return identity.starts_with(kUserIdentity) ? std::string() : identity;
 }
 
@@ -144,12 +158,29 @@ class Connection : public std::enable_shared_from_this<Connection> {
   /// Whether it has not been answered a hello yet. Any thread.
   bool is_stranger() const { return stranger_; }
   /// Any thread.
-  Stranger stranger() const { return {network_, stage_}; }
+  Stranger stranger() const {
+    if (stage_ != StrangerStage::kShown) return {network_, stage_};
+    // What the policy does not name is refused with its hello, and until then has shown nothing.
+    if (!named_) return {network_, StrangerStage::kSpoke};
+    return {network_, StrangerStage::kShown, peer_.identity()};
+  }
   /// Closes at once, for another. Any thread.
   void make_room() {
     asio::post(socket_.get_executor(), [self = shared_from_this()] {
       if (!self->stranger_) return;
       self->displaced_ = true;
+      self->close();
+    });
+  }
+  /// The certificate; nothing before it was shown, and without TLS. Any thread.
+  std::optional<TlsPeer> shown() const {
+    return stage_ == StrangerStage::kShown ? shown_ : std::nullopt;
+  }
+  const std::string& remote() const { return remote_; }
+  /// Closes at once, with the request that is under way unanswered. Any thread.
+  void leave() {
+    asio::post(socket_.get_executor(), [self = shared_from_this()] {
+      self->left_ = self->stopping_ = true;
       self->close();
     });
   }
@@ -166,6 +197,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     std::uint64_t id = 0;
     Message message;
     Bytes body;
+    Result<void> accepted;  // else it is not to be answered but refused
   };
 
   asio::awaitable<void> serve([[maybe_unused]] std::shared_ptr<Connection> self) {
@@ -179,7 +211,6 @@ class Connection : public std::enable_shared_from_this<Connection> {
     } else {
       log_refusal(secured.error());
     }
-    if (tls_ && secured) peer_.identify(identity_of(*tls_));
     while (secured && !stopping_) {
       Result<Request> request = co_await receive(stranger_ ? kGreeting : kFullMessages);
       if (!request) {
@@ -222,6 +253,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   /// A peer that has gone is no event; the others are counted in the log when they are many.
   void log_refusal(const Error& error) const {
+    if (left_) return;
     if (displaced_) {
       log_warning(LogKind("strangers displaced"),
                   "closed {}: it said no hello, and newer peers came", remote_);
@@ -231,6 +263,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   }
 
   asio::awaitable<Result<Reply>> answer(const Request& request) {
+    if (!request.accepted) co_return std::unexpected(request.accepted.error());
     if (stranger_) co_return peer_.hello(request.message);
     Result<Peer::Step> step = Peer::NeedsTurn{};
     for (unsigned turns = 0; step && !std::holds_alternative<Reply>(*step);) {
@@ -240,7 +273,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
           co_return fail(ErrorCode::kBusy, "another peer's request is making the working set");
         }
         ++turns;
-        co_await do_on(is_quick(request.message) ? executors_.quick : executors_.bulk,
+        co_await do_on(executors_.threads_for(request.message),
                        [&] { step = peer_.handle(request.message, request.body); });
       } else if (std::holds_alternative<Peer::NeedsBuild>(*step)) {
         co_await do_on(executors_.bulk, [&] { step = peer_.build(request.message); });
@@ -282,6 +315,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
 
   asio::awaitable<Result<Request>> receive(Patience patience) {
     std::array<std::byte, kWireHeadBytes> prefix;
+    peer_.release_body();
     idle_ = true;
     arm(patience.silence);
     Result<void> first = co_await fill(asio::buffer(prefix.data(), 1));
@@ -300,7 +334,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
     Bytes header;
     Request request;
     filled = co_await receive_part(header, head->header_bytes);
-    if (filled) filled = co_await receive_part(request.body, head->body_bytes);
+    if (filled) filled = co_await receive_body(request, head->body_bytes);
     if (!filled) co_return std::unexpected(filled.error());
     arm(Nanoseconds::max());
     auto envelope = decode_message(header);
@@ -310,13 +344,53 @@ class Connection : public std::enable_shared_from_this<Connection> {
     co_return request;
   }
 
-  /// Takes memory as bytes come: what a peer only announces costs nothing.
+  /// Memory is taken as bytes come: what a peer only announces costs nothing. The next size of
+  /// what is to become `whole`.
+  static std::size_t next_size(const Bytes& part, std::size_t whole) {
+    return std::min(whole, std::max(2 * part.size(), kFirstPieceBytes));
+  }
+  static Result<void> resize(Bytes& part, std::size_t size) {
+    return within_memory([&]() -> Result<void> {
+      part.resize(size);
+      return {};
+    });
+  }
+
   asio::awaitable<Result<void>> receive_part(Bytes& to, std::size_t size) {
     while (to.size() < size) {
       const std::size_t filled = to.size();
-      to.resize(std::min(size, std::max(2 * filled, kFirstPieceBytes)));
-      Result<void> received = co_await fill(asio::buffer(to) + filled);
+      Result<void> received = resize(to, next_size(to, size));
+      if (received) received = co_await fill(asio::buffer(to) + filled);
       if (!received) co_return received;
+    }
+    co_return Result<void>();
+  }
+
+  /// A body for which there is no memory is read and forgotten, so that the peer is told why.
+  asio::awaitable<Result<void>> receive_body(Request& request, std::size_t size) {
+    while (request.body.size() < size) {
+      const std::size_t filled = request.body.size();
+      const std::size_t next = next_size(request.body, size);
+      if (next > limits::kSmallBodyBytes) request.accepted = peer_.hold_body(next);
+      if (request.accepted) request.accepted = resize(request.body, next);
+      if (!request.accepted) {
+        request.body = Bytes();
+        peer_.release_body();
+        co_return co_await skip(size - filled);
+      }
+      Result<void> received = co_await fill(asio::buffer(request.body) + filled);
+      if (!received) co_return received;
+    }
+    co_return Result<void>();
+  }
+
+  asio::awaitable<Result<void>> skip(std::size_t bytes) {
+    std::array<std::byte, 4096> scratch;
+    while (bytes > 0) {
+      const std::size_t next = std::min(bytes, scratch.size());
+      Result<void> received = co_await fill(asio::buffer(scratch.data(), next));
+      if (!received) co_return received;
+      bytes -= next;
     }
     co_return Result<void>();
   }
@@ -351,6 +425,9 @@ class Connection : public std::enable_shared_from_this<Connection> {
       const bool sent = co_await send_outbox();  // after a failure it says why
       if (!done) co_return std::unexpected(done.error());
       if (*done) {
+        shown_ = tls_->peer();
+        if (shown_) peer_.identify(identity_of(*shown_));
+        named_ = peer_.is_named();
         stage_ = StrangerStage::kShown;
         co_return Result<void>();
       }
@@ -475,6 +552,8 @@ class Connection : public std::enable_shared_from_this<Connection> {
   Socket socket_;
   const std::shared_ptr<TlsContext> tls_context_;
   std::optional<TlsSession> tls_;
+  std::optional<TlsPeer> shown_;  // fixed from kShown on
+  bool named_ = false;            // the same: the policy names it
   const std::string remote_;
   const std::string network_;
   asio::steady_timer watchdog_;
@@ -483,6 +562,7 @@ class Connection : public std::enable_shared_from_this<Connection> {
   std::atomic<bool> stranger_ = true;
   std::atomic<StrangerStage> stage_ = StrangerStage::kSilent;
   bool displaced_ = false;
+  bool left_ = false;
   bool timed_out_ = false;
   bool idle_ = false;
   bool stopping_ = false;
@@ -493,11 +573,13 @@ class Connection : public std::enable_shared_from_this<Connection> {
 /// Accepts connections and remembers them weakly, for the stop. On one strand.
 class Acceptor {
  public:
-  /// `access` must outlive it; nullptr: every peer may do everything.
-  Acceptor(asio::io_context& context, Store& store, const ServerOptions& options, Access* access)
+  /// `access` must outlive it; nullptr: every peer may do everything. `last_time_unix_ms` is the
+  /// store's.
+  Acceptor(asio::io_context& context, Store& store, const ServerOptions& options, Access* access,
+           std::uint64_t last_time_unix_ms)
       : strand_(asio::make_strand(context)),
         acceptor_(strand_),
-        policy_timer_(strand_),
+        files_timer_(strand_),
         alive_timer_(strand_),
         context_(context),
         store_(store),
@@ -508,7 +590,8 @@ class Acceptor {
     server_.access = access;
     server_.most_connections = options_.descriptors.connections;
     if (options_.use == StoreUse::kReplica) return;
-    jobs_.emplace(store_, server_.pins, server_.pushes, options_.upkeep,
+    server_.time.begin(last_time_unix_ms);
+    jobs_.emplace(store_, server_.pins, server_.pushes, server_.time, options_.upkeep,
                   [this](auto work) { executors_.writer.submit(kUpkeep, std::move(work)); });
     server_.jobs = &*jobs_;
   }
@@ -526,7 +609,9 @@ class Acceptor {
 
   void start() {
     asio::co_spawn(strand_, accept(), asio::detached);
-    if (access_ != nullptr) asio::co_spawn(strand_, follow_policy(), asio::detached);
+    if (access_ != nullptr || options_.tls != nullptr) {
+      asio::co_spawn(strand_, follow_files(), asio::detached);
+    }
     if (const auto interval = manager_.alive_interval()) {
       asio::co_spawn(strand_, tell_alive(*interval), asio::detached);
     }
@@ -540,7 +625,7 @@ class Acceptor {
     asio::post(strand_, [this] {
       error_code ignored;
       acceptor_.close(ignored);
-      policy_timer_.cancel();
+      files_timer_.cancel();
       alive_timer_.cancel();
       manager_.stopping();
       for (const auto& weak : connections_) {
@@ -556,15 +641,50 @@ class Acceptor {
     executors_.pages.stop();
     executors_.quick.join();
     executors_.bulk.join();
+    executors_.census.join();
     executors_.writer.join();
   }
 
  private:
-  asio::awaitable<void> follow_policy() {
+  /// What they say counts for peers that are here, too.
+  asio::awaitable<void> follow_files() {
     while (acceptor_.is_open()) {
-      policy_timer_.expires_after(limits::kPolicyInterval);
-      co_await policy_timer_.async_wait(kUseAwaitable);
-      access_->refresh();
+      files_timer_.expires_after(limits::kPolicyInterval);
+      co_await files_timer_.async_wait(kUseAwaitable);
+      if (access_ != nullptr) access_->refresh();
+      if (options_.tls == nullptr) continue;
+      options_.tls->look();
+      leave_refused();
+    }
+  }
+
+  /// After a change of whom TLS trusts: closes the connections of peers who could make no new one.
+  void leave_refused() {
+    const std::uint64_t generation = options_.tls->trust_generation();
+    if (std::exchange(trusted_in_, generation) == generation) return;
+    struct Left {
+      std::size_t connections = 0;
+      std::string why;
+    };
+    std::map<std::string, Left> all_left;
+    const auto refused = [&](const TlsPeer& peer, const std::string& remote) {
+      const auto trusted = options_.tls->check(peer);
+      if (trusted) return false;
+      const std::string identity = peer.identity();
+      Left& left = all_left[identity.empty() ? remote : identity];
+      ++left.connections;
+      left.why = trusted.error().message();
+      return true;
+    };
+    for (const auto& weak : connections_) {
+      const auto connection = weak.lock();
+      const auto shown = connection == nullptr ? std::nullopt : connection->shown();
+      if (shown && refused(*shown, connection->remote())) connection->leave();
+    }
+    executors_.pages.leave(refused);
+    for (const auto& [peer, left] : all_left) {
+      log_warning(LogKind("peers that TLS refuses by now"), "left {} (connections: {}): {}", peer,
+                  left.connections, left.why);
     }
   }
 
@@ -594,8 +714,11 @@ class Acceptor {
     const auto connections = strangers();
     std::vector<Stranger> as_they_are;
     for (const auto& connection : connections) as_they_are.push_back(connection->stranger());
-    const StrangerSlots slots{.all = options_.descriptors.strangers,
-                              .of_network = limits::kMostStrangersOfNetwork};
+    const std::size_t all = options_.descriptors.strangers;
+    const StrangerSlots slots{.all = all,
+                              .of_network = limits::kMostStrangersOfNetwork,
+                              .of_identity = limits::kMostShownOfIdentity,
+                              .for_newcomers = all / limits::kNewcomersPart};
     const auto leaves = stranger_to_leave(as_they_are, network, slots);
     if (!leaves) return;
     connections[*leaves]->make_room();
@@ -609,7 +732,6 @@ class Acceptor {
     asio::steady_timer timer(strand_, pause);
     pause = std::min<Nanoseconds>(2 * pause, limits::kAcceptPauseMost);
     co_await timer.async_wait(kUseAwaitable);
-    executors_.pages.forget_ended();
   }
 
   asio::awaitable<void> accept() {
@@ -626,7 +748,6 @@ class Acceptor {
         log_info("accept: peers are taken again");
       }
       std::erase_if(connections_, [](const auto& weak) { return weak.expired(); });
-      executors_.pages.forget_ended();
       error_code ignored;
       Peer peer(store_, server_, options_.kept_recordings);
       auto name = name_peer(socket, peer);
@@ -645,7 +766,7 @@ class Acceptor {
 
   Strand strand_;
   asio::basic_socket_acceptor<Protocol, Strand> acceptor_;
-  asio::steady_timer policy_timer_;
+  asio::steady_timer files_timer_;
   asio::steady_timer alive_timer_;
   ServiceManager manager_;
   asio::io_context& context_;
@@ -653,10 +774,12 @@ class Acceptor {
   const ServerOptions options_;
   ServerCommon server_;
   Access* const access_;
-  Executors executors_;
+  Executors executors_{
+      [this] { asio::post(strand_, [this] { executors_.pages.forget_ended(); }); }};
   std::optional<Jobs> jobs_;
   std::list<std::weak_ptr<Connection>> connections_;
   std::list<std::weak_ptr<Connection>> strangers_;  // among others, oldest first
+  std::uint64_t trusted_in_ = 0;                    // TLS's generation that peers were checked in
   BackgroundTask reload_{[this] {
     if (options_.tls != nullptr) options_.tls->reload();
     if (access_ != nullptr) access_->reload();
@@ -691,10 +814,11 @@ Result<void> run_server(Store& store, const ServerOptions& options, const Unique
     const auto user = options.listen.is_unix() ? std::optional(::geteuid()) : std::nullopt;
     access = TRY(Access::load(options.policy, user));
   }
+  const std::uint64_t last_time = TRY(store.last_time_unix_ms());
   asio::io_context context;
   std::optional<Acceptor> acceptor;
   try {
-    acceptor.emplace(context, store, options, access.get());
+    acceptor.emplace(context, store, options, access.get(), last_time);
   } catch (const std::system_error& error) {
     return fail_errno("starting the server's threads", error.code().value());
   }
@@ -703,6 +827,7 @@ Result<void> run_server(Store& store, const ServerOptions& options, const Unique
   asio::co_spawn(context, obey_signals(incoming, signals, *acceptor), asio::detached);
   acceptor->start();
   ready(address);
+  take_precedence();  // all requests come and all replies go by this thread
   context.run();
   acceptor->join();
   return {};

@@ -171,7 +171,7 @@ void add_messages(const Corpus& corpus) {
       message::Done{},
       message::Needed{Bytes(3, std::byte{0x11})},
       message::ManifestReply{},
-      message::Snapshots{{100, 200}, true},
+      message::Snapshots{{100, 200}, true, {{{7}, 1}}},
       message::PageMapSegment{},
       message::Chunks{2},
       message::Statistics{1, 2, 3, 4, 5, 6, 7, 8, 9, 10},

@@ -33,13 +33,13 @@ class Surroundings {
     ChunkCodec().encode(page, kNoChunk, chunk);
     const std::array chunks{NewChunk{hash, page, chunk}};
     PageMap map;
-    map.append_chunks(store_.put_chunks(in, chunks).value().front().id, {1});
+    map.append_chunks(store_.put_chunks(in, chunks, {}).value().front().id, {1});
     map.append_zero({3});
     Manifest manifest;
     manifest.spec.name = name;
     manifest.spec.memory = {4 * kPageBytes};
     manifest.statistics.new_pages = 1;
-    CHECK(store_.publish(in, manifest, map, {}));
+    CHECK(store_.publish(in, manifest, map, {}, {}, CreatedTime::kCredible));
   }
 
   test::MemoryStore store_;

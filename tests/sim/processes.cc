@@ -32,7 +32,10 @@ void Processes::begin_supervisor(const Kept& kept) {
   SessionKeep::Owner& owner = *this;  // a private base: make_unique may not convert
   keep_ = std::make_unique<SessionKeep>(*loop_, UniqueFd(machine_.open(kept.at(control_name()))),
                                         owner);
-  loop_->set_after_turn([this] { keep_->tidy(); });
+  loop_->set_after_turn([this] {
+    keep_->tidy();
+    std::erase_if(doors_, [](const auto& door) { return door->finished(); });
+  });
   std::vector<NamedDescriptor> descriptors;
   for (const auto& [name, file] : kept) {
     descriptors.push_back({name, UniqueFd(machine_.open(file))});
@@ -108,6 +111,17 @@ bool Processes::nobody_served() const {
   return nobody_served_ || (unserved_since_ && now - *unserved_since_ >= limits::kNobodyServes);
 }
 
+Result<UniqueFd> Processes::open_door(KeepMessage order) {
+  MessagePair ends = TRY(create_message_pair());
+  order.descriptors[KeptRole::kConnection] = std::move(ends.theirs);
+  doors_.push_back(std::make_unique<ServedDoor>(*loop_, std::move(order), [] {}));
+  return std::move(ends.ours);
+}
+
+bool Processes::doors_are_busy() const {
+  return std::ranges::any_of(doors_, [](const auto& door) { return door->busy(); });
+}
+
 void Processes::keep(const std::string& name, const UniqueFd& descriptor) {
   stored_[name] = machine_.pass(descriptor.get());
 }
@@ -128,6 +142,7 @@ void Processes::on_upgrade() { later(limits::kUpgradePause, &Processes::become_a
 
 void Processes::become_another() {
   if (!may_die_) return;
+  keep_->close_doors();
   if (keep_->busy()) return on_upgrade();
   machine_.schedule().note("the supervisor becomes another one");
   bury_handler();
@@ -143,7 +158,7 @@ void Processes::become_another() {
 
 void Processes::restart() {
   if (!may_die_) return;
-  if (keep_->busy()) return later(limits::kUpgradePause, &Processes::restart);
+  if (doors_are_busy()) return later(limits::kUpgradePause, &Processes::restart);
   machine_.schedule().note("the supervisor dies, and its handler");
   was_restarted_ = true;
   bury_handler();
@@ -153,19 +168,27 @@ void Processes::restart() {
 /// What the one before has in memory stays as it is.
 void Processes::replace_supervisor(const Kept& kept) {
   static_cast<void>(keep_.release());
+  for (auto& door : doors_) static_cast<void>(door.release());
+  doors_.clear();
   loop_.release()->abandon();
   machine_.end_process(0);
   begin_supervisor(kept);
   start_handler_later();
 }
 
-void Processes::end() {
+void Processes::stop() {
   handler_.reset();
   static_cast<void>(keep_->end_handler(SessionKeep::Death::kOther));
   if (keep_->sessions() != 0) machine_.schedule().violate("sessions are kept that are over");
   keep_->stop();
+}
+
+bool Processes::stopped() const { return !keep_->is_needed(); }
+
+void Processes::end() {
   loop_->finish();
   keep_.reset();
+  doors_.clear();
   loop_.reset();
   stored_.erase(control_name());
   if (!stored_.empty()) {

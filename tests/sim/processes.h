@@ -4,7 +4,9 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "faulthandler/served_door.h"
 #include "faulthandler/session_keep.h"
 #include "tests/sim/handler.h"
 #include "tests/sim/machine.h"
@@ -13,9 +15,10 @@
 namespace thaw::sim {
 
 /// The processes of a fault handler on a simulated machine: a supervisor, with the real
-/// SessionKeep, and the handler that it has started. Handlers die, are noticed to be dead, and are
-/// followed by others; a supervisor becomes another one, or dies with its handler between two turns
-/// and is followed by one that has what the service manager was given. One thread.
+/// SessionKeep and its doors, and the handler that it has started. Handlers die, are noticed to be
+/// dead, and are followed by others; a supervisor becomes another one, or dies with its handler
+/// between two turns and is followed by one that has what the service manager was given. One
+/// thread.
 class Processes final : private SessionKeep::Owner {
  public:
   /// Makes the handler of the process that the machine runs.
@@ -47,14 +50,20 @@ class Processes final : private SessionKeep::Owner {
   /// Whether VMs were without a handler for so long that their policies were applied.
   bool nobody_served() const;
 
-  /// The handler has ended by itself, and so does the supervisor. Nothing may be left.
-  /// REQUIRES: handler()->closed().
+  /// The handler has ended by itself, and so does the supervisor. REQUIRES: handler()->closed().
+  void stop();
+  bool stopped() const;
+  /// Nothing may be left. REQUIRES: stopped().
   void end();
 
  private:
   using Kept = std::map<std::string, std::shared_ptr<File>>;
   void keep(const std::string& name, const UniqueFd& descriptor) override;
   void forget(const std::string& name) override;
+  Result<UniqueFd> open_door(KeepMessage order) override;
+  void close(KeptSession) override {}
+  /// Whether a VMM is in a door: with the supervisor, its handoff would be lost.
+  bool doors_are_busy() const;
   void on_serving() override;
   void on_upgrade() override;
   void on_settings(UniqueFd) override {}
@@ -75,6 +84,7 @@ class Processes final : private SessionKeep::Owner {
   Kept stored_;  // with the service manager
   std::unique_ptr<SimLoop> loop_;
   std::unique_ptr<SessionKeep> keep_;
+  std::vector<std::unique_ptr<ServedDoor>> doors_;
   std::unique_ptr<Handler> handler_;
   unsigned handlers_ = 0;     // that there have been
   unsigned supervisors_ = 0;  // the same

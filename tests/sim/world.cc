@@ -172,6 +172,10 @@ bool World::end_handler() {
                    [this] { return processes_->handler()->closed(); })) {
     return false;
   }
+  processes_->stop();
+  if (!go_on_until("the supervisor's end", kMostEnd, [this] { return processes_->stopped(); })) {
+    return false;
+  }
   processes_->end();
   processes_.reset();
   if (!go_on_until("the end of all connections", kMostEnd,

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/partial_file.h"
 
 namespace thaw::test {
@@ -35,6 +36,21 @@ TlsFiles Authority::issue(const std::string& name, const std::vector<std::string
   TlsFiles files{path(name + ".pem"), path(name + "-key.pem"), path("ca.pem")};
   replace_file(files.key, issued.key);
   replace_file(files.certificate, issued.certificate);
+  return files;
+}
+
+void Authority::revoke(const std::optional<std::string>& name,
+                       std::chrono::seconds from_now) const {
+  const std::string list = path("revoked.crl");
+  const auto before = if_found(read_text_file(list, limits::kMaxRevokedBytes)).value();
+  std::string certificate;
+  if (name) certificate = read_text_file(path(*name + ".pem"), limits::kMaxPemBytes).value();
+  const auto revoked = revoke_certificates(own_, before.value_or(""), certificate, until(from_now));
+  replace_file(list, revoked.value());
+}
+
+TlsFiles Authority::with_list(TlsFiles files) const {
+  files.revoked = path("revoked.crl");
   return files;
 }
 

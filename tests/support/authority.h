@@ -2,6 +2,7 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,12 @@ class Authority {
   /// until so long from now, which may be in the past.
   TlsFiles issue(const std::string& name, const std::vector<std::string>& hosts = {"127.0.0.1"},
                  std::chrono::seconds until = std::chrono::hours(1)) const;
+  /// Writes the list of revoked certificates with one more, that `name` has now; with none it stays
+  /// as it was, or is empty.
+  void revoke(const std::optional<std::string>& name,
+              std::chrono::seconds until = std::chrono::hours(1)) const;
+  /// The files that it was issued, with the list.
+  TlsFiles with_list(TlsFiles files) const;
   /// A context of such files.
   std::shared_ptr<TlsContext> context(TlsContext::Side side, const std::string& name) const;
   std::string path(const std::string& name) const { return scratch_.path(name); }

@@ -4,22 +4,39 @@
 // balloon. Told to go on a second time, it gives its first page back and prints its first byte
 // again.
 //
+// "of-another" and "of-another-garbage" fork a process that hands over this one's memory and waits
+// to be killed; "other NUMBER" says which that is. This one keeps no copy of the userfaultfd.
+//
+// "lingers", "lingers-after" and "lingers-unheard" send descriptors of TCP connections whose close
+// lasts until their peer reads, which it does not: instead of a handoff, after it, and instead of
+// one on connections of which too many are there to be heard.
+//
+// "holds-its-locks" has the kernel hold the locks of its address space until HangingFiles at
+// files/, beside the socket, are released, while pages that it touches are missing.
+//
 // Maps and registers BYTES, hands them over as the lie says, prints "handed over", and waits for a
 // line. Then it touches its first page and prints the first byte of it.
 
+#include <atomic>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
+#include <filesystem>
 #include <functional>
 #include <iostream>
 #include <map>
+#include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -28,6 +45,7 @@
 #include "format/farewell.h"
 #include "format/handoff.h"
 #include "format/limits.h"
+#include "tests/support/loopback.h"
 #include "tests/support/programs.h"
 
 namespace {
@@ -58,11 +76,29 @@ const std::map<std::string, std::function<void(Regions&)>> kRegionLies{
     {"tracked", [](Regions& all) { all[0].tracking = thaw::WriteTracking::kOn; }},
 };
 
+constexpr std::size_t kTouchingThreads = 8;
+
 const thaw::Deadline kDeadline = thaw::Deadline::after(thaw::test::kPatience);
 
 thaw::Result<void> send(const thaw::UniqueFd& socket, std::string_view text,
                         const std::vector<int>& descriptors = {}) {
   return thaw::send_with_descriptors(socket, thaw::as_bytes(text), descriptors, kDeadline);
+}
+
+/// Sends the last descriptor of a connection that lingers. Its peer is kept.
+thaw::Result<void> send_lingering(const thaw::UniqueFd& socket, std::deque<thaw::UniqueFd>& kept) {
+  const thaw::test::TcpListener listener;
+  thaw::UniqueFd lingering = TRY(thaw::connect_tcp(listener.address, kDeadline));
+  kept.push_back(TRY(thaw::accept_connection(listener.socket, kDeadline)));
+  const linger without_end{.l_onoff = 1, .l_linger = 1000};
+  if (::setsockopt(lingering.get(), SOL_SOCKET, SO_LINGER, &without_end, sizeof(linger)) != 0) {
+    return thaw::fail_errno("SO_LINGER");
+  }
+  const std::vector<std::byte> unread(1 << 20);
+  while (thaw::send_at_once(lingering, unread) > 0) continue;
+  const auto sent = send(socket, "x", {lingering.get()});
+  if (!sent) kept.push_back(std::move(lingering));  // else this process would wait for its close
+  return sent;
 }
 
 /// How a true handoff is said.
@@ -82,6 +118,19 @@ thaw::Result<void> say(const std::string& lie, const std::string& text, const st
       if (more) kept.push_back(*std::move(more));
     }
   }
+  if (lie == "half") return send(socket, text.substr(0, text.size() / 2), {uffd.get()});
+  if (lie == "lingers") {
+    TRY(send_lingering(socket, kept));
+    kept.push_back(TRY(thaw::connect_unix(path, kDeadline)));  // so that the door looks around
+    return {};
+  }
+  if (lie == "lingers-unheard") {
+    for (std::size_t i = 0; i < 200; ++i) {
+      const thaw::UniqueFd& more = kept.emplace_back(TRY(thaw::connect_unix(path, kDeadline)));
+      if (i % 20 == 19) TRY(send_lingering(more, kept));
+    }
+    return {};
+  }
   if (lie == "text-beyond") return send(socket, text + text, {uffd.get()});
   if (lie == "garbage") return send(socket, std::string(1000, '\1'), {uffd.get()});
   if (lie == "too-large") {
@@ -96,8 +145,11 @@ thaw::Result<void> say(const std::string& lie, const std::string& text, const st
     return send(socket, text, {uffd.get(), second.get()});
   }
   if (lie == "descriptors") return send(socket, text, std::vector<int>(16, uffd.get()));
+  if (lie == "of-another-garbage") return send(socket, "garbage", {uffd.get()});
   TRY(send(socket, text, {uffd.get()}));
-  if (lie == "chatter") TRY(send(socket, "and more", {uffd.get()}));
+  // Whether these are taken depends on how soon the connection refuses descriptors.
+  if (lie == "chatter") static_cast<void>(send(socket, "and more", {uffd.get()}));
+  if (lie == "lingers-after") static_cast<void>(send_lingering(socket, kept));
   if (lie == "closed") kept.clear();
   if (lie == "left") {
     const std::string farewell(1, static_cast<char>(thaw::kFarewell));
@@ -106,9 +158,9 @@ thaw::Result<void> say(const std::string& lie, const std::string& text, const st
   return {};
 }
 
-thaw::Result<thaw::UniqueFd> create_without_remove_events() {
+thaw::Result<thaw::UniqueFd> create_userfaultfd_for(std::uint64_t features) {
   thaw::UniqueFd uffd(static_cast<int>(::syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK)));
-  uffdio_api api{.api = UFFD_API, .features = 0, .ioctls = 0};
+  uffdio_api api{.api = UFFD_API, .features = features, .ioctls = 0};
   // SAFETY: api is live for the call.
   if (!uffd.valid() || ::ioctl(uffd.get(), UFFDIO_API, &api) != 0) {
     return thaw::fail_errno("userfaultfd");
@@ -116,15 +168,60 @@ thaw::Result<thaw::UniqueFd> create_without_remove_events() {
   return uffd;
 }
 
+/// A file that is mapped without the page cache first has what is dirty there written, which is not
+/// answered, and the locks for mmap() are held meanwhile.
+thaw::Result<void> hold_locks(const std::string& path, std::span<std::byte> guest) {
+  const thaw::UniqueFd cached(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  const thaw::UniqueFd direct(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  void* const dirty =
+      ::mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, cached.get(), 0);
+  if (dirty == MAP_FAILED) return thaw::fail_errno("mmap of a cached file");
+  static_cast<std::byte*>(dirty)[0] = std::byte{1};
+  const std::span<std::byte> last = guest.last(kPageBytes);
+  std::atomic<std::size_t> touched = 0;
+  const auto touch = [&](std::size_t first) {
+    for (std::size_t at = first * kPageBytes; at < guest.size() - kPageBytes;
+         at += kTouchingThreads * kPageBytes) {
+      static_cast<void>(*static_cast<volatile std::byte*>(&guest[at]));
+      ++touched;
+    }
+  };
+  std::vector<std::jthread> threads;
+  for (std::size_t i = 0; i < kTouchingThreads; ++i) threads.emplace_back(touch, i);
+  while (touched < kTouchingThreads) std::this_thread::yield();
+  static_cast<void>(::mmap(last.data(), last.size(), PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_FIXED, direct.get(), 0));
+  return {};
+}
+
 void wait_for_line() {
   std::string line;
   std::getline(std::cin, line);
 }
 
+/// By a process that is forked for it, and waits to be killed.
+thaw::Result<void> have_another_hand_over(const std::string& lie, const std::string& text,
+                                          const std::string& path, const thaw::UniqueFd& uffd) {
+  const pid_t other = ::fork();
+  if (other < 0) return thaw::fail_errno("fork");
+  if (other == 0) {
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    std::deque<thaw::UniqueFd> kept;
+    const auto said = say(lie, text, path, uffd, kept);
+    if (!said) std::fprintf(stderr, "%s\n", said.error().message().c_str());
+    while (true) ::pause();
+  }
+  std::printf("other %d\n", other);
+  return {};
+}
+
 thaw::Result<void> run(const std::string& path, std::size_t bytes, const std::string& lie) {
   const bool old = lie == "no-remove-events";
-  const thaw::UniqueFd uffd =
-      old ? TRY(create_without_remove_events()) : TRY(thaw::create_userfaultfd());
+  const bool forks = lie == "tells-of-forks";
+  thaw::UniqueFd uffd =
+      old     ? TRY(create_userfaultfd_for(0))
+      : forks ? TRY(create_userfaultfd_for(UFFD_FEATURE_EVENT_REMOVE | UFFD_FEATURE_EVENT_FORK))
+              : TRY(thaw::create_userfaultfd());
   void* const memory =
       ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return thaw::fail_errno("mmap");
@@ -134,9 +231,18 @@ thaw::Result<void> run(const std::string& path, std::size_t bytes, const std::st
   const auto found = kRegionLies.find(lie);
   if (found != kRegionLies.end()) found->second(regions);
   std::deque<thaw::UniqueFd> kept;
-  TRY(say(lie, thaw::encode_handoff(regions), path, uffd, kept));
-  std::puts("handed over");
+  if (lie.starts_with("of-another")) {
+    TRY(have_another_hand_over(lie, thaw::encode_handoff(regions), path, uffd));
+    uffd.reset();
+  } else {
+    TRY(say(lie, thaw::encode_handoff(regions), path, uffd, kept));
+    std::puts("handed over");
+  }
   std::fflush(stdout);
+  if (lie == "holds-its-locks") {
+    TRY(hold_locks(std::filesystem::path(path).parent_path() / "files/file",
+                   {static_cast<std::byte*>(memory), bytes}));
+  }
   wait_for_line();
   std::printf("read %d\n", *static_cast<volatile unsigned char*>(memory));
   std::fflush(stdout);

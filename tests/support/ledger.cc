@@ -44,7 +44,8 @@ void Ledger::forget(const std::string& name) {
 
 Result<StoreNames> names_in(PageClient& client) {
   StoreNames names;
-  for (Manifest& manifest : TRY(client.list())) {
+  PageClient::SnapshotList list = TRY(client.list());
+  for (Manifest& manifest : list.snapshots) {
     const std::string name = manifest.spec.name;
     names.snapshots.emplace(name, std::move(manifest));
   }

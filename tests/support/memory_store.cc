@@ -86,7 +86,8 @@ EachChunkRead MemoryStore::read_each(std::span<const ChunkId> ids) {
 }
 
 Result<std::vector<StoredChunk>> MemoryStore::put_chunks(NamespaceId in,
-                                                         std::span<const NewChunk> chunks) {
+                                                         std::span<const NewChunk> chunks,
+                                                         const GrowthAdmission&) {
   Namespace& here = of(in);
   std::vector<StoredChunk> stored;
   for (const NewChunk& chunk : chunks) {
@@ -132,11 +133,14 @@ Result<Bytes> MemoryStore::manifest(NamespaceId in, SnapshotId snapshot) {
 }
 
 Result<std::vector<Bytes>> MemoryStore::manifests(NamespaceId in, const std::string& after,
-                                                  std::size_t most) {
+                                                  const ListingPart& part) {
   std::vector<Bytes> all;
+  std::size_t bytes = 0;
   const auto& names = of(in).names;
-  for (auto at = from(names, after); at != names.end() && all.size() < most; ++at) {
+  for (auto at = from(names, after); at != names.end() && !part.filled_by(all.size(), bytes);
+       ++at) {
     all.push_back(TRY(manifest(in, at->second)));
+    bytes += all.back().size();
   }
   return all;
 }
@@ -182,7 +186,7 @@ Result<Bytes> MemoryStore::cold_map(NamespaceId in, SnapshotId snapshot) {
 }
 
 Result<Manifest> MemoryStore::publish(NamespaceId in, Manifest manifest, const PageMap& map,
-                                      const ColdMap& cold) {
+                                      const ColdMap& cold, const GrowthAdmission&, CreatedTime) {
   Namespace& here = of(in);
   if (here.names.contains(manifest.spec.name)) {
     return fail(ErrorCode::kAlreadyExists, "there is such a snapshot already");
@@ -194,14 +198,14 @@ Result<Manifest> MemoryStore::publish(NamespaceId in, Manifest manifest, const P
 }
 
 Result<Manifest> MemoryStore::set_labels(NamespaceId in, const std::string& name,
-                                         std::vector<Label> labels) {
+                                         std::vector<Label> labels, const GrowthAdmission&) {
   Manifest changed = TRY(decode_manifest(TRY(manifest(in, name))));
   changed.spec.labels = std::move(labels);
   of(in).snapshots[changed.snapshot].manifest = changed;
   return changed;
 }
 
-Result<void> MemoryStore::move_tag(NamespaceId in, const message::Tag& to) {
+Result<void> MemoryStore::move_tag(NamespaceId in, const message::Tag& to, const GrowthAdmission&) {
   of(in).tags[to.tag] = TRY(find_snapshot(in, to.name));
   return {};
 }

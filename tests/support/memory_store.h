@@ -21,7 +21,7 @@ class MemoryStore final : public UnsupportedStore {
   Result<Bytes> manifest(NamespaceId in, const std::string& name) override;
   Result<Bytes> manifest(NamespaceId in, SnapshotId snapshot) override;
   Result<std::vector<Bytes>> manifests(NamespaceId in, const std::string& after,
-                                       std::size_t most) override;
+                                       const ListingPart& part) override;
   Result<SnapshotId> find_snapshot(NamespaceId in, const std::string& name) override;
   Result<std::vector<SnapshotId>> snapshots(NamespaceId in, SnapshotId after) override;
   Result<std::vector<SnapshotId>> retired(NamespaceId in) override;
@@ -35,13 +35,15 @@ class MemoryStore final : public UnsupportedStore {
   Result<NamespaceId> open_namespace(const std::string& name) override;
   Result<void> remove_namespace(const std::string& name) override;
   Result<void> set_settings(NamespaceId in, const message::NamespaceSettings& settings) override;
-  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in,
-                                              std::span<const NewChunk> chunks) override;
+  Result<std::vector<StoredChunk>> put_chunks(NamespaceId in, std::span<const NewChunk> chunks,
+                                              const GrowthAdmission& admit) override;
   Result<Manifest> publish(NamespaceId in, Manifest manifest, const PageMap& map,
-                           const ColdMap& cold) override;
-  Result<Manifest> set_labels(NamespaceId in, const std::string& name,
-                              std::vector<Label> labels) override;
-  Result<void> move_tag(NamespaceId in, const message::Tag& to) override;
+                           const ColdMap& cold, const GrowthAdmission& admit,
+                           CreatedTime created) override;
+  Result<Manifest> set_labels(NamespaceId in, const std::string& name, std::vector<Label> labels,
+                              const GrowthAdmission& admit) override;
+  Result<void> move_tag(NamespaceId in, const message::Tag& to,
+                        const GrowthAdmission& admit) override;
   Result<void> remove_tag(NamespaceId in, const std::string& tag) override;
   Result<void> retire(NamespaceId in, const std::string& name) override;
   Result<void> remove(NamespaceId in, SnapshotId snapshot) override;

@@ -23,6 +23,7 @@ struct Model {
   std::map<std::string, Snapshot> snapshots;
   std::map<SnapshotId, Snapshot> retired;
   std::map<std::string, std::string> tags;
+  OutdatedMarks marks;
   std::vector<SnapshotId> pins;
   message::NamespaceSettings settings;
   /// The pages that a push meets. Beside them are chunks that were condemned while in use, which no
@@ -54,6 +55,7 @@ class ModelledStoreTest : public StoreTest {
         Operation{"move a tag", 3, &ModelledStoreTest::move_tag},
         Operation{"remove a tag", 1, &ModelledStoreTest::remove_tag},
         Operation{"label", 2, &ModelledStoreTest::label},
+        Operation{"mark as outdated", 2, &ModelledStoreTest::mark_outdated},
         Operation{"read", 2, &ModelledStoreTest::read_one},
         Operation{"record", 3, &ModelledStoreTest::record},
     };
@@ -170,6 +172,7 @@ class ModelledStoreTest : public StoreTest {
     return std::nullopt;
   }
   void forget_name(const std::string& name) {
+    model_.marks.erase(model_.snapshots.at(name).manifest.snapshot);
     model_.snapshots.erase(name);
     std::erase_if(model_.tags, [&](const auto& tag) { return tag.second == name; });
   }
@@ -208,6 +211,15 @@ class ModelledStoreTest : public StoreTest {
     if (may_be_refused(moved)) return;
     ASSERT_TRUE(succeeded(moved));
     model_.tags[tag.tag] = tag.name;
+    model_.marks.erase(to->manifest.snapshot);
+  }
+  void mark_outdated() {
+    const Model::Snapshot* const old = draw_of(model_.snapshots);
+    if (old == nullptr) return;
+    const SnapshotId snapshot = old->manifest.snapshot;
+    const std::uint64_t since = generator_();
+    ASSERT_TRUE(succeeded(store_->mark_outdated(name_space_, {{snapshot, since}})));
+    model_.marks[snapshot] = since;
   }
   void remove_tag() {
     const std::string tag = draw_tag();
@@ -276,7 +288,7 @@ class ModelledStoreTest : public StoreTest {
     std::vector<Manifest> expected;
     for (const auto& [name, snapshot] : model_.snapshots) expected.push_back(snapshot.manifest);
     std::vector<Manifest> found;
-    const auto listed = store_->manifests(name_space_, "", 2 * kNames);
+    const auto listed = store_->manifests(name_space_, "", {2 * kNames, SIZE_MAX});
     ASSERT_TRUE(succeeded(listed));
     for (const Bytes& sealed : *listed) found.push_back(*decode_manifest(sealed));
     EXPECT_EQ(found, expected);
@@ -286,6 +298,7 @@ class ModelledStoreTest : public StoreTest {
     std::vector<message::Tag> tags;
     for (const auto& [tag, name] : model_.tags) tags.push_back({tag, name});
     EXPECT_EQ(store_->tags(name_space_, {}, 2 * kTags), tags);
+    EXPECT_EQ(*store_->outdated_marks(name_space_), model_.marks);
     const NamespaceTotals totals = *store_->totals(name_space_);
     EXPECT_EQ(totals.chunks, model_.totals.chunks);
     EXPECT_EQ(totals.chunk_bytes, model_.totals.chunk_bytes);

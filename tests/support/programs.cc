@@ -123,11 +123,14 @@ Program::~Program() {
   ::waitpid(pid_, nullptr, 0);
 }
 
-pid_t Program::worker() const {
+std::vector<pid_t> Program::children() const {
   std::ifstream children(fmt::format("/proc/{0}/task/{0}/children", pid_));
-  pid_t child = 0;
-  children >> child;
-  return child;
+  return {std::istream_iterator<pid_t>(children), {}};
+}
+
+pid_t Program::worker() const {
+  const std::vector<pid_t> all = children();
+  return all.empty() ? 0 : all.front();
 }
 
 Result<std::string> Program::wait_for_line(const std::string& prefix) {

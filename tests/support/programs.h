@@ -54,6 +54,8 @@ class Program {
   ~Program();
 
   pid_t pid() const { return pid_; }
+  /// Of its first thread, oldest first.
+  std::vector<pid_t> children() const;
   /// The process that does its work, of a program that supervises another: its only child; 0: there
   /// is none now.
   pid_t worker() const;

@@ -127,6 +127,7 @@ LoadClient::Operation LoadClient::draw_operation() {
       Operation{"label", 1, &LoadClient::label},
       Operation{"record", 2, &LoadClient::record},
       Operation{"collect", 2, &LoadClient::collect},
+      Operation{"mark outdated ones", 1, &LoadClient::retain},
   };
   return pick_weighted(generator_, kOperations);
 }
@@ -312,6 +313,14 @@ Result<void> LoadClient::collect(Connections& to) {
   // Before the first push there is no namespace.
   const auto done = TRY(if_found(run_job(to.control, message::JobKind::kCollect)));
   if (done.value_or(std::nullopt)) ++counts_.collections;
+  return {};
+}
+
+/// Other settings take all marks away, then some snapshots are marked anew. None is deleted within
+/// a day.
+Result<void> LoadClient::retain(Connections& to) {
+  TRY(to.control.set_namespace({.keep_last = 1 + pick(generator_, kNames)}));
+  TRY(run_job(to.control, message::JobKind::kRetain));
   return {};
 }
 

@@ -86,6 +86,7 @@ class LoadClient {
   Result<void> label(Connections& to);
   Result<void> record(Connections& to);
   Result<void> collect(Connections& to);
+  Result<void> retain(Connections& to);
   Result<void> store_image(Connections& to, const DrawnImage& image, const DrawnImage* parent);
   Result<void> work(const TcpAddress& server, const std::set<ErrorCode>& expected,
                     const std::atomic<bool>& stop);

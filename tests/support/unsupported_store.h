@@ -17,7 +17,8 @@ class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkee
   Result<ChunkRead> read_chunks(std::span<const ChunkId>, std::size_t) override { return no(); }
   Result<Bytes> manifest(NamespaceId, const std::string&) override { return no(); }
   Result<Bytes> manifest(NamespaceId, SnapshotId) override { return no(); }
-  Result<std::vector<Bytes>> manifests(NamespaceId, const std::string&, std::size_t) override {
+  Result<std::vector<Bytes>> manifests(NamespaceId, const std::string&,
+                                       const ListingPart&) override {
     return no();
   }
   Result<SnapshotId> find_snapshot(NamespaceId, const std::string&) override { return no(); }
@@ -29,6 +30,9 @@ class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkee
   }
   Result<std::vector<std::string>> strays(NamespaceId) override { return no(); }
   Result<bool> is_tagged(NamespaceId, SnapshotId) override { return no(); }
+  Result<OutdatedMarks> outdated_marks(NamespaceId) override { return OutdatedMarks(); }
+  Result<AgeStarts> age_starts(NamespaceId) override { return no(); }
+  Result<std::uint64_t> last_time_unix_ms() override { return no(); }
   Result<Bytes> page_map_segment(NamespaceId, SnapshotId, std::uint32_t) override { return no(); }
   Result<Bytes> cold_map(NamespaceId, SnapshotId) override { return no(); }
   Result<NamespaceId> open_namespace(const std::string&) override { return no(); }
@@ -36,17 +40,27 @@ class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkee
   Result<void> set_settings(NamespaceId, const message::NamespaceSettings&) override {
     return no();
   }
-  Result<std::vector<StoredChunk>> put_chunks(NamespaceId, std::span<const NewChunk>) override {
+  Result<std::vector<StoredChunk>> put_chunks(NamespaceId, std::span<const NewChunk>,
+                                              const GrowthAdmission&) override {
     return no();
   }
-  Result<Manifest> publish(NamespaceId, Manifest, const PageMap&, const ColdMap&) override {
+  Result<Manifest> publish(NamespaceId, Manifest, const PageMap&, const ColdMap&,
+                           const GrowthAdmission&, CreatedTime) override {
     return no();
   }
-  Result<Manifest> set_labels(NamespaceId, const std::string&, std::vector<Label>) override {
+  Result<Manifest> set_labels(NamespaceId, const std::string&, std::vector<Label>,
+                              const GrowthAdmission&) override {
     return no();
   }
-  Result<void> move_tag(NamespaceId, const message::Tag&) override { return no(); }
+  Result<void> move_tag(NamespaceId, const message::Tag&, const GrowthAdmission&) override {
+    return no();
+  }
   Result<void> remove_tag(NamespaceId, const std::string&) override { return no(); }
+  Result<void> mark_outdated(NamespaceId, const OutdatedMarks&) override { return no(); }
+  Result<void> unmark_outdated(NamespaceId, std::span<const SnapshotId>) override { return no(); }
+  Result<void> set_age_starts(NamespaceId, const AgeStarts&) override { return no(); }
+  Result<void> remove_age_starts(NamespaceId, std::span<const SnapshotId>) override { return no(); }
+  Result<void> set_last_time(std::uint64_t) override { return no(); }
   Result<void> retire(NamespaceId, const std::string&) override { return no(); }
   Result<void> remove(NamespaceId, SnapshotId) override { return no(); }
   Result<void> compact() override { return no(); }

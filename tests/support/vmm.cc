@@ -386,9 +386,9 @@ int main(int argc, char** argv) {
   std::string mode = argv[3];
   const bool shared = mode.starts_with("shared-");
   if (shared) mode = mode.substr(std::string("shared-").size());
-  if (mode == "spoil") return spoil(argv[1]) ? 0 : 1;
   thaw::Bytes image = thaw::test::read_file(argv[2]);
   if (!enter_jail()) return std::perror("entering the jail"), 1;
+  if (mode == "spoil") return spoil(argv[1]) ? 0 : 1;
   if (shared && mode == "swapped") return swap_halves(argv[1]) ? 0 : 1;
   std::vector<thaw::GuestRegion> regions;
   const bool two = mode == "two-regions" || mode == "unmap";
