@@ -4,6 +4,7 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
@@ -207,6 +208,15 @@ Result<InputFile::Change> InputFile::change() const {
   // Links that come or go change that time as well.
   const bool relinked = now.links != stamp_->links;
   return now.changed_ns != stamp_->changed_ns && !relinked ? Change::kWritten : Change::kNone;
+}
+
+bool InputFile::may_have_writers() const {
+  // The kernel grants a lease to read while there is none. What opens the file for writing in that
+  // moment waits, and has a signal sent: one that does nothing by itself.
+  const bool none =
+      ::fcntl(fd_.get(), F_SETSIG, SIGURG) == 0 && ::fcntl(fd_.get(), F_SETLEASE, F_RDLCK) == 0;
+  static_cast<void>(::fcntl(fd_.get(), F_SETLEASE, F_UNLCK));
+  return !none;
 }
 
 Result<Bytes> read_input(const std::string& path, ByteCount most) {

@@ -34,6 +34,10 @@ class InputFile {
   };
   /// What became of a regular file since it was opened.
   Result<Change> change() const;
+  /// Whether a program may have a regular file open, or mapped, for writing: what is written into a
+  /// mapping changes no time stamp. True where the kernel does not say: for files of another user,
+  /// and on file systems without leases.
+  bool may_have_writers() const;
 
  private:
   /// Tells two states of a file apart.

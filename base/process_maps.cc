@@ -17,9 +17,6 @@ namespace thaw {
 
 namespace {
 
-/// As many mappings as a process may have, of lines that are not all long.
-constexpr std::size_t kMostBytes = std::size_t{16} << 20;
-
 /// What a look that others wait for goes through, 100 bytes a mapping.
 constexpr std::size_t kMostBytesAtOnce = std::size_t{1} << 20;
 
@@ -32,7 +29,6 @@ struct Line {
   HostAddress from;
   HostAddress to;
   std::uint64_t offset;  // in the file
-  std::array<char, 5> permissions;
   MappedFile file;
 
   bool is_of(const struct stat& status) const {
@@ -47,17 +43,14 @@ std::optional<Line> parse(const std::string& line) {
   unsigned major_number = 0;
   unsigned minor_number = 0;
   int path = 0;
-  std::array<char, 5> permissions{};
-  if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64 " %n",
-                  &from, &to, permissions.data(), &offset, &major_number, &minor_number, &inode,
-                  &path) != 7 ||
+  if (std::sscanf(line.c_str(), "%" SCNx64 "-%" SCNx64 " %*4s %" SCNx64 " %x:%x %" SCNu64 " %n",
+                  &from, &to, &offset, &major_number, &minor_number, &inode, &path) != 6 ||
       inode == 0) {
     return std::nullopt;
   }
   return Line{{from},
               {to},
               offset,
-              permissions,
               {makedev(major_number, minor_number), inode,
                line.substr(std::min(static_cast<std::size_t>(path), line.size()))}};
 }
@@ -121,35 +114,6 @@ std::vector<AddressRange> parts_in(std::span<const FileRange> mappings, AddressR
     parts.push_back({first, std::min(end, end_of(*each)) - first});
   }
   return parts;
-}
-
-namespace {
-
-bool maps_for_writing(const std::string& process, const struct stat& file) {
-  const auto text = read_text_file(fmt::format("/proc/{}/maps", process), kMostBytes);
-  if (!text) return false;
-  std::istringstream maps(*text);
-  for (std::string line; std::getline(maps, line);) {
-    const auto mapped = parse(line);
-    if (!mapped || !mapped->is_of(file)) continue;
-    if (mapped->permissions[1] == 'w' && mapped->permissions[3] == 's') return true;
-  }
-  return false;
-}
-
-}  // namespace
-
-bool is_mapped_for_writing(const UniqueFd& file) {
-  struct stat status{};
-  if (::fstat(file.get(), &status) != 0) return false;
-  std::error_code error;
-  const std::string own = std::to_string(::getpid());
-  for (const auto& entry : std::filesystem::directory_iterator("/proc", error)) {
-    const std::string process = entry.path().filename().string();
-    if (process == own || process.find_first_not_of("0123456789") != std::string::npos) continue;
-    if (maps_for_writing(process, status)) return true;
-  }
-  return false;
 }
 
 }  // namespace thaw

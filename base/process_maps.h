@@ -47,8 +47,4 @@ struct MappedFile {
 /// mappings.
 std::optional<MappedFile> first_file_at(const std::string& maps, std::span<const HostAddress> at);
 
-/// Whether another process that this one may look at has the file mapped so that what it writes
-/// gets into the file.
-bool is_mapped_for_writing(const UniqueFd& file);
-
 }  // namespace thaw

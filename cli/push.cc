@@ -8,7 +8,6 @@
 #include "base/host.h"
 #include "base/input_file.h"
 #include "base/log.h"
-#include "base/process_maps.h"
 #include "base/types.h"
 #include "cli/limits.h"
 #include "cli/progress.h"
@@ -229,7 +228,7 @@ class SnapshotPush {
   /// What a process writes into memory that it has mapped changes no time stamp.
   void look_once_more() {
     if (!inputs_.memory.is_regular() || !fingerprint_) return;
-    if (!is_mapped_for_writing(image_.memory)) return;
+    if (!inputs_.memory.may_have_writers()) return;
     const auto now = fingerprint_of(image_);
     if (!now || *now != *fingerprint_) warn(PushWarning::kMemoryChanged);
   }

@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -496,6 +497,21 @@ TEST_F(InputFileTest, TellsThatAFileWasWrittenOrReplaced) {
               std::filesystem::rename(path("other"), path("file"));
             }),
             kReplaced);
+}
+
+TEST_F(InputFileTest, TellsThatAProgramMayWriteTheFileStill) {
+  write("file", "abc");
+  const auto input = InputFile::open(path("file"), kMost);
+  ASSERT_TRUE(succeeded(input));
+  EXPECT_FALSE(input->may_have_writers());
+  UniqueFd writer(::open(path("file").c_str(), O_RDWR | O_CLOEXEC));
+  EXPECT_TRUE(input->may_have_writers());
+  void* const mapped = ::mmap(nullptr, 3, PROT_READ | PROT_WRITE, MAP_SHARED, writer.get(), 0);
+  ASSERT_NE(mapped, MAP_FAILED);
+  writer.reset();
+  EXPECT_TRUE(input->may_have_writers()) << "by what is mapped";
+  ::munmap(mapped, 3);
+  EXPECT_FALSE(input->may_have_writers());
 }
 
 }  // namespace

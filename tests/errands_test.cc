@@ -7,6 +7,8 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/event_fd.h"
@@ -20,6 +22,7 @@
 #include "faulthandler/limits.h"
 #include "faulthandler/sent_errands.h"
 #include "faulthandler/sys/epoll_loop.h"
+#include "tests/support/hanging_files.h"
 #include "tests/support/test_support.h"
 
 namespace thaw::test {
@@ -103,6 +106,38 @@ TEST_F(ErrandsTest, SayHowAVmmHasEndedAndSeeNothingElseInIt) {
   EXPECT_EQ(seen[0].exit, (ExitStatus{.signal = SIGKILL}));
   EXPECT_EQ(seen[1].failure, "its VMM has exited");
   EXPECT_EQ(seen[2].failure, "its VMM has exited");
+}
+
+TEST_F(ErrandsTest, ThatDoNotEndInTheKernelHoldUpNoOther) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root mounts file systems";
+  const ScratchDirectory directory;
+  const UniqueFd image = create_memory_file("image", {kPageBytes}).value();
+  const UniqueFd self = own_pidfd().value();
+  HangingFiles files(directory.path(""));
+  void* const page = ::mmap(nullptr, kPageBytes, PROT_READ, MAP_SHARED, image.get(), 0);
+  const std::string file = directory.path("file");
+  const pid_t vmm = ::fork();
+  if (vmm == 0) {
+    ::close_range(STDERR_FILENO + 1, ~0u, 0);  // the files end with their server's descriptor
+    ::_exit(hold_own_locks(file, page).has_value() ? 0 : 1);
+  }
+  const UniqueFd pidfd(static_cast<int>(::syscall(SYS_pidfd_open, vmm, 0)));
+  const Deadline deadline = Deadline::after(std::chrono::seconds(30));
+  while (!files.hang()) ASSERT_FALSE(deadline.passed());
+  service_.show(7, {.pid = vmm, .pidfd = &pidfd, .image = &image});
+  service_.show(8, {.pid = ::getpid(), .pidfd = &self, .image = &image});
+
+  std::vector<Ask> asks = asks_for(7, {Kind::kMappings});
+  asks.push_back({8, {.kind = Kind::kMappings}});
+
+  const auto seen = results_of_service(std::move(asks));
+
+  ASSERT_EQ(seen.size(), 2u);
+  EXPECT_EQ(seen[0].failure, "the supervisor has not answered in time");
+  EXPECT_EQ(seen[1].mappings.size(), 1u) << seen[1].failure;
+  files.release();
+  ::waitpid(vmm, nullptr, 0);
+  ::munmap(page, kPageBytes);
 }
 
 TEST_F(ErrandsTest, AreOfASessionThatIsThere) {

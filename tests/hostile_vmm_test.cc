@@ -259,10 +259,18 @@ TEST_P(UnkillableHandlerTest, CallOnAVmsMemoryThatDoesNotEndHoldsNobodyUp) {
   const std::uint64_t beside = prepare({"--no-record"});
   Program vmm = start_half();
   std::filesystem::create_directory(path("files"));
+  std::optional<Program> hostile;  // which can end once the files are released
   HangingFiles files(path("files"));
-  prepare({"--no-record"}, "lie");
+  const std::uint64_t number = prepare({"--no-record"}, "lie");
+  hostile.emplace(start_hostile("holds-its-locks"));
+  wait_for_state(number, "serving");
   const pid_t worker = handler_->worker();
-  Program hostile = start_hostile("holds-its-locks");
+  // Its page comes when the locks are held.
+  server_.suspend();
+  hostile->tell("go on");
+  const Deadline held_by = Deadline::after(kPatience);
+  while (!files.hang()) ASSERT_FALSE(held_by.passed());
+  server_.resume();
   const Deadline replaced_by = Deadline::after(kPatience);
   while (handler_->children().size() < 2) ASSERT_FALSE(replaced_by.passed());
   EXPECT_EQ(handler_->children().front(), worker) << "which does not end";
@@ -271,8 +279,9 @@ TEST_P(UnkillableHandlerTest, CallOnAVmsMemoryThatDoesNotEndHoldsNobodyUp) {
   wait_for_state(beside, "ended");
   prepare({"--no-record"});
   EXPECT_EQ(start_vmm("verify").wait().value(), 0);
+  EXPECT_EQ(push("again").exit_code, 0);
   files.release();
-  EXPECT_EQ(hostile.wait().value(), 128 + SIGKILL);
+  EXPECT_EQ(hostile->wait().value(), 128 + SIGKILL);
   const Deadline reaped_by = Deadline::after(kPatience);
   while (handler_->children().size() > 1) ASSERT_FALSE(reaped_by.passed());
 }

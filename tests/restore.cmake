@@ -18,7 +18,7 @@ thaw_add_test(session_test
   LIBRARIES thaw_faulthandler_core thaw_test_programs)
 
 thaw_add_test(session_keep_test SOURCES errands_test.cc session_keep_test.cc vmm_door_test.cc
-  LIBRARIES thaw_faulthandler_sys)
+  LIBRARIES thaw_faulthandler_sys thaw_test_programs)
 thaw_add_test(control_server_test SOURCES control_server_test.cc LABELS threads
   LIBRARIES thaw_faulthandler_sys)
 thaw_add_test(supervisor_test SOURCES pulse_test.cc supervisor_test.cc

@@ -291,7 +291,7 @@ TEST_P(RestoreTest, PrepareGoesWithItsClient) {
     return std::ranges::any_of(open_descriptors(handler_->worker()),
                                [this](const auto& name) { return name.starts_with(path("")); });
   };
-  ASSERT_EQ(::kill(server_.pid(), SIGSTOP), 0);
+  server_.suspend();
   {
     Program client({program_path("thaw"), "--control", path("control"), "prepare", "snapshot",
                     "--socket", path("vm"), "--state-out", path("vm.state")});
@@ -302,7 +302,7 @@ TEST_P(RestoreTest, PrepareGoesWithItsClient) {
     static_cast<void>(client.wait());
     while (has_state_file() && !deadline.passed()) EXPECT_EQ(control({"ps"}).exit_code, 0);
   }
-  ASSERT_EQ(::kill(server_.pid(), SIGCONT), 0);
+  server_.resume();
   EXPECT_FALSE(has_state_file());
   EXPECT_FALSE(std::filesystem::exists(path("vm.state")));
   EXPECT_FALSE(std::filesystem::exists(path("vm")));

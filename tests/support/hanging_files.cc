@@ -11,6 +11,7 @@
 #include <linux/fuse.h>
 #include <poll.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include "base/bytes.h"
 #include "base/check.h"
 #include "base/event_fd.h"
+#include "base/types.h"
 
 namespace thaw::test {
 
@@ -55,16 +57,18 @@ Struct struct_of(ByteSpan bytes) {
 /// linux/fuse.h say.
 class Answers {
  public:
-  explicit Answers(const UniqueFd& device) : device_(device) {}
+  Answers(const UniqueFd& device, std::atomic<bool>& hang) : device_(device), hang_(hang) {}
 
   void answer(ByteSpan request) {
     const auto head = struct_of<fuse_in_header>(request);
     const ByteSpan body = request.subspan(sizeof(head));
     switch (head.opcode) {
       case FUSE_WRITE:
+        hang_ = true;
+        return;
       case FUSE_FORGET:
       case FUSE_BATCH_FORGET:
-        return;  // the first is what hangs, the others want no answer
+        return;  // they want no answer
       case FUSE_INIT: {
         fuse_init_out ours{};
         ours.major = FUSE_KERNEL_VERSION;
@@ -114,13 +118,15 @@ class Answers {
   }
 
   const UniqueFd& device_;
+  std::atomic<bool>& hang_;
   int opened_ = 0;
 };
 
 }  // namespace
 
 HangingFiles::HangingFiles(const std::string& directory)
-    : device_(::open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK)),
+    : directory_(directory),
+      device_(::open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK)),
       stopped_(create_event_fd().value()) {
   CHECK(device_.valid() && ::unshare(CLONE_NEWNS) == 0);
   CHECK(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0);
@@ -134,17 +140,31 @@ void HangingFiles::release() {
   if (!thread_.joinable()) return;
   signal_event_fd(stopped_);
   thread_.join();
-  device_.reset();  // the kernel ends what waits
+  ::umount2(directory_.c_str(), MNT_FORCE | MNT_DETACH);  // the kernel ends what waits
+  device_.reset();
 }
 
 void HangingFiles::serve() {
-  Answers answers(device_);
+  Answers answers(device_, hang_);
   Bytes request(2 * kMostBytes);
   std::array<pollfd, 2> ready{pollfd{device_.get(), POLLIN, 0}, pollfd{stopped_.get(), POLLIN, 0}};
   while (::poll(ready.data(), ready.size(), -1) >= 0 && ready[1].revents == 0) {
     const ssize_t n = ::read(device_.get(), request.data(), request.size());
     if (n > 0) answers.answer(ByteSpan(request).first(static_cast<std::size_t>(n)));
   }
+}
+
+/// A file that is mapped without the page cache first has what is dirty there written, which is not
+/// answered.
+Result<void> hold_own_locks(const std::string& file, void* page) {
+  const UniqueFd cached(::open(file.c_str(), O_RDWR | O_CLOEXEC));
+  const UniqueFd direct(::open(file.c_str(), O_RDWR | O_CLOEXEC));
+  constexpr int kBoth = PROT_READ | PROT_WRITE;
+  void* const dirty = ::mmap(nullptr, kPageBytes, kBoth, MAP_SHARED, cached.get(), 0);
+  if (dirty == MAP_FAILED) return fail_errno("mmap of a cached file");
+  static_cast<std::byte*>(dirty)[0] = std::byte{1};
+  static_cast<void>(::mmap(page, kPageBytes, kBoth, MAP_PRIVATE | MAP_FIXED, direct.get(), 0));
+  return {};
 }
 
 }  // namespace thaw::test

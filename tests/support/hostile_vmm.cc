@@ -11,18 +11,18 @@
 // lasts until their peer reads, which it does not: instead of a handoff, after it, and instead of
 // one on connections of which too many are there to be heard.
 //
-// "holds-its-locks" has the kernel hold the locks of its address space until HangingFiles at
-// files/, beside the socket, are released, while pages that it touches are missing.
+// "holds-its-locks", told to go on, touches its first page. Once that waits, it has the kernel hold
+// the locks of its address space until HangingFiles at files/, beside the socket, are released.
 //
 // Maps and registers BYTES, hands them over as the lie says, prints "handed over", and waits for a
 // line. Then it touches its first page and prints the first byte of it.
 
-#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
+#include <fstream>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -45,6 +45,7 @@
 #include "format/farewell.h"
 #include "format/handoff.h"
 #include "format/limits.h"
+#include "tests/support/hanging_files.h"
 #include "tests/support/loopback.h"
 #include "tests/support/programs.h"
 
@@ -75,8 +76,6 @@ const std::map<std::string, std::function<void(Regions&)>> kRegionLies{
     {"of-nobody", [](Regions& all) { all[0].base.value = 1ull << 20; }},
     {"tracked", [](Regions& all) { all[0].tracking = thaw::WriteTracking::kOn; }},
 };
-
-constexpr std::size_t kTouchingThreads = 8;
 
 const thaw::Deadline kDeadline = thaw::Deadline::after(thaw::test::kPatience);
 
@@ -168,30 +167,15 @@ thaw::Result<thaw::UniqueFd> create_userfaultfd_for(std::uint64_t features) {
   return uffd;
 }
 
-/// A file that is mapped without the page cache first has what is dirty there written, which is not
-/// answered, and the locks for mmap() are held meanwhile.
-thaw::Result<void> hold_locks(const std::string& path, std::span<std::byte> guest) {
-  const thaw::UniqueFd cached(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  const thaw::UniqueFd direct(::open(path.c_str(), O_RDWR | O_CLOEXEC));
-  void* const dirty =
-      ::mmap(nullptr, kPageBytes, PROT_READ | PROT_WRITE, MAP_SHARED, cached.get(), 0);
-  if (dirty == MAP_FAILED) return thaw::fail_errno("mmap of a cached file");
-  static_cast<std::byte*>(dirty)[0] = std::byte{1};
-  const std::span<std::byte> last = guest.last(kPageBytes);
-  std::atomic<std::size_t> touched = 0;
-  const auto touch = [&](std::size_t first) {
-    for (std::size_t at = first * kPageBytes; at < guest.size() - kPageBytes;
-         at += kTouchingThreads * kPageBytes) {
-      static_cast<void>(*static_cast<volatile std::byte*>(&guest[at]));
-      ++touched;
-    }
-  };
-  std::vector<std::jthread> threads;
-  for (std::size_t i = 0; i < kTouchingThreads; ++i) threads.emplace_back(touch, i);
-  while (touched < kTouchingThreads) std::this_thread::yield();
-  static_cast<void>(::mmap(last.data(), last.size(), PROT_READ | PROT_WRITE,
-                           MAP_PRIVATE | MAP_FIXED, direct.get(), 0));
-  return {};
+/// How many faults of its memory have no answer yet.
+std::size_t faults_waiting(const thaw::UniqueFd& uffd) {
+  std::ifstream info("/proc/self/fdinfo/" + std::to_string(uffd.get()));
+  std::string name;
+  std::size_t count = 0;
+  while (info >> name && name != "total:") {
+  }
+  info >> count;
+  return count;
 }
 
 void wait_for_line() {
@@ -239,11 +223,14 @@ thaw::Result<void> run(const std::string& path, std::size_t bytes, const std::st
     std::puts("handed over");
   }
   std::fflush(stdout);
-  if (lie == "holds-its-locks") {
-    TRY(hold_locks(std::filesystem::path(path).parent_path() / "files/file",
-                   {static_cast<std::byte*>(memory), bytes}));
-  }
   wait_for_line();
+  if (lie == "holds-its-locks") {
+    auto* const last = static_cast<std::byte*>(memory) + bytes - kPageBytes;
+    const std::jthread touching(
+        [&] { static_cast<void>(*static_cast<volatile std::byte*>(memory)); });
+    while (faults_waiting(uffd) == 0) std::this_thread::yield();
+    TRY(thaw::test::hold_own_locks(std::filesystem::path(path).parent_path() / "files/file", last));
+  }
   std::printf("read %d\n", *static_cast<volatile unsigned char*>(memory));
   std::fflush(stdout);
   if (!old) return {};

@@ -271,6 +271,13 @@ Result<int> PageServer::stop() {
   return program_->wait();
 }
 
+void PageServer::suspend() {
+  program_->signal(SIGSTOP);
+  CHECK(::waitpid(pid(), nullptr, WUNTRACED) == pid());
+}
+
+void PageServer::resume() { program_->signal(SIGCONT); }
+
 Outcome PageServer::thaw(std::vector<std::string> arguments) const {
   arguments.insert(arguments.begin(),
                    {program_path("thaw"), "--json", "--insecure", "--server", address_});

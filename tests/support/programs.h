@@ -108,6 +108,9 @@ class PageServer {
   void kill();
   /// SIGTERM; returns its exit status.
   Result<int> stop();
+  /// It stands still once this returns, until resume().
+  void suspend();
+  void resume();
 
   const std::string& address() const { return address_; }
   pid_t pid() const { return program_->pid(); }
