@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <deque>
 #include <list>
+#include <map>
 #include <mutex>
 #include <optional>
 #include <stop_token>
 #include <string>
+#include <string_view>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -20,6 +22,7 @@
 #include "base/event_fd.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/peer_network.h"
 #include "base/socket.h"
 #include "base/thread.h"
 
@@ -95,9 +98,11 @@ class PageMaker {
 /// One client. On the polling thread.
 class Client {
  public:
-  Client(std::uint64_t id, UniqueFd socket) : id_(id), socket_(std::move(socket)) {}
+  Client(std::uint64_t id, std::string network, UniqueFd socket)
+      : id_(id), network_(std::move(network)), socket_(std::move(socket)) {}
 
   std::uint64_t id() const { return id_; }
+  const std::string& network() const { return network_; }
   const UniqueFd& socket() const { return socket_; }
   Deadline deadline() const { return deadline_; }
   bool ended() const { return step_ == Step::kEnded; }
@@ -198,6 +203,7 @@ class Client {
   }
 
   const std::uint64_t id_;
+  const std::string network_;
   UniqueFd socket_;
   Step step_ = Step::kAsks;
   Deadline deadline_ = Deadline::after(limits::kHttpExchange);
@@ -265,8 +271,12 @@ struct HttpPort::Parts {
   }
 
   void make_room() {
-    auto leaves = std::ranges::find_if(clients, &Client::idle);
-    if (leaves == clients.end()) leaves = clients.begin();
+    std::map<std::string_view, std::size_t> of_network;
+    for (const Client& client : clients) ++of_network[client.network()];
+    // The first of those that are alike.
+    const auto leaves = std::ranges::max_element(clients, {}, [&](const Client& client) {
+      return std::pair(client.idle(), of_network[client.network()]);
+    });
     maker.forget(leaves->id());
     clients.erase(leaves);
   }
@@ -277,7 +287,9 @@ struct HttpPort::Parts {
     const bool full = clients.size() == limits::kHttpConnections;
     if (!clients.empty() && (!socket || full)) make_room();
     if (socket) {
-      clients.emplace_back(next_id++, *std::move(socket));
+      const auto address = peer_address(*socket);
+      clients.emplace_back(next_id++, address ? peer_network(*address) : std::string(),
+                           *std::move(socket));
     } else {
       // Out of descriptors, mostly: the client stays in the queue.
       log_error("HTTP: {}", socket.error().message());

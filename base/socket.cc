@@ -221,6 +221,15 @@ Result<UniqueFd> listen_tcp(const TcpAddress& address) {
   return socket;
 }
 
+Result<TcpAddress> peer_address(const UniqueFd& connection) {
+  TcpAddress address;
+  address.length = sizeof(address.storage);
+  // SAFETY: sockaddr_storage exists to be passed as sockaddr.
+  auto* const raw = reinterpret_cast<sockaddr*>(&address.storage);
+  if (::getpeername(connection.get(), raw, &address.length) != 0) return fail_errno("getpeername");
+  return address;
+}
+
 Result<UniqueFd> connect_tcp(const TcpAddress& address, Deadline deadline) {
   if (address.is_unix()) return connect_unix_for_bytes(address.unix_path(), deadline);
   UniqueFd socket = TRY(create_tcp_socket(address));

@@ -72,6 +72,8 @@ Result<UniqueFd> connect_unix(const std::string& path, Deadline deadline);
 /// The next connection to a socket that listens without blocking, non-blocking itself. kTimeout
 /// when nobody connects in time.
 Result<UniqueFd> accept_connection(const UniqueFd& listener, Deadline deadline);
+/// Of the peer of a connection; one that has gone already has no address.
+Result<TcpAddress> peer_address(const UniqueFd& connection);
 
 /// Sends everything, or fails. The peer's going away is kUnavailable, never SIGPIPE.
 Result<void> send_all(const UniqueFd& socket, ByteSpan bytes, Deadline deadline);

@@ -7,8 +7,6 @@
 #include <string>
 #include <string_view>
 
-#include "base/bytes.h"
-
 namespace thaw {
 
 /// Connections cost an attacker nothing, so those that have not said hello must not take what
@@ -36,10 +34,6 @@ struct StrangerSlots {
   std::size_t of_identity;    // that one identity keeps
   std::size_t for_newcomers;  // that no identity keeps
 };
-
-/// The network that an address of 4 or 16 bytes stands for: an IPv4 address, or the /64 that one
-/// IPv6 peer may draw addresses from. Empty for loopback, other sizes and local sockets: this host.
-std::string peer_network(ByteSpan address);
 
 /// Which of `strangers`, the oldest first, leaves when one more of `network` comes; nothing while
 /// there are slots. In the order of their stages, and the oldest of these. Shown ones beyond what

@@ -1,9 +1,17 @@
+#include <array>
+#include <cstring>
 #include <future>
 #include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <net/if.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 
+#include "base/check.h"
+#include "base/file.h"
 #include "base/http_port.h"
 #include "base/limits.h"
 #include "base/socket.h"
@@ -148,6 +156,44 @@ TEST_F(HttpPortTest, ClientThatHasAskedStaysBeforeThoseThatHaveNot) {
   go_on_.set_value();
   waiting.join();
   EXPECT_TRUE(slow.ends_with("at last\n")) << slow;
+}
+
+/// Brings this thread into a network namespace of its own that has the address beside loopback.
+void enter_network_with(const std::string& address) {
+  CHECK(::unshare(CLONE_NEWNET) == 0);
+  const UniqueFd socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  ifreq up{.ifr_ifrn = {"lo"}, .ifr_ifru = {}};
+  up.ifr_flags = IFF_UP;
+  CHECK(::ioctl(socket.get(), SIOCSIFFLAGS, &up) == 0);
+  ifreq beside{.ifr_ifrn = {"lo:1"}, .ifr_ifru = {}};
+  const TcpAddress resolved = resolve_tcp(address + ":0").value();
+  std::memcpy(&beside.ifr_addr, &resolved.storage, sizeof(beside.ifr_addr));
+  CHECK(::ioctl(socket.get(), SIOCSIFADDR, &beside) == 0);
+}
+
+TEST_F(HttpPortTest, SilentClientsOfOneNetworkCloseNoneOfAnother) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root makes network namespaces";
+  std::jthread([] {
+    enter_network_with("192.0.2.1");
+    const UniqueFd listener = listen_tcp(resolve_tcp("0.0.0.0:0").value()).value();
+    const std::string port = split_host_and_port(address_of(listener).text()).value().port;
+    const auto connect = [&](const std::string& host) {
+      const TcpAddress address = resolve_tcp(host + ":" + port).value();
+      return connect_tcp(address, Deadline::after(kPatience)).value();
+    };
+    const auto http = HttpPort::open(duplicate(listener).value(),
+                                     {{"/a", {[] { return HttpPage{200, "the page\n"}; }}}});
+    ASSERT_TRUE(succeeded(http));
+    const UniqueFd probe = connect("127.0.0.1");
+    std::vector<UniqueFd> flood;
+    for (std::size_t i = 0; i < 2 * limits::kHttpConnections; ++i) {
+      flood.push_back(connect("192.0.2.1"));
+    }
+    ASSERT_TRUE(succeeded(send_all(probe, as_bytes(kGet), Deadline::after(kPatience))));
+    std::array<std::byte, 12> reply;
+    ASSERT_TRUE(succeeded(receive_all(probe, reply, Deadline::after(kPatience))));
+    EXPECT_EQ(as_text(reply), "HTTP/1.1 200");
+  });
 }
 
 TEST_F(HttpPortTest, ClientThatComesByBytesIsUnderstood) {

@@ -5,6 +5,8 @@
 
 #include <gtest/gtest.h>
 
+#include "base/peer_network.h"
+
 namespace thaw::test {
 namespace {
 
@@ -79,7 +81,7 @@ TEST(PeerNetwork, IsEmptyForThisHost) {
   EXPECT_EQ(network_of(127, 0, 0, 1), "");
   EXPECT_EQ(network_of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1), "");
   EXPECT_EQ(network_of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 127, 0, 0, 9), "");
-  EXPECT_EQ(peer_network({}), "");
+  EXPECT_EQ(peer_network(ByteSpan()), "");
 }
 
 }  // namespace

@@ -22,6 +22,7 @@
 #include "base/event_fd.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/peer_network.h"
 #include "base/service_manager.h"
 #include "format/limits.h"
 #include "pageserver/limits.h"
@@ -97,18 +98,6 @@ Result<void> let_connect(const TcpAddress& address, const std::string& policy) {
   return {};
 }
 
-/// The network that a TCP peer is counted to, as peer_network() says.
-std::string network_of(const TcpAddress& address) {
-  const auto network = [](const auto& field) {
-    return peer_network(std::as_bytes(std::span(&field, 1)));
-  };
-  // SAFETY: the family says which sockaddr this is.
-  if (address.storage.ss_family == AF_INET6) {
-    return network(reinterpret_cast<const sockaddr_in6&>(address.storage).sin6_addr);
-  }
-  return network(reinterpret_cast<const sockaddr_in&>(address.storage).sin_addr);
-}
-
 /// What the log calls a peer, and whose share of the slots for strangers it takes.
 struct PeerName {
   std::string text;
@@ -121,7 +110,7 @@ Result<PeerName> name_peer(Socket& socket, Peer& peer) {
   const Protocol::endpoint remote = socket.remote_endpoint(ignored);
   if (remote.protocol().family() != AF_UNIX) {
     const TcpAddress address = address_of(remote);
-    return PeerName{address.text(), network_of(address)};
+    return PeerName{address.text(), peer_network(address)};
   }
   ucred user{};
   socklen_t length = sizeof(user);
