@@ -113,6 +113,7 @@ class RocksDatabase {
   Result<std::optional<std::uint64_t>> get_number(Family from, const std::string& key);
   /// Bulk reads go past the block cache, which belongs to demand faults.
   enum class Caching { kCache, kPastTheCache };
+  /// Many keys are not looked up as of one moment: other threads have their turns meanwhile.
   MultiRead multi_get(Family from, std::span<const std::string> keys,
                       Caching caching = Caching::kCache);
   /// Calls `visit` with the rest of each key that has this prefix, and its value, in order from
