@@ -58,6 +58,7 @@ class Pull {
  private:
   Result<void> begin(PageClient& client) {
     Manifest manifest = TRY(find(client));
+    TRY(hold(client, manifest));
     // Chunks have other numbers in another store.
     if (!map_ || store_ != client.store() || manifest.snapshot != manifest_->snapshot) {
       map_ = TRY(client.page_map(manifest));
@@ -83,6 +84,14 @@ class Pull {
                   name);
     }
     return manifest;
+  }
+
+  /// What is deleted meanwhile stays for this connection. A server of an earlier version refuses to
+  /// be asked that, and the pull is at the risk of a deletion, as it was.
+  static Result<void> hold(PageClient& client, const Manifest& manifest) {
+    auto pinned = client.pin(manifest.snapshot);
+    if (!pinned && pinned.error().code() == ErrorCode::kProtocol) return {};
+    return pinned;
   }
 
   Result<void> prepare_outputs() {

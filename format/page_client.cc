@@ -180,6 +180,11 @@ Result<Manifest> PageClient::show(const std::string& name) {
   return manifest;
 }
 
+Result<void> PageClient::pin(SnapshotId snapshot) {
+  TRY(ask<message::Done>(message::Pin{snapshot}));
+  return {};
+}
+
 Result<void> PageClient::remove(const message::DeleteSnapshot& what) {
   TRY(ask<message::Done>(what));
   return {};

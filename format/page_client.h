@@ -63,6 +63,9 @@ class PageClient {
   Result<Manifest> show(const std::string& name);
   Result<void> remove(const message::DeleteSnapshot& what);
   Result<message::Statistics> statistics();
+  /// The snapshot's pages stay as long as this connection, whatever is deleted. kNotFound when it
+  /// is not there any more.
+  Result<void> pin(SnapshotId snapshot);
   /// `admit` may refuse it before it takes more memory.
   Result<PageMap> page_map(const Manifest& manifest, const MapAdmission& admit = {});
   /// The SHA-256 of the pages of a segment that are not zero, which are `pages`: kTruncated,

@@ -194,8 +194,8 @@ struct StopJob {  // -> Done
   std::uint64_t number = 0;
 };
 
-/// As long as the connection lasts, or until it is unpinned, the snapshot's memory stays. On
-/// connections for pages. kNotFound when it is not there any more. -> Done
+/// As long as the connection lasts, or until it is unpinned, the snapshot's memory stays. Not on
+/// prefetch connections. kNotFound when it is not there any more. -> Done
 struct Pin {
   SnapshotId snapshot;
 };

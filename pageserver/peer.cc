@@ -67,6 +67,7 @@ bool is_quick(const Message& message) {
          !std::holds_alternative<message::GetChunks>(message) &&
          !std::holds_alternative<message::GetPageHashes>(message) &&
          !std::holds_alternative<message::PutRecording>(message) &&
+         !std::holds_alternative<message::Pin>(message) &&  // it may wait for a deletion
          !std::holds_alternative<message::GetUsage>(message) &&
          !std::holds_alternative<message::GetStatistics>(message);
 }
@@ -251,6 +252,8 @@ Result<Reply> Peer::read(const Message& message, ByteSpan body) {
                  .pieces = {*hashes},
                  .pin = std::move(hashes)};
   }
+  if (const auto* request = std::get_if<message::Pin>(&message)) return pin(*request);
+  if (const auto* request = std::get_if<message::Unpin>(&message)) return unpin(*request);
   if (const auto* get = std::get_if<message::GetColdMap>(&message)) {
     const NamespaceId in = TRY(name_space());
     return with_body(message::ColdMapReply{}, TRY(store_.cold_map(in, get->snapshot)));

@@ -157,10 +157,11 @@ Result<void> Peer::delete_snapshot(const message::DeleteSnapshot& request) {
     // The next collection removes it if nobody uses it by then.
     TRY(store_.retire(in, request.name));
   } else if (!TRY(remove_unless_pinned(store_, server_.pins, in, snapshot))) {
-    return fail(ErrorCode::kBusy,
-                "restores or pushes are using snapshot \"{}\"; `thaw rm --when-unused` deletes it "
-                "after the last of them",
-                request.name);
+    return fail(
+        ErrorCode::kBusy,
+        "restores, pulls or pushes are using snapshot \"{}\"; `thaw rm --when-unused` deletes it "
+        "after the last of them",
+        request.name);
   }
   if (server_.jobs != nullptr) {
     server_.jobs->note_garbage(in, manifest ? manifest->statistics.new_chunk_bytes : kPageBytes);

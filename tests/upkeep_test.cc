@@ -2,10 +2,13 @@
 
 #include <csignal>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <thread>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sys/stat.h>
 
 #include "base/file.h"
 #include "format/page_client.h"
@@ -304,6 +307,24 @@ TEST_F(UpkeepTest, StoppedCollectionIsMadeUpFor) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   }
   EXPECT_EQ(client.statistics()->chunks, 20'000u);
+}
+
+TEST_F(UpkeepTest, SnapshotThatIsPulledStays) {
+  push("a", 1, 4000);
+  ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
+  Program pull({program_path("thaw"), "--insecure", "--server", server_.address(), "pull", "a",
+                "--memory", path("pipe")});
+  std::ifstream pulled(path("pipe"), std::ios::binary);  // waits until the pull writes there
+  std::string content(kPageBytes, '\0');
+  pulled.read(content.data(), kPageBytes);  // and it has asked for pages
+
+  EXPECT_EQ(refusal({"rm", "a"}), "busy");
+  thaw({"rm", "a", "--when-unused"});
+  thaw({"gc"});
+
+  content.append(std::istreambuf_iterator<char>(pulled), {});
+  EXPECT_EQ(pull.wait().value(), 0);
+  EXPECT_EQ(content, read_text_file(path("a"), content.size()).value_or(""));
 }
 
 TEST_F(UpkeepTest, ParentIsInUseAsLongAsItsPush) {
