@@ -325,10 +325,9 @@ void Peer::EndPush::operator()(Push* push) const {
   delete push;
 }
 
-/// On a control connection nothing but a push's parent is pinned.
 void Peer::end_push() {
   push_.reset();
-  pins_.unpin_all();
+  parent_pin_.unpin_all();
 }
 
 Result<NamespaceId> Peer::open_namespace() {
@@ -386,7 +385,7 @@ Result<void> Peer::begin_push(const message::BeginPush& request) {
   if (!request.parent.empty()) {
     const Bytes sealed = TRY(store_.manifest(*name_space_, request.parent));
     parent = TRY(decode_manifest(sealed)).snapshot;
-    TRY(pins_.pin(store_, *name_space_, parent));
+    TRY(parent_pin_.pin(store_, *name_space_, parent));
   }
   push_ = {new Push(store_, *name_space_, request.spec, parent, admission_to(*std::move(memory))),
            EndPush{&server_}};

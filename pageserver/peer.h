@@ -106,7 +106,11 @@ class Peer {
   /// `kept_recordings` is how many a snapshot has at most.
   Peer(Store& store, ServerCommon& server,
        std::size_t kept_recordings = limits::kDefaultKeptRecordings)
-      : store_(store), server_(server), kept_recordings_(kept_recordings), pins_(server.pins) {}
+      : store_(store),
+        server_(server),
+        kept_recordings_(kept_recordings),
+        pins_(server.pins),
+        parent_pin_(server.pins) {}
 
   /// Who it is, as it has shown. REQUIRES: before hello().
   void identify(std::string identity) { identity_ = std::move(identity); }
@@ -227,6 +231,7 @@ class Peer {
   Traffic* traffic_ = nullptr;  // of that namespace
   std::unique_ptr<std::atomic<std::uint64_t>, Uncount> counted_there_;
   PeerPins pins_;
+  PeerPins parent_pin_;  // of the push under way
   std::unique_ptr<Push, EndPush> push_{nullptr, EndPush{&server_}};
   // From handle() to the last finish_write():
   std::optional<IdentityShares::Held> build_memory_;
