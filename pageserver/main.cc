@@ -240,6 +240,9 @@ thaw::Result<bool> run(const Options& options) {
        .upkeep = upkeep_of(options),
        .pin_grace = std::chrono::seconds(options.pin_grace_s)},
       signals, [](const std::string& address) { thaw::announce("listening on " + address); }));
+  if (const auto flushed = store->flush(); !flushed) {
+    thaw::log_warning("the next start reads the store's log: {}", flushed.error().message());
+  }
   return true;
 }
 

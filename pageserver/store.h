@@ -308,6 +308,8 @@ class Store {
   /// Removes manifest, name, tags, mark, page map and everything of the working set; chunks stay.
   virtual Result<void> remove(NamespaceId name_space, SnapshotId snapshot) = 0;
 
+  /// Brings all that was written out of the log and into tables, so that a start need not read it.
+  virtual Result<void> flush() = 0;
   /// Gives the space of what was deleted back to the file system. Any thread; takes long.
   virtual Result<void> compact() = 0;
   /// Any thread: compactions end soon, and none begins any more.

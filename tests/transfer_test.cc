@@ -109,7 +109,7 @@ TEST_F(TransferTest, PullThatIsCutEndsWhenItsSnapshotIsAnotherOne) {
   const std::string other = path("other");
   write_file(other, make_image(1, kPages));
   const auto remove = [&](const std::string& name) {
-    EXPECT_EQ(server_.thaw({"rm", name}).exit_code, 0);
+    EXPECT_EQ(server_.thaw({"rm", name, "--when-unused"}).exit_code, 0);
   };
   Relay first(server_.address(),
               cut_once(Relay::Way::kToClient, kImageBytes / 2, [&] { remove("deleted"); }));

@@ -309,6 +309,29 @@ TEST_F(UpkeepTest, StoppedCollectionIsMadeUpFor) {
   EXPECT_EQ(client.statistics()->chunks, 20'000u);
 }
 
+TEST_F(UpkeepTest, LogsStaySmallAndACleanStopLeavesNone) {
+  const auto size_of_logs = [this] {
+    std::uintmax_t size = 0;
+    for (const auto& file : std::filesystem::directory_iterator(path("store"))) {
+      if (file.path().extension() == ".log") size += file.file_size();
+    }
+    return size;
+  };
+  for (std::uint64_t seed = 1; seed <= 4; ++seed) {
+    push(std::to_string(seed), seed, 10'000);
+    EXPECT_LT(size_of_logs(), 150u << 20) << seed;
+  }
+  server_.kill();
+  server_.start();
+  expect_identical("4", "4");
+  push("5", 5);
+  EXPECT_EQ(server_.stop().value(), 0);
+  EXPECT_LT(size_of_logs(), 1u << 20);
+  server_.start();
+  expect_identical("1", "1");
+  expect_identical("5", "5");
+}
+
 TEST_F(UpkeepTest, SnapshotThatIsPulledStays) {
   push("a", 1, 4000);
   ASSERT_EQ(::mkfifo(path("pipe").c_str(), 0600), 0);
@@ -329,10 +352,12 @@ TEST_F(UpkeepTest, SnapshotThatIsPulledStays) {
 
 TEST_F(UpkeepTest, ParentIsInUseAsLongAsItsPush) {
   push("parent", 1, 16);
+  push("pinned", 2, 16);
   PageClient client = *PageClient::connect(*resolve_tcp(server_.address()), "default");
   SnapshotSpec child;
   child.name = "child";
   child.memory = bytes_of({16});
+  ASSERT_TRUE(succeeded(client.pin(id_of("pinned"))));
   ASSERT_TRUE(succeeded(client.begin_push(child, "parent")));
   EXPECT_EQ(code_of(client.remove({"parent"})), ErrorCode::kBusy);
   message::Offer offer{{0}, {16}, empty_bitmap(16)};
@@ -341,6 +366,7 @@ TEST_F(UpkeepTest, ParentIsInUseAsLongAsItsPush) {
   ASSERT_TRUE(succeeded(client.receive_needed(0)));
   ASSERT_TRUE(succeeded(client.commit()));
   EXPECT_TRUE(succeeded(client.remove({"parent"})));
+  EXPECT_EQ(code_of(client.remove({"pinned"})), ErrorCode::kBusy) << "it has nothing to do with it";
 }
 
 TEST_F(UpkeepTest, DamageIsNamedAndHealed) {

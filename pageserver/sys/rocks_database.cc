@@ -39,6 +39,8 @@ constexpr std::uint64_t kSkippedSnapshots = 1u << 16;
 /// Some 100 us of looking up. Then threads that wait for the CPU get it: precedence alone has the
 /// loop wait for up to 5 ms, until the kernel looks again whose turn it is.
 constexpr std::size_t kKeysAtOnce = 128;
+/// A start after a crash reads 10 ms of log for each MiB, of two or three logs of this size.
+constexpr std::size_t kLogBytes = std::size_t{48} << 20;
 
 Slice slice(std::string_view text) { return {text.data(), text.size()}; }
 ByteSpan span_of(const Slice& value) { return as_bytes({value.data(), value.size()}); }
@@ -238,6 +240,22 @@ Result<void> RocksDatabase::fill_memtable() {
   const Status status = db_->Put(options, family(Family::kMeta), "version", version);
   if (!status.ok()) return store_failure(status, "writing to the store");
   return {};
+}
+
+Result<void> RocksDatabase::flush() {
+  return access_ == Access::kOwner ? flush(Waiting::kUntilDone) : Result<void>();
+}
+
+Result<void> RocksDatabase::flush(Waiting waiting) {
+  logged_bytes_ = 0;
+  rocksdb::FlushOptions options;
+  options.wait = waiting == Waiting::kUntilDone;
+  options.allow_write_stall = true;  // it would wait until there is none
+  std::vector<rocksdb::ColumnFamilyHandle*> all;
+  for (const Handle& each : families_) all.push_back(each.get());
+  const Status status = db_->Flush(options, all);
+  if (!status.ok()) return store_failure(status, "writing tables of the store");
+  return fill_memtable();
 }
 
 /// The last records of the log are gone. Were they acknowledged, and damaged since, what they gave
@@ -443,6 +461,12 @@ Result<void> RocksDatabase::write(Batch& batch, Durability durability) {
   if (const Status status = db_->Write(options, batch.changes_.get()); !status.ok()) {
     failure_->must_resume = true;
     return store_failure(status, "writing to the store", failure_->error_number);
+  }
+  // A family that is hardly ever written would keep each log until its memtable is full.
+  logged_bytes_ += batch.changes_->GetDataSize();
+  if (logged_bytes_ < kLogBytes) return {};
+  if (const auto flushed = flush(Waiting::kNot); !flushed) {
+    log_warning("the store's log stays: {}", flushed.error().message());
   }
   return {};
 }

@@ -125,6 +125,8 @@ class RocksDatabase {
   /// A replica's: takes in what was written since. Any thread, one at a time.
   Result<void> catch_up();
 
+  /// Brings everything into tables, after which the log holds nothing. Nothing to do for a replica.
+  Result<void> flush();
   /// Compacts everything, so that what was deleted takes up no room any more.
   Result<void> compact();
   Result<void> compact(Family which, const std::string& first, const std::string& last);
@@ -164,6 +166,8 @@ class RocksDatabase {
                                                      const StoreLimits& limits, Access access);
   Result<void> check_version();
   Result<void> fill_memtable();
+  enum class Waiting { kUntilDone, kNot };
+  Result<void> flush(Waiting waiting);
   Result<void> skip_ids();
   Result<void> compact(Family which, const rocksdb::Slice* first, const rocksdb::Slice* last);
   Result<void> take_over(std::uint64_t version, Batch& batch);
@@ -178,6 +182,7 @@ class RocksDatabase {
   FileLock lock_{nullptr, Unlock{nullptr}};  // a reader's; RocksDB has that of the owner
   const std::unique_ptr<rocksdb::DB> db_;
   std::vector<Handle> families_;
+  std::size_t logged_bytes_ = 0;  // since the last flush
   const std::shared_ptr<BackgroundFailure> failure_;
 };
 

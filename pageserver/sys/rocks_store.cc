@@ -367,6 +367,7 @@ class RocksStore final : public Store {
     return batch.write(Durability::kSynced);
   }
 
+  Result<void> flush() override { return database_->flush(); }
   Result<void> compact() override { return database_->compact(); }
   Result<void> compact_chunks(ChunkId first, ChunkId last) override {
     return database_->compact(Family::kChunk, number_key(first.value), number_key(last.value));

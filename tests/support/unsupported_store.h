@@ -64,6 +64,7 @@ class UnsupportedStore : public Store, public WorkingSetStore, public ChunkUpkee
   Result<void> retire(NamespaceId, const std::string&) override { return no(); }
   Result<void> remove(NamespaceId, SnapshotId) override { return no(); }
   Result<void> compact() override { return no(); }
+  Result<void> flush() override { return no(); }
   void stop_compacting() override {}
   Result<void> compact_chunks(ChunkId, ChunkId) override { return no(); }
   Result<void> compact_hashes(NamespaceId) override { return no(); }
