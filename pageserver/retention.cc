@@ -67,6 +67,7 @@ struct Retention::Run {
   message::NamespaceSettings settings;
   std::uint64_t wall_unix_ms;      // for ages
   std::uint64_t credible_unix_ms;  // for marks
+  std::uint64_t started_unix_ms;   // the same; no mark counts from earlier
   std::vector<Manifest> all;       // with created times from which ages count
   std::size_t share = 0;           // how many it may delete
 
@@ -82,13 +83,18 @@ struct Retention::Run {
       const auto marked = marks.find(snapshot->snapshot);
       if (request.at_once) {
         due.push_back(snapshot);
-      } else if (marked == marks.end()) {
+        continue;
+      }
+      if (marked == marks.end()) {
         fresh.push_back(snapshot);
-      } else if (credible_unix_ms >= marked->second + kOutdatedMs) {
+        continue;
+      }
+      const std::uint64_t due_ms = std::max(marked->second, started_unix_ms) + kOutdatedMs;
+      if (credible_unix_ms >= due_ms) {
         due.push_back(snapshot);
       } else {
         ++report.pending;
-        const std::uint64_t left_ms = marked->second + kOutdatedMs - credible_unix_ms;
+        const std::uint64_t left_ms = due_ms - credible_unix_ms;
         control.note(fmt::format("outdated: {}, deleted in {:.1f} hours", snapshot->spec.name,
                                  static_cast<double>(left_ms) / kMsPerHour));
       }
@@ -127,6 +133,7 @@ Result<void> Retention::run(NamespaceId in, const RetentionRequest& request, Job
           .settings = settings,
           .wall_unix_ms = wall.unix_ms,
           .credible_unix_ms = time_.now_unix_ms(),
+          .started_unix_ms = request.by_hand ? 0 : started_unix_ms_,
           .all = std::move(all),
           .share = request.at_once ? SIZE_MAX : part,
           .fresh = {},

@@ -45,14 +45,16 @@ struct RetentionReport {
 /// before. It is deleted after limits::kOutdatedTime of the credible time. A tag, other settings or
 /// another order takes the mark back. One run deletes at most one part in limits::kRetentionPart of
 /// a namespace's snapshots. If more are due, those beyond it are marked anew, and the log warns.
-/// Where the age counts, the upkeep waits until the wall clock has settled. Each mark and each
-/// deletion is a line in the log.
+/// Where the age counts, the upkeep waits until the wall clock has settled. The time before a start
+/// is as doubtful as the clock was then: a mark from before counts from the start, unless an
+/// operator asks. Each mark and each deletion is a line in the log.
 ///
 /// One thread.
 class Retention {
  public:
+  /// REQUIRES: the time has begun.
   Retention(Store& store, SnapshotPins& pins, CredibleTime& time)
-      : store_(store), pins_(pins), time_(time) {}
+      : store_(store), pins_(pins), time_(time), started_unix_ms_(time.now_unix_ms()) {}
 
   /// `report` counts what was done before a failure, too.
   Result<void> run(NamespaceId in, const RetentionRequest& request, JobControl& control,
@@ -73,6 +75,7 @@ class Retention {
   Store& store_;
   SnapshotPins& pins_;
   CredibleTime& time_;
+  const std::uint64_t started_unix_ms_;  // of the credible time
   bool told_of_wait_ = false;
 };
 

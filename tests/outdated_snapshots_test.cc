@@ -212,6 +212,19 @@ TEST_F(OutdatedSnapshotsTest, MarksOutliveARestart) {
   EXPECT_EQ(names(), Names{});
 }
 
+TEST_F(OutdatedSnapshotsTest, MarksOfBeforeAStartWaitForADayWhateverTheClockSays) {
+  push_all({"a", "b"});
+  set({.keep_last = 1});
+  EXPECT_EQ(retain().marked, 1u);
+  clocks_.shift(300 * kDay);
+  restart();
+  EXPECT_EQ(retain().pending, 1u);
+  clocks_.pass(kDay - hours(1));
+  EXPECT_EQ(retain().deleted, 0u);
+  clocks_.pass(hours(1));
+  EXPECT_EQ(retain().deleted, 1u);
+}
+
 TEST_F(OutdatedSnapshotsTest, OperatorNeedNotWaitForTheClock) {
   set({.keep_seconds = kWeekSeconds});
   look_for(kDay);
