@@ -250,6 +250,9 @@ class DamagedLogTest : public StoreDamageTest {
     }
   }
 
+  /// A header, a batch's sequence number and count, and a blob with its type and size.
+  static constexpr std::uintmax_t kMarkRecordBytes = 7 + 12 + 2 + kSyncedMark.size();
+
   std::string log_;
 };
 
@@ -266,9 +269,14 @@ TEST_F(DamagedLogTest, DamageBeforeWhatWasSyncedIsNamed) {
   expect_new_ids();
 }
 
+TEST_F(DamagedLogTest, DamageInTheLastThatWasSyncedIsNamed) {
+  flip(log_, fs::file_size(log_) - kMarkRecordBytes - 3);
+  EXPECT_EQ(failure().code(), ErrorCode::kCorrupt);
+}
+
 TEST_F(DamagedLogTest, TornEndIsTheEndAndItsIdsAreNotGivenOutAgain) {
   const std::uintmax_t size = fs::file_size(log_);
-  fs::resize_file(log_, size - 3);
+  fs::resize_file(log_, size - kMarkRecordBytes - 3);
   reopen();
   EXPECT_EQ(code_of(store_->manifest(name_space_, "e")), ErrorCode::kNotFound);
   EXPECT_TRUE(store_->manifest(name_space_, "d").has_value());

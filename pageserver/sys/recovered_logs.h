@@ -10,8 +10,8 @@
 
 namespace thaw {
 
-/// What a batch ends with that was synced, in the log alone: all that stands before it was on the
-/// disk then.
+/// What a batch ends with that was synced, in the log alone, and what stands behind it once it was:
+/// all before it was on the disk then.
 inline constexpr std::string_view kSyncedMark = "thaw: synced\x1e\x9d\x53\xc7";
 
 /// The logs that a store is recovered from, as they are opened one after the other. A log that ends

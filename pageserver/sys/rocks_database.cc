@@ -444,6 +444,14 @@ Result<void> RocksDatabase::check_space(const Batch& batch, unsigned reserves) {
 
 /// After a failure, such as of a full disk, RocksDB refuses writes or leaves its files unmerged
 /// until it is told to go on; the next write does that.
+/// Behind the last batch, too, stands that it was synced. Where this is lost with a crash, that
+/// batch counts as one that no peer was told of if it is damaged as well.
+void RocksDatabase::mark_synced() {
+  rocksdb::WriteBatch mark;
+  CHECK(mark.PutLogData(slice(kSyncedMark)).ok());
+  if (!db_->Write(rocksdb::WriteOptions(), &mark).ok()) failure_->must_resume = true;
+}
+
 Result<void> RocksDatabase::write(Batch& batch, Durability durability) {
   if (access_ != Access::kOwner) return fail(ErrorCode::kUnsupported, "a replica is not written");
   if (failure_->must_resume.exchange(false)) {
@@ -462,6 +470,7 @@ Result<void> RocksDatabase::write(Batch& batch, Durability durability) {
     failure_->must_resume = true;
     return store_failure(status, "writing to the store", failure_->error_number);
   }
+  if (options.sync) mark_synced();
   // A family that is hardly ever written would keep each log until its memtable is full.
   logged_bytes_ += batch.changes_->GetDataSize();
   if (logged_bytes_ < kLogBytes) return {};

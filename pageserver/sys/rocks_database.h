@@ -168,6 +168,7 @@ class RocksDatabase {
   Result<void> fill_memtable();
   enum class Waiting { kUntilDone, kNot };
   Result<void> flush(Waiting waiting);
+  void mark_synced();
   Result<void> skip_ids();
   Result<void> compact(Family which, const rocksdb::Slice* first, const rocksdb::Slice* last);
   Result<void> take_over(std::uint64_t version, Batch& batch);
