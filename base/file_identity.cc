@@ -6,6 +6,12 @@
 
 namespace thaw {
 
+Result<FileIdentity> file_identity(const std::string& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) != 0) return fail_errno("stat " + path);
+  return FileIdentity{status.st_dev, status.st_ino};
+}
+
 std::optional<FileIdentity> socket_identity(const std::string& path) {
   struct stat status{};
   if (::lstat(path.c_str(), &status) != 0 || !S_ISSOCK(status.st_mode)) return std::nullopt;

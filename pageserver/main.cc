@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <csignal>
+#include <cstdlib>
 #include <filesystem>
 #include <iterator>
 #include <memory>
@@ -13,6 +14,7 @@
 #include "base/event_fd.h"
 #include "base/exit_code.h"
 #include "base/file.h"
+#include "base/limits.h"
 #include "base/log.h"
 #include "base/memory_reserve.h"
 #include "base/output.h"
@@ -124,10 +126,29 @@ thaw::Result<void> take_backup(const Options& options) {
   return thaw::copy_files(options.from_backup, options.store);
 }
 
-thaw::Result<std::unique_ptr<thaw::Store>> open_store(const Options& options,
-                                                      const thaw::StoreLimits& limits) {
-  if (options.replica) return thaw::open_rocks_replica(options.store, limits);
-  return thaw::open_rocks_store(options.store, limits);
+/// At once: what it has followed may be of two stores. Where it is started again, it is a replica
+/// of what is there.
+void end_replica(const thaw::Error& error) {
+  thaw::log_error("this replica ends: {}", error.message());
+  thaw::flush_log(thaw::Deadline::after(thaw::limits::kLogPatience));
+  std::_Exit(thaw::server_exit_code_for(error.code()));
+}
+
+struct OpenedStore {
+  std::unique_ptr<thaw::Store> store;
+  thaw::StoreId id;
+};
+thaw::Result<OpenedStore> open_store(const Options& options, const thaw::StoreLimits& limits) {
+  OpenedStore opened;
+  if (options.replica) {
+    const thaw::StoreWatch watch = TRY(thaw::StoreWatch::begin(options.store));
+    opened.store = TRY(thaw::open_rocks_replica(watch, limits, end_replica));
+    opened.id = watch.id();
+  } else {
+    opened.store = TRY(thaw::open_rocks_store(options.store, limits));
+    opened.id = TRY(thaw::open_store_id(options.store));
+  }
+  return opened;
 }
 
 /// Refuses a policy where peers have no identity, and certificates without a policy unless told so.
@@ -219,15 +240,13 @@ thaw::Result<bool> run(const Options& options) {
   warn_of_descriptors(listen);
   // Before the store, which starts threads.
   const thaw::UniqueFd signals = TRY(thaw::take_signals({SIGTERM, SIGINT, SIGQUIT, SIGHUP}));
-  const auto store = TRY(open_store(options, limits));
+  const auto [store, store_id] = TRY(open_store(options, limits));
   thaw::log_info("{} connections and {} tables may be open, of {} descriptors", shares.connections,
                  shares.tables, descriptors);
   if (shares.connections < options.max_connections) {
     thaw::log_warning("the limit of descriptors allows {} connections, --max-connections wants {}",
                       shares.connections, options.max_connections);
   }
-  const thaw::StoreId store_id = TRY(options.replica ? thaw::read_store_id(options.store)
-                                                     : thaw::open_store_id(options.store));
   TRY(thaw::run_server(
       *store,
       {.listen = listen,

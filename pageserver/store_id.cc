@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <filesystem>
+#include <utility>
 
 #include "base/file.h"
 #include "base/partial_file.h"
@@ -37,6 +38,14 @@ Result<StoreId> draw(const std::string& path) {
   return id;
 }
 
+/// A process may be confined to the directory that it was started with, and not be allowed to read
+/// the one that has come instead.
+template <typename T>
+Result<std::optional<T>> if_reachable(Result<T> found) {
+  if (!found && found.error().code() == ErrorCode::kPermission) return std::optional<T>();
+  return if_found(std::move(found));
+}
+
 }  // namespace
 
 Result<StoreId> open_store_id(const std::string& directory) {
@@ -66,6 +75,21 @@ std::optional<std::string> store_id_damage(const std::string& directory) {
 
 Result<StoreId> read_store_id(const std::string& directory) {
   return parse(TRY(read_text_file(path_in(directory), kMostBytes)));
+}
+
+Result<StoreWatch> StoreWatch::begin(std::string directory) {
+  StoreWatch watch;
+  watch.file_ = TRY(file_identity(path_in(directory)));
+  watch.id_ = TRY(read_store_id(directory));
+  watch.directory_ = std::move(directory);
+  return watch;
+}
+
+Result<void> StoreWatch::look() const {
+  const auto file = TRY(if_reachable(file_identity(path_in(directory_))));
+  const auto id = TRY(if_reachable(read_store_id(directory_)));
+  if (file == file_ && id == id_) return {};
+  return fail(ErrorCode::kWrongStore, "the store in {} was replaced by another one", directory_);
 }
 
 }  // namespace thaw

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/error.h"
+#include "base/file_identity.h"
 #include "format/store_id.h"
 
 namespace thaw {
@@ -23,5 +24,26 @@ bool has_store_id(const std::string& directory);
 std::optional<std::string> store_id_damage(const std::string& directory);
 /// Of a store that somebody else owns; kNotFound when it has none, as a backup has not.
 Result<StoreId> read_store_id(const std::string& directory);
+
+/// Tells whether a directory still has the store of another process that it had. A copy of that
+/// store is another one: both may have given the same ids out. Does not change.
+class StoreWatch {
+ public:
+  /// kNotFound as read_store_id().
+  static Result<StoreWatch> begin(std::string directory);
+
+  const std::string& directory() const { return directory_; }
+  const StoreId& id() const { return id_; }
+  /// kWrongStore when it has another store, or none that this process may read. Other failures may
+  /// pass.
+  Result<void> look() const;
+
+ private:
+  StoreWatch() = default;
+
+  std::string directory_;
+  StoreId id_;
+  FileIdentity file_{};  // of the id
+};
 
 }  // namespace thaw

@@ -76,6 +76,18 @@ TEST_P(ReplicaTest, StoreWithoutAnIdOrWithoutAnythingIsRefused) {
   }
 }
 
+TEST_P(ReplicaTest, EndsWhenAnotherStoreIsInTheDirectory) {
+  replace_store("other", "aside");
+  const Deadline deadline = Deadline::after(kPatience);
+  while (replica_.thaw({"ls"}).exit_code == 0) ASSERT_FALSE(deadline.passed());
+  EXPECT_EQ(replica_.stop().value(), 1);
+  replica_.start();
+  EXPECT_NE(replica_.thaw({"show", "snapshot"}).exit_code, 0) << "it was in the one before";
+  std::filesystem::remove(path("store/STORE_ID"));
+  while (replica_.thaw({"ls"}).exit_code == 0) ASSERT_FALSE(deadline.passed());
+  EXPECT_EQ(replica_.stop().value(), 1) << "nor may one that hands out ids anew be followed";
+}
+
 TEST_P(ReplicaTest, RestoreGoesOnFromItWhenTheOwnerIsKilled) {
   start_handler(server_.address(), {"--server", replica_.address()});
   prepare();

@@ -374,7 +374,7 @@ Result<void> RocksDatabase::catch_up() {
   if (const Status status = db_->TryCatchUpWithPrimary(); !status.ok()) {
     return store_failure(status, "catching up with the store's owner");
   }
-  return {};
+  return check_version();
 }
 
 Result<void> RocksDatabase::compact() {

@@ -122,7 +122,8 @@ class RocksDatabase {
   Result<void> scan(Family from, const std::string& prefix, const std::string& start,
                     const Visit& visit);
 
-  /// A replica's: takes in what was written since. Any thread, one at a time.
+  /// A replica's: takes in what was written since. kBadVersion when the owner has made it one of
+  /// another version. Any thread, one at a time.
   Result<void> catch_up();
 
   /// Brings everything into tables, after which the log holds nothing. Nothing to do for a replica.

@@ -60,8 +60,9 @@ class RocksStore final : public Store {
       : database_(std::move(database)), chunks_(*database_), working_sets_(*database_) {}
 
   /// REQUIRES: the database is a replica's.
-  Result<void> follow_owner() {
-    follower_ = TRY(start_thread([this](const std::stop_token& stop) { follow(stop); }));
+  Result<void> follow_owner(StoreWatch watch, std::function<void(const Error&)> end) {
+    follower_ = TRY(start_thread([this, watch = std::move(watch), end = std::move(end)](
+                                     const std::stop_token& stop) { follow(watch, end, stop); }));
     return {};
   }
 
@@ -498,12 +499,25 @@ class RocksStore final : public Store {
     return chunks_.check_empty(in);
   }
 
-  void follow(const std::stop_token& stop) {
+  /// What was followed while the store was replaced may be of both: that is no failure that passes.
+  Result<void> catch_up(const StoreWatch& watch) {
+    TRY(watch.look());
+    auto caught_up = database_->catch_up();
+    TRY(watch.look());
+    return caught_up;
+  }
+
+  void follow(const StoreWatch& watch, const std::function<void(const Error&)>& end,
+              const std::stop_token& stop) {
     bool failed = false;
     while (true) {
       rest(stop, kCatchUpInterval);
       if (stop.stop_requested()) return;
-      const auto caught_up = database_->catch_up();
+      const auto caught_up = catch_up(watch);
+      const auto code = caught_up ? ErrorCode{} : caught_up.error().code();
+      if (code == ErrorCode::kWrongStore || code == ErrorCode::kBadVersion) {
+        return end(caught_up.error());
+      }
       if (!caught_up && !failed) log_error("{}", caught_up.error().message());
       if (caught_up && failed) log_info("caught up with the store's owner again");
       failed = !caught_up;
@@ -525,10 +539,13 @@ Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory,
   return store;
 }
 
-Result<std::unique_ptr<Store>> open_rocks_replica(const std::string& directory,
-                                                  const StoreLimits& limits) {
-  auto store = std::make_unique<RocksStore>(TRY(RocksDatabase::open_replica(directory, limits)));
-  TRY(store->follow_owner());
+Result<std::unique_ptr<Store>> open_rocks_replica(const StoreWatch& watch,
+                                                  const StoreLimits& limits,
+                                                  std::function<void(const Error&)> end) {
+  auto store =
+      std::make_unique<RocksStore>(TRY(RocksDatabase::open_replica(watch.directory(), limits)));
+  TRY(watch.look());
+  TRY(store->follow_owner(watch, std::move(end)));
   return store;
 }
 

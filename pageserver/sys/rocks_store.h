@@ -1,9 +1,11 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "pageserver/store.h"
+#include "pageserver/store_id.h"
 #include "pageserver/sys/store_limits.h"
 
 namespace thaw {
@@ -20,8 +22,13 @@ Result<std::unique_ptr<Store>> open_rocks_store(const std::string& directory,
 /// without it. It follows that one on a thread of its own, a moment behind; where it cannot, it is
 /// as it was, and the log says so. What would write is kUnsupported. kNotFound when there is none,
 /// kBadVersion when it is of another version.
-Result<std::unique_ptr<Store>> open_rocks_replica(const std::string& directory,
-                                                  const StoreLimits& limits);
+///
+/// RocksDB would follow into whatever store comes to be in the directory, where the ids of this one
+/// may stand for other pages. So the follower looks whether it is the same before and after each
+/// step, and whether its version is. If not, it follows no more and calls `end` with the reason.
+Result<std::unique_ptr<Store>> open_rocks_replica(const StoreWatch& watch,
+                                                  const StoreLimits& limits,
+                                                  std::function<void(const Error&)> end);
 
 /// The same for a look at a store that no process has open. Nothing of it is changed.
 Result<std::unique_ptr<Store>> open_rocks_reader(const std::string& directory,
