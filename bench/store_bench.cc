@@ -126,7 +126,7 @@ Result<std::vector<Figure>> run_store_bench(const BenchOptions& options) {
   std::vector<Figure> figures = summary.take();
   const bool quick = options.effort == Effort::kQuick;
   const auto hostile = TRY(
-      run_hostile_tenant(quick ? HostileTenantPlan{100, 1000} : HostileTenantPlan{1000, 20'000}));
+      run_hostile_tenant(quick ? HostileTenantPlan{400, 4000} : HostileTenantPlan{1000, 20'000}));
   figures.insert(figures.end(), hostile.begin(), hostile.end());
   return figures;
 }
