@@ -1,9 +1,14 @@
 #include "base/passed_descriptors.h"
 
+#include <array>
+#include <cerrno>
 #include <cstring>
+#include <utility>
+#include <vector>
 
 #include <sys/socket.h>
 
+#include "base/limits.h"
 #include "base/unix_address.h"
 
 #ifndef SO_PASSRIGHTS
@@ -22,6 +27,8 @@ bool can_refuse_descriptors() {
   return socket && refuse_descriptors(*socket);
 }
 
+namespace {
+
 std::vector<UniqueFd> take_descriptors(msghdr& message) {
   std::vector<UniqueFd> taken;
   for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
@@ -35,6 +42,29 @@ std::vector<UniqueFd> take_descriptors(msghdr& message) {
     }
   }
   return taken;
+}
+
+}  // namespace
+
+Result<std::optional<Received>> receive_message(const UniqueFd& socket, MutableByteSpan to,
+                                                int flags) {
+  iovec vector{to.data(), to.size()};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * limits::kMaxDescriptorsPerMessage)>
+      control{};
+  msghdr message{};
+  message.msg_iov = &vector;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const ssize_t n = ::recvmsg(socket.get(), &message, flags | MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return std::optional<Received>();
+  if (n < 0) return fail_errno("recvmsg");
+
+  Received received;
+  received.bytes = static_cast<std::size_t>(n);
+  received.descriptors = take_descriptors(message);
+  received.lost_descriptors = (message.msg_flags & MSG_CTRUNC) != 0;
+  return std::optional(std::move(received));
 }
 
 }  // namespace thaw

@@ -1,13 +1,13 @@
 #pragma once
 
+#include <optional>
 #include <string>
-#include <vector>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/socket.h"
 #include "base/unique_fd.h"
-
-struct msghdr;
 
 namespace thaw {
 
@@ -22,8 +22,9 @@ bool refuse_descriptors(const UniqueFd& socket);
 /// Whether the kernel has it.
 bool can_refuse_descriptors();
 
-/// All descriptors that came with a received message.
-std::vector<UniqueFd> take_descriptors(msghdr& message);
+/// As receive_with_descriptors(), with these flags of recvmsg(2) more.
+Result<std::optional<Received>> receive_message(const UniqueFd& socket, MutableByteSpan to,
+                                                int flags);
 
 /// connect_unix() with a socket that refuses them from the start.
 Result<UniqueFd> connect_unix_for_bytes(const std::string& path, Deadline deadline);

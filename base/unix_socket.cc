@@ -93,23 +93,7 @@ Result<void> send_with_descriptors(const UniqueFd& socket, ByteSpan bytes,
 
 Result<std::optional<Received>> receive_with_descriptors(const UniqueFd& socket,
                                                          MutableByteSpan to) {
-  iovec vector{to.data(), to.size()};
-  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int) * limits::kMaxDescriptorsPerMessage)>
-      control{};
-  msghdr message{};
-  message.msg_iov = &vector;
-  message.msg_iovlen = 1;
-  message.msg_control = control.data();
-  message.msg_controllen = control.size();
-  const ssize_t n = ::recvmsg(socket.get(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
-  if (n < 0 && (errno == EAGAIN || errno == EINTR)) return std::optional<Received>();
-  if (n < 0) return fail_errno("recvmsg");
-
-  Received received;
-  received.bytes = static_cast<std::size_t>(n);
-  received.descriptors = take_descriptors(message);
-  received.lost_descriptors = (message.msg_flags & MSG_CTRUNC) != 0;
-  return std::optional(std::move(received));
+  return receive_message(socket, to, 0);
 }
 
 Result<std::optional<std::size_t>> peek(const UniqueFd& socket, MutableByteSpan to) {

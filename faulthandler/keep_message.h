@@ -27,7 +27,8 @@ struct KeepMessage {
     kAllKept = 6,  // that is all; `value`: the highest number that a session has had
     kArrived = 7,  // what became of the wait for a session's VMM; without descriptors: it cannot
                    // be served, as `text` says
-    kOutage = 8,   // how long nobody served: `value`, in nanoseconds; `session`: 1, an upgrade
+    kOutage =
+        8,  // how long there was no handler: `value`, in nanoseconds; `session`: 1, an upgrade
     kUpgraded = 11,  // `value`: upgrades that have come to their end; `text`: why the last one
                      // failed, empty if it did not
     // From the supervisor to a door.

@@ -21,7 +21,7 @@ namespace thaw {
 
 /// What a supervisor holds on to for its handlers, one after the other: the sessions, with a door
 /// for each VMM that has not come. It tells the handler of VMMs that come and each new handler of
-/// all that there is, and sees to those that nobody serves. It knows no processes.
+/// all that there is, and sees to those that no handler serves. It knows no processes.
 ///
 /// Doors are in processes of their own (ServedDoor): none is waited for. One that does not answer
 /// in time is left alone, and no VMM gets in by it. On the loop's thread.

@@ -303,7 +303,7 @@ class Store {
                                          std::span<const SnapshotId> snapshots) = 0;
   /// Not synced. A time before the last one changes nothing.
   virtual Result<void> set_last_time(std::uint64_t unix_ms) = 0;
-  /// Takes a snapshot's name, tags and mark away; whoever knows its id still reads it.
+  /// Takes a snapshot's name, tags and mark away; by its id it can be read still.
   virtual Result<void> retire(NamespaceId name_space, const std::string& name) = 0;
   /// Removes manifest, name, tags, mark, page map and everything of the working set; chunks stay.
   virtual Result<void> remove(NamespaceId name_space, SnapshotId snapshot) = 0;

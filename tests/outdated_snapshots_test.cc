@@ -69,6 +69,14 @@ class OutdatedSnapshotsTest : public StoreTest {
       retain();
     }
   }
+  /// The server was away for a month, and the only snapshot should have gone after a week.
+  void restart_with_an_old_one() {
+    set({.keep_seconds = kWeekSeconds});
+    look_for(kDay);
+    push("a");
+    clocks_.pass(30 * kDay);
+    restart();
+  }
   Names names() {
     Names names;
     const std::vector<Manifest> all = *all_manifests(*store_, name_space_);
@@ -189,11 +197,7 @@ TEST_F(OutdatedSnapshotsTest, ServerThatStartsWithAWrongClockDeletesNothing) {
 }
 
 TEST_F(OutdatedSnapshotsTest, AfterAStartAgesWaitForADay) {
-  set({.keep_seconds = kWeekSeconds});
-  look_for(kDay);
-  push("a");
-  clocks_.pass(30 * kDay);
-  restart();
+  restart_with_an_old_one();
   look_for(kDay - hours(1));
   EXPECT_EQ(marks(), 0u);
   look_for(hours(1));
@@ -226,11 +230,7 @@ TEST_F(OutdatedSnapshotsTest, MarksOfBeforeAStartWaitForADayWhateverTheClockSays
 }
 
 TEST_F(OutdatedSnapshotsTest, OperatorNeedNotWaitForTheClock) {
-  set({.keep_seconds = kWeekSeconds});
-  look_for(kDay);
-  push("a");
-  clocks_.pass(30 * kDay);
-  restart();
+  restart_with_an_old_one();
   EXPECT_EQ(retain().marked, 0u);
   EXPECT_EQ(retain({.dry_run = true, .by_hand = true}).marked, 1u);
   EXPECT_EQ(marks(), 0u);
